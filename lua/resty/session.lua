@@ -1,0 +1,749 @@
+---
+-- Sessions for OpenResty and nginx + Lua.
+--
+-- This is the shim: it reads the request, waits for storages, keeps the data's live tables, and sets headers. What is
+-- decided is decided in the native module (`resty.session.native`), which knows nothing of nginx. Its acts answer a row of
+-- values that starts with a task where a storage has to be asked first; see `carry` and `take_over`.
+--
+-- @module resty.session
+-- @license BSD-2-Clause
+
+local native = require "resty.session.native"
+local storages = require "resty.session.storages"
+local json = require("cjson.safe").new()
+
+local clear_request_header = ngx.req.clear_header
+local set_request_header = ngx.req.set_header
+local header = ngx.header
+local log = ngx.log
+local var = ngx.var
+local time = ngx.time
+
+local band = require("bit").band
+local encode_json = json.encode
+local decode_json = json.decode
+
+local HEADERS = native.HEADERS
+local FLAG_FORGET = 0x0002
+
+---@alias resty.session.state "new"|"open"|"closed"
+
+---@class resty.session.meta What is known of a cookie that was opened or saved
+---@field timestamp integer? when it was opened, saved or touched, seconds since the epoch
+---@field flags integer?
+---@field sid string? raw session id, 32 bytes
+---@field creation_time integer? seconds since the epoch
+---@field rolling_offset integer? seconds
+---@field idling_offset integer? seconds
+---@field data_size integer? characters of the payload
+---@field ikm string? the initial key material that authenticates it, 32 bytes
+---@field header string? raw header, 82 bytes
+---@field initial_chunk string? the payload's part in the first cookie
+
+---@class resty.session.info
+---@field session resty.session.instance
+---@field data table|false
+
+---@class resty.session.instance
+---@field state resty.session.state
+---@field meta resty.session.meta
+---@field cookie_name string
+---@field cookie_flags string
+---@field remember boolean
+---@field data table[] one `{ data, audience, subject }` an audience
+---@field data_index integer
+---@field info resty.session.info
+---@field storage table|false
+local metatable = {}
+metatable.__index = metatable
+
+local session = {
+  -- The version of lua-resty-session whose API this is: programs look at it.
+  _VERSION = "4.1.5",
+  _NATIVE_VERSION = native._VERSION,
+  metatable = metatable,
+}
+
+-- Configurations ----------------------------------------------------------------------------------------------------
+
+local defaults -- the profile that `init` made
+
+-- Profiles made lately. Programs pass the same configuration, often as a fresh table, on every request; and they may
+-- change their table between two calls. So a profile is found by what the table holds.
+local known, oldest = {}, 1
+local KNOWN_PROFILES = 16
+local DEPTH = 5 -- that of { redis = { sentinels = { { host = … } } } }
+
+-- A storage that is a table is the program's own, and itself: not copied, and not compared by what it holds.
+local function copy(value, depth)
+  if type(value) ~= "table" or depth == 0 then
+    return value
+  end
+  local result = {}
+  for k, v in next, value do
+    result[k] = k == "storage" and v or copy(v, depth - 1)
+  end
+  return result
+end
+
+local function equals(value, other, depth)
+  if type(value) ~= "table" or type(other) ~= "table" or depth == 0 then
+    return value == other
+  end
+  for k, v in next, value do
+    if not equals(v, other[k], k == "storage" and 0 or depth - 1) then
+      return false
+    end
+  end
+  for k in next, other do
+    if value[k] == nil then
+      return false
+    end
+  end
+  return true
+end
+
+local function find(configuration, base)
+  for i = 1, #known do
+    if known[i].base == base and equals(configuration, known[i].configuration, DEPTH) then
+      return known[i]
+    end
+  end
+end
+
+-- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
+local function build(configuration, base, make, parent, storage)
+  if type(configuration) ~= "table" then
+    error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
+  end
+  if configuration.storage ~= nil then
+    storage = storages.load(configuration.storage, configuration)
+  end
+  local profile, err = make(configuration, parent, storage and true or false)
+  if not profile then
+    error(err, 0)
+  end
+  profile.base = base
+  profile.configuration = copy(configuration, DEPTH)
+  profile.storage = storage or false
+  profile.cookie_variable = "cookie_" .. profile.cookie_name
+  known[oldest] = profile
+  oldest = oldest % KNOWN_PROFILES + 1
+  return profile
+end
+
+local function resolve(configuration)
+  if configuration == nil then
+    return defaults
+  end
+  return find(configuration, defaults)
+      or build(configuration, defaults, native.new, defaults.handle, defaults.storage)
+end
+
+--- Sets the defaults of all later sessions. Every option that is absent gets its built-in default; only the key stays what
+-- it was, or is random, where neither `secret` nor `ikm` is given.
+-- @tparam[opt] table configuration options
+-- @raise a string that names what is wrong with an option
+---@param configuration table?
+function session.init(configuration)
+  configuration = configuration or {}
+  local has_key = configuration.ikm ~= nil or configuration.secret ~= nil
+  local base = has_key and "init" or defaults and defaults.ikms[1] or "first"
+  defaults = find(configuration, base)
+          or build(configuration, base, native.init, defaults and defaults.handle, false)
+end
+
+-- The request and the response -------------------------------------------------------------------------------------
+
+-- The native module reads with this what it needs of the request beside the session's own cookie.
+native.set_reader(function(name)
+  if name then
+    return var["cookie_" .. name]
+  end
+  return var.remote_addr, var.scheme, var.http_user_agent
+end)
+
+local function respond(lines, warning)
+  if lines then
+    local present = header["Set-Cookie"]
+    header["Set-Cookie"] = present and native.merge_cookies(present, lines) or lines
+  end
+  if warning then
+    log(ngx.WARN, "[session] ", warning)
+  end
+end
+
+-- Asks the storage what the native task needs, until the act is done.
+local function carry(storage, task, ...)
+  if not task then
+    return ...
+  end
+  local method = ...
+  return carry(storage, native.resume(task, storage[method](storage, select(2, ...))))
+end
+
+-- Instances ----------------------------------------------------------------------------------------------------------
+
+local NO_META = {}
+
+-- Most programs never look at a header's fields: they are read when one first does.
+local lazy_meta = {}
+
+function lazy_meta.__index(meta, name)
+  local fields = native.header_fields(rawget(meta, "value"))
+  setmetatable(meta, nil)
+  for field, value in next, fields or NO_META do
+    meta[field] = value
+  end
+  return rawget(meta, name)
+end
+
+-- `value` is that of the first cookie.
+local function new_meta(profile, now, key, value, ciphertext)
+  return setmetatable({
+    timestamp = now,
+    ikm = profile.ikms[key],
+    value = value,
+    ciphertext = ciphertext or false,
+  }, lazy_meta)
+end
+
+local info_metatable = {}
+info_metatable.__index = info_metatable
+
+local function new_instance(profile, data)
+  local self = setmetatable({
+    state = "new",
+    meta = NO_META,
+    remember_meta = false,
+    cookie_name = profile.cookie_name,
+    cookie_flags = profile.cookie_flags,
+    remember = profile.remember,
+    forget = false,
+    data = data or false,
+    data_index = 1,
+    info = false,
+    storage = profile.storage,
+    profile = profile,
+  }, metatable)
+  self.info = setmetatable({ session = self, data = false }, info_metatable)
+  return self
+end
+
+local function new_entry(profile)
+  return { {}, profile.audience, profile.subject }
+end
+
+local function live(self, problem)
+  if self.state == "closed" then
+    error(problem, 0)
+  end
+end
+
+local function encode(what, value)
+  local text, cause = encode_json(value)
+  if not text then
+    return nil, "unable to json encode session " .. what .. " (" .. tostring(cause) .. ")"
+  end
+  return text
+end
+
+local function decode(what, text)
+  local value, cause = decode_json(text)
+  if value == nil then
+    return nil, "unable to json decode session " .. what .. " (" .. tostring(cause) .. ")"
+  end
+  return value
+end
+
+-- Takes over the data of a session that was opened. Without an index the current audience is added to them.
+local function take_data(self, data, index, info)
+  local current = self.data and self.data[self.data_index]
+  if not index then
+    index = #data + 1
+    data[index] = current or new_entry(self.profile)
+    self.state = "new"
+  else
+    self.state = "open"
+  end
+  if info then
+    local audience, own = data[index][2], self.info.data
+    info[audience] = info[audience] or own and own[audience]
+    self.info.data = info
+  end
+  self.data, self.data_index = data, index
+end
+
+-- Takes over what an act came to; answers true, or nil and an error. `opens` is the cookie that an act which opens was
+-- given, false for others.
+local function take_over(self, now, opens, err, _, lines, warning, key, value, ciphertext, payload, index, info, remembered)
+  if payload then
+    local data, problem = decode("data", payload)
+    if info and not problem then
+      info, problem = decode("info", info)
+    end
+    if problem then
+      return nil, problem
+    elseif opens then
+      take_data(self, data, index, info)
+    else -- some audiences were dropped: the current one's data stay the program's own table
+      data[index] = self.data[self.data_index]
+      self.data, self.data_index = data, index
+    end
+  end
+  respond(lines, warning)
+  value = value or opens
+  if key and value then
+    self.meta = new_meta(self.profile, now, key, value, ciphertext)
+  end
+  if remembered then
+    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value, remembered.ciphertext)
+  end
+  if err then
+    return nil, err
+  end
+  return true
+end
+
+local function becomes(self, state, ok, err)
+  if ok then
+    self.state = state
+  end
+  return ok, err
+end
+
+-- The info store's JSON without one audience; nil where nothing is left.
+local function encode_info(self, without)
+  local info = self.info.data
+  if info and without then
+    info = copy(info, 1)
+    info[without] = nil
+  end
+  if not info or next(info) == nil then
+    return nil
+  end
+  return encode("info", info)
+end
+
+-- Runs an act of the native module on an instance.
+local function perform(self, act, payload, info)
+  local meta, now = self.meta, time()
+  return take_over(self, now, false, carry(self.storage, act(
+    self.profile.handle, now, self.state == "open", self.remember, self.forget,
+    meta.value, meta.ikm, meta.ciphertext or nil, self.remember_meta or nil, payload, self.data_index, info)))
+end
+
+-- Runs an act that saves the data.
+local function perform_save(self, act, leaving)
+  local payload, err = encode("data", self.data)
+  local info, problem = encode_info(self, leaving)
+  if err or problem then
+    return nil, err or problem
+  end
+  return perform(self, act, payload, info)
+end
+
+local function get_remember(self)
+  local forgotten = self.forget or band(self.meta.flags or 0, FLAG_FORGET) ~= 0
+  return not forgotten and self.remember
+end
+
+-- The info store -----------------------------------------------------------------------------------------------------
+
+--- Sets a value of the info store.
+-- @tparam string key
+-- @param value anything that JSON can hold
+function info_metatable:set(key, value)
+  local owner = self.session
+  live(owner, "unable to set session info on closed session")
+  local current = owner.data[owner.data_index]
+  if not owner.storage then
+    current[1]["@" .. key] = value
+    return
+  end
+  local data = self.data or {}
+  data[current[2]] = data[current[2]] or {}
+  data[current[2]][key] = value
+  self.data = data
+end
+
+--- Gets a value of the info store.
+-- @tparam string key
+-- @return the value, or nil
+function info_metatable:get(key)
+  local owner = self.session
+  live(owner, "unable to get session info on closed session")
+  local current = owner.data[owner.data_index]
+  if not owner.storage then
+    return current[1]["@" .. key]
+  end
+  local data = self.data and self.data[current[2]]
+  return data and data[key]
+end
+
+--- Saves the info store. With a storage only the stored record changes: no cookie is sent, the id stays.
+-- @treturn boolean|nil true
+-- @treturn string error
+function info_metatable:save()
+  local owner = self.session
+  live(owner, "unable to save session info on closed session")
+  if owner.state ~= "open" then
+    return nil, "unable to save session info on nonexistent session"
+  end
+  if not owner.storage then
+    return owner:save()
+  end
+  local info, err = encode_info(owner)
+  if err then
+    return nil, err
+  end
+  return perform(owner, native.instance.save_info, nil, info)
+end
+
+-- The instance's methods ---------------------------------------------------------------------------------------------
+
+--- Replaces the current audience's data.
+-- @tparam table data
+function metatable:set_data(data)
+  live(self, "unable to set session data on closed session")
+  if type(data) ~= "table" then
+    error("invalid session data", 0)
+  end
+  self.data[self.data_index][1] = data
+end
+
+--- The current audience's data: a live table.
+-- @treturn table
+function metatable:get_data()
+  live(self, "unable to set session data on closed session")
+  return self.data[self.data_index][1]
+end
+
+-- In a cookie session "@" marks the info store's keys among the data's.
+local function data_key(self, key)
+  if not self.storage and type(key) == "string" and key:byte() == 0x40 then
+    return "$" .. key
+  end
+  return key
+end
+
+--- Sets a value of the current audience's data.
+-- @param key
+-- @param value anything that JSON can hold
+function metatable:set(key, value)
+  live(self, "unable to set session data value on closed session")
+  self.data[self.data_index][1][data_key(self, key)] = value
+end
+
+--- Gets a value of the current audience's data.
+-- @param key
+-- @return the value, or nil
+function metatable:get(key)
+  live(self, "unable to get session data value on closed session")
+  return self.data[self.data_index][1][data_key(self, key)]
+end
+
+--- Renames the current audience. An older entry of that name is dropped, and info moves along.
+-- @tparam string audience
+function metatable:set_audience(audience)
+  live(self, "unable to set audience on closed session")
+  local data, index = self.data, self.data_index
+  local former = data[index][2]
+  if audience == former then
+    return
+  end
+  local info = self.info.data
+  if info then
+    info[audience] = info[former]
+    info[former] = nil
+  end
+  for i = #data, 1, -1 do
+    if i ~= index and data[i][2] == audience then
+      table.remove(data, i)
+      if i < index then
+        index = index - 1
+      end
+    end
+  end
+  data[index][2] = audience
+  self.data_index = index
+end
+
+--- The current audience.
+-- @treturn string
+function metatable:get_audience()
+  live(self, "unable to get audience on closed session")
+  return self.data[self.data_index][2]
+end
+
+--- Sets the current audience's subject.
+-- @tparam string subject
+function metatable:set_subject(subject)
+  live(self, "unable to set subject on closed session")
+  self.data[self.data_index][3] = subject
+end
+
+--- The current audience's subject.
+-- @treturn string|nil
+function metatable:get_subject()
+  live(self, "unable to get subject on closed session")
+  return self.data[self.data_index][3]
+end
+
+--- Switches the remember cookie of this session on or off.
+-- @tparam boolean value
+function metatable:set_remember(value)
+  live(self, "unable to set remember on closed session")
+  if type(value) ~= "boolean" then
+    error("invalid remember value", 0)
+  end
+  self.forget = not value
+  self.remember = value
+end
+
+--- Whether the user is to be remembered.
+-- @treturn boolean
+function metatable:get_remember()
+  live(self, "unable to get remember on closed session")
+  return get_remember(self)
+end
+
+local function get_property(self, name)
+  local current, meta = self.data[self.data_index], self.meta
+  if name == "audience" then
+    return current[2]
+  elseif name == "subject" then
+    return current[3]
+  end
+  local value = meta.value and native.property(self.profile.handle, meta.value, name, meta.timestamp)
+  return value or meta[name]
+end
+
+--- A property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`, `rolling-timeout`, `absolute-timeout`, or a
+-- field of `meta`. Timeouts are what is left of them, in seconds.
+-- @tparam string name
+-- @return its value, or nil
+function metatable:get_property(name)
+  live(self, "unable to get session property on closed session")
+  return get_property(self, name)
+end
+
+--- Opens the request's session.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:open()
+  local profile, now = self.profile, time()
+  local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
+  return take_over(self, now, cookie or true, carry(self.storage, native.instance.open(
+    profile.handle, now, cookie, audience, self.remember)))
+end
+
+--- Saves the session under a new id, and the remember cookie where there is one to be.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:save()
+  live(self, "unable to save closed session")
+  return becomes(self, "open", perform_save(self, native.instance.save))
+end
+
+--- Renews the idling timeout; no storage is asked.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:touch()
+  live(self, "unable to touch closed session")
+  return perform(self, native.instance.touch)
+end
+
+--- Saves or touches the session where it is time to.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:refresh()
+  live(self, "unable to refresh closed session")
+  return perform_save(self, native.instance.refresh)
+end
+
+--- Logs the current audience out: the last one takes the whole session along.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:logout()
+  live(self, "unable to logout closed session")
+  return becomes(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
+end
+
+--- Destroys the session and clears its cookies.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:destroy()
+  live(self, "unable to destroy closed session")
+  -- The data say whose metadata go; a session whose data can't be encoded is destroyed all the same.
+  return becomes(self, "closed", perform(self, native.instance.destroy, (encode("data", self.data))))
+end
+
+--- Closes the instance; the session itself lives on.
+function metatable:close()
+  self.state = "closed"
+end
+
+--- Removes the session's cookies from the request, so that an upstream does not see them.
+-- @treturn boolean|nil true
+-- @treturn string error
+function metatable:clear_request_cookie()
+  live(self, "unable to clear session request cookie on closed session")
+  if self.state ~= "open" then
+    return nil, "unable to clear session request cookie on nonexistent session"
+  end
+  local cookies = var.http_cookie
+  if not cookies or cookies == "" then
+    return nil, "unable to clear session request cookie"
+  end
+  local rest = native.without_cookies(self.profile.handle, cookies, self.meta.value, get_remember(self))
+  if rest == "" then
+    clear_request_header("Cookie")
+  else
+    set_request_header("Cookie", rest)
+  end
+  return true
+end
+
+metatable.hide = metatable.clear_request_cookie
+
+local function set_response_header(name, value)
+  header[name] = value
+end
+
+local function set_property_headers(self, set, names)
+  for i = 1, #names do
+    local header_name = HEADERS[names[i]]
+    local value = header_name and get_property(self, names[i])
+    if value then
+      set(header_name, value)
+    end
+  end
+end
+
+-- A method that sets headers from properties: those it is given the names of, or a table of names, else the configured.
+local function header_setter(kind, to_request, to_response)
+  return function(self, ...)
+    live(self, "unable to set " .. kind .. " headers on closed session")
+    if self.state ~= "open" then
+      return nil, "unable to set " .. kind .. " headers on nonexistent session"
+    end
+    local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
+    if to_request then
+      set_property_headers(self, set_request_header, names or self.profile.request_headers)
+    end
+    if to_response then
+      set_property_headers(self, set_response_header, names or self.profile.response_headers)
+    end
+    return true
+  end
+end
+
+--- Sets request and response headers from properties.
+-- @function metatable:set_headers
+-- @param[opt] ... property names, or one table of them; without, the configured `request_headers` and `response_headers`
+-- @treturn boolean|nil true
+-- @treturn string error
+metatable.set_headers = header_setter("request/response", true, true)
+
+--- Sets request headers only; see `set_headers`.
+-- @function metatable:set_request_headers
+metatable.set_request_headers = header_setter("request", true, false)
+
+--- Sets response headers only; see `set_headers`.
+-- @function metatable:set_response_headers
+metatable.set_response_headers = header_setter("response", false, true)
+
+-- The module's functions ---------------------------------------------------------------------------------------------
+
+--- A new session.
+-- @tparam[opt] table configuration options; absent ones are as `init` set them
+-- @treturn table session
+---@param configuration table?
+---@return resty.session.instance
+function session.new(configuration)
+  local profile = resolve(configuration)
+  return new_instance(profile, { new_entry(profile) })
+end
+
+-- Opens the request's session by a native function. Answers the instance, whether all went well, and the error.
+local function on_request(act, configuration)
+  local profile, now = resolve(configuration), time()
+  local self = new_instance(profile)
+  local cookie = var[profile.cookie_variable]
+  local ok, err = take_over(self, now, cookie or true, carry(profile.storage, act(profile.handle, now, cookie)))
+  self.data = self.data or { new_entry(profile) }
+  return self, ok, err
+end
+
+--- Opens the request's session, or makes a new one.
+-- @tparam[opt] table configuration
+-- @treturn table session
+-- @treturn string|nil why there is none
+-- @treturn boolean whether it exists
+---@param configuration table?
+---@return resty.session.instance session, string? err, boolean exists
+function session.open(configuration)
+  local self, _, err = on_request(native.open, configuration)
+  return self, err, self.state == "open"
+end
+
+--- Opens the request's session and refreshes it, or makes a new one.
+-- @tparam[opt] table configuration
+-- @treturn table session
+-- @treturn string|nil error
+-- @treturn boolean whether it exists
+-- @treturn boolean whether the refresh succeeded
+---@param configuration table?
+---@return resty.session.instance session, string? err, boolean exists, boolean refreshed
+function session.start(configuration)
+  local self, ok, err = on_request(native.start, configuration)
+  return self, err, self.state == "open", ok or false
+end
+
+-- What an act on the request's session that leaves no instance came to, as the API has it.
+local function finish(err, exists, lines, warning)
+  respond(lines, warning)
+  return not err or nil, err, exists, not err
+end
+
+local function end_session(act, configuration)
+  local profile = resolve(configuration)
+  return finish(carry(profile.storage, act(profile.handle, time(), var[profile.cookie_variable])))
+end
+
+--- Logs the configured audience out of the request's session.
+-- @tparam[opt] table configuration
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+-- @treturn boolean whether the session existed
+-- @treturn boolean whether it was logged out
+---@param configuration table?
+---@return true? ok, string? err, boolean exists, boolean logged_out
+function session.logout(configuration)
+  return end_session(native.logout, configuration)
+end
+
+--- Destroys the request's session.
+-- @tparam[opt] table configuration
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+-- @treturn boolean whether the session existed
+-- @treturn boolean whether it was destroyed
+---@param configuration table?
+---@return true? ok, string? err, boolean exists, boolean destroyed
+function session.destroy(configuration)
+  return end_session(native.destroy, configuration)
+end
+
+-- Seams for programs' own tests ---------------------------------------------------------------------------------------
+
+function session.__set_ngx_log(ngx_log) log = ngx_log end
+function session.__set_ngx_var(ngx_var) var = ngx_var end
+function session.__set_ngx_header(ngx_header) header = ngx_header end
+function session.__set_ngx_req_clear_header(clear_header) clear_request_header = clear_header end
+function session.__set_ngx_req_set_header(set_header) set_request_header = set_header end
+
+session.init()
+
+return session

@@ -1,0 +1,181 @@
+---
+-- Sessions in nginx's shared memory: the workers of one nginx see them, and they live until nginx restarts.
+--
+-- A record is an entry whose time to live is the session's. Metadata is a list of `key:expiry;` items an audience and
+-- subject; see `resty.session.utils`.
+--
+-- @module resty.session.shm
+-- @license BSD-2-Clause
+
+local utils = require "resty.session.utils"
+
+local get_name = utils.get_name
+local meta_get_value = utils.meta_get_value
+
+-- How many lists one in this many writes tidies up: a list in use is short anyway.
+local TIDY_ONE_IN = 10
+
+---@class resty.session.shm
+---@field prefix string?
+---@field suffix string?
+---@field dict table
+local metatable = {}
+metatable.__index = metatable
+
+-- Takes a list's items out, and puts those back that are live. Others may push meanwhile: their items stay.
+local function tidy(dict, list, current_time)
+  local count, err = dict:llen(list)
+  if not count then
+    return nil, err
+  end
+  local items = {}
+  for i = 1, count do
+    local item = dict:lpop(list)
+    if not item then
+      break
+    end
+    items[i] = item
+  end
+  local latest
+  latest, err = utils.meta_get_latest(table.concat(items), current_time)
+  if not latest then
+    return nil, err
+  end
+  local last_expiry = current_time
+  for key, expiry in pairs(latest) do
+    local ok
+    ok, err = dict:rpush(list, meta_get_value(key, expiry))
+    if not ok then
+      return nil, err
+    end
+    last_expiry = math.max(last_expiry, expiry)
+  end
+  if last_expiry > current_time then
+    dict:expire(list, last_expiry - current_time)
+  end
+  return latest
+end
+
+local function push(dict, list, item)
+  local ok, err = dict:rpush(list, item)
+  if not ok then
+    return nil, utils.errmsg(err, "unable to update metadata")
+  end
+  return true
+end
+
+local function add_metadata(self, name, key, expiry, current_time, old_key, metadata)
+  for i, audience in ipairs(metadata.audiences) do
+    local list = get_name(self, name, audience, metadata.subjects[i])
+    local ok, err = push(self.dict, list, meta_get_value(key, expiry))
+    if ok and old_key then
+      ok, err = push(self.dict, list, meta_get_value(old_key))
+    end
+    if not ok then
+      return nil, err
+    end
+    if math.random(TIDY_ONE_IN) == 1 then
+      tidy(self.dict, list, current_time)
+    end
+  end
+  return true
+end
+
+--- Stores a record.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @tparam string value
+-- @tparam number ttl seconds
+-- @tparam number current_time seconds since the epoch
+-- @tparam[opt] string old_key the record that this one replaces
+-- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
+-- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
+  local dict = self.dict
+  -- `safe_set` does not push out sessions that are alive: a full zone is an error that says so.
+  local ok, err = dict:safe_set(get_name(self, name, key), value, ttl)
+  if not ok then
+    return nil, err
+  end
+  if old_key then
+    local old_name = get_name(self, name, old_key)
+    local left = dict:ttl(old_name)
+    if left and left > stale_ttl then
+      dict:expire(old_name, stale_ttl)
+    end
+  end
+  if metadata then
+    return add_metadata(self, name, key, current_time + ttl, current_time, old_key, metadata)
+  end
+  return true
+end
+
+--- Reads a record.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @treturn string|nil value; nil without an error where there is none
+-- @treturn string|nil error
+function metatable:get(name, key)
+  local value, err = self.dict:get(get_name(self, name, key))
+  if value == nil then
+    return nil, err
+  end
+  return value
+end
+
+--- Deletes a record; one that is not there is no error.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @tparam number current_time seconds since the epoch
+-- @tparam[opt] table metadata
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+function metatable:delete(name, key, current_time, metadata)
+  self.dict:delete(get_name(self, name, key))
+  if not metadata then
+    return true
+  end
+  for i, audience in ipairs(metadata.audiences) do
+    local list = get_name(self, name, audience, metadata.subjects[i])
+    local ok, err = push(self.dict, list, meta_get_value(key))
+    if not ok then
+      return nil, err
+    end
+    tidy(self.dict, list, current_time)
+  end
+  return true
+end
+
+--- The live sessions of a subject.
+-- @tparam string name the cookie's name
+-- @tparam string audience as in the metadata: base64url
+-- @tparam string subject as in the metadata
+-- @tparam number current_time seconds since the epoch
+-- @treturn table|nil `{ key = expiry, … }`
+-- @treturn string|nil error
+function metatable:read_metadata(name, audience, subject, current_time)
+  return tidy(self.dict, get_name(self, name, audience, subject), current_time)
+end
+
+local shm = {}
+
+--- Makes the storage.
+-- @tparam[opt] table configuration `zone` (default `sessions`), `prefix`, `suffix`
+-- @treturn table
+-- @raise `lua_shared_dict <zone> is missing`
+function shm.new(configuration)
+  local zone = configuration and configuration.zone or "sessions"
+  local dict = ngx.shared[zone]
+  if not dict then
+    error("lua_shared_dict " .. zone .. " is missing", 0)
+  end
+  return setmetatable({
+    prefix = configuration and configuration.prefix,
+    suffix = configuration and configuration.suffix,
+    dict = dict,
+  }, metatable)
+end
+
+return shm

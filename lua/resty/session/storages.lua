@@ -1,0 +1,86 @@
+---
+-- The storages by name.
+--
+-- @module resty.session.storages
+
+local error = error
+local pcall = pcall
+local require = require
+local tostring = tostring
+local type = type
+
+-- The option that holds a storage's configuration, where it is not of the storage's own name.
+local OPTION = {
+  memcache = "memcached",
+  mariadb = "mysql",
+  postgresql = "postgres",
+  ["redis-cluster"] = "redis",
+  ["redis-sentinel"] = "redis",
+}
+
+local MODULE = {
+  shm = "resty.session.shm",
+}
+
+-- Known names whose storages are not part of this version.
+local MISSING = {
+  dshm = true,
+  file = true,
+  memcached = true,
+  memcache = true,
+  mysql = true,
+  mariadb = true,
+  postgres = true,
+  postgresql = true,
+  redis = true,
+  ["redis-cluster"] = true,
+  ["redis-sentinel"] = true,
+}
+
+local storages = {}
+
+--- The part of a session's configuration that is a storage's own.
+-- @tparam string name the storage's name
+-- @tparam table configuration the session's
+-- @return its configuration, or nil
+function storages.configuration(name, configuration)
+  local own = configuration[name]
+  if own == nil and OPTION[name] then
+    return configuration[OPTION[name]]
+  end
+  return own
+end
+
+--- Loads what the option `storage` says.
+-- @param storage false, a name, or a storage itself
+-- @tparam table configuration the session's
+-- @treturn table|nil the storage; nil where the session is kept in its cookie
+-- @raise a string that names what is wrong
+function storages.load(storage, configuration)
+  if storage == false or storage == "cookie" then
+    return nil
+  end
+  if type(storage) == "table" then
+    return storage
+  end
+  if type(storage) ~= "string" then
+    error("invalid session storage", 0)
+  end
+  if MISSING[storage] then
+    error('unable to load session storage (storage "' .. storage .. '" is not part of this version)', 0)
+  end
+  local ok, module = pcall(require, MODULE[storage] or storage)
+  if not ok then
+    error("unable to load session storage (" .. tostring(module) .. ")", 0)
+  end
+  if type(module) ~= "table" or not module.new then
+    error('unable to load session storage (module "' .. storage .. '" has no function new)', 0)
+  end
+  local loaded, err = module.new(storages.configuration(storage, configuration))
+  if not loaded then
+    error("unable to load session storage (" .. tostring(err) .. ")", 0)
+  end
+  return loaded
+end
+
+return storages

@@ -1,0 +1,195 @@
+---
+-- What storages, and programs beside them, share: encodings, cryptography, and the text of metadata.
+--
+-- Functions that can fail answer `nil, err`.
+--
+-- @module resty.session.utils
+-- @license BSD-2-Clause
+
+local native = require("resty.session.native").utils
+local storages = require "resty.session.storages"
+local json = require("cjson.safe").new()
+local bit = require "bit"
+
+local KEY_SIZE = 43 -- base64url of a 32-byte session id
+local EXPIRY_SIZE = 7 -- base64url of 5 bytes
+
+---@class resty.session.utils
+local utils = {
+  -- `bpack(size, number)`, `bunpack(size, bytes)`: unsigned little-endian integers of `size` bytes.
+  bpack = native.bpack,
+  bunpack = native.bunpack,
+  encode_json = json.encode,
+  decode_json = json.decode,
+  -- Without padding; decoding is strict.
+  encode_base64url = native.encode_base64url,
+  decode_base64url = native.decode_base64url,
+  -- `base64_size(size)`: characters that `size` bytes take.
+  base64_size = native.base64_size,
+  -- Raw deflate; inflating more than 16 MiB is an error.
+  deflate = native.deflate,
+  inflate = native.inflate,
+  rand_bytes = native.rand_bytes,
+  sha256 = native.sha256,
+  -- `hmac_sha256(key, message)`
+  hmac_sha256 = native.hmac_sha256,
+  -- `derive_hkdf_sha256(ikm, nonce, usage, size = 44)`
+  derive_hkdf_sha256 = native.derive_hkdf_sha256,
+  -- `derive_pbkdf2_hmac_sha256(password, salt, usage, size = 44, iterations = 10000)`
+  derive_pbkdf2_hmac_sha256 = native.derive_pbkdf2_hmac_sha256,
+  -- `derive_aes_gcm_256_key_and_iv(ikm, nonce, safety?)` → key, err, iv
+  derive_aes_gcm_256_key_and_iv = native.derive_aes_gcm_256_key_and_iv,
+  -- `encrypt_aes_256_gcm(key, iv, plaintext, aad)` → ciphertext, err, tag
+  encrypt_aes_256_gcm = native.encrypt_aes_256_gcm,
+  -- `decrypt_aes_256_gcm(key, iv, ciphertext, aad, tag)` → plaintext, err
+  decrypt_aes_256_gcm = native.decrypt_aes_256_gcm,
+  table_new = require "table.new",
+  set_flag = bit.bor,
+}
+
+--- Derives the key that authenticates a session's header.
+-- @tparam string ikm initial key material
+-- @tparam string nonce raw session id
+-- @treturn string|nil 32 bytes
+-- @treturn string|nil error
+function utils.derive_hmac_sha256_key(ikm, nonce)
+  return native.derive_hkdf_sha256(ikm, nonce, "authentication", 32)
+end
+
+--- Whether the cryptography runs in OpenSSL's FIPS mode: never, it is not OpenSSL's.
+-- @treturn boolean false
+function utils.is_fips_mode()
+  return false
+end
+
+--- Text without the white space around it.
+-- @tparam string|nil text
+-- @treturn string
+function utils.trim(text)
+  return text and text:match("^%s*(.-)%s*$") or ""
+end
+
+--- Whether a table holds nothing.
+-- @tparam table t
+-- @treturn boolean
+function utils.table_is_empty(t)
+  return next(t) == nil
+end
+
+--- Flags without some of them.
+-- @tparam number flags
+-- @tparam number flag
+-- @treturn number
+function utils.unset_flag(flags, flag)
+  return bit.band(flags, bit.bnot(flag))
+end
+
+--- Whether any of some flags is set.
+-- @tparam number flags
+-- @tparam number flag
+-- @treturn boolean
+function utils.has_flag(flags, flag)
+  return bit.band(flags, flag) ~= 0
+end
+
+--- Makes a storage.
+-- @tparam string name of the storage
+-- @tparam[opt] table configuration a session's configuration, which holds the storage's under its name
+-- @treturn table|nil the storage; nil for "cookie"
+-- @raise a string that names what is wrong
+function utils.load_storage(name, configuration)
+  return storages.load(name, configuration or {})
+end
+
+--- An error's text with its cause.
+-- @tparam[opt] string err the cause
+-- @tparam[opt] string msg what failed, a format
+-- @param ... the format's arguments
+-- @treturn string `msg (err)`
+function utils.errmsg(err, msg, ...)
+  if not msg then
+    return err or "unknown error"
+  end
+  if select("#", ...) > 0 then
+    msg = msg:format(...)
+  end
+  return err and msg .. " (" .. tostring(err) .. ")" or msg
+end
+
+--- The name of a record, or of metadata.
+-- @tparam table storage one with an optional `prefix` and `suffix`
+-- @tparam string name the cookie's
+-- @tparam string key the session's key, or an audience
+-- @tparam[opt] string subject
+-- @treturn string the present parts, joined by ":"
+function utils.get_name(storage, name, key, subject)
+  local parts, count = {}, 0
+  local function add(part)
+    if part then
+      count = count + 1
+      parts[count] = part
+    end
+  end
+  add(storage.prefix)
+  add(name)
+  add(key)
+  add(subject)
+  add(storage.suffix)
+  return table.concat(parts, ":")
+end
+
+--- One item of the text of metadata: `key:expiry;`, or `key;`, which deletes.
+-- @tparam string key 43 characters
+-- @tparam[opt] number exp seconds since the epoch; absent or 0 deletes
+-- @treturn string
+function utils.meta_get_value(key, exp)
+  if not exp or exp == 0 then
+    return key .. ";"
+  end
+  return key .. ":" .. native.encode_base64url(native.bpack(5, exp)) .. ";"
+end
+
+--- The item at a place in the text of metadata.
+-- @tparam string text
+-- @tparam number index where it starts
+-- @treturn string|nil its key
+-- @treturn string|nil error
+-- @treturn number|nil its expiry; nil for one that deletes
+-- @treturn number|nil where the next one starts
+function utils.meta_get_next(text, index)
+  local key, separator = text:sub(index, index + KEY_SIZE - 1), text:sub(index + KEY_SIZE, index + KEY_SIZE)
+  index = index + KEY_SIZE + 1
+  if separator ~= ":" then
+    return key, nil, nil, index
+  end
+  local packed, err = native.decode_base64url(text:sub(index, index + EXPIRY_SIZE - 1))
+  if not packed then
+    return nil, err
+  end
+  local exp
+  exp, err = native.bunpack(5, packed)
+  if not exp then
+    return nil, err
+  end
+  return key, nil, exp, index + EXPIRY_SIZE + 1
+end
+
+--- The live sessions in the text of metadata: of each key its last item counts.
+-- @tparam string text
+-- @tparam number current_time seconds since the epoch
+-- @treturn table|nil `{ key = expiry, … }`
+-- @treturn string|nil error
+function utils.meta_get_latest(text, current_time)
+  local latest, index = {}, 1
+  while index <= #text do
+    local key, err, exp, following = utils.meta_get_next(text, index)
+    if not key then
+      return nil, err
+    end
+    latest[key] = exp and exp > current_time and exp or nil
+    index = following
+  end
+  return latest
+end
+
+return utils

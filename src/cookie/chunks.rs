@@ -1,0 +1,89 @@
+//! One session in several cookies: at most nine of at most 4096 bytes, counting `name=value`.
+//!
+//! The first cookie bears the name itself and holds the header and the payload's start; the i-th bears the
+//! name followed by the digit i and holds payload only.
+
+use super::Error;
+use super::header::ENCODED_SIZE;
+
+/// Most bytes of `name=value` in one cookie.
+pub const MAX_COOKIE_SIZE: usize = 4096;
+/// Most cookies a session may have.
+pub const MAX_COOKIES: usize = 9;
+
+/// How many cookies a payload of `data_size` characters needs.
+///
+/// # Errors
+///
+/// [`Error::SizeExceeded`] where nine do not suffice.
+pub fn count(name: &str, data_size: usize) -> Result<usize, Error> {
+    let single = name.len() + 1 + ENCODED_SIZE + data_size;
+    let each_more = name.len() + 2;
+    (1..=MAX_COOKIES)
+        .find(|&count| single + (count - 1) * each_more <= count * MAX_COOKIE_SIZE)
+        .ok_or(Error::SizeExceeded)
+}
+
+/// The name of the `number`-th cookie, counting from 1.
+pub fn name(name: &str, number: usize) -> String {
+    if number == 1 { name.to_owned() } else { format!("{name}{number}") }
+}
+
+/// How many payload characters the first cookie holds at most.
+pub fn first_capacity(name: &str) -> usize {
+    MAX_COOKIE_SIZE.saturating_sub(ENCODED_SIZE + name.len() + 1)
+}
+
+/// The payload's parts, the first cookie's first.
+pub fn split<'a>(name: &str, payload: &'a str) -> Result<Vec<&'a str>, Error> {
+    let count = count(name, payload.len())?;
+    let (mut capacity, mut rest) = (first_capacity(name), payload);
+    let mut parts = Vec::with_capacity(count);
+    for _ in 1..count {
+        let (part, others) = rest.split_at(capacity.min(rest.len()));
+        parts.push(part);
+        rest = others;
+        capacity = MAX_COOKIE_SIZE.saturating_sub(name.len() + 2);
+    }
+    parts.push(rest);
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Payload characters that fit into `count` cookies.
+    fn capacity(name: &str, count: usize) -> usize {
+        first_capacity(name) + (count - 1) * (MAX_COOKIE_SIZE - name.len() - 2)
+    }
+
+    #[test]
+    fn counts_change_at_the_exact_character() {
+        for name in ["s", "session", "__Host-remember"] {
+            for cookies in 1..MAX_COOKIES {
+                assert_eq!(count(name, capacity(name, cookies)).unwrap(), cookies);
+                assert_eq!(count(name, capacity(name, cookies) + 1).unwrap(), cookies + 1);
+            }
+            assert_eq!(count(name, capacity(name, MAX_COOKIES)).unwrap(), MAX_COOKIES);
+            assert!(matches!(count(name, capacity(name, MAX_COOKIES) + 1), Err(Error::SizeExceeded)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_make_the_payload_and_none_is_too_large(size in 0..40_000usize, name in "[a-z]{1,200}") {
+            let payload = "A".repeat(size);
+            let Ok(parts) = split(&name, &payload) else {
+                prop_assert!(size > capacity(&name, MAX_COOKIES));
+                return Ok(());
+            };
+            prop_assert_eq!(parts.concat(), payload.as_str());
+            prop_assert!(name.len() + 1 + ENCODED_SIZE + parts[0].len() <= MAX_COOKIE_SIZE);
+            for part in &parts[1..] {
+                prop_assert!(!part.is_empty() && name.len() + 2 + part.len() <= MAX_COOKIE_SIZE);
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The cookie's header: 82 bytes that stand, base64url encoded, at the start of every session cookie.
+//!
+//! | offset | size | field |
+//! | --- | --- | --- |
+//! | 0 | 1 | type, always 1 |
+//! | 1 | 2 | [`Flags`] |
+//! | 3 | 32 | session id |
+//! | 35 | 5 | creation time, seconds since the Unix epoch |
+//! | 40 | 4 | rolling offset: seconds from the creation to the save |
+//! | 44 | 3 | data size: length of the payload's base64url text |
+//! | 47 | 16 | AES-GCM tag of the payload |
+//! | 63 | 3 | idling offset: seconds from the save to the last touch |
+//! | 66 | 16 | message authentication code |
+//!
+//! Integers are unsigned and little-endian. The bytes are kept as they are and read where they are: a header
+//! that is only passed on is never taken apart.
+
+use std::ops::BitOr;
+
+use super::Error;
+use super::base64url;
+
+/// Size of the header in bytes.
+pub const SIZE: usize = 82;
+/// Length of the header's base64url text.
+pub const ENCODED_SIZE: usize = base64url::encoded_size(SIZE);
+/// Largest creation time: 40 bits of seconds.
+pub const MAX_CREATION_TIME: u64 = (1 << 40) - 1;
+/// Largest rolling offset, and so the longest life of a session, in seconds.
+pub const MAX_ROLLING_OFFSET: u64 = (1 << 32) - 1;
+/// Largest idling offset in seconds.
+pub const MAX_IDLING_OFFSET: u64 = (1 << 24) - 1;
+/// Largest length of a payload's base64url text.
+pub const MAX_DATA_SIZE: usize = (1 << 24) - 1;
+
+const TYPE: u8 = 1;
+const FLAGS_AT: usize = 1;
+const SID_AT: usize = 3;
+const CREATION_TIME_AT: usize = 35;
+const ROLLING_OFFSET_AT: usize = 40;
+const DATA_SIZE_AT: usize = 44;
+const TAG_AT: usize = 47;
+const IDLING_OFFSET_AT: usize = 63;
+const MAC_AT: usize = 66;
+
+/// Size of a session id in bytes.
+pub const SID_SIZE: usize = 32;
+/// A session id as raw bytes.
+pub type Sid = [u8; SID_SIZE];
+/// The GCM tag, and the truncated HMAC: 16 bytes each.
+pub type Tag = [u8; 16];
+
+/// The header's flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// The payload lives in a storage, not in the cookie.
+    pub const STORED: Self = Self(0x0001);
+    /// The user does not want to be remembered.
+    pub const FORGET: Self = Self(0x0002);
+    /// The payload was deflated before it was encrypted.
+    pub const DEFLATED: Self = Self(0x0010);
+    /// The MAC covers the client's address.
+    pub const BIND_IP: Self = Self(0x0100);
+    /// The MAC covers the request's scheme.
+    pub const BIND_SCHEME: Self = Self(0x0200);
+    /// The MAC covers the request's User-Agent.
+    pub const BIND_USER_AGENT: Self = Self(0x0400);
+
+    const BIND: Self = Self(Self::BIND_IP.0 | Self::BIND_SCHEME.0 | Self::BIND_USER_AGENT.0);
+
+    /// Whether all flags of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the MAC covers anything of the request.
+    pub const fn is_bound(self) -> bool {
+        self.0 & Self::BIND.0 != 0
+    }
+
+    /// These flags, and `other` where `condition` holds.
+    #[must_use]
+    pub fn with(self, other: Self, condition: bool) -> Self {
+        if condition { self | other } else { self }
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What a save writes into a header, before there are a tag and a MAC.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    pub flags: Flags,
+    pub sid: Sid,
+    pub creation_time: u64,
+    pub rolling_offset: u64,
+    pub data_size: usize,
+}
+
+/// A header, as its raw bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header([u8; SIZE]);
+
+impl Header {
+    /// A header without tag and MAC.
+    ///
+    /// # Errors
+    ///
+    /// A field beyond what its bytes can hold.
+    pub fn new(fields: &Fields) -> Result<Self, Error> {
+        if fields.creation_time > MAX_CREATION_TIME {
+            return Err(Error::CreationTimeExceeded);
+        }
+        if fields.rolling_offset > MAX_ROLLING_OFFSET {
+            return Err(Error::RollingOffsetExceeded);
+        }
+        if fields.data_size > MAX_DATA_SIZE {
+            return Err(Error::DataSizeExceeded);
+        }
+        let mut header = Self([0; SIZE]);
+        header.0[0] = TYPE;
+        header.put(FLAGS_AT, 2, u64::from(fields.flags.0));
+        header.0[SID_AT..CREATION_TIME_AT].copy_from_slice(&fields.sid);
+        header.put(CREATION_TIME_AT, 5, fields.creation_time);
+        header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset);
+        header.put(DATA_SIZE_AT, 3, fields.data_size as u64);
+        Ok(header)
+    }
+
+    /// Reads the header at the start of a cookie's value. Only the type is checked: nothing in it can be
+    /// trusted before [`verify`](super::seal::verify).
+    pub fn decode(cookie: &[u8]) -> Result<Self, Error> {
+        let text = cookie.get(..ENCODED_SIZE).ok_or(Error::InvalidHeader)?;
+        let mut bytes = [0; SIZE];
+        base64url::decode_exact(text, &mut bytes).map_err(Error::HeaderEncoding)?;
+        Self::from_bytes(bytes)
+    }
+
+    /// A header from its raw bytes, as [`as_bytes`](Self::as_bytes) gives them.
+    pub fn from_bytes(bytes: [u8; SIZE]) -> Result<Self, Error> {
+        if bytes[0] != TYPE {
+            return Err(Error::InvalidType);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The header's base64url text.
+    pub fn encode(&self) -> String {
+        base64url::encode(&self.0)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; SIZE] {
+        &self.0
+    }
+
+    pub fn flags(&self) -> Flags {
+        Flags(self.get(FLAGS_AT, 2) as u16)
+    }
+
+    pub fn sid(&self) -> &[u8] {
+        &self.0[SID_AT..CREATION_TIME_AT]
+    }
+
+    pub fn creation_time(&self) -> u64 {
+        self.get(CREATION_TIME_AT, 5)
+    }
+
+    pub fn rolling_offset(&self) -> u64 {
+        self.get(ROLLING_OFFSET_AT, 4)
+    }
+
+    pub fn data_size(&self) -> usize {
+        self.get(DATA_SIZE_AT, 3) as usize
+    }
+
+    pub fn idling_offset(&self) -> u64 {
+        self.get(IDLING_OFFSET_AT, 3)
+    }
+
+    pub fn tag(&self) -> Tag {
+        self.sixteen(TAG_AT)
+    }
+
+    pub fn mac(&self) -> Tag {
+        self.sixteen(MAC_AT)
+    }
+
+    /// The bytes before the tag: GCM's additional data.
+    pub fn additional_data(&self) -> &[u8] {
+        &self.0[..TAG_AT]
+    }
+
+    /// The bytes that the MAC covers.
+    pub fn authenticated(&self) -> &[u8] {
+        &self.0[..MAC_AT]
+    }
+
+    pub(super) fn set_tag(&mut self, tag: &Tag) {
+        self.0[TAG_AT..IDLING_OFFSET_AT].copy_from_slice(tag);
+    }
+
+    pub(super) fn set_mac(&mut self, mac: &Tag) {
+        self.0[MAC_AT..].copy_from_slice(mac);
+    }
+
+    /// Clamps to what three bytes can hold.
+    pub(super) fn set_idling_offset(&mut self, seconds: u64) {
+        self.put(IDLING_OFFSET_AT, 3, seconds.min(MAX_IDLING_OFFSET));
+    }
+
+    fn get(&self, at: usize, size: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(&self.0[at..at + size]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn put(&mut self, at: usize, size: usize, value: u64) {
+        self.0[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+
+    fn sixteen(&self, at: usize) -> Tag {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.0[at..at + 16]);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn fields_come_back_as_they_went_in(
+            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME,
+            rolling_offset in 0..=MAX_ROLLING_OFFSET, data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
+        ) {
+            let fields = Fields { flags: Flags(flags), sid, creation_time, rolling_offset, data_size };
+            let mut header = Header::new(&fields).unwrap();
+            header.set_tag(&tag);
+            header.set_idling_offset(idling);
+            header.set_mac(&mac);
+            let header = Header::decode(header.encode().as_bytes()).unwrap();
+            prop_assert_eq!(header.flags(), Flags(flags));
+            prop_assert_eq!(header.sid(), &sid);
+            prop_assert_eq!(header.creation_time(), creation_time);
+            prop_assert_eq!(header.rolling_offset(), rolling_offset);
+            prop_assert_eq!(header.data_size(), data_size);
+            prop_assert_eq!(header.tag(), tag);
+            prop_assert_eq!(header.idling_offset(), idling.min(MAX_IDLING_OFFSET));
+            prop_assert_eq!(header.mac(), mac);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(cookie: Vec<u8>) {
+            let _ = Header::decode(&cookie);
+        }
+    }
+
+    #[test]
+    fn a_field_too_large_is_an_error() {
+        let fields = Fields { flags: Flags(0), sid: [0; 32], creation_time: 0, rolling_offset: 0, data_size: 0 };
+        let with = |change: fn(&mut Fields)| {
+            let mut fields = fields.clone();
+            change(&mut fields);
+            Header::new(&fields).unwrap_err().to_string()
+        };
+        assert_eq!(with(|f| f.creation_time = 1 << 40), "session maximum creation time exceeded");
+        assert_eq!(with(|f| f.rolling_offset = 1 << 32), "session maximum rolling offset exceeded");
+        assert_eq!(with(|f| f.data_size = 1 << 24), "session maximum data size exceeded");
+    }
+}

@@ -1,0 +1,148 @@
+//! Key derivation: every session id has an encryption key, a nonce and a MAC key of its own.
+//!
+//! HKDF-SHA256 ([RFC 5869](https://www.rfc-editor.org/rfc/rfc5869)) with an empty salt; `info` is
+//! `encryption:` or `authentication:` followed by the raw session id. The encryption key of a remember cookie
+//! comes from PBKDF2-HMAC-SHA256 ([RFC 8018](https://www.rfc-editor.org/rfc/rfc8018)) instead.
+
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
+use super::header::{SID_SIZE, Tag};
+
+/// Size of the initial key material in bytes.
+pub const IKM_SIZE: usize = 32;
+
+const ENCRYPTION: &[u8] = b"encryption:";
+const AUTHENTICATION: &[u8] = b"authentication:";
+
+/// How slowly the encryption key of a remember cookie is derived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RememberSafety {
+    None,
+    Low,
+    #[default]
+    Medium,
+    High,
+    VeryHigh,
+}
+
+impl RememberSafety {
+    /// Any text that is not the name of a level means the default one.
+    pub fn from_name(name: &[u8]) -> Self {
+        match name {
+            b"None" => Self::None,
+            b"Low" => Self::Low,
+            b"High" => Self::High,
+            b"Very High" => Self::VeryHigh,
+            _ => Self::Medium,
+        }
+    }
+
+    /// PBKDF2 rounds, or `None` where HKDF is used.
+    pub fn rounds(self) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::Low => Some(1_000),
+            Self::Medium => Some(10_000),
+            Self::High => Some(100_000),
+            Self::VeryHigh => Some(1_000_000),
+        }
+    }
+}
+
+/// Initial key material, and what was extracted from it once for all derivations.
+#[derive(Clone)]
+pub struct Key {
+    ikm: Zeroizing<[u8; IKM_SIZE]>,
+    extracted: Hkdf<Sha256>,
+}
+
+impl Key {
+    pub fn from_ikm(ikm: [u8; IKM_SIZE]) -> Self {
+        Self { extracted: extract(&ikm), ikm: Zeroizing::new(ikm) }
+    }
+
+    /// The initial key material of a secret is its SHA-256.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        Self::from_ikm(sha256(secret))
+    }
+
+    pub fn ikm(&self) -> &[u8; IKM_SIZE] {
+        &self.ikm
+    }
+
+    /// The key and nonce that encrypt the payload of session `sid`.
+    pub fn encryption(&self, sid: &[u8], safety: RememberSafety) -> OneTimeKey {
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        match safety.rounds() {
+            None => self.expand(ENCRYPTION, sid, &mut *bytes),
+            Some(rounds) => {
+                let salt = [ENCRYPTION, sid].concat();
+                pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &salt, rounds, &mut *bytes);
+            }
+        }
+        let mut key = OneTimeKey { key: [0; KEY_SIZE], nonce: [0; NONCE_SIZE] };
+        key.key.copy_from_slice(&bytes[..KEY_SIZE]);
+        key.nonce.copy_from_slice(&bytes[KEY_SIZE..]);
+        key
+    }
+
+    /// The first 16 bytes of the HMAC over `message` with the MAC key of session `sid`.
+    pub fn mac(&self, sid: &[u8], message: &[&[u8]]) -> Tag {
+        let mut key = Zeroizing::new([0; 32]);
+        self.expand(AUTHENTICATION, sid, &mut *key);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&hmac_sha256(&*key, message)[..16]);
+        tag
+    }
+
+    fn expand(&self, usage: &[u8], sid: &[u8], output: &mut [u8]) {
+        debug_assert_eq!(sid.len(), SID_SIZE);
+        // 44 bytes of output are far from HKDF's limit of 255 hashes.
+        let fits = self.extracted.expand_multi_info(&[usage, sid], output).is_ok();
+        debug_assert!(fits);
+    }
+}
+
+fn extract(ikm: &[u8]) -> Hkdf<Sha256> {
+    let (mut prk, extracted) = Hkdf::extract(None, ikm);
+    prk.zeroize();
+    extracted
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// HMAC-SHA256 ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)) over the parts of a message.
+pub fn hmac_sha256(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
+    // HMAC takes a key of any length: the error is the trait's, for other algorithms.
+    let Ok(mut hmac) = <Hmac<Sha256> as KeyInit>::new_from_slice(key) else { return [0; 32] };
+    for part in message {
+        hmac.update(part);
+    }
+    hmac.finalize().into_bytes().into()
+}
+
+/// HKDF with any key material, nonce and usage: `info` is usage `:` nonce.
+///
+/// `None` where `size` is over 8160 bytes (255 hashes).
+pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Vec<u8>> {
+    const MAX_SIZE: usize = 255 * 32;
+    if size > MAX_SIZE {
+        return None;
+    }
+    let mut output = vec![0; size];
+    extract(ikm).expand_multi_info(&[usage, b":", nonce], &mut output).ok()?;
+    Some(output)
+}
+
+/// PBKDF2-HMAC-SHA256 with salt = usage `:` salt.
+pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Vec<u8> {
+    let mut output = vec![0; size];
+    pbkdf2::pbkdf2_hmac::<Sha256>(password, &[usage, b":", salt].concat(), rounds, &mut output);
+    output
+}

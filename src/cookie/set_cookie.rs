@@ -1,0 +1,67 @@
+//! Set-Cookie lines: making them, and merging them into those that a response already has.
+
+use std::fmt::Write as _;
+
+use super::header::ENCODED_SIZE;
+use super::seal::Sealed;
+use super::{Error, Header, attributes, chunks};
+
+/// The lines of a session in the response, in order: `name=value` with its attributes.
+pub type Lines = Vec<String>;
+
+/// Lines for a header alone, or for a header and the payload's start.
+pub fn first(name: &str, header: &Header, initial_chunk: &str, attributes: &str) -> String {
+    let mut line = String::with_capacity(name.len() + 1 + ENCODED_SIZE + initial_chunk.len() + attributes.len());
+    // Writing to a String can't fail.
+    let _ = write!(line, "{name}={}{initial_chunk}{attributes}", header.encode());
+    line
+}
+
+/// Lines for a session whose payload is in its cookies; how much of the payload the first one holds.
+pub fn sealed(name: &str, sealed: &Sealed, attributes: &str) -> Result<(Lines, usize), Error> {
+    let parts = chunks::split(name, &sealed.payload)?;
+    let mut lines = Vec::with_capacity(parts.len());
+    lines.push(first(name, &sealed.header, parts[0], attributes));
+    for (number, part) in (2..).zip(&parts[1..]) {
+        lines.push(format!("{}={part}{attributes}", chunks::name(name, number)));
+    }
+    Ok((lines, parts[0].len()))
+}
+
+/// Lines that clear the cookies numbered `first` to `last`.
+pub fn expire(name: &str, first: usize, last: usize, attributes: &str) -> Lines {
+    let expired = attributes::expired(attributes);
+    (first..=last).map(|number| format!("{}={expired}", chunks::name(name, number))).collect()
+}
+
+/// Puts `lines` among `present` ones: a cookie of the same name is replaced where it stands, others are added
+/// at the end. Names are compared to the letter.
+pub fn merge(present: &mut Vec<Vec<u8>>, lines: Lines) {
+    for line in lines {
+        let line = line.into_bytes();
+        let name = name_of(&line);
+        match present.iter_mut().find(|other| name_of(other) == name) {
+            Some(other) => *other = line,
+            None => present.push(line),
+        }
+    }
+}
+
+fn name_of(line: &[u8]) -> &[u8] {
+    line.split(|&byte| byte == b'=').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_replaces_by_name_and_keeps_what_others_set() {
+        let mut present =
+            [&b"app=1; Path=/"[..], b"session=old", b"session22=theirs", b"flag"].map(<[u8]>::to_vec).to_vec();
+        merge(&mut present, vec!["session=new; Path=/".into(), "session2=more".into()]);
+        let expected: [&[u8]; 5] =
+            [b"app=1; Path=/", b"session=new; Path=/", b"session22=theirs", b"flag", b"session2=more"];
+        assert_eq!(present, expected);
+    }
+}

@@ -1,0 +1,18 @@
+//! A native, Lua-compatible session library for OpenResty and nginx + Lua.
+//!
+//! The core decides and knows no Lua: [`cookie`] holds the formats, [`session`] the rules. [`lua`] is the border
+//! to Lua; the shim `lua/resty/session.lua` on its other side reads the request, waits for storages, and sets
+//! headers.
+#![forbid(unsafe_code)]
+
+pub mod bridge;
+pub mod cookie;
+pub mod lua;
+pub mod session;
+pub mod storage;
+
+/// `require "resty.session.native"`.
+#[mlua::lua_module(name = "resty_session_native", skip_memory_check)]
+fn native(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
+    lua::module(lua)
+}

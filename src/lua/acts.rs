@@ -1,0 +1,377 @@
+//! The acts on a session: arguments into a [`Session`], its needs out to Lua, its results back.
+//!
+//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, the row starts with
+//! a task, followed by the storage method's name and arguments; the shim calls the method and gives its answer
+//! to `resume`, which answers such a row again. What of the request is needed, a second cookie or the values to
+//! bind to, is read by calling back into Lua at once.
+
+use std::rc::Rc;
+
+use mlua::prelude::*;
+use mlua::{BString, Either};
+
+use super::configuration::Handle;
+use crate::cookie::{Binding, Error as CookieError};
+use crate::session::audiences::Metadata;
+use crate::session::effect::{Answer, Effect, Host, Set, Step, Task};
+use crate::session::{self, Act, Configuration, Error, Meta, Outcome, Session, State};
+
+type HandleRef = LuaUserDataRef<Handle>;
+
+/// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
+type Slot = Either<Option<String>, LuaValue>;
+
+/// A task and the storage operation it needs (`method, ...`); or nil and the result (`err, exists, lines, warning,
+/// key, cookie, ciphertext, payload, index, info, remembered`). The cookie is the value of the session's first
+/// cookie, header and initial chunk, where it is no longer the one that was read.
+type Row = (Option<Running>, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot);
+const SLOTS: usize = 11;
+
+pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
+    module.set("open", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Open))?)?;
+    module.set("start", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Start))?)?;
+    module.set("logout", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Logout))?)?;
+    module.set("destroy", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Destroy))?)?;
+    let instance = lua.create_table()?;
+    instance.set("open", lua.create_function(open_instance)?)?;
+    instance.set("save", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Save))?)?;
+    instance.set("touch", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Touch))?)?;
+    instance.set("refresh", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Refresh))?)?;
+    instance.set("logout", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Logout))?)?;
+    instance.set("destroy", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Destroy))?)?;
+    instance
+        .set("save_info", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::SaveInfo))?)?;
+    module.set("instance", instance)?;
+    module.set("set_reader", lua.create_function(set_reader)?)?;
+    module.set("resume", lua.create_function(resume)?)
+}
+
+/// The shim's function that reads what an act needs of the request: another cookie's value when it is given a
+/// name, and remote_addr, scheme and user agent when it is not.
+struct Reader(LuaFunction);
+
+/// `set_reader(read)`.
+fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
+    lua.set_app_data(Reader(read));
+    Ok(())
+}
+
+/// `handle, now, cookie`: the session cookie's value.
+type Args = (HandleRef, u64, Option<BString>);
+
+/// The functions that start from the request's cookie.
+#[derive(Clone, Copy)]
+enum Function {
+    Open,
+    Start,
+    Logout,
+    Destroy,
+}
+
+fn on_request(lua: &Lua, (handle, now, cookie): Args, function: Function) -> LuaResult<Row> {
+    let session = Session::new(&handle.0);
+    let running = Running::new(&handle.0, now, session, move |act, mut session| async move {
+        let outcome = match function {
+            Function::Open => session::open(&act, &mut session).await,
+            Function::Start => session::start(&act, &mut session).await,
+            Function::Logout => session::logout(&act, &mut session).await,
+            Function::Destroy => session::destroy(&act, &mut session).await,
+        };
+        (session, outcome)
+    });
+    running.start(lua, cookie)
+}
+
+/// `handle, now, cookie, audience, remember`: opens on behalf of an instance.
+type OpenArgs = (HandleRef, u64, Option<BString>, BString, bool);
+
+fn open_instance(lua: &Lua, (handle, now, cookie, audience, remember): OpenArgs) -> LuaResult<Row> {
+    let session = Session { audience: audience.into(), remember, ..Session::new(&handle.0) };
+    let running = Running::new(&handle.0, now, session, |act, mut session| async move {
+        let outcome = session::open(&act, &mut session).await;
+        (session, outcome)
+    });
+    running.start(lua, cookie)
+}
+
+/// `handle, now, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
+type InstanceArgs = (
+    HandleRef,
+    u64,
+    bool,
+    bool,
+    bool,
+    Option<BString>,
+    Option<BString>,
+    Option<String>,
+    Option<LuaTable>,
+    Option<BString>,
+    Option<usize>,
+    Option<BString>,
+);
+
+#[derive(Clone, Copy)]
+enum Method {
+    Save,
+    Touch,
+    Refresh,
+    Logout,
+    Destroy,
+    SaveInfo,
+}
+
+fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> {
+    let (handle, now, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info) = args;
+    let configuration = &handle.0;
+    let metas = meta(configuration, cookie, ikm, ciphertext)
+        .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
+    let (meta, remember_meta) = match metas {
+        Ok(metas) => metas,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let session = Session {
+        state: if open { State::Open } else { State::New },
+        meta,
+        remember_meta: remember_meta.map(Box::new),
+        remember,
+        forget,
+        payload: payload.map(Into::into).unwrap_or_default(),
+        index: index.and_then(|index| index.checked_sub(1)),
+        info: info.map(Into::into),
+        ..Session::new(configuration)
+    };
+    let running = Running::new(configuration, now, session, move |act, mut session| async move {
+        let result = match method {
+            Method::Save => session.save(&act).await,
+            Method::Touch => session.touch(&act).await,
+            Method::Refresh => session.refresh(&act).await,
+            Method::Logout => session.logout(&act).await,
+            Method::Destroy => session.destroy(&act).await,
+            Method::SaveInfo => session.save_info(&act).await,
+        };
+        (session, Outcome { exists: open, result })
+    });
+    running.start(lua, None)
+}
+
+fn meta(
+    configuration: &Configuration,
+    cookie: Option<BString>,
+    ikm: Option<BString>,
+    ciphertext: Option<String>,
+) -> Result<Option<Meta>, Error> {
+    let Some(cookie) = cookie else { return Ok(None) };
+    let ikm = ikm.unwrap_or_default();
+    let key = configuration.keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
+    Meta::from_value(cookie.into(), key, ciphertext).map(Some)
+}
+
+fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
+    let text = |name: &str| table.get::<Option<BString>>(name).ok().flatten();
+    let ciphertext = text("ciphertext").and_then(|text| String::from_utf8(text.into()).ok());
+    meta(configuration, text("value"), text("ikm"), ciphertext)
+}
+
+/// An act's session, and what the act came to.
+type Done = (Session, Outcome);
+
+/// An act under way, and what it takes to go on with it.
+struct Running {
+    task: Task<Done>,
+    configuration: Rc<Configuration>,
+    payload_size: usize,
+}
+
+impl LuaUserData for Running {}
+
+impl Running {
+    fn new<F: Future<Output = Done> + 'static>(
+        configuration: &Rc<Configuration>,
+        now: u64,
+        session: Session,
+        run: impl FnOnce(Act, Session) -> F,
+    ) -> Self {
+        let payload_size = session.payload.len();
+        let act = |host: Host| Act { configuration: configuration.clone(), host, now, random: getrandom::fill };
+        let task = Task::new(|host| run(act(host), session));
+        Self { task, configuration: configuration.clone(), payload_size }
+    }
+
+    fn start(mut self, lua: &Lua, cookie: Option<BString>) -> LuaResult<Row> {
+        let mut step = self.task.start();
+        // The first that is asked for is the session cookie, which the shim has read already.
+        if let Step::Needs(Effect::Cookie { name }) = &step
+            && *name == self.configuration.cookie_name
+        {
+            step = self.task.resume(Answer::Cookie(cookie.map(Into::into)));
+        }
+        self.go_on(lua, step)
+    }
+
+    /// Goes on until a storage is needed or the act is done.
+    fn go_on(mut self, lua: &Lua, mut step: Step<Done>) -> LuaResult<Row> {
+        loop {
+            let answer = match step {
+                Step::Needs(Effect::Cookie { name }) => cookie(lua, &name)?,
+                Step::Needs(Effect::Binding) => binding(lua)?,
+                Step::Needs(effect) => return needs(lua, self, effect),
+                Step::Done(result) => return done(lua, result, self.payload_size),
+                Step::Over => return Ok(failed(&"the act is over")),
+            };
+            step = self.task.resume(answer);
+        }
+    }
+}
+
+fn cookie(lua: &Lua, name: &str) -> LuaResult<Answer> {
+    let value: Option<BString> = reader(lua)?.call(name)?;
+    Ok(Answer::Cookie(value.map(Into::into)))
+}
+
+fn binding(lua: &Lua) -> LuaResult<Answer> {
+    let (remote_addr, scheme, user_agent): (Option<BString>, Option<BString>, Option<BString>) =
+        reader(lua)?.call(())?;
+    let bytes = |value: Option<BString>| value.map(Into::into).unwrap_or_default();
+    Ok(Answer::Binding(Binding {
+        remote_addr: bytes(remote_addr),
+        scheme: bytes(scheme),
+        user_agent: bytes(user_agent),
+    }))
+}
+
+fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
+    let reader = lua.app_data_ref::<Reader>().map(|reader| reader.0.clone());
+    reader.ok_or_else(|| LuaError::runtime("no reader was set"))
+}
+
+/// `resume(task, value, err)`: goes on with a storage's answer.
+fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
+    let mut running: Running = task.take()?;
+    let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
+    let cause = || if error.is_nil() { None } else { error.to_string().ok() };
+    let answer = if running.task.needs_record() {
+        match value.as_string() {
+            Some(text) => Answer::Record(Ok(text.as_bytes().to_vec())),
+            None if succeeded => Answer::Record(Err(Some(format!("string expected, got {}", value.type_name())))),
+            None => Answer::Record(Err(cause())),
+        }
+    } else {
+        Answer::Done(if succeeded { Ok(()) } else { Err(cause()) })
+    };
+    let step = running.task.resume(answer);
+    running.go_on(lua, step)
+}
+
+fn row(task: Option<Running>, slots: [Slot; SLOTS]) -> Row {
+    let [a, b, c, d, e, f, g, h, i, j, k] = slots;
+    (task, a, b, c, d, e, f, g, h, i, j, k)
+}
+
+fn nil() -> Slot {
+    Either::Left(None)
+}
+
+fn text(text: impl Into<String>) -> Slot {
+    Either::Left(Some(text.into()))
+}
+
+fn number(number: u64) -> Slot {
+    Either::Right(LuaValue::Number(number as f64))
+}
+
+/// Bytes as they are, whether they are UTF-8 or not.
+fn bytes(lua: &Lua, bytes: Option<Vec<u8>>) -> LuaResult<Slot> {
+    let Some(bytes) = bytes else { return Ok(nil()) };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Either::Left(Some(text))),
+        Err(error) => Ok(Either::Right(LuaValue::String(lua.create_string(error.as_bytes())?))),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Row {
+    let mut slots = std::array::from_fn(|_| nil());
+    slots[0] = text(error.to_string());
+    row(None, slots)
+}
+
+fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
+    let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| nil());
+    match effect {
+        Effect::Get(get) => {
+            [slots[0], slots[1], slots[2], slots[3]] =
+                [text("get"), text(get.name), text(get.key), number(get.current_time)];
+        }
+        Effect::Set(set) => {
+            let Set { name, key, value, ttl, current_time, replacing } = *set;
+            [slots[0], slots[1], slots[2], slots[3]] = [text("set"), text(name), text(key), text(value)];
+            [slots[4], slots[5]] = [number(ttl), number(current_time)];
+            if let Some(replacing) = replacing {
+                slots[6] = Either::Left(replacing.old_key);
+                slots[7] = number(replacing.stale_ttl);
+                slots[8] = metadata(lua, replacing.metadata)?;
+            }
+        }
+        Effect::Delete(delete) => {
+            [slots[0], slots[1], slots[2]] = [text("delete"), text(delete.name), text(delete.key)];
+            slots[3] = number(delete.current_time);
+            slots[4] = metadata(lua, delete.metadata)?;
+        }
+        Effect::Cookie { .. } | Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
+    }
+    Ok(row(Some(task), slots))
+}
+
+fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
+    let Some(metadata) = metadata else { return Ok(nil()) };
+    let table = lua.create_table()?;
+    table.set("audiences", metadata.audiences)?;
+    table.set("subjects", metadata.subjects)?;
+    Ok(Either::Right(LuaValue::Table(table)))
+}
+
+fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResult<Row> {
+    let Outcome { exists, result } = outcome;
+    // The payload is the shim's own unless the act opened a session or dropped audiences.
+    let payload = (session.payload.len() != payload_size).then_some(session.payload);
+    let index = session.index.map_or_else(nil, |index| number(index as u64 + 1));
+    let info = if payload_size == 0 { session.info.take() } else { None };
+    let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
+    let (key, cookie, ciphertext) = match session.meta {
+        Some(meta) => {
+            let changed = !session.lines.is_empty();
+            (number(meta.key as u64 + 1), Either::Left(changed.then(|| meta.value())), Either::Left(meta.ciphertext))
+        }
+        None => (nil(), nil(), nil()),
+    };
+    let slots = [
+        Either::Left(result.err().map(|error| error.to_string())),
+        Either::Right(LuaValue::Boolean(exists)),
+        lines(lua, session.lines)?,
+        Either::Left(session.warning),
+        key,
+        cookie,
+        ciphertext,
+        bytes(lua, payload)?,
+        index,
+        bytes(lua, info)?,
+        remembered.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))),
+    ];
+    Ok(row(None, slots))
+}
+
+/// One line as a string, several as an array.
+fn lines(lua: &Lua, mut lines: Vec<String>) -> LuaResult<Slot> {
+    match lines.len() {
+        0 => Ok(nil()),
+        1 => Ok(Either::Left(lines.pop())),
+        _ => Ok(Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?))),
+    }
+}
+
+fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
+    let table = lua.create_table()?;
+    table.set("value", meta.value())?;
+    table.set("key", meta.key + 1)?;
+    table.set("ciphertext", meta.ciphertext.as_deref())?;
+    Ok(table)
+}

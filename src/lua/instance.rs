@@ -1,0 +1,94 @@
+//! What an instance asks besides its acts: the fields of a header, timeouts, and the text of cookie headers.
+
+use mlua::BString;
+use mlua::prelude::*;
+
+use super::configuration::Handle;
+use super::{Answer, answer};
+use crate::cookie::header::ENCODED_SIZE;
+use crate::cookie::{Error, Header, base64url, chunks, request, set_cookie};
+
+type HandleRef = LuaUserDataRef<Handle>;
+
+pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
+    module.set("header_fields", lua.create_function(header_fields)?)?;
+    module.set("property", lua.create_function(property)?)?;
+    module.set("without_cookies", lua.create_function(without_cookies)?)?;
+    module.set("merge_cookies", lua.create_function(merge_cookies)?)
+}
+
+/// `header_fields(value)`: the fields of a cookie's header by name, and its initial chunk; or `nil, err`.
+fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
+    let header = match Header::decode(&value) {
+        Ok(header) => header,
+        Err(error) => return Ok(answer(Err(error))),
+    };
+    let table = lua.create_table()?;
+    table.set("header", lua.create_string(header.as_bytes())?)?;
+    table.set("flags", header.flags().0)?;
+    table.set("sid", lua.create_string(header.sid())?)?;
+    table.set("creation_time", header.creation_time())?;
+    table.set("rolling_offset", header.rolling_offset())?;
+    table.set("data_size", header.data_size())?;
+    table.set("idling_offset", header.idling_offset())?;
+    table.set("initial_chunk", lua.create_string(&value[ENCODED_SIZE..])?)?;
+    Ok(answer(Ok::<_, Error>(table)))
+}
+
+/// `property(handle, value, name, timestamp)`: the session's id, or what is left of a timeout in seconds; nil for
+/// one that is switched off, and for any other name.
+fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, LuaValue, u64)) -> LuaResult<LuaValue> {
+    let (Ok(header), Some(name)) = (Header::decode(&header), name.as_string()) else { return Ok(LuaValue::Nil) };
+    let remaining = handle.0.timeouts.remaining(&header, timestamp);
+    match &*name.as_bytes() {
+        b"id" => base64url::encode(header.sid()).into_lua(lua),
+        b"nonce" => Ok(LuaValue::String(lua.create_string(header.sid())?)),
+        b"timeout" => remaining.nearest().into_lua(lua),
+        b"idling-timeout" | b"idling_timeout" => remaining.idling.into_lua(lua),
+        b"rolling-timeout" | b"rolling_timeout" => remaining.rolling.into_lua(lua),
+        b"absolute-timeout" | b"absolute_timeout" => remaining.absolute.into_lua(lua),
+        _ => Ok(LuaValue::Nil),
+    }
+}
+
+/// `without_cookies(handle, cookies, value, remember)`: a Cookie header without the session's cookies, and
+/// without the remember cookie's where `remember` says so.
+fn without_cookies(
+    lua: &Lua,
+    (handle, cookies, header, remember): (HandleRef, BString, BString, bool),
+) -> LuaResult<LuaString> {
+    let configuration = &handle.0;
+    let chunk_count = |name: &str, value: &[u8]| match Header::decode(value) {
+        Ok(header) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
+        _ => 1,
+    };
+    let mut names = chunk_names(&configuration.cookie_name, chunk_count(&configuration.cookie_name, &header));
+    if remember {
+        let name = &configuration.remember_cookie_name;
+        let value = request::value(&cookies, name).unwrap_or_default();
+        names.extend(chunk_names(name, chunk_count(name, value)));
+    }
+    let rest = request::without(&cookies, |name| names.iter().any(|other| other.as_bytes() == name));
+    lua.create_string(rest)
+}
+
+fn chunk_names(name: &str, count: usize) -> Vec<String> {
+    (1..=count).map(|number| chunks::name(name, number)).collect()
+}
+
+/// `merge_cookies(present, lines)`: the Set-Cookie lines of a response with others put among them; each is a string
+/// or an array of strings.
+fn merge_cookies(lua: &Lua, (present, lines): (LuaValue, LuaValue)) -> LuaResult<LuaTable> {
+    let mut merged: Vec<Vec<u8>> = texts(present)?.into_iter().map(Into::into).collect();
+    let lines = texts(lines)?.into_iter().filter_map(|line| String::from_utf8(line.into()).ok()).collect();
+    set_cookie::merge(&mut merged, lines);
+    lua.create_sequence_from(merged.into_iter().map(BString::from))
+}
+
+fn texts(value: LuaValue) -> LuaResult<Vec<BString>> {
+    match value {
+        LuaValue::Table(table) => table.sequence_values::<BString>().collect(),
+        LuaValue::String(text) => Ok(vec![BString::from(text.as_bytes().to_vec())]),
+        _ => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,33 @@
+//! The border to Lua: the only code that knows mlua. Arguments come in, values go out, errors become strings.
+//!
+//! A function that can fail answers `nil, "text"`; none raises, because an error raised here would reach Lua as
+//! a userdata, whose text neither nginx's log nor a program's `pcall` can read. Arguments of a wrong type are the
+//! exception: only a mistake in the shim can bring them about.
+
+mod acts;
+mod configuration;
+mod instance;
+mod utils;
+
+use mlua::prelude::*;
+
+/// The native module: the API's six functions by name, the acts on an instance, and what `utils` needs.
+pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
+    let module = lua.create_table()?;
+    module.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
+    configuration::register(lua, &module)?;
+    acts::register(lua, &module)?;
+    instance::register(lua, &module)?;
+    module.set("utils", utils::table(lua)?)?;
+    Ok(module)
+}
+
+/// An answer in Lua's way: the value, or `nil, "text"`.
+type Answer<T> = (Option<T>, Option<String>);
+
+fn answer<T>(result: Result<T, impl std::fmt::Display>) -> Answer<T> {
+    match result {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error.to_string())),
+    }
+}

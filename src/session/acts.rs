@@ -1,0 +1,540 @@
+//! The acts on one session: open, save, touch, refresh, logout, destroy.
+
+use std::rc::Rc;
+
+use super::audiences::{self, Metadata};
+use super::configuration::Random;
+use super::effect::{Delete, Get, Host, Replacing, Set};
+use super::error::Cause;
+use super::times::{self, Refresh};
+use super::{Configuration, Error, record};
+use crate::cookie::header::{ENCODED_SIZE, MAX_DATA_SIZE, SID_SIZE};
+use crate::cookie::keys::sha256;
+use crate::cookie::seal::{self, Binding, Seal, Sealed};
+use crate::cookie::set_cookie::{self, Lines};
+use crate::cookie::{self, Flags, Header, RememberSafety, Sid, attributes, base64url, chunks};
+
+/// What an act works with.
+#[derive(Clone)]
+pub struct Act {
+    pub configuration: Rc<Configuration>,
+    pub host: Host,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+    pub random: Random,
+}
+
+/// A session has a cookie of its own and, where the user is to be remembered, a second one that outlives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Session,
+    Remember,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    New,
+    Open,
+    Closed,
+}
+
+/// What is known of a cookie that was opened or saved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meta {
+    pub header: Header,
+    /// Which of the configuration's keys authenticates it.
+    pub key: usize,
+    /// The payload's start that stands in the first cookie; empty with a storage.
+    pub initial_chunk: String,
+    /// The whole payload as it was sealed, where it lives in a storage.
+    pub ciphertext: Option<String>,
+}
+
+impl Meta {
+    /// From the value of the first cookie.
+    pub fn from_value(mut value: Vec<u8>, key: usize, ciphertext: Option<String>) -> Result<Self, Error> {
+        let header = Header::decode(&value)?;
+        value.drain(..ENCODED_SIZE);
+        let initial_chunk = String::from_utf8(value).map_err(|_| cookie::Error::InvalidPayload)?;
+        Ok(Self { header, key, initial_chunk, ciphertext })
+    }
+
+    /// The value of the first cookie.
+    pub fn value(&self) -> String {
+        self.header.encode() + &self.initial_chunk
+    }
+}
+
+/// A session between two acts.
+///
+/// An act that fails leaves it as it was, but for [`lines`](Self::lines), which hold the cookies of whatever
+/// was saved.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub state: State,
+    pub meta: Option<Meta>,
+    pub remember_meta: Option<Box<Meta>>,
+    /// Whether the program wants the user to be remembered.
+    pub remember: bool,
+    /// Whether this session asked to be forgotten.
+    pub forget: bool,
+    /// The audience to open.
+    pub audience: Vec<u8>,
+    /// JSON, one `[data, audience, subject]` an audience.
+    pub payload: Vec<u8>,
+    /// The current audience's place in the payload; `None` where it is to be added.
+    pub index: Option<usize>,
+    /// JSON of the info store, `{audience: {…}}`.
+    pub info: Option<Vec<u8>>,
+    /// Set-Cookie lines to send, in order.
+    pub lines: Lines,
+    /// What failed without failing the act: to be logged.
+    pub warning: Option<String>,
+}
+
+impl Session {
+    pub fn new(configuration: &Configuration) -> Self {
+        Self {
+            state: State::New,
+            meta: None,
+            remember_meta: None,
+            remember: configuration.remember,
+            forget: false,
+            audience: configuration.audience.clone(),
+            payload: Vec::new(),
+            index: None,
+            info: None,
+            lines: Lines::new(),
+            warning: None,
+        }
+    }
+
+    /// Whether the remember cookie goes along with the session's.
+    pub fn remembers(&self) -> bool {
+        let opened = self.meta.as_ref().is_some_and(|meta| meta.header.flags().contains(Flags::FORGET));
+        self.remember && !self.forget && !opened
+    }
+
+    /// Opens the request's session.
+    ///
+    /// Where its cookie does not open, and a remember cookie does, both are saved anew.
+    ///
+    /// # Errors
+    ///
+    /// Why the session's cookie does not open. With [`Error::MissingAudience`] the session is new, and has
+    /// taken over the other audiences.
+    pub async fn open(&mut self, act: &Act) -> Result<(), Error> {
+        let error = match self.read(act, Kind::Session).await {
+            Ok(opened) => return self.take_over(opened),
+            Err(error) => error,
+        };
+        if !self.remember {
+            return Err(error);
+        }
+        // Boxed: what seldom runs would make the future of every open large.
+        Box::pin(self.open_by_remember(act, error)).await
+    }
+
+    async fn open_by_remember(&mut self, act: &Act, error: Error) -> Result<(), Error> {
+        let Ok(opened) = self.read(act, Kind::Remember).await else { return Err(error) };
+        if opened.index.is_none() {
+            return Err(error);
+        }
+        self.open_remembered(act, opened).await
+    }
+
+    async fn open_remembered(&mut self, act: &Act, opened: Opened) -> Result<(), Error> {
+        let mut session = Self {
+            meta: None,
+            remember_meta: Some(Box::new(opened.meta)),
+            payload: opened.payload,
+            index: opened.index,
+            info: opened.info,
+            ..self.clone()
+        };
+        session.write(act, Kind::Remember).await?;
+        let result = session.write(act, Kind::Session).await;
+        if result.is_err() {
+            // The remember cookie that the browser has stops working soon: it needs the new one all the same.
+            self.lines = session.lines;
+            return result;
+        }
+        session.state = State::Open;
+        *self = session;
+        Ok(())
+    }
+
+    fn take_over(&mut self, opened: Opened) -> Result<(), Error> {
+        self.meta = Some(opened.meta);
+        self.payload = opened.payload;
+        self.index = opened.index;
+        self.info = opened.info;
+        if self.index.is_none() {
+            self.state = State::New;
+            return Err(Error::MissingAudience);
+        }
+        self.state = State::Open;
+        Ok(())
+    }
+
+    /// Saves the session under a new id, and the remember cookie where there is one to be.
+    ///
+    /// # Errors
+    ///
+    /// What failed for the session; a failure of the remember cookie is only a warning.
+    pub async fn save(&mut self, act: &Act) -> Result<(), Error> {
+        self.write(act, Kind::Session).await?;
+        self.state = State::Open;
+        self.write_remember(act).await;
+        Ok(())
+    }
+
+    async fn write_remember(&mut self, act: &Act) {
+        if !self.remembers() {
+            return;
+        }
+        self.find_remember(act).await;
+        if let Err(error) = self.write(act, Kind::Remember).await {
+            self.warning = Some(error.to_string());
+        }
+    }
+
+    /// Renews the idling offset; same id, and no storage is asked.
+    pub async fn touch(&mut self, act: &Act) -> Result<(), Error> {
+        let (State::Open, Some(meta)) = (self.state, &mut self.meta) else { return Err(Error::TouchNonexistent) };
+        let configuration = &act.configuration;
+        let idling_offset = u64::try_from(times::elapsed(&meta.header, act.now).rolling).unwrap_or(0);
+        let binding = act.binding(meta.header.flags()).await;
+        meta.header = seal::touch(&meta.header, act.key(meta.key), &binding, idling_offset);
+        let (name, attributes) = (&configuration.cookie_name, &configuration.attributes);
+        self.lines.push(set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes));
+        Ok(())
+    }
+
+    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved.
+    pub async fn refresh(&mut self, act: &Act) -> Result<(), Error> {
+        let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
+        let configuration = &act.configuration;
+        match configuration.timeouts.refresh(&meta.header, act.now, configuration.touch_threshold) {
+            Refresh::Save => self.write(act, Kind::Session).await,
+            Refresh::Touch => self.touch(act).await,
+            Refresh::Nothing => Ok(()),
+        }
+    }
+
+    /// Drops the current audience; the last one takes the whole session along.
+    pub async fn logout(&mut self, act: &Act) -> Result<(), Error> {
+        if self.state != State::Open {
+            return Err(Error::LogoutNonexistent);
+        }
+        let entries = audiences::entries(&self.payload)?;
+        if entries.len() <= 1 {
+            return self.destroy(act).await;
+        }
+        let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
+        let payload = audiences::join(others.map(|(_, entry)| entry));
+        let mut session = Self { payload, index: None, ..self.clone() };
+        session.write(act, Kind::Session).await?;
+        session.write_remember(act).await;
+        session.state = State::Closed;
+        *self = session;
+        Ok(())
+    }
+
+    /// Deletes the session's record and clears its cookies, and the remember cookie's where there is one.
+    ///
+    /// # Errors
+    ///
+    /// What the storage said; no cookie is cleared then, and destroying again makes good what is missing.
+    pub async fn destroy(&mut self, act: &Act) -> Result<(), Error> {
+        let (State::Open, Some(_)) = (self.state, &self.meta) else { return Err(Error::DestroyNonexistent) };
+        let mut lines = self.erase(act, Kind::Session).await?;
+        if self.remembers() && self.find_remember(act).await {
+            lines.extend(self.erase(act, Kind::Remember).await?);
+        }
+        self.lines.extend(lines);
+        self.state = State::Closed;
+        Ok(())
+    }
+
+    /// Writes the record's info anew, and the remember record's: no cookie, no new id.
+    pub async fn save_info(&mut self, act: &Act) -> Result<(), Error> {
+        let Some(info) = self.info.clone() else { return Ok(()) };
+        if let Some(meta) = &self.meta {
+            act.store_info(Kind::Session, meta, &info).await?;
+        }
+        if !self.remembers() {
+            return Ok(());
+        }
+        if self.remember_meta.as_ref().is_none_or(|meta| meta.ciphertext.is_none()) {
+            self.remember_meta = self.read(act, Kind::Remember).await.ok().map(|opened| Box::new(opened.meta));
+        }
+        match &self.remember_meta {
+            Some(meta) => act.store_info(Kind::Remember, meta, &info).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what is needed of the request's remember cookie, if it is good. Whether there is one.
+    async fn find_remember(&mut self, act: &Act) -> bool {
+        if self.remember_meta.is_none() {
+            let verified = act.verify(Kind::Remember).await.ok();
+            self.remember_meta = verified
+                .map(|(header, key, _)| Box::new(Meta { header, key, initial_chunk: String::new(), ciphertext: None }));
+        }
+        self.remember_meta.is_some()
+    }
+
+    /// Reads and decrypts a cookie and, with a storage, its record.
+    async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
+        let (header, key, cookie) = act.verify(kind).await?;
+        let (sealed, initial_size, info) = if act.configuration.stored {
+            let record = act.load(kind, &header).await?;
+            (record.ciphertext.into_bytes(), 0, record.info)
+        } else {
+            let mut payload = cookie;
+            payload.drain(..ENCODED_SIZE);
+            let initial_size = payload.len();
+            act.append_chunks(kind, &header, &mut payload).await?;
+            (payload, initial_size, None)
+        };
+        let payload = seal::open(&header, act.key(key), act.safety(kind), &sealed)?;
+        let index = audiences::position(&audiences::entries(&payload)?, &self.audience);
+        // What was decoded as base64url is text.
+        let mut sealed = String::from_utf8(sealed).map_err(|_| cookie::Error::InvalidPayload)?;
+        let meta = if act.configuration.stored {
+            Meta { header, key, initial_chunk: String::new(), ciphertext: Some(sealed) }
+        } else {
+            sealed.truncate(initial_size);
+            Meta { header, key, initial_chunk: sealed, ciphertext: None }
+        };
+        Ok(Opened { meta, payload, index, info })
+    }
+
+    /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
+    async fn write(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
+        self.enforce_same_subject(act)?;
+        let previous = self.meta_of(kind);
+        let sealed = self.seal(act, kind, previous).await?;
+        let attributes = act.attributes(kind, sealed.header.creation_time());
+        let name = act.name(kind);
+        let meta = if act.configuration.stored {
+            self.store(act, kind, &sealed).await?;
+            self.lines.push(set_cookie::first(name, &sealed.header, "", &attributes));
+            Meta { header: sealed.header, key: 0, initial_chunk: String::new(), ciphertext: Some(sealed.payload) }
+        } else {
+            let (mut lines, first) = set_cookie::sealed(name, &sealed, &attributes)?;
+            if let Some(before) = previous {
+                let before = chunks::count(name, before.header.data_size()).unwrap_or(1);
+                lines.extend(set_cookie::expire(name, lines.len() + 1, before, &act.configuration.attributes));
+            }
+            self.lines.extend(lines);
+            let Sealed { header, mut payload } = sealed;
+            payload.truncate(first);
+            Meta { header, key: 0, initial_chunk: payload, ciphertext: None }
+        };
+        match kind {
+            Kind::Session => self.meta = Some(meta),
+            Kind::Remember => self.remember_meta = Some(Box::new(meta)),
+        }
+        Ok(())
+    }
+
+    async fn seal(&self, act: &Act, kind: Kind, previous: Option<&Meta>) -> Result<Sealed, Error> {
+        let configuration = &act.configuration;
+        let before = previous.map(|meta| &meta.header);
+        let creation_time = before.map_or(act.now, Header::creation_time);
+        let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
+        let seal = Seal {
+            key: act.key(0),
+            sid: act.fresh_sid()?,
+            flags: configuration.bind.with(Flags::STORED, configuration.stored).with(Flags::FORGET, forget),
+            creation_time,
+            rolling_offset: act.now.saturating_sub(creation_time),
+            safety: act.safety(kind),
+            compression_threshold: configuration.compression_threshold,
+            binding: &act.binding(configuration.bind).await,
+        };
+        Ok(seal.seal(&self.payload)?)
+    }
+
+    async fn store(&self, act: &Act, kind: Kind, sealed: &Sealed) -> Result<(), Error> {
+        let age = act.now.saturating_sub(sealed.header.creation_time());
+        let replacing = Replacing {
+            old_key: self.meta_of(kind).map(|meta| act.storage_key(&meta.header)),
+            stale_ttl: act.configuration.stale_ttl,
+            metadata: self.metadata(act)?,
+        };
+        let set = Set {
+            name: act.name(kind).to_owned(),
+            key: act.storage_key(&sealed.header),
+            value: record::encode(&sealed.payload, self.info.as_deref()),
+            ttl: act.timeouts(kind).record_ttl(age, 0),
+            current_time: act.now,
+            replacing: Some(replacing),
+        };
+        act.host.set(set).await.map_err(|cause| Error::Store(Cause(cause)))
+    }
+
+    /// Deletes the record; the lines that clear the cookies.
+    async fn erase(&self, act: &Act, kind: Kind) -> Result<Lines, Error> {
+        let Some(meta) = self.meta_of(kind) else { return Ok(Lines::new()) };
+        let name = act.name(kind);
+        if !act.configuration.stored {
+            let count = chunks::count(name, meta.header.data_size()).unwrap_or(1);
+            return Ok(set_cookie::expire(name, 1, count, &act.configuration.attributes));
+        }
+        let delete = Delete {
+            name: name.to_owned(),
+            key: act.storage_key(&meta.header),
+            current_time: act.now,
+            metadata: self.metadata(act)?,
+        };
+        act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))?;
+        Ok(set_cookie::expire(name, 1, 1, &act.configuration.attributes))
+    }
+
+    fn meta_of(&self, kind: Kind) -> Option<&Meta> {
+        match kind {
+            Kind::Session => self.meta.as_ref(),
+            Kind::Remember => self.remember_meta.as_deref(),
+        }
+    }
+
+    fn metadata(&self, act: &Act) -> Result<Option<Metadata>, Error> {
+        if !act.configuration.store_metadata || self.payload.is_empty() {
+            return Ok(None);
+        }
+        Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
+    }
+
+    /// Drops the audiences whose subject is not the current one's.
+    fn enforce_same_subject(&mut self, act: &Act) -> Result<(), Error> {
+        let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(()) };
+        let entries = audiences::entries(&self.payload)?;
+        let Some(subject) = entries.get(index).map(|entry| &entry.subject) else { return Ok(()) };
+        if entries.iter().all(|entry| entry.subject == *subject) {
+            return Ok(());
+        }
+        let dropped = entries[..index].iter().filter(|entry| entry.subject != *subject).count();
+        self.payload = audiences::join(entries.iter().filter(|entry| entry.subject == *subject));
+        self.index = Some(index - dropped);
+        Ok(())
+    }
+}
+
+/// What a good cookie holds.
+struct Opened {
+    meta: Meta,
+    payload: Vec<u8>,
+    index: Option<usize>,
+    info: Option<Vec<u8>>,
+}
+
+impl Act {
+    /// Reads a cookie and checks all that can be checked without its payload: its header, the key that
+    /// authenticates it, and its value.
+    async fn verify(&self, kind: Kind) -> Result<(Header, usize, Vec<u8>), Error> {
+        let cookie = self.host.cookie(self.name(kind)).await.ok_or(cookie::Error::Missing)?;
+        let header = Header::decode(&cookie)?;
+        if header.flags().contains(Flags::STORED) != self.configuration.stored {
+            return Err(Error::InvalidFlags);
+        }
+        match kind {
+            Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
+            Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
+        }
+        let binding = self.binding(header.flags()).await;
+        let key = seal::verify(&header, &self.configuration.keys, &binding)?;
+        Ok((header, key, cookie))
+    }
+
+    async fn append_chunks(&self, kind: Kind, header: &Header, payload: &mut Vec<u8>) -> Result<(), Error> {
+        let name = self.name(kind);
+        // More than nine cookies can hold was never written by a save.
+        let count = chunks::count(name, header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
+        for number in 2..=count {
+            let chunk = self.host.cookie(&chunks::name(name, number)).await.ok_or(cookie::Error::MissingChunk)?;
+            if payload.len() + chunk.len() > MAX_DATA_SIZE {
+                return Err(cookie::Error::InvalidPayload.into());
+            }
+            payload.extend_from_slice(&chunk);
+        }
+        Ok(())
+    }
+
+    async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
+        let get = Get { name: self.name(kind).to_owned(), key: self.storage_key(header), current_time: self.now };
+        let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
+        record::decode(&text)
+    }
+
+    async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<(), Error> {
+        let Some(ciphertext) = &meta.ciphertext else { return Ok(()) };
+        let age = self.now.saturating_sub(meta.header.creation_time());
+        let set = Set {
+            name: self.name(kind).to_owned(),
+            key: self.storage_key(&meta.header),
+            value: record::encode(ciphertext, Some(info)),
+            ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
+            current_time: self.now,
+            replacing: None,
+        };
+        self.host.set(set).await.map_err(|cause| Error::StoreInfo(Cause(cause)))
+    }
+
+    /// The values that the flags bind to; those of the request only where they are needed.
+    async fn binding(&self, flags: Flags) -> Binding {
+        if flags.is_bound() { self.host.binding().await } else { Binding::default() }
+    }
+
+    fn fresh_sid(&self) -> Result<Sid, Error> {
+        let mut sid = [0; SID_SIZE];
+        (self.random)(&mut sid).map_err(Error::Random)?;
+        Ok(sid)
+    }
+
+    fn key(&self, index: usize) -> &cookie::Key {
+        &self.configuration.keys[index]
+    }
+
+    fn name(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Session => &self.configuration.cookie_name,
+            Kind::Remember => &self.configuration.remember_cookie_name,
+        }
+    }
+
+    fn timeouts(&self, kind: Kind) -> &times::Timeouts {
+        match kind {
+            Kind::Session => &self.configuration.timeouts,
+            Kind::Remember => &self.configuration.remember_timeouts,
+        }
+    }
+
+    fn safety(&self, kind: Kind) -> RememberSafety {
+        match kind {
+            Kind::Session => RememberSafety::None,
+            Kind::Remember => self.configuration.remember_safety,
+        }
+    }
+
+    fn attributes(&self, kind: Kind, creation_time: u64) -> String {
+        let attributes = &self.configuration.attributes;
+        match kind {
+            Kind::Session => attributes.clone(),
+            Kind::Remember => {
+                let timeout = self.timeouts(kind).rolling;
+                let max_age = if timeout == 0 { attributes::MAX_AGE } else { timeout.min(attributes::MAX_AGE) };
+                attributes::persistent(attributes, creation_time, max_age)
+            }
+        }
+    }
+
+    fn storage_key(&self, header: &Header) -> String {
+        match self.configuration.hash_storage_key {
+            true => base64url::encode(&sha256(header.sid())),
+            false => base64url::encode(header.sid()),
+        }
+    }
+}

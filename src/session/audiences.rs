@@ -1,0 +1,241 @@
+//! The payload's outer shape: a JSON array of one `[data, audience, subject]` an audience, a missing subject
+//! left out.
+//!
+//! The data themselves are never decoded here: they are the program's, as its JSON library wrote them, and may
+//! hold bytes that are no UTF-8. What is read are the names behind them. Nesting is counted, not recursed into.
+
+use std::borrow::Cow;
+
+use serde_bytes::ByteBuf;
+
+use super::Error;
+use crate::cookie::base64url;
+use crate::cookie::keys::sha256;
+
+/// One audience's part of a payload.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The whole `[data, audience, subject]`, as it stands.
+    text: &'a [u8],
+    pub audience: Option<Cow<'a, [u8]>>,
+    pub subject: Option<Cow<'a, [u8]>>,
+}
+
+/// Which sessions a record belongs to, for storages that can list them: two arrays of equal length, base64url.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub audiences: Vec<String>,
+    pub subjects: Vec<String>,
+}
+
+/// Splits a payload into its audiences.
+pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
+    let mut scanner = Scanner { text: payload, at: 0 };
+    let mut entries = Vec::with_capacity(1);
+    scanner.expect(b'[', "array expected")?;
+    if !scanner.accept(b']') {
+        loop {
+            entries.push(scanner.entry()?);
+            if !scanner.accept(b',') {
+                break;
+            }
+        }
+        scanner.expect(b']', "end of array expected")?;
+    }
+    match scanner.peek() {
+        None => Ok(entries),
+        Some(_) => Err(Error::PayloadFormat("end of text expected")),
+    }
+}
+
+/// The position of an audience.
+pub fn position(entries: &[Entry<'_>], audience: &[u8]) -> Option<usize> {
+    entries.iter().position(|entry| entry.audience.as_deref() == Some(audience))
+}
+
+/// The payload of some of the entries.
+pub fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Vec<u8> {
+    let texts: Vec<&[u8]> = entries.into_iter().map(|entry| entry.text).collect();
+    [b"[", texts.join(&b","[..]).as_slice(), b"]"].concat()
+}
+
+/// The metadata of all entries that have a subject; `None` where none has. With `hash_subject` a subject is
+/// the first 16 bytes of its SHA-256.
+pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
+    let mut metadata = Metadata { audiences: Vec::new(), subjects: Vec::new() };
+    for entry in entries {
+        let (Some(audience), Some(subject)) = (&entry.audience, &entry.subject) else { continue };
+        metadata.audiences.push(base64url::encode(audience));
+        metadata.subjects.push(match hash_subject {
+            true => base64url::encode(&sha256(subject)[..16]),
+            false => base64url::encode(subject),
+        });
+    }
+    (!metadata.audiences.is_empty()).then_some(metadata)
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(byte) = self.text.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(*byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    fn accept(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, byte: u8, problem: &'static str) -> Result<(), Error> {
+        if self.accept(byte) { Ok(()) } else { Err(Error::PayloadFormat(problem)) }
+    }
+
+    fn entry(&mut self) -> Result<Entry<'a>, Error> {
+        self.expect(b'[', "array of an audience expected")?;
+        let start = self.at - 1;
+        self.value()?;
+        let audience = self.name()?;
+        let subject = self.name()?;
+        while self.accept(b',') {
+            self.value()?;
+        }
+        self.expect(b']', "end of an audience's array expected")?;
+        Ok(Entry { text: &self.text[start..self.at], audience, subject })
+    }
+
+    /// The next element of an entry, if there is one.
+    fn name(&mut self) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        if !self.accept(b',') {
+            return Ok(None);
+        }
+        match self.value()? {
+            b"null" | b"false" => Ok(None),
+            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Ok(Some(Cow::Borrowed(inner))),
+            text @ [b'"', ..] => serde_json::from_slice::<ByteBuf>(text)
+                .map(|name| Some(Cow::Owned(name.into_vec())))
+                .map_err(|_| Error::PayloadFormat("invalid string")),
+            other => Ok(Some(Cow::Borrowed(other))),
+        }
+    }
+
+    /// Passes over one value of any kind and returns its text.
+    fn value(&mut self) -> Result<&'a [u8], Error> {
+        let mut depth = 0_usize;
+        self.peek().ok_or(Error::PayloadFormat("value expected"))?;
+        let start = self.at;
+        while let Some(byte) = self.text.get(self.at) {
+            match byte {
+                b'"' => self.string()?,
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' if depth == 0 => break,
+                b']' | b'}' => depth -= 1,
+                b',' if depth == 0 => break,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        match self.text[start..self.at].trim_ascii_end() {
+            b"" => Err(Error::PayloadFormat("value expected")),
+            _ if depth > 0 => Err(Error::PayloadFormat("unexpected end of text")),
+            text => Ok(text),
+        }
+    }
+
+    /// Stops at a string's closing quote.
+    fn string(&mut self) -> Result<(), Error> {
+        loop {
+            let rest = self.text.get(self.at + 1..).unwrap_or_default();
+            let found = memchr::memchr2(b'"', b'\\', rest).ok_or(Error::PayloadFormat("unexpected end of a string"))?;
+            self.at += 1 + found;
+            if self.text[self.at] == b'"' {
+                return Ok(());
+            }
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(payload: &[u8]) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+        let own = |name: Option<Cow<[u8]>>| name.map(Cow::into_owned);
+        entries(payload).unwrap().into_iter().map(|entry| (own(entry.audience), own(entry.subject))).collect()
+    }
+
+    #[test]
+    fn names_are_read_past_any_data() {
+        let payload = br#" [ [ {"a":"]\"},[","b":[[1,2],{}]} , "shop" , "j\u00f6hn\/\ud83d\ude00" ],["x\\","blog"],[[],null,null],[1]]"#;
+        let some = |text: &str| Some(text.as_bytes().to_vec());
+        assert_eq!(names(payload), [(some("shop"), some("jöhn/😀")), (some("blog"), None), (None, None), (None, None)]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_as_they_are() {
+        assert_eq!(
+            names(b"[[{\"k\":\"\xff\xfe\"},\"\xff\",\"\x80\\n\"]]"),
+            [(Some(vec![0xff]), Some(vec![0x80, b'\n']))]
+        );
+    }
+
+    #[test]
+    fn what_is_no_payload_is_an_error() {
+        for payload in [
+            "",
+            "[",
+            "[[",
+            "[[{}",
+            "[[{}]",
+            "[[{},]]",
+            "[{}]",
+            "[[{},\"a]]",
+            "[[{}]] x",
+            "[[\"\\",
+            "[[{},\"\\x\"]]",
+            "[[],]",
+        ] {
+            assert!(entries(payload.as_bytes()).is_err(), "{payload}");
+        }
+    }
+
+    #[test]
+    fn entries_can_be_dropped() {
+        let payload = br#"[[{"a":1},"a"],[{"b":2},"b","s"],[{"c":3},"c"]]"#;
+        let all = entries(payload).unwrap();
+        assert_eq!(join(&all), payload);
+        assert_eq!(join(all.iter().filter(|entry| entry.subject.is_none())), br#"[[{"a":1},"a"],[{"c":3},"c"]]"#);
+        assert_eq!(join([]), b"[]");
+    }
+
+    #[test]
+    fn subjects_are_hashed_for_every_audience() {
+        let payload = br#"[[{},"a","john"],[{},"b"],[{},"c","jane"]]"#;
+        let hashed = metadata(&entries(payload).unwrap(), true).unwrap();
+        assert_eq!(hashed.audiences, ["YQ", "Yw"]);
+        assert_eq!(hashed.subjects, [b"john", b"jane"].map(|subject| base64url::encode(&sha256(subject)[..16])));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(payload: Vec<u8>) {
+            let _ = entries(&payload);
+        }
+
+        #[test]
+        fn no_near_json_makes_it_panic(payload in "[\\[\\]{},:\"\\\\ a0]{0,40}") {
+            let _ = entries(payload.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What an act needs from outside, and how it gets it.
+//!
+//! An act awaits its [`Host`]; the [`Task`] that wraps the act then stops with [`Step::Needs`], and goes on
+//! once it is [resumed](Task::resume) with the [`Answer`]. There is no executor: whoever holds the task polls
+//! it by hand, meets its needs one by one, and may take as long as it likes for each.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::audiences::Metadata;
+use crate::cookie::Binding;
+
+/// What an act needs next.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// The value of a request cookie: [`Answer::Cookie`].
+    Cookie { name: String },
+    /// The request's values that a MAC may cover: [`Answer::Binding`].
+    Binding,
+    /// The record of a storage: [`Answer::Record`].
+    Get(Get),
+    /// Storing a record: [`Answer::Done`].
+    Set(Box<Set>),
+    /// Deleting a record: [`Answer::Done`].
+    Delete(Delete),
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Get {
+    pub name: String,
+    pub key: String,
+    pub current_time: u64,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Set {
+    /// The cookie's name.
+    pub name: String,
+    pub key: String,
+    pub value: String,
+    /// Seconds.
+    pub ttl: u64,
+    pub current_time: u64,
+    /// What a save says besides; absent where only the record's info is written anew.
+    pub replacing: Option<Replacing>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Replacing {
+    /// The record that the new one replaces, which must go on working for `stale_ttl` seconds.
+    pub old_key: Option<String>,
+    pub stale_ttl: u64,
+    pub metadata: Option<Metadata>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Delete {
+    pub name: String,
+    pub key: String,
+    pub current_time: u64,
+    pub metadata: Option<Metadata>,
+}
+
+/// What an [`Effect`] came to. Errors are a storage's own words, where it has any.
+#[derive(Debug)]
+pub enum Answer {
+    Cookie(Option<Vec<u8>>),
+    Binding(Binding),
+    Record(Result<Vec<u8>, Option<String>>),
+    Done(Result<(), Option<String>>),
+}
+
+#[derive(Default)]
+struct Mailbox {
+    need: Option<Effect>,
+    answer: Option<Answer>,
+}
+
+/// An act's way to the outside.
+#[derive(Clone)]
+pub struct Host(Rc<RefCell<Mailbox>>);
+
+impl Host {
+    pub async fn cookie(&self, name: &str) -> Option<Vec<u8>> {
+        match self.ask(Effect::Cookie { name: name.to_owned() }).await {
+            Answer::Cookie(value) => value,
+            _ => None,
+        }
+    }
+
+    pub async fn binding(&self) -> Binding {
+        match self.ask(Effect::Binding).await {
+            Answer::Binding(binding) => binding,
+            _ => Binding::default(),
+        }
+    }
+
+    pub async fn get(&self, get: Get) -> Result<Vec<u8>, Option<String>> {
+        match self.ask(Effect::Get(get)).await {
+            Answer::Record(result) => result,
+            _ => Err(Some(MISMATCH.to_owned())),
+        }
+    }
+
+    pub async fn set(&self, set: Set) -> Result<(), Option<String>> {
+        Self::done(self.ask(Effect::Set(Box::new(set))).await)
+    }
+
+    pub async fn delete(&self, delete: Delete) -> Result<(), Option<String>> {
+        Self::done(self.ask(Effect::Delete(delete)).await)
+    }
+
+    fn done(answer: Answer) -> Result<(), Option<String>> {
+        match answer {
+            Answer::Done(result) => result,
+            _ => Err(Some(MISMATCH.to_owned())),
+        }
+    }
+
+    async fn ask(&self, effect: Effect) -> Answer {
+        self.0.borrow_mut().need = Some(effect);
+        poll_fn(|_| match self.0.borrow_mut().answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+const MISMATCH: &str = "the answer is not one to the question";
+
+/// An act under way, with what it came to in the end: a `T`.
+pub struct Task<T> {
+    /// Gone once it is done.
+    future: Option<Pin<Box<dyn Future<Output = T>>>>,
+    host: Host,
+    needs_record: bool,
+}
+
+/// Where a task stopped.
+pub enum Step<T> {
+    Needs(Effect),
+    Done(T),
+    /// It was resumed after it was done.
+    Over,
+}
+
+impl<T> Task<T> {
+    pub fn new<F: Future<Output = T> + 'static>(act: impl FnOnce(Host) -> F) -> Self {
+        let host = Host(Rc::default());
+        Self { future: Some(Box::pin(act(host.clone()))), host, needs_record: false }
+    }
+
+    /// Whether the last step needs an [`Answer::Record`], and not another.
+    pub fn needs_record(&self) -> bool {
+        self.needs_record
+    }
+
+    /// Runs up to the first need, or to the end.
+    pub fn start(&mut self) -> Step<T> {
+        let Some(future) = &mut self.future else { return Step::Over };
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => {
+                self.future = None;
+                Step::Done(result)
+            }
+            Poll::Pending => {
+                let need = self.host.0.borrow_mut().need.take();
+                self.needs_record = matches!(need, Some(Effect::Get(_)));
+                need.map_or(Step::Over, Step::Needs)
+            }
+        }
+    }
+
+    /// Goes on with the answer to what the last step needed.
+    pub fn resume(&mut self, answer: Answer) -> Step<T> {
+        self.host.0.borrow_mut().answer = Some(answer);
+        self.start()
+    }
+}

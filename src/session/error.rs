@@ -1,0 +1,82 @@
+//! What can go wrong with a session. The texts are part of the API: programs match them.
+
+use crate::cookie;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Cookie(#[from] cookie::Error),
+
+    #[error("invalid session flags")]
+    InvalidFlags,
+    #[error("session lifetime exceeded")]
+    LifetimeExceeded,
+    #[error("session absolute timeout exceeded")]
+    AbsoluteTimeoutExceeded,
+    #[error("session rolling timeout exceeded")]
+    RollingTimeoutExceeded,
+    #[error("session idling timeout exceeded")]
+    IdlingTimeoutExceeded,
+    #[error("session remember absolute timeout exceeded")]
+    RememberAbsoluteTimeoutExceeded,
+    #[error("session remember rolling timeout exceeded")]
+    RememberRollingTimeoutExceeded,
+    #[error("invalid session idling offset")]
+    InvalidIdlingOffset,
+    #[error("missing session audience")]
+    MissingAudience,
+
+    #[error("unable to load session{0}")]
+    Load(Cause),
+    #[error("unable to json decode session ({0})")]
+    RecordFormat(serde_json::Error),
+    #[error("unable to json decode session (array with a ciphertext expected)")]
+    RecordShape,
+    #[error("unable to base64url decode session info ({0})")]
+    InfoEncoding(cookie::base64url::DecodeError),
+    #[error("unable to json decode session data ({0})")]
+    PayloadFormat(&'static str),
+    #[error("unable to generate session id ({0})")]
+    Random(getrandom::Error),
+    #[error("unable to store session data{0}")]
+    Store(Cause),
+    #[error("unable to store session info{0}")]
+    StoreInfo(Cause),
+    #[error("unable to destroy session{0}")]
+    Delete(Cause),
+
+    #[error("unable to touch nonexistent session")]
+    TouchNonexistent,
+    #[error("unable to refresh nonexistent session")]
+    RefreshNonexistent,
+    #[error("unable to logout nonexistent session")]
+    LogoutNonexistent,
+    #[error("unable to destroy nonexistent session")]
+    DestroyNonexistent,
+
+    #[error("invalid ikm size")]
+    IkmSize,
+    #[error("invalid ikm size in ikm_fallbacks")]
+    IkmFallbackSize,
+    #[error("invalid bind")]
+    InvalidBind,
+    #[error("invalid header name")]
+    InvalidHeaderName,
+    #[error("SameParty session cookies cannot use SameSite=Strict")]
+    SamePartyStrict,
+    #[error("invalid {option} ({cause})")]
+    InvalidOption { option: &'static str, cause: String },
+}
+
+/// What a storage said, if it said anything: ` (cause)`, or nothing.
+#[derive(Debug)]
+pub struct Cause(pub Option<String>);
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(cause) => write!(formatter, " ({cause})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The rules of a session: configuration, times, audiences, and what the acts on a session do.
+//!
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside, a cookie of
+//! the request or a storage's answer, it awaits from its [`Host`](effect::Host); nothing else is awaited, so
+//! whoever drives the act sees each need as an [`Effect`](effect::Effect) and decides how to meet it.
+//!
+//! ```
+//! use std::rc::Rc;
+//! use resty_session::session::{self, Act, Options, Session};
+//! use resty_session::session::effect::{Answer, Effect, Step, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = Options { secret: Some(b"a secret".to_vec()), ..Options::default() };
+//! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
+//!
+//! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
+//! let mut task = Task::new(|host| async move {
+//!     let act = Act { configuration, host, now: 1_700_000_000, random: getrandom::fill };
+//!     let mut session = Session::new(&act.configuration);
+//!     session.payload = br#"[[{"name":"Ada"},"default","ada"]]"#.to_vec();
+//!     let result = session.save(&act).await;
+//!     (session, result)
+//! });
+//! // With cookie storage a save needs nothing from outside.
+//! let Step::Done((session, result)) = task.start() else { panic!() };
+//! result?;
+//! assert!(session.lines[0].starts_with("session=AQAA"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod acts;
+mod api;
+pub mod audiences;
+pub mod configuration;
+pub mod effect;
+mod error;
+pub mod record;
+pub mod times;
+
+pub use acts::{Act, Kind, Meta, Session, State};
+pub use api::{Outcome, destroy, init, logout, new, open, start};
+pub use configuration::{Configuration, Options};
+pub use error::Error;
