@@ -519,8 +519,8 @@ local function get_property(self, name)
   return value or meta[name]
 end
 
---- A property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`, `rolling-timeout`, `absolute-timeout`, or a
--- field of `meta`. Timeouts are what is left of them, in seconds.
+--- A property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`, `rolling-timeout`, `absolute-timeout`,
+-- or a field of `meta`. Timeouts are what is left of them, in seconds.
 -- @tparam string name
 -- @return its value, or nil
 function metatable:get_property(name)

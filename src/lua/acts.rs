@@ -229,9 +229,8 @@ fn cookie(lua: &Lua, name: &str) -> LuaResult<Answer> {
 }
 
 fn binding(lua: &Lua) -> LuaResult<Answer> {
-    let (remote_addr, scheme, user_agent): (Option<BString>, Option<BString>, Option<BString>) =
-        reader(lua)?.call(())?;
-    let bytes = |value: Option<BString>| value.map(Into::into).unwrap_or_default();
+    let (remote_addr, scheme, user_agent): (LuaValue, LuaValue, LuaValue) = reader(lua)?.call(())?;
+    let bytes = |value: LuaValue| value.as_string().map(|text| text.as_bytes().to_vec()).unwrap_or_default();
     Ok(Answer::Binding(Binding {
         remote_addr: bytes(remote_addr),
         scheme: bytes(scheme),

@@ -170,7 +170,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn names(payload: &[u8]) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    type Name = Option<Vec<u8>>;
+
+    fn names(payload: &[u8]) -> Vec<(Name, Name)> {
         let own = |name: Option<Cow<[u8]>>| name.map(Cow::into_owned);
         entries(payload).unwrap().into_iter().map(|entry| (own(entry.audience), own(entry.subject))).collect()
     }

@@ -94,10 +94,12 @@ end
 -- @treturn string|nil error
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
   local dict = self.dict
-  -- `safe_set` does not push out sessions that are alive: a full zone is an error that says so.
-  local ok, err = dict:safe_set(get_name(self, name, key), value, ttl)
+  local ok, err, forced = dict:set(get_name(self, name, key), value, ttl)
   if not ok then
     return nil, err
+  end
+  if forced then
+    ngx.log(ngx.WARN, "[session] shared memory zone is full: the least recently used session was dropped")
   end
   if old_key then
     local old_name = get_name(self, name, old_key)

@@ -1,0 +1,59 @@
+# Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
+#
+# NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's.
+
+CARGO ?= cargo
+LUALIB := build/lualib
+# Where `make install` puts Lua files and the native module: Debian's places for Lua 5.1 and LuaJIT.
+PREFIX ?= /usr/local
+LUA_LIB_DIR ?= $(PREFIX)/share/lua/5.1
+LUA_CLIB_DIR ?= $(PREFIX)/lib/lua/5.1
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+LUA_FILES := $(shell find lua -name '*.lua')
+
+export NGINX
+
+.PHONY: build run test lint bench install clean
+
+build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
+
+$(LUALIB)/%.lua: lua/%.lua
+	@install -D -m 644 $< $@
+
+.PHONY: native
+native:
+	$(CARGO) build --release --locked --lib
+
+$(LUALIB)/resty/session/native.so: native
+	@cmp -s $(TARGET_DIR)/release/libresty_session.so $@ || install -D -m 755 $(TARGET_DIR)/release/libresty_session.so $@
+
+run:
+	@scripts/setup run
+	@$(MAKE) --no-print-directory build
+	@examples/demo/run
+
+test:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build lint
+	$(CARGO) test --locked
+	$(CARGO) test --locked --test nginx
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	luacheck -q lua spec
+
+bench:
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@benches/run
+
+install: build
+	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \
+		install -D -m 644 lua/$$file "$(DESTDIR)$(LUA_LIB_DIR)/$$file" || exit 1; \
+	done
+	@install -D -m 755 $(LUALIB)/resty/session/native.so "$(DESTDIR)$(LUA_CLIB_DIR)/resty/session/native.so"
+
+clean:
+	$(CARGO) clean
+	rm -rf build

@@ -1,0 +1,181 @@
+local session = require "resty.session"
+local support = require "spec.support"
+local utils = require "resty.session.utils"
+
+describe("storage", function()
+  local browser
+
+  before_each(function()
+    session.init({ secret = "spec" })
+    browser = support.browser()
+  end)
+
+  teardown(support.restore)
+
+  -- The same life over every storage.
+  local function life(configuration)
+    local s = session.new(configuration)
+    s:set("@key", "as it is")
+    s:set_subject("ada")
+    s.info:set("seen", 1)
+    assert(s:save())
+    assert.equal(1, #browser:next())
+    assert.equal(110, #browser.cookies.session)
+    assert.equal(1, s.meta.flags)
+
+    local opened, err, exists = session.open(configuration)
+    assert.is_nil(err)
+    assert.is_true(exists)
+    assert.equal("as it is", opened:get("@key"))
+    assert.equal(1, opened.info:get("seen"))
+    local id = opened:get_property("id")
+
+    opened.info:set("seen", 2)
+    assert.same({ true }, { opened.info:save() })
+    assert.same({}, browser:next())
+    opened = session.open(configuration)
+    assert.equal(2, opened.info:get("seen"))
+    assert.equal(id, opened:get_property("id"))
+
+    assert.is_true(opened:touch())
+    browser:next()
+    local old = browser.cookies.session
+    opened = session.open(configuration)
+    assert.equal("as it is", opened:get("@key"))
+    opened:set("n", 2)
+    assert(opened:save())
+    browser:next()
+    assert.equal(2, session.open(configuration):get("n"))
+
+    local new = browser.cookies.session
+    browser.var.cookie_session = old
+    assert.is_true((select(3, session.open(configuration))), "the old record goes on working")
+    browser.var.cookie_session = new
+
+    assert.same({ true, nil, true, true }, { session.destroy(configuration) })
+    browser.var.cookie_session = new
+    browser:next()
+    browser.var.cookie_session = new
+    assert.equal("unable to load session", (select(2, session.open(configuration))))
+  end
+
+  it("may be a table, and may yield", function()
+    life({ storage = support.memory() })
+  end)
+
+  it("may be a module by name", function()
+    package.loaded["spec.custom"] = {
+      new = function(configuration)
+        assert.equal("bar", configuration.foo)
+        return support.memory()
+      end,
+    }
+    life({ storage = "spec.custom", ["spec.custom"] = { foo = "bar" } })
+  end)
+
+  it("may be shared memory", function()
+    life({ storage = "shm" })
+    life({ storage = "shm", shm = { zone = "sessions", prefix = "p", suffix = "s" }, hash_storage_key = true })
+    life({ storage = "shm", store_metadata = true })
+  end)
+
+  it("may be the one that init names", function()
+    session.init({ secret = "spec", storage = "shm" })
+    life()
+  end)
+
+  it("is the cookie again where a session says so", function()
+    session.init({ secret = "spec", storage = "shm" })
+    for _, storage in ipairs { "cookie", false } do
+      local s = session.new({ storage = storage })
+      assert(s:save())
+      assert.equal(0, s.meta.flags)
+      browser:next()
+      assert.is_true((select(3, session.open({ storage = storage }))))
+      assert.equal("invalid session flags", (select(2, session.open())))
+    end
+  end)
+
+  it("is asked what the reference says", function()
+    local memory = support.memory()
+    local options = { storage = memory, store_metadata = true, audience = "shop" }
+    local s = session.new(options)
+    s:set_subject("ada")
+    assert(s:save())
+    local key = s:get_property("id")
+    assert(s:save())
+    local first, second = memory.calls[1], memory.calls[2]
+    local metadata = { audiences = { utils.encode_base64url("shop") }, subjects = { utils.encode_base64url("ada") } }
+    assert.same({ "set", "session", key, first[4], 3600, first[6], nil, 10, metadata }, first)
+    assert.equal(key, second[7])
+    assert.is_near(ngx.time(), second[6], 1)
+    local value = utils.decode_json(first[4])
+    assert.equal(1, #value)
+    assert.equal(s.meta.data_size, #value[1])
+    local id = s:get_property("id")
+    assert(s:destroy())
+    assert.same({ "delete", "session", id, memory.calls[3][4], metadata }, memory.calls[3])
+  end)
+
+  it("hashes keys and subjects", function()
+    local memory = support.memory()
+    local s = session.new({ storage = memory, hash_storage_key = true, hash_subject = true, store_metadata = true })
+    s:set_subject("ada")
+    assert(s:save())
+    assert.equal(utils.encode_base64url(utils.sha256(s.meta.sid)), memory.calls[1][3])
+    assert.equal(utils.encode_base64url(utils.sha256("ada"):sub(1, 16)), memory.calls[1][9].subjects[1])
+  end)
+
+  it("fails without harm", function()
+    local memory = support.memory()
+    local options = { storage = memory }
+    local s = session.new(options)
+    memory.broken = "connection refused"
+    assert.same({ nil, "unable to store session data (connection refused)" }, { s:save() })
+    assert.equal("new", s.state)
+    assert.same({}, browser:lines())
+    memory.broken = nil
+    assert(s:save())
+    browser:next()
+    memory.broken = "connection refused"
+    assert.equal("unable to load session (connection refused)", (select(2, session.open(options))))
+    assert.same({ nil, "unable to destroy session (connection refused)" }, { s:destroy() })
+    assert.equal("open", s.state)
+    s.info:set("a", 1)
+    assert.same({ nil, "unable to store session info (connection refused)" }, { s.info:save() })
+    assert.same({}, browser:lines())
+  end)
+
+  it("keeps a remember cookie that cannot be saved a warning", function()
+    local memory = support.memory()
+    local set, count = memory.set, 0
+    function memory:set(...)
+      count = count + 1
+      if count == 2 then
+        return nil, "out of memory"
+      end
+      return set(self, ...)
+    end
+    local s = session.new({ storage = memory, remember = true, remember_safety = "None" })
+    assert.is_true(s:save())
+    assert.equal(1, #browser:lines())
+    assert.same({ ngx.WARN, "[session] ", "unable to store session data (out of memory)" }, browser.log[1])
+  end)
+
+  it("lists a subject's live sessions", function()
+    local storage = utils.load_storage("shm")
+    local now = ngx.time()
+    local function set(key, ttl, old_key)
+      assert(storage:set("s", key, "v", ttl, now, old_key, 10, { audiences = { "aud" }, subjects = { "sub" } }))
+    end
+    local a, b, c = ("a"):rep(43), ("b"):rep(43), ("c"):rep(43)
+    set(a, 100)
+    set(b, 200)
+    assert.same({ [a] = now + 100, [b] = now + 200 }, storage:read_metadata("s", "aud", "sub", now))
+    set(c, 300, a)
+    assert.same({ [b] = now + 200, [c] = now + 300 }, storage:read_metadata("s", "aud", "sub", now))
+    assert.same({ [c] = now + 300 }, storage:read_metadata("s", "aud", "sub", now + 200))
+    assert(storage:delete("s", c, now, { audiences = { "aud" }, subjects = { "sub" } }))
+    assert.same({}, storage:read_metadata("s", "aud", "sub", now))
+  end)
+end)

@@ -1,0 +1,97 @@
+-- What specs share: a browser in place of the request and the response, by the module's seams.
+
+local session = require "resty.session"
+
+local support = {}
+
+local Browser = {}
+Browser.__index = Browser
+
+-- A browser with no cookies. Its site sees `var`, and sets `header`.
+function support.browser(request)
+  local self = setmetatable({ cookies = {}, var = {}, header = {}, request = {}, log = {} }, Browser)
+  for name, value in pairs(request or {}) do
+    self.var[name] = value
+  end
+  session.__set_ngx_var(self.var)
+  session.__set_ngx_header(self.header)
+  session.__set_ngx_log(function(...) table.insert(self.log, { ... }) end)
+  session.__set_ngx_req_set_header(function(name, value) self.request[name] = value end)
+  session.__set_ngx_req_clear_header(function(name) self.request[name] = false end)
+  return self
+end
+
+function support.restore()
+  session.__set_ngx_var(ngx.var)
+  session.__set_ngx_header(ngx.header)
+  session.__set_ngx_log(ngx.log)
+  session.__set_ngx_req_set_header(ngx.req.set_header)
+  session.__set_ngx_req_clear_header(ngx.req.clear_header)
+  session.init()
+end
+
+-- The response's Set-Cookie lines.
+function Browser:lines()
+  local lines = self.header["Set-Cookie"]
+  if type(lines) == "string" then
+    return { lines }
+  end
+  return lines or {}
+end
+
+-- Takes the response's cookies, and goes on to the next request. Answers the lines.
+function Browser:next()
+  local lines = self:lines()
+  for _, line in ipairs(lines) do
+    local name, value = line:match("^([^=]+)=([^;]*)")
+    if line:find("Max-Age=0", 1, true) then
+      value = nil
+    end
+    self.cookies[name] = value
+    self.var["cookie_" .. name] = value
+  end
+  local pairs_ = {}
+  for name, value in pairs(self.cookies) do
+    table.insert(pairs_, name .. "=" .. value)
+  end
+  table.sort(pairs_)
+  self.var.http_cookie = #pairs_ > 0 and table.concat(pairs_, "; ") or nil
+  for name in pairs(self.header) do
+    self.header[name] = nil
+  end
+  return lines
+end
+
+-- A storage in a table that answers only after it has yielded, and notes what it is asked.
+function support.memory()
+  local storage = { records = {}, calls = {} }
+  function storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
+    ngx.sleep(0)
+    table.insert(self.calls, { "set", name, key, value, ttl, current_time, old_key, stale_ttl, metadata })
+    if self.broken then
+      return nil, self.broken
+    end
+    self.records[name .. ":" .. key] = value
+    return true
+  end
+  function storage:get(name, key, current_time)
+    ngx.sleep(0)
+    table.insert(self.calls, { "get", name, key, current_time })
+    if self.broken then
+      return nil, self.broken
+    end
+    return self.records[name .. ":" .. key]
+  end
+  function storage:delete(name, key, current_time, metadata)
+    ngx.sleep(0)
+    table.insert(self.calls, { "delete", name, key, current_time, metadata })
+    if self.broken then
+      return nil, self.broken
+    end
+    self.records[name .. ":" .. key] = nil
+    return true
+  end
+  return storage
+end
+
+return support

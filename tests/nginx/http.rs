@@ -1,0 +1,253 @@
+//! Sessions over HTTP, with a real cookie jar.
+
+use super::server::{Nginx, Site};
+use super::vectors;
+
+/// Every test's program: `/set?key=…&value=…` and so on.
+const PROGRAM: &str = r#"
+    location /set { content_by_lua_block {
+        local s = require("resty.session").open()
+        s:set(ngx.var.arg_key, ngx.var.arg_value)
+        local ok, err = s:save()
+        ngx.say(ok and "saved" or err)
+    } }
+    location /get { content_by_lua_block {
+        local s, err, exists, refreshed = require("resty.session").start()
+        ngx.say(exists and tostring(s:get(ngx.var.arg_key)) or err)
+    } }
+    location /big { content_by_lua_block {
+        local s = require("resty.session").open()
+        s:set("big", require("resty.session.utils").encode_base64url(require("resty.session.utils").rand_bytes(12000)))
+        local ok, err = s:save()
+        ngx.say(ok and #s:get("big") or err)
+    } }
+    location /destroy { content_by_lua_block {
+        local ok, err, exists, destroyed = require("resty.session").destroy()
+        ngx.say(ok and "destroyed" or err)
+    } }
+    location /hidden {
+        access_by_lua_block {
+            local s = require("resty.session").open()
+            s:hide()
+            s:set_request_headers("id", "audience")
+        }
+        proxy_pass http://127.0.0.1:$server_port/upstream;
+    }
+    location /upstream { content_by_lua_block {
+        ngx.say(ngx.var.http_cookie or "no cookie", " ", #(ngx.var.http_session_id or ""), " ", ngx.var.http_session_audience or "")
+    } }
+    location /twice { content_by_lua_block {
+        local session = require("resty.session")
+        ngx.header["Set-Cookie"] = { "theme=dark; Path=/" }
+        local a, b = session.new({ cookie_name = "a" }), session.new({ cookie_name = "b" })
+        for i = 1, 3 do
+            a:set("n", i)
+            b:set("n", -i)
+            assert(a:save())
+            assert(b:save())
+        end
+        ngx.say("ok")
+    } }
+    location /header_filter {
+        header_filter_by_lua_block {
+            local s = require("resty.session").new()
+            s:set("saved in", "header_filter")
+            assert(s:save())
+        }
+        content_by_lua_block { ngx.say("ok") }
+    }
+    location /cookie { content_by_lua_block {
+        local s, err, exists = require("resty.session").open()
+        ngx.say(exists and "a session" or err)
+    } }
+"#;
+
+fn nginx() -> Nginx {
+    Nginx::start(&Site {
+        init: r#"require("resty.session").init({ secret = "http tests", idling_timeout = 0 })"#,
+        server: PROGRAM,
+        workers: 2,
+        ..Site::default()
+    })
+}
+
+pub struct Browser(ureq::Agent);
+
+impl Browser {
+    pub fn new() -> Self {
+        Self(
+            ureq::Agent::config_builder()
+                .max_response_header_size(256 << 10)
+                .http_status_as_error(false)
+                .build()
+                .into(),
+        )
+    }
+
+    pub fn get(&self, url: String) -> String {
+        self.0.get(url).call().unwrap().body_mut().read_to_string().unwrap().trim_end().to_owned()
+    }
+
+    pub fn cookies(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.cookie_jar_lock().iter().map(|cookie| cookie.name().to_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// The Set-Cookie lines of a response to a request with this Cookie header.
+fn set_cookie(nginx: &Nginx, path: &str, cookie: &str) -> Vec<String> {
+    let response = ureq::get(nginx.url(path)).header("Cookie", cookie).call().unwrap();
+    response.headers().get_all("set-cookie").iter().map(|line| line.to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_browser_keeps_its_session_and_loses_it_when_it_is_destroyed() {
+    let nginx = nginx();
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/get?key=a")), "missing session cookie");
+    assert_eq!(browser.get(nginx.url("/set?key=a&value=1")), "saved");
+    for _ in 0..10 {
+        assert_eq!(browser.get(nginx.url("/get?key=a")), "1");
+    }
+    assert_eq!(browser.get(nginx.url("/big")), "16000");
+    assert_eq!(browser.cookies(), ["session", "session2", "session3", "session4"]);
+    assert_eq!(browser.get(nginx.url("/get?key=a")), "1");
+    assert_eq!(browser.get(nginx.url("/set?key=big&value=small")), "saved");
+    assert_eq!(browser.cookies(), ["session"]);
+    assert_eq!(browser.get(nginx.url("/destroy")), "destroyed");
+    assert!(browser.cookies().is_empty());
+    assert_eq!(browser.get(nginx.url("/destroy")), "missing session cookie");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+#[test]
+fn an_upstream_sees_headers_instead_of_cookies() {
+    let nginx = nginx();
+    let browser = Browser::new();
+    browser.get(nginx.url("/set?key=a&value=1"));
+    assert_eq!(browser.get(nginx.url("/hidden")), "no cookie 43 default");
+}
+
+#[test]
+fn several_saves_in_one_request_send_each_cookie_once() {
+    let nginx = nginx();
+    let lines = set_cookie(&nginx, "/twice", "x=y");
+    let names: Vec<&str> = lines.iter().map(|line| line.split('=').next().unwrap()).collect();
+    assert_eq!(names, ["theme", "a", "b"]);
+}
+
+#[test]
+fn a_cookie_session_can_be_saved_in_header_filter() {
+    let nginx = nginx();
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/header_filter")), "ok");
+    assert_eq!(browser.get(nginx.url("/get?key=saved+in")), "nil");
+    assert_eq!(browser.get(nginx.url("/cookie")), "a session");
+}
+
+#[test]
+fn every_vector_opens_in_nginx() {
+    let nginx = Nginx::start(&Site {
+        init: r#"
+            local file = assert(io.open(vectors_file))
+            VECTORS = require("cjson").decode(file:read("*a")).vectors
+        "#
+        .replace("vectors_file", &format!("{:?}", super::server::root().join("tests/vectors/sessions.json")))
+        .as_str(),
+        server: r#"location /open { content_by_lua_block {
+            local vector = VECTORS[tonumber(ngx.var.arg_number)]
+            local configuration = vector.configuration
+            if vector.name == "written under an old secret" then
+                configuration = { secret = "new secret", secret_fallbacks = { "older still", "old secret" } }
+            elseif vector.name == "written under an old ikm" then
+                configuration = { ikm = "5ixIW4QVMk0dPtoIhn41Eh1I9enP2060", ikm_fallbacks = { "QvPtlPKxOKdP5MCu1oI3lOEXIVuDckp7" } }
+            end
+            for _, timeout in ipairs { "idling_timeout", "rolling_timeout", "absolute_timeout" } do
+                configuration[timeout] = 0
+            end
+            if vector.records then
+                local records = {}
+                for _, record in ipairs(vector.records) do
+                    records[record.name .. ":" .. record.key] = record.value
+                end
+                configuration.storage = { get = function(_, name, key) return records[name .. ":" .. key] end }
+            end
+            -- The vectors were bound to another request's values.
+            local request = vector.request or {}
+            require("resty.session").__set_ngx_var(setmetatable({
+                remote_addr = request.remote_addr or false, scheme = request.scheme or false,
+                http_user_agent = request.http_user_agent or false,
+            }, { __index = function(_, name) return ngx.var[name] end }))
+            local s, err, exists = require("resty.session").open(configuration)
+            if not exists then
+                ngx.say(err)
+                return
+            end
+            local meta = s.meta
+            ngx.print(require("cjson").encode({
+                data = s.data, info = s.info.data or nil, flags = meta.flags, creation_time = meta.creation_time,
+                rolling_offset = meta.rolling_offset, idling_offset = meta.idling_offset, data_size = meta.data_size,
+            }))
+        } }"#,
+        ..Site::default()
+    });
+    let mut opened = 0;
+    for (number, vector) in (1..).zip(vectors::all()) {
+        if vector.cookies.is_empty() {
+            continue;
+        }
+        let cookies: Vec<String> = vector.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let request = ureq::get(nginx.url(&format!("/open?number={number}"))).header("Cookie", cookies.join("; "));
+        let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+        let answer: serde_json::Value =
+            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
+        assert!(vectors::same(&answer["data"], &vector.data), "{}: {answer}", vector.name);
+        assert!(vectors::same(&answer["info"], &vector.info.into()), "{}", vector.name);
+        let field = |name: &str| answer[name].as_f64().unwrap() as u64;
+        assert_eq!(field("flags"), u64::from(vector.header.flags));
+        assert_eq!(field("creation_time"), vector.header.creation_time);
+        assert_eq!(field("rolling_offset"), vector.header.rolling_offset);
+        assert_eq!(field("idling_offset"), vector.header.idling_offset);
+        assert_eq!(field("data_size"), vector.header.data_size as u64);
+        opened += 1;
+    }
+    assert_eq!(opened, 41);
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// A good session's cookies in parts, and how requests with tampered ones end.
+#[test]
+fn hostile_cookies_are_refused_and_nothing_is_logged() {
+    let nginx = nginx();
+    let small = set_cookie(&nginx, "/set?key=a&value=1", "x=y").remove(0);
+    let value = small.split(['=', ';']).nth(1).unwrap().to_owned();
+    let open = |cookie: &str| {
+        ureq::get(nginx.url("/cookie")).header("Cookie", cookie).call().unwrap().body_mut().read_to_string().unwrap()
+    };
+    assert_eq!(open(&format!("session={value}")), "a session\n");
+    let mut tried = 0;
+    for at in 0..value.len() {
+        let mut bytes = value.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(bytes).unwrap();
+        for cookie in [&changed, &value[..at]] {
+            let answer = open(&format!("session={cookie}"));
+            assert_ne!(answer, "a session\n", "{cookie}");
+            tried += 1;
+        }
+    }
+    let parts: Vec<String> =
+        set_cookie(&nginx, "/big", "x=y").iter().map(|line| line.split(';').next().unwrap().to_owned()).collect();
+    assert_eq!(open(&parts.join("; ")), "a session\n");
+    for missing in 0..parts.len() {
+        let mut others = parts.clone();
+        others.remove(missing);
+        assert_ne!(open(&others.join("; ")), "a session\n");
+    }
+    let swap = |text: &str| text.replace("session2", "x").replace("session3", "session2").replace("x=", "session3=");
+    let swapped: Vec<String> = parts.iter().map(|part| swap(part)).collect();
+    assert_eq!(open(&swapped.join("; ")), "unable to decrypt session data (authentication tag mismatch)\n");
+    assert!(tried > 250);
+    assert_eq!(nginx.complaints(), [""; 0]);
+}

@@ -1,0 +1,12 @@
+//! The whole library in a real nginx. Needs `make build` before: run it with `make test`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod demo;
+mod http;
+mod server;
+mod specs;
+mod workers;
+
+#[path = "../support/vectors.rs"]
+#[allow(dead_code)]
+mod vectors;

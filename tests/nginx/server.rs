@@ -1,0 +1,142 @@
+//! An nginx of its own for each test, on a free port, with its files in a temporary directory.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub struct Nginx {
+    child: Child,
+    pub port: u16,
+    dir: tempfile::TempDir,
+}
+
+/// What goes into the configuration.
+#[derive(Default)]
+pub struct Site<'a> {
+    /// Directives of the http block.
+    pub http: &'a str,
+    /// Lua code to run in the master.
+    pub init: &'a str,
+    /// Directives of the server block.
+    pub server: &'a str,
+    pub workers: usize,
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn binary() -> String {
+    std::env::var("NGINX").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/sbin/nginx".into())
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} took too long");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn modules(nginx: &str) -> String {
+    let output = Command::new(root().join("scripts/nginx-modules")).arg(nginx).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Nginx {
+    pub fn start(site: &Site) -> Self {
+        let lualib = root().join("build/lualib");
+        assert!(lualib.join("resty/session/native.so").exists(), "run `make build` first");
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let conf = dir.path().join("nginx.conf");
+        fs::write(&conf, configuration(site, dir.path(), &lualib, port)).unwrap();
+        let log = fs::File::create(dir.path().join("stderr.log")).unwrap();
+        let child = Command::new(binary())
+            .args(["-p", dir.path().to_str().unwrap(), "-c", conf.to_str().unwrap()])
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary()));
+        let mut nginx = Self { child, port, dir };
+        wait_for("nginx's start", || {
+            if let Some(status) = nginx.child.try_wait().unwrap() {
+                panic!(
+                    "nginx ended with {status}: {}",
+                    fs::read_to_string(nginx.dir.path().join("stderr.log")).unwrap()
+                );
+            }
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        nginx
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
+    }
+
+    /// The lines of the log that are above notice.
+    pub fn complaints(&self) -> Vec<String> {
+        let serious = ["[warn]", "[error]", "[crit]", "[alert]", "[emerg]"];
+        self.log().lines().filter(|line| serious.iter().any(|level| line.contains(level))).map(Into::into).collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
+    let (dir, lualib, root) = (dir.display(), lualib.display(), root().display().to_string());
+    let Site { http, init, server, workers } = site;
+    let workers = (*workers).max(1);
+    let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
+    let modules = modules(&binary());
+    format!(
+        r#"{modules}
+{user}
+daemon off;
+worker_processes {workers};
+pid {dir}/nginx.pid;
+error_log {dir}/error.log notice;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    large_client_header_buffers 8 64k;
+    lua_package_path "{lualib}/?.lua;{root}/?.lua;;";
+    lua_package_cpath "{lualib}/?.so;;";
+    lua_shared_dict sessions 1m;
+    {http}
+    init_by_lua_block {{ {init} }}
+    server {{
+        listen 127.0.0.1:{port};
+        {server}
+    }}
+}}
+"#
+    )
+}

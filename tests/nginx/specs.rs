@@ -1,0 +1,39 @@
+//! Runs the busted specs inside nginx.
+
+use super::server::{Nginx, Site, root};
+
+fn run(file: &str) {
+    let nginx = Nginx::start(&Site {
+        init: r#"require "resty.session""#,
+        server: r#"location /spec { content_by_lua_block { require("spec.runner").run() } }"#,
+        ..Site::default()
+    });
+    let path = root().join("spec").join(file);
+    let url = nginx.url(&format!("/spec?file={}", path.display()));
+    let report = ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap();
+    let last = report.lines().last().unwrap_or_default();
+    println!("{file}: {last}");
+    let (passed, failed) = last.split_once(" passed, ").unwrap_or_else(|| panic!("{report}\n{}", nginx.log()));
+    assert_eq!(failed, "0 failed", "{report}");
+    assert!(passed.parse::<usize>().unwrap() > 0, "no spec ran");
+}
+
+macro_rules! specs {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { run(concat!(stringify!($name), ".lua")); })*
+
+        /// A spec file that nobody runs tests nothing.
+        #[test]
+        fn all_spec_files_are_run() {
+            let mut files: Vec<String> = std::fs::read_dir(root().join("spec")).unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.ends_with("_spec.lua")).collect();
+            files.sort();
+            let mut run = [$(concat!(stringify!($name), ".lua")),*];
+            run.sort();
+            assert_eq!(files, run);
+        }
+    };
+}
+
+specs! { configuration_spec session_spec storage_spec utils_spec }

@@ -1,0 +1,83 @@
+//! What workers share, and must not.
+
+use std::collections::HashSet;
+
+use super::server::{Nginx, Site};
+
+/// The module is loaded, and a session made, in the master: nothing of it may be repeated by the workers that are forked.
+#[test]
+fn workers_forked_after_init_never_repeat_a_session_id() {
+    let nginx = Nginx::start(&Site {
+        init: r#"
+            local session = require("resty.session")
+            session.init({ secret = "workers" })
+            session.__set_ngx_header({})
+            assert(session.new():save())
+            session.__set_ngx_header(ngx.header)
+        "#,
+        server: r#"
+            location /ids { content_by_lua_block {
+                local session = require("resty.session")
+                session.__set_ngx_header({})
+                local ids = {}
+                for i = 1, 10000 do
+                    local s = session.new()
+                    assert(s:save())
+                    ids[i] = s:get_property("id")
+                end
+                ngx.say(ngx.worker.pid(), "\n", table.concat(ids, "\n"))
+            } }
+        "#,
+        workers: 2,
+        ..Site::default()
+    });
+    let (mut pids, mut ids) = (HashSet::new(), HashSet::new());
+    // Each request on a connection of its own, at the same time: both workers take part.
+    std::thread::scope(|scope| {
+        let requests: Vec<_> = (0..40)
+            .map(|_| scope.spawn(|| ureq::get(nginx.url("/ids")).call().unwrap().body_mut().read_to_string().unwrap()))
+            .collect();
+        let mut count = 0;
+        for request in requests {
+            let answer = request.join().unwrap();
+            let mut lines = answer.lines();
+            pids.insert(lines.next().unwrap().to_owned());
+            for id in lines {
+                count += 1;
+                assert!(ids.insert(id.to_owned()), "{id} twice");
+            }
+        }
+        assert!(count >= 100_000);
+    });
+    assert_eq!(pids.len(), 2, "one worker did all the work");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// A Lua VM for each request: slower, but right.
+#[test]
+fn the_code_cache_may_be_off() {
+    let nginx = Nginx::start(&Site {
+        http: "lua_code_cache off;",
+        init: r#"require("resty.session").init({ secret = "x" })"#,
+        server: r#"
+            location /set { content_by_lua_block {
+                local session = require("resty.session")
+                session.init({ secret = "x" })
+                local s = session.new()
+                s:set("a", 1)
+                ngx.say(tostring(s:save()))
+            } }
+            location /get { content_by_lua_block {
+                local session = require("resty.session")
+                session.init({ secret = "x", remember = true })
+                ngx.say(session.open():get("a"))
+            } }
+        "#,
+        ..Site::default()
+    });
+    let browser = super::http::Browser::new();
+    for _ in 0..20 {
+        assert_eq!(browser.get(nginx.url("/set")), "true");
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+    }
+}
