@@ -41,7 +41,7 @@ test:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	luacheck -q lua spec
+	luacheck -q lua spec examples
 
 bench:
 	@scripts/setup bench

@@ -64,6 +64,8 @@ impl Nginx {
         fs::write(&conf, configuration(site, dir.path(), &lualib, port)).unwrap();
         let log = fs::File::create(dir.path().join("stderr.log")).unwrap();
         let child = Command::new(binary())
+            // nginx itself takes a variable of that name for sockets that it inherits.
+            .env_remove("NGINX")
             .args(["-p", dir.path().to_str().unwrap(), "-c", conf.to_str().unwrap()])
             .stderr(log)
             .stdin(Stdio::null())
