@@ -46,7 +46,8 @@ lint:
 bench:
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
-	@benches/run
+	$(CARGO) bench --bench core
+	$(CARGO) bench --bench nginx
 
 install: build
 	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \

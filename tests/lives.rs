@@ -311,7 +311,7 @@ fn info_is_saved_without_a_cookie() {
         if let Effect::Set(set) = call
             && set.replacing.is_none()
         {
-            assert_eq!(set.ttl, if set.name == "session" { 3500 } else { 604_700 });
+            assert_eq!(set.ttl, if &*set.name == "session" { 3500 } else { 604_700 });
         }
     }
     world.cookies.remove("session");

@@ -263,8 +263,8 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
                 let replacing = set.replacing.as_ref().unwrap();
                 assert_eq!(record.op, "set");
                 assert_eq!(
-                    (&set.name, &set.key, Some(set.ttl)),
-                    (&record.name, &record.key, record.ttl),
+                    (&*set.name, &set.key, Some(set.ttl)),
+                    (record.name.as_str(), &record.key, record.ttl),
                     "{}",
                     vector.name
                 );
@@ -278,7 +278,7 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
             }
             Effect::Delete(delete) => {
                 assert_eq!(record.op, "delete");
-                assert_eq!((&delete.name, &delete.key), (&record.name, &record.key));
+                assert_eq!((&*delete.name, &delete.key), (record.name.as_str(), &record.key));
                 assert_eq!(Some(delete.current_time), record.current_time);
                 let ours = delete.metadata.clone().map(|metadata| (metadata.audiences, metadata.subjects));
                 assert_eq!(ours, metadata, "{}", vector.name);

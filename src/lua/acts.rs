@@ -86,7 +86,7 @@ fn on_request(lua: &Lua, (handle, now, cookie): Args, function: Function) -> Lua
 type OpenArgs = (HandleRef, u64, Option<BString>, BString, bool);
 
 fn open_instance(lua: &Lua, (handle, now, cookie, audience, remember): OpenArgs) -> LuaResult<Row> {
-    let session = Session { audience: audience.into(), remember, ..Session::new(&handle.0) };
+    let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.0) };
     let running = Running::new(&handle.0, now, session, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)
@@ -201,7 +201,7 @@ impl Running {
         let mut step = self.task.start();
         // The first that is asked for is the session cookie, which the shim has read already.
         if let Step::Needs(Effect::Cookie { name }) = &step
-            && *name == self.configuration.cookie_name
+            && Rc::ptr_eq(name, &self.configuration.cookie_name)
         {
             step = self.task.resume(Answer::Cookie(cookie.map(Into::into)));
         }
@@ -298,11 +298,11 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
     match effect {
         Effect::Get(get) => {
             [slots[0], slots[1], slots[2], slots[3]] =
-                [text("get"), text(get.name), text(get.key), number(get.current_time)];
+                [text("get"), text(&*get.name), text(get.key), number(get.current_time)];
         }
         Effect::Set(set) => {
             let Set { name, key, value, ttl, current_time, replacing } = *set;
-            [slots[0], slots[1], slots[2], slots[3]] = [text("set"), text(name), text(key), text(value)];
+            [slots[0], slots[1], slots[2], slots[3]] = [text("set"), text(&*name), text(key), text(value)];
             [slots[4], slots[5]] = [number(ttl), number(current_time)];
             if let Some(replacing) = replacing {
                 slots[6] = Either::Left(replacing.old_key);
@@ -311,7 +311,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
             }
         }
         Effect::Delete(delete) => {
-            [slots[0], slots[1], slots[2]] = [text("delete"), text(delete.name), text(delete.key)];
+            [slots[0], slots[1], slots[2]] = [text("delete"), text(&*delete.name), text(delete.key)];
             slots[3] = number(delete.current_time);
             slots[4] = metadata(lua, delete.metadata)?;
         }

@@ -74,7 +74,7 @@ fn describe(lua: &Lua, configuration: Result<Configuration, Error>, stored: bool
     };
     configuration.stored = stored;
     let table = lua.create_table()?;
-    table.set("cookie_name", configuration.cookie_name.as_str())?;
+    table.set("cookie_name", &*configuration.cookie_name)?;
     table.set("cookie_flags", configuration.attributes.as_str())?;
     table.set("remember", configuration.remember)?;
     table.set("audience", BString::from(configuration.audience.clone()))?;

@@ -78,8 +78,8 @@ pub struct Session {
     pub remember: bool,
     /// Whether this session asked to be forgotten.
     pub forget: bool,
-    /// The audience to open.
-    pub audience: Vec<u8>,
+    /// The audience to open, where it is not the configured one.
+    pub audience: Option<Vec<u8>>,
     /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Vec<u8>,
     /// The current audience's place in the payload; `None` where it is to be added.
@@ -100,7 +100,7 @@ impl Session {
             remember_meta: None,
             remember: configuration.remember,
             forget: false,
-            audience: configuration.audience.clone(),
+            audience: None,
             payload: Vec::new(),
             index: None,
             info: None,
@@ -299,7 +299,8 @@ impl Session {
             (payload, initial_size, None)
         };
         let payload = seal::open(&header, act.key(key), act.safety(kind), &sealed)?;
-        let index = audiences::position(&audiences::entries(&payload)?, &self.audience);
+        let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
+        let index = audiences::position(&audiences::entries(&payload)?, audience);
         // What was decoded as base64url is text.
         let mut sealed = String::from_utf8(sealed).map_err(|_| cookie::Error::InvalidPayload)?;
         let meta = if act.configuration.stored {
@@ -366,7 +367,7 @@ impl Session {
             metadata: self.metadata(act)?,
         };
         let set = Set {
-            name: act.name(kind).to_owned(),
+            name: act.name(kind).clone(),
             key: act.storage_key(&sealed.header),
             value: record::encode(&sealed.payload, self.info.as_deref()),
             ttl: act.timeouts(kind).record_ttl(age, 0),
@@ -385,7 +386,7 @@ impl Session {
             return Ok(set_cookie::expire(name, 1, count, &act.configuration.attributes));
         }
         let delete = Delete {
-            name: name.to_owned(),
+            name: name.clone(),
             key: act.storage_key(&meta.header),
             current_time: act.now,
             metadata: self.metadata(act)?,
@@ -435,7 +436,7 @@ impl Act {
     /// Reads a cookie and checks all that can be checked without its payload: its header, the key that
     /// authenticates it, and its value.
     async fn verify(&self, kind: Kind) -> Result<(Header, usize, Vec<u8>), Error> {
-        let cookie = self.host.cookie(self.name(kind)).await.ok_or(cookie::Error::Missing)?;
+        let cookie = self.host.cookie(self.name(kind).clone()).await.ok_or(cookie::Error::Missing)?;
         let header = Header::decode(&cookie)?;
         if header.flags().contains(Flags::STORED) != self.configuration.stored {
             return Err(Error::InvalidFlags);
@@ -454,7 +455,7 @@ impl Act {
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(name, header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         for number in 2..=count {
-            let chunk = self.host.cookie(&chunks::name(name, number)).await.ok_or(cookie::Error::MissingChunk)?;
+            let chunk = self.host.cookie(chunks::name(name, number).into()).await.ok_or(cookie::Error::MissingChunk)?;
             if payload.len() + chunk.len() > MAX_DATA_SIZE {
                 return Err(cookie::Error::InvalidPayload.into());
             }
@@ -464,7 +465,7 @@ impl Act {
     }
 
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
-        let get = Get { name: self.name(kind).to_owned(), key: self.storage_key(header), current_time: self.now };
+        let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
         let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
         record::decode(&text)
     }
@@ -473,7 +474,7 @@ impl Act {
         let Some(ciphertext) = &meta.ciphertext else { return Ok(()) };
         let age = self.now.saturating_sub(meta.header.creation_time());
         let set = Set {
-            name: self.name(kind).to_owned(),
+            name: self.name(kind).clone(),
             key: self.storage_key(&meta.header),
             value: record::encode(ciphertext, Some(info)),
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
@@ -498,7 +499,7 @@ impl Act {
         &self.configuration.keys[index]
     }
 
-    fn name(&self, kind: Kind) -> &str {
+    fn name(&self, kind: Kind) -> &Rc<str> {
         match kind {
             Kind::Session => &self.configuration.cookie_name,
             Kind::Remember => &self.configuration.remember_cookie_name,

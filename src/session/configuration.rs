@@ -1,5 +1,7 @@
 //! The options of a session: what a program may write, the defaults, and what follows from both.
 
+use std::rc::Rc;
+
 use super::Error;
 use super::times::Timeouts;
 use crate::cookie::attributes::Attributes;
@@ -208,9 +210,9 @@ pub struct Configuration {
     /// The current key, then the fallbacks in order. Never empty.
     pub keys: Vec<Key>,
     /// With its prefix.
-    pub cookie_name: String,
+    pub cookie_name: Rc<str>,
     /// With its prefix.
-    pub remember_cookie_name: String,
+    pub remember_cookie_name: Rc<str>,
     /// The text behind `name=value` in Set-Cookie.
     pub attributes: String,
     pub remember: bool,
@@ -360,7 +362,7 @@ fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Err
 }
 
 /// A name must not end before its `=`.
-fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<String, Error> {
+fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Rc<str>, Error> {
     let forbidden = |byte: &u8| byte.is_ascii_control() || matches!(byte, b' ' | b'=' | b';' | b',');
     if name.is_empty() {
         return Err(invalid(option, "empty name"));
@@ -368,7 +370,7 @@ fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<String,
     if let Some(byte) = name.bytes().find(forbidden) {
         return Err(invalid(option, format!("character {:?} not allowed", char::from(byte))));
     }
-    Ok(format!("{prefix}{name}"))
+    Ok(format!("{prefix}{name}").into())
 }
 
 fn bind(names: &[Vec<u8>]) -> Result<Flags, Error> {
@@ -409,10 +411,10 @@ mod tests {
     #[test]
     fn what_is_not_written_is_the_default() {
         let built_in = initial(&[]).unwrap();
-        assert_eq!((built_in.cookie_name.as_str(), built_in.timeouts.idling), ("session", 900));
+        assert_eq!((&*built_in.cookie_name, built_in.timeouts.idling), ("session", 900));
         let defaults = initial(&[("cookie_name", text("sid")), ("idling_timeout", Value::Number(0.0))]).unwrap();
         let one = Configuration::new(read(&[("cookie_prefix", text("__Host-"))]).unwrap(), &defaults).unwrap();
-        assert_eq!((one.cookie_name.as_str(), one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
+        assert_eq!((&*one.cookie_name, one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
         assert_eq!(one.keys[0].ikm(), defaults.keys[0].ikm());
     }
 
@@ -420,7 +422,7 @@ mod tests {
     fn init_keeps_its_key_and_nothing_else() {
         let first = initial(&[("cookie_name", text("sid"))]).unwrap();
         let second = Configuration::initial(Options::default(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!((second.keys[0].ikm(), second.cookie_name.as_str()), (first.keys[0].ikm(), "session"));
+        assert_eq!((second.keys[0].ikm(), &*second.cookie_name), (first.keys[0].ikm(), "session"));
         let third =
             Configuration::initial(read(&[("secret", text("s"))]).unwrap(), Some(&first), getrandom::fill).unwrap();
         assert_eq!(third.keys[0].ikm(), &sha256(b"s"));

@@ -17,7 +17,7 @@ use crate::cookie::Binding;
 #[derive(Debug, PartialEq)]
 pub enum Effect {
     /// The value of a request cookie: [`Answer::Cookie`].
-    Cookie { name: String },
+    Cookie { name: Rc<str> },
     /// The request's values that a MAC may cover: [`Answer::Binding`].
     Binding,
     /// The record of a storage: [`Answer::Record`].
@@ -30,7 +30,7 @@ pub enum Effect {
 
 #[derive(Debug, PartialEq)]
 pub struct Get {
-    pub name: String,
+    pub name: Rc<str>,
     pub key: String,
     pub current_time: u64,
 }
@@ -38,7 +38,7 @@ pub struct Get {
 #[derive(Debug, PartialEq)]
 pub struct Set {
     /// The cookie's name.
-    pub name: String,
+    pub name: Rc<str>,
     pub key: String,
     pub value: String,
     /// Seconds.
@@ -58,7 +58,7 @@ pub struct Replacing {
 
 #[derive(Debug, PartialEq)]
 pub struct Delete {
-    pub name: String,
+    pub name: Rc<str>,
     pub key: String,
     pub current_time: u64,
     pub metadata: Option<Metadata>,
@@ -84,8 +84,8 @@ struct Mailbox {
 pub struct Host(Rc<RefCell<Mailbox>>);
 
 impl Host {
-    pub async fn cookie(&self, name: &str) -> Option<Vec<u8>> {
-        match self.ask(Effect::Cookie { name: name.to_owned() }).await {
+    pub async fn cookie(&self, name: Rc<str>) -> Option<Vec<u8>> {
+        match self.ask(Effect::Cookie { name }).await {
             Answer::Cookie(value) => value,
             _ => None,
         }

@@ -3,6 +3,7 @@
 
 mod demo;
 mod http;
+mod rock;
 mod server;
 mod specs;
 mod workers;

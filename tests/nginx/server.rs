@@ -26,6 +26,8 @@ pub struct Site<'a> {
     /// Directives of the server block.
     pub server: &'a str,
     pub workers: usize,
+    /// Where the Lua files and the native modules are, if not where `make build` leaves them.
+    pub lualib: Option<(&'a Path, &'a Path)>,
 }
 
 pub fn root() -> PathBuf {
@@ -108,8 +110,10 @@ impl Drop for Nginx {
 }
 
 fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
-    let (dir, lualib, root) = (dir.display(), lualib.display(), root().display().to_string());
-    let Site { http, init, server, workers } = site;
+    let (dir, root) = (dir.display(), root().display().to_string());
+    let Site { http, init, server, workers, lualib: elsewhere } = site;
+    let (lualib, clualib) = elsewhere.unwrap_or((lualib, lualib));
+    let (lualib, clualib) = (lualib.display(), clualib.display());
     let workers = (*workers).max(1);
     let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
     let modules = modules(&binary());
@@ -130,7 +134,7 @@ http {{
     scgi_temp_path {dir}/scgi;
     large_client_header_buffers 8 64k;
     lua_package_path "{lualib}/?.lua;{root}/?.lua;;";
-    lua_package_cpath "{lualib}/?.so;;";
+    lua_package_cpath "{clualib}/?.so;;";
     lua_shared_dict sessions 1m;
     {http}
     init_by_lua_block {{ {init} }}

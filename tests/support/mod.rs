@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use resty_session::cookie::Binding;
+use resty_session::session;
 use resty_session::session::effect::{Answer, Effect, Step, Task};
-use resty_session::session::{self, Kind};
 use resty_session::session::{Act, Configuration, Error, Options, Outcome, Session};
 
 thread_local! {
@@ -131,7 +131,7 @@ impl World {
                     return (session, result);
                 }
                 Step::Needs(Effect::Cookie { name }) => {
-                    Answer::Cookie(self.cookies.get(&name).map(|value| value.clone().into_bytes()))
+                    Answer::Cookie(self.cookies.get(&*name).map(|value| value.clone().into_bytes()))
                 }
                 Step::Needs(Effect::Binding) => Answer::Binding(self.binding.clone()),
                 Step::Needs(effect) => self.memory.perform(effect, now),
@@ -234,13 +234,6 @@ impl World {
     /// The error of opening, or nothing where the session opens.
     pub fn open_error(&mut self) -> Option<String> {
         self.open().1.result.err().map(|error| error.to_string())
-    }
-
-    pub fn cookie_name(&self, kind: Kind) -> String {
-        match kind {
-            Kind::Session => self.configuration.cookie_name.clone(),
-            Kind::Remember => self.configuration.remember_cookie_name.clone(),
-        }
     }
 }
 
