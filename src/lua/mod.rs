@@ -5,8 +5,10 @@
 //! exception: only a mistake in the shim can bring them about.
 
 mod acts;
+mod bridge;
 mod configuration;
 mod instance;
+mod options;
 mod utils;
 
 use mlua::prelude::*;
@@ -18,6 +20,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     configuration::register(lua, &module)?;
     acts::register(lua, &module)?;
     instance::register(lua, &module)?;
+    module.set("bridge", bridge::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;
     Ok(module)
 }

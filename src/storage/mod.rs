@@ -1,2 +1,93 @@
-//! The storages with drivers of their own. Empty as yet; a storage that a program brings, and `shm`, are Lua and
-//! need nothing here.
+//! Storages: where the records of sessions live that are not kept in their cookies.
+//!
+//! A [`Storage`] is as small as can be: four operations on records and their metadata. It is asked on the bridge's
+//! runtime by many requests at once, and may wait; it must not block. It connects when it is first needed, replaces
+//! a connection that is lost, and never retries what may have been done already.
+//!
+//! What is absent is no error: reading it answers `None`, deleting it succeeds. Errors are for faults.
+
+use std::future::Future;
+use std::pin::Pin;
+
+mod link;
+pub mod redis;
+
+/// What a storage says when it cannot do what it was asked. The text reaches the program as it is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("timeout")]
+    Timeout,
+    #[error("connect timeout")]
+    ConnectTimeout,
+    #[error("unable to connect: {0}")]
+    Connect(String),
+    /// What the server or the driver said.
+    #[error("{0}")]
+    Server(String),
+}
+
+/// An operation under way.
+pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// A record to be stored.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The cookie's name.
+    pub name: String,
+    pub key: String,
+    pub value: Vec<u8>,
+    /// Seconds, at least 1.
+    pub ttl: u64,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+    /// The record that this one replaces.
+    pub old_key: Option<String>,
+    /// For how many seconds the replaced record goes on working; never longer than it would have anyway.
+    pub stale_ttl: u64,
+    pub owners: Vec<Owner>,
+}
+
+/// Who a session belongs to: metadata, as it stands in the names of the storage.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    pub audience: String,
+    pub subject: String,
+}
+
+pub trait Storage: Send + Sync {
+    /// Stores a record, lets the one that it replaces expire soon, and notes the record among its owners' sessions: all
+    /// of it, or, as far as the storage can, nothing.
+    fn set(&self, record: Record) -> Operation<'_, ()>;
+
+    /// The record's value, if there is such a record and it has not expired.
+    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>>;
+
+    /// Deletes a record, and takes it from its owners' sessions.
+    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()>;
+
+    /// The keys of an owner's live sessions, and when they expire, in seconds since the epoch.
+    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>>;
+}
+
+/// How records and metadata are named: the present ones of prefix, cookie name, key, suffix, joined by `:`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Naming {
+    pub prefix: Option<String>,
+    pub suffix: Option<String>,
+}
+
+impl Naming {
+    pub fn record(&self, name: &str, key: &str) -> String {
+        self.join(&[name, key])
+    }
+
+    pub fn metadata(&self, name: &str, owner: &Owner) -> String {
+        self.join(&[name, &owner.audience, &owner.subject])
+    }
+
+    fn join(&self, parts: &[&str]) -> String {
+        let around = |part: &'_ Option<String>| part.clone().into_iter().collect::<Vec<_>>();
+        let parts = parts.iter().map(|part| (*part).to_owned());
+        around(&self.prefix).into_iter().chain(parts).chain(around(&self.suffix)).collect::<Vec<_>>().join(":")
+    }
+}

@@ -88,6 +88,11 @@ impl Browser {
         self.0.get(url).call().unwrap().body_mut().read_to_string().unwrap().trim_end().to_owned()
     }
 
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        let jar = self.0.cookie_jar_lock();
+        jar.iter().find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_owned())
+    }
+
     pub fn cookies(&self) -> Vec<String> {
         let mut names: Vec<String> = self.0.cookie_jar_lock().iter().map(|cookie| cookie.name().to_owned()).collect();
         names.sort();

@@ -3,6 +3,8 @@
 
 mod demo;
 mod http;
+mod redis_servers;
+mod redis_storage;
 mod rock;
 mod server;
 mod specs;

@@ -19,6 +19,9 @@ local OPTION = {
 }
 
 local MODULE = {
+  redis = "resty.session.redis",
+  ["redis-cluster"] = "resty.session.redis.cluster",
+  ["redis-sentinel"] = "resty.session.redis.sentinel",
   shm = "resty.session.shm",
 }
 
@@ -32,9 +35,6 @@ local MISSING = {
   mariadb = true,
   postgres = true,
   postgresql = true,
-  redis = true,
-  ["redis-cluster"] = true,
-  ["redis-sentinel"] = true,
 }
 
 local storages = {}

@@ -1,0 +1,112 @@
+---
+-- Storages on the bridge: their Lua face.
+--
+-- @module resty.session.bridged
+-- @license BSD-2-Clause
+
+local waiting = require "resty.session.waiting"
+
+---@class resty.session.bridged
+---@field username string? may be assigned later, as `password`: the next operation uses what is there
+---@field password string?
+local metatable = {}
+metatable.__index = metatable
+
+-- The native storage for the credentials as they are now.
+local function native_storage(self)
+  if self.username ~= self.used_username or self.password ~= self.used_password then
+    self.configuration.username, self.configuration.password = self.username, self.password
+    local storage, err = self.make(self.configuration)
+    if not storage then
+      return nil, err
+    end
+    self.native, self.used_username, self.used_password = storage, self.username, self.password
+  end
+  return self.native
+end
+
+local function run(self, method, ...)
+  local storage, err = native_storage(self)
+  if not storage then
+    return nil, err
+  end
+  return waiting.run(method, storage, ...)
+end
+
+--- Stores a record.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @tparam string value
+-- @tparam number ttl seconds
+-- @tparam number current_time seconds since the epoch
+-- @tparam[opt] string old_key the record that this one replaces
+-- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
+-- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
+  return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata)
+end
+
+--- Reads a record.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @tparam[opt] number current_time seconds since the epoch
+-- @treturn string|nil value; nil without an error where there is none
+-- @treturn string|nil error
+function metatable:get(name, key, current_time)
+  return run(self, "get", name, key, current_time or ngx.time())
+end
+
+--- Deletes a record; one that is not there is no error.
+-- @tparam string name the cookie's name
+-- @tparam string key
+-- @tparam[opt] number current_time seconds since the epoch
+-- @tparam[opt] table metadata
+-- @treturn boolean|nil true
+-- @treturn string|nil error
+function metatable:delete(name, key, current_time, metadata)
+  return run(self, "delete", name, key, current_time or ngx.time(), metadata)
+end
+
+--- The live sessions of a subject.
+-- @tparam string name the cookie's name
+-- @tparam string audience as in the metadata: base64url
+-- @tparam string subject as in the metadata
+-- @tparam[opt] number current_time seconds since the epoch
+-- @treturn table|nil `{ key = expiry, … }`
+-- @treturn string|nil error
+function metatable:read_metadata(name, audience, subject, current_time)
+  return run(self, "read_metadata", name, audience, subject, current_time or ngx.time())
+end
+
+local bridged = {}
+
+--- Makes a storage.
+-- @tparam function make a native function that makes a storage of a configuration
+-- @tparam[opt] table configuration
+-- @treturn table storage
+-- @raise a string that names what is wrong with an option
+function bridged.new(make, configuration)
+  local own = {}
+  for option, value in pairs(configuration or {}) do
+    own[option] = value
+  end
+  local native, err = make(own)
+  if not native then
+    error(err, 0)
+  end
+  return setmetatable({
+    prefix = own.prefix,
+    suffix = own.suffix,
+    username = own.username,
+    password = own.password,
+    used_username = own.username,
+    used_password = own.password,
+    configuration = own,
+    make = make,
+    native = native,
+  }, metatable)
+end
+
+return bridged

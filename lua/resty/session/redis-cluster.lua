@@ -1,0 +1,2 @@
+-- Another name of `resty.session.redis.cluster`.
+return require "resty.session.redis.cluster"

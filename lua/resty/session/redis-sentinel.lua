@@ -1,0 +1,2 @@
+-- Another name of `resty.session.redis.sentinel`.
+return require "resty.session.redis.sentinel"

@@ -1,0 +1,208 @@
+---
+-- Waiting for storages whose drivers run beside the worker; see `docs/architecture.md`, "The bridge".
+--
+-- An operation that is submitted gets a ticket. Who submitted it waits for the ticket on a semaphore; one light thread a
+-- worker reads the doorbell, takes the answers over in one call, and posts their semaphores.
+--
+-- @module resty.session.waiting
+-- @license BSD-2-Clause
+
+local bridge = require("resty.session.native").bridge
+local semaphores = require "ngx.semaphore"
+
+local get_phase = ngx.get_phase
+local exiting = ngx.worker.exiting
+
+-- Phases in which a request cannot wait.
+local NO_WAITING = {
+  init = true, init_worker = true, exit_worker = true, set = true, header_filter = true, body_filter = true,
+  log = true, balancer = true, ssl_session_store = true,
+}
+
+-- nginx logs a read that times out as an error: the doorbell is read without a limit that matters, in milliseconds.
+local PATIENCE = 0x7fffffff
+-- Pending timers fire when the worker exits; this one is for nothing else. Seconds: some ten years.
+local FAR_OFF = 10 * 365 * 24 * 3600
+local CONNECT_TIMEOUT = 5000 -- milliseconds
+
+local port = bridge.new_port()
+local waiting = {} -- by ticket: who waits, { semaphore =, value =, err = }
+local idle, idle_count = {}, 0 -- waiters to be used again
+local resident -- whether this Lua VM lives as long as the worker
+local listening = false
+local hung_for_exit = false
+
+local MAX_IDLE = 512
+-- How often a VM looks for answers that must not outlive its request (`lua_code_cache off`), in seconds.
+local POLL_INTERVAL = 0.001
+
+local function deliver()
+  local completions = bridge.drain(port)
+  for i = 1, #completions, 3 do
+    local waiter = waiting[completions[i]]
+    -- A request that was aborted while it waited has left its ticket behind: its answer finds it, and nobody else.
+    waiting[completions[i]] = nil
+    if waiter then
+      waiter.value, waiter.err = completions[i + 1], completions[i + 2]
+      waiter.semaphore:post(1)
+    end
+  end
+end
+
+local function connect()
+  local host, number, token = bridge.open_doorbell(port)
+  if not host then
+    return nil, number
+  end
+  local socket = ngx.socket.tcp()
+  socket:settimeouts(CONNECT_TIMEOUT, CONNECT_TIMEOUT, PATIENCE)
+  local ok, err
+  if number then
+    ok, err = socket:connect(host, number)
+  else
+    ok, err = socket:connect(host)
+  end
+  if ok and token then
+    ok, err = socket:send(token)
+  end
+  if not ok then
+    socket:close()
+    return nil, err
+  end
+  return socket
+end
+
+local function fail_all(err)
+  for ticket, waiter in pairs(waiting) do
+    waiting[ticket] = nil
+    waiter.value, waiter.err = false, err
+    waiter.semaphore:post(1)
+  end
+end
+
+-- Reads the doorbell until the worker exits and nobody waits any more.
+local function listen()
+  local socket, err = connect()
+  if not socket then
+    listening = false
+    ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
+    fail_all("unable to listen for storages (" .. tostring(err) .. ")")
+    return
+  end
+  repeat
+    local _, problem = socket:receiveany(64)
+    deliver()
+    if problem and problem ~= "timeout" then
+      ngx.log(ngx.ERR, "[session] the storages' doorbell is broken: ", problem)
+      break
+    end
+  until exiting() and bridge.in_flight(port) == 0
+  listening = false
+  socket:close()
+  deliver()
+  if next(waiting) and not listening then
+    -- Somebody came just now.
+    listening = ngx.timer.at(0, listen) and true or false
+  end
+end
+
+local function ring(premature)
+  if premature then
+    bridge.ring(port)
+  end
+end
+
+local function start_listening()
+  if not hung_for_exit and not exiting() then
+    hung_for_exit = ngx.timer.at(FAR_OFF, ring) and true or false
+  end
+  local ok, err = ngx.timer.at(0, listen)
+  if not ok then
+    return nil, "unable to listen for storages (" .. tostring(err) .. ")"
+  end
+  listening = true
+  return true
+end
+
+local function new_waiter()
+  if idle_count > 0 then
+    local waiter = idle[idle_count]
+    idle[idle_count] = nil
+    idle_count = idle_count - 1
+    return waiter
+  end
+  return { semaphore = assert(semaphores.new(0)) }
+end
+
+-- Waits without a listener: correct, if slower.
+local function poll(waiter, limit)
+  local deadline = ngx.now() + limit
+  while waiter.value == nil do
+    if ngx.now() > deadline then
+      return nil, "timeout"
+    end
+    ngx.sleep(POLL_INTERVAL)
+    deliver()
+  end
+  return true
+end
+
+local waiting_module = {}
+
+--- Submits an operation and waits for its answer.
+-- @tparam string method `get`, `set`, `delete` or `read_metadata`
+-- @param storage a native storage
+-- @param ... the method's arguments
+-- @return the answer; nil without an error where there is none
+-- @treturn string|nil error
+function waiting_module.run(method, storage, ...)
+  local phase = get_phase()
+  if NO_WAITING[phase] then
+    return nil, "storages can't be waited for in the " .. phase .. " phase"
+  end
+  if resident == nil then
+    resident = bridge.claim()
+  end
+  if resident and not listening then
+    local ok, err = start_listening()
+    if not ok then
+      return nil, err
+    end
+  end
+  local ticket, limit = bridge[method](port, storage, ...)
+  if not ticket then
+    return nil, limit
+  end
+  local waiter = new_waiter()
+  waiting[ticket] = waiter
+  -- The limit is only a backstop: the native side answers in time, with a timeout if need be.
+  local ok, err
+  if resident then
+    ok, err = waiter.semaphore:wait(limit)
+  else
+    ok, err = poll(waiter, limit)
+  end
+  if not ok then
+    waiting[ticket] = nil
+    return nil, err
+  end
+  local value, problem = waiter.value, waiter.err
+  waiter.value, waiter.err = nil, nil
+  -- Posted once and waited for once: it may be used again. One that an aborted request left goes with the request.
+  if resident and idle_count < MAX_IDLE then
+    idle_count = idle_count + 1
+    idle[idle_count] = waiter
+  end
+  if problem then
+    return nil, problem
+  end
+  return value or nil
+end
+
+--- What the bridge of this worker has done.
+-- @treturn table `submitted`, `completed`, `in_flight`: operations; `rings`, `drains`: of the doorbell
+function waiting_module.counts()
+  return bridge.counts(port)
+end
+
+return waiting_module

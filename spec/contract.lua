@@ -1,0 +1,133 @@
+-- What every storage must do, with the same assertions for each: `require("spec.contract")(make)` in a `describe`, where
+-- `make(options)` makes the storage anew.
+
+local utils = require "resty.session.utils"
+
+local NAME = "contract"
+
+local function key()
+  return utils.encode_base64url(utils.rand_bytes(32))
+end
+
+local function wait(seconds)
+  ngx.sleep(seconds)
+  ngx.update_time()
+end
+
+local function owners(count, subject)
+  local metadata = { audiences = {}, subjects = {} }
+  for i = 1, count do
+    metadata.audiences[i] = utils.encode_base64url("audience " .. i .. subject)
+    metadata.subjects[i] = utils.encode_base64url(subject)
+  end
+  return metadata
+end
+
+return function(make)
+  local spec = getfenv(2) -- busted gives its functions to spec files only
+  local before_each, it, assert = spec.before_each, spec.it, spec.assert
+  local storage
+
+  before_each(function()
+    storage = make()
+  end)
+
+  it("gives back what was set, byte for byte", function()
+    local k = key()
+    local value = '["' .. ("x"):rep(5000) .. '"]'
+    assert.same({ true }, { storage:set(NAME, k, value, 60, ngx.time()) })
+    assert.equal(value, storage:get(NAME, k, ngx.time()))
+    assert.same({ true }, { storage:set(NAME, k, "[]", 60, ngx.time()) })
+    assert.equal("[]", storage:get(NAME, k, ngx.time()))
+  end)
+
+  it("answers nil without an error for what is absent", function()
+    assert.same({}, { storage:get(NAME, key(), ngx.time()) })
+    assert.same({ true }, { storage:delete(NAME, key(), ngx.time()) })
+  end)
+
+  it("keeps names and prefixes apart", function()
+    local other = make({ prefix = "other", suffix = "s" })
+    local k = key()
+    assert(storage:set(NAME, k, "a", 60, ngx.time()))
+    assert(other:set(NAME, k, "b", 60, ngx.time()))
+    assert(storage:set(NAME .. "2", k, "c", 60, ngx.time()))
+    assert.equal("a", storage:get(NAME, k, ngx.time()))
+    assert.equal("b", other:get(NAME, k, ngx.time()))
+    assert.equal("c", storage:get(NAME .. "2", k, ngx.time()))
+  end)
+
+  it("forgets when the time is over", function()
+    local k = key()
+    assert(storage:set(NAME, k, "v", 1, ngx.time()))
+    assert.equal("v", storage:get(NAME, k, ngx.time()))
+    wait(2.1)
+    assert.is_nil((storage:get(NAME, k, ngx.time())))
+  end)
+
+  it("keeps the old record for stale_ttl, and no longer than it would have lived", function()
+    local old, short, new = key(), key(), key()
+    assert(storage:set(NAME, old, "old", 60, ngx.time()))
+    assert(storage:set(NAME, short, "short", 1, ngx.time()))
+    assert(storage:set(NAME, new, "new", 60, ngx.time(), old, 2))
+    assert(storage:set(NAME, key(), "new", 60, ngx.time(), short, 60))
+    assert.equal("old", storage:get(NAME, old, ngx.time()))
+    wait(3.1)
+    assert.is_nil((storage:get(NAME, old, ngx.time())))
+    assert.is_nil((storage:get(NAME, short, ngx.time())))
+    assert.equal("new", storage:get(NAME, new, ngx.time()))
+  end)
+
+  it("deletes", function()
+    local k = key()
+    assert(storage:set(NAME, k, "v", 60, ngx.time()))
+    assert.same({ true }, { storage:delete(NAME, k, ngx.time()) })
+    assert.is_nil((storage:get(NAME, k, ngx.time())))
+    assert.same({ true }, { storage:delete(NAME, k, ngx.time()) })
+  end)
+
+  it("lists the live sessions of an owner", function()
+    local metadata = owners(1, key())
+    local audience, subject = metadata.audiences[1], metadata.subjects[1]
+    local a, b, c = key(), key(), key()
+    local now = ngx.time()
+    assert.same({}, storage:read_metadata(NAME, audience, subject, now))
+    assert(storage:set(NAME, a, "v", 50, now, nil, nil, metadata))
+    assert(storage:set(NAME, b, "v", 60, now, nil, nil, metadata))
+    assert.same({ [a] = now + 50, [b] = now + 60 }, storage:read_metadata(NAME, audience, subject, now))
+    assert(storage:set(NAME, c, "v", 70, now, a, 10, metadata))
+    assert.same({ [b] = now + 60, [c] = now + 70 }, storage:read_metadata(NAME, audience, subject, now))
+    assert.same({ [c] = now + 70 }, storage:read_metadata(NAME, audience, subject, now + 60))
+    assert(storage:delete(NAME, c, now, metadata))
+    assert.same({ [b] = now + 60 }, storage:read_metadata(NAME, audience, subject, now))
+  end)
+
+  it("notes a session for 16 audiences", function()
+    local metadata = owners(16, key())
+    local k, now = key(), ngx.time()
+    assert(storage:set(NAME, k, "v", 60, now, nil, nil, metadata))
+    for i = 1, 16 do
+      assert.same({ [k] = now + 60 }, storage:read_metadata(NAME, metadata.audiences[i], metadata.subjects[i], now))
+    end
+    assert(storage:delete(NAME, k, now, metadata))
+    for i = 1, 16 do
+      assert.same({}, storage:read_metadata(NAME, metadata.audiences[i], metadata.subjects[i], now))
+    end
+  end)
+
+  it("loses none of 64 that write at once for one owner", function()
+    local metadata = owners(1, key())
+    local expected, threads, now = {}, {}, ngx.time()
+    for i = 1, 64 do
+      local k = key()
+      expected[k] = now + 60
+      threads[i] = ngx.thread.spawn(function()
+        assert(storage:set(NAME, k, "v", 60, now, nil, nil, metadata))
+      end)
+    end
+    for i = 1, 64 do
+      assert(ngx.thread.wait(threads[i]))
+    end
+    assert.same(expected, storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1], now))
+  end)
+end

@@ -1,0 +1,202 @@
+//! What a worker's Lua and the runtime exchange: operations, tickets, answers.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::storage::Error;
+
+/// What an operation came to.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    /// Done, with nothing to tell.
+    Done,
+    /// A record, or that there is none.
+    Record(Option<Vec<u8>>),
+    /// Live sessions' keys, and when they expire, in seconds since the epoch.
+    Sessions(Vec<(String, u64)>),
+}
+
+/// An answer on its way to who waits for the ticket.
+pub struct Completion {
+    pub ticket: u64,
+    pub result: Result<Answer, Error>,
+}
+
+/// What a port has done so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub submitted: AtomicU64,
+    pub completed: AtomicU64,
+    pub rings: AtomicU64,
+    pub drains: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    completions: Vec<Completion>,
+    /// Whether somebody has rung since the last drain.
+    rung: bool,
+    bell: Option<Bell>,
+}
+
+/// Where the byte goes.
+pub type Bell = Box<dyn Write + Send>;
+
+/// One Lua VM's end of the bridge. Clones are the same port.
+#[derive(Clone, Default)]
+pub struct Port(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    counts: Counts,
+}
+
+impl Port {
+    /// Runs an operation on the runtime; its answer comes with the next drains under the ticket that is returned.
+    ///
+    /// No operation takes longer than `limit`: then its answer is [`Error::Timeout`].
+    pub fn submit<F>(&self, runtime: &Handle, limit: Duration, operation: F) -> u64
+    where
+        F: Future<Output = Result<Answer, Error>> + Send + 'static,
+    {
+        let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed) + 1;
+        let port = self.clone();
+        runtime.spawn(async move {
+            let result = timeout(limit, operation).await.unwrap_or(Err(Error::Timeout));
+            port.complete(Completion { ticket, result });
+        });
+        ticket
+    }
+
+    fn complete(&self, completion: Completion) {
+        let mut queue = self.queue();
+        queue.completions.push(completion);
+        self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
+        self.ring_once(&mut queue);
+    }
+
+    /// Everything that was completed since the last drain.
+    pub fn drain(&self) -> Vec<Completion> {
+        self.0.counts.drains.fetch_add(1, Ordering::Relaxed);
+        let mut queue = self.queue();
+        queue.rung = false;
+        std::mem::take(&mut queue.completions)
+    }
+
+    /// Hangs up another doorbell; it is rung at once where answers wait.
+    pub fn hang(&self, bell: Bell) {
+        let mut queue = self.queue();
+        queue.bell = Some(bell);
+        queue.rung = false;
+        if !queue.completions.is_empty() {
+            self.ring_once(&mut queue);
+        }
+    }
+
+    /// Rings whether there are answers or not, to wake who reads the doorbell.
+    pub fn ring(&self) {
+        self.ring_once(&mut self.queue());
+    }
+
+    fn ring_once(&self, queue: &mut Queue) {
+        let Some(bell) = &mut queue.bell else { return };
+        if !queue.rung && bell.write_all(&[1]).is_ok() {
+            queue.rung = true;
+            self.0.counts.rings.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    /// Operations that were submitted and not completed.
+    pub fn in_flight(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed).saturating_sub(self.completed.load(Ordering::Relaxed))
+    }
+}
+
+/// A bell at the end of a socket. A full socket has bytes in it that were not read yet: it rings already.
+pub fn socket_bell(socket: UnixStream) -> std::io::Result<Bell> {
+    socket.set_nonblocking(true)?;
+    Ok(Box::new(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
+
+    fn port_and_bell() -> (Port, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let port = Port::default();
+        port.hang(socket_bell(ours).unwrap());
+        (port, theirs)
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn answers_come_under_their_tickets_and_one_ring_announces_many() {
+        let runtime = runtime();
+        let (port, mut bell) = port_and_bell();
+        let tickets: Vec<u64> = (0..100_u8)
+            .map(|number| port.submit(runtime.handle(), SECOND, async move { Ok(Answer::Record(Some(vec![number]))) }))
+            .collect();
+        while port.counts().in_flight() > 0 {
+            std::thread::yield_now();
+        }
+        bell.read_exact(&mut [0]).unwrap();
+        let mut drained = port.drain();
+        drained.sort_by_key(|completion| completion.ticket);
+        for (number, (completion, ticket)) in (0..).zip(drained.into_iter().zip(tickets)) {
+            assert_eq!(completion.ticket, ticket);
+            assert_eq!(completion.result.unwrap(), Answer::Record(Some(vec![number])));
+        }
+        bell.set_nonblocking(true).unwrap();
+        assert!(bell.read(&mut [0]).is_err(), "a second byte");
+        port.submit(runtime.handle(), SECOND, async { Ok(Answer::Done) });
+        bell.set_nonblocking(false).unwrap();
+        bell.read_exact(&mut [0]).unwrap();
+        assert_eq!(port.drain().len(), 1);
+    }
+
+    #[test]
+    fn no_operation_takes_longer_than_its_limit() {
+        let runtime = runtime();
+        let (port, mut bell) = port_and_bell();
+        port.submit(runtime.handle(), Duration::from_millis(10), std::future::pending());
+        bell.read_exact(&mut [0]).unwrap();
+        assert!(matches!(port.drain()[0].result, Err(Error::Timeout)));
+    }
+
+    #[test]
+    fn answers_that_came_before_the_bell_ring_it() {
+        let runtime = runtime();
+        let port = Port::default();
+        port.submit(runtime.handle(), SECOND, async { Ok(Answer::Done) });
+        while port.counts().in_flight() > 0 {
+            std::thread::yield_now();
+        }
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        port.hang(socket_bell(ours).unwrap());
+        theirs.read_exact(&mut [0]).unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! The storages that are connected, by what they are connected with.
+//!
+//! Programs make a storage on every request, or pass its configuration with each call. What is the same to the last
+//! option shares one storage here, and so its connections.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::storage::Storage;
+
+/// Storages that are kept at most; beyond, the one goes that was asked for longest ago.
+const CAPACITY: usize = 64;
+
+struct Entry {
+    options: Box<dyn Any + Send>,
+    storage: Arc<dyn Storage>,
+    last_asked: u64,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_hash: HashMap<u64, Vec<Entry>>,
+    asked: u64,
+    size: usize,
+}
+
+#[derive(Default)]
+pub struct Registry(Mutex<Entries>);
+
+impl Registry {
+    /// The storage of these options; `make` makes it where there is none.
+    pub fn get<O: Hash + Eq + Clone + Send + 'static>(
+        &self,
+        options: &O,
+        make: impl FnOnce(O) -> Arc<dyn Storage>,
+    ) -> Arc<dyn Storage> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.asked += 1;
+        let now = entries.asked;
+        let hash = hash_of(options);
+        if let Some(entry) = entries.by_hash.entry(hash).or_default().iter_mut().find(|entry| is(entry, options)) {
+            entry.last_asked = now;
+            return entry.storage.clone();
+        }
+        if entries.size >= CAPACITY {
+            entries.drop_oldest();
+        }
+        let storage = make(options.clone());
+        let entry = Entry { options: Box::new(options.clone()), storage: storage.clone(), last_asked: now };
+        entries.by_hash.entry(hash).or_default().push(entry);
+        entries.size += 1;
+        storage
+    }
+}
+
+impl Entries {
+    fn drop_oldest(&mut self) {
+        let oldest = self.by_hash.values().flatten().map(|entry| entry.last_asked).min();
+        for entries in self.by_hash.values_mut() {
+            entries.retain(|entry| Some(entry.last_asked) != oldest);
+        }
+        self.by_hash.retain(|_, entries| !entries.is_empty());
+        self.size = self.by_hash.values().map(Vec::len).sum();
+    }
+}
+
+fn hash_of<O: Hash + 'static>(options: &O) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::any::TypeId::of::<O>().hash(&mut hasher);
+    options.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn is<O: Eq + 'static>(entry: &Entry, options: &O) -> bool {
+    entry.options.downcast_ref::<O>() == Some(options)
+}

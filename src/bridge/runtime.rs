@@ -1,0 +1,60 @@
+//! One tokio runtime with one thread for each process, started on first use.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::runtime::{Builder, Handle};
+
+use super::registry::Registry;
+
+/// What belongs to one process: its runtime, and the storages that are connected there.
+pub struct Runtime {
+    process: u32,
+    /// Whether a Lua VM has taken the doorbell; see [`claim`](Self::claim).
+    claimed: AtomicBool,
+    pub handle: Handle,
+    pub registry: Registry,
+}
+
+impl Runtime {
+    /// Whether the caller is the first to ask: a process has one Lua VM that lives as long as it does and can listen at
+    /// the doorbell. With `lua_code_cache off` each request has a VM of its own besides, which must not outlive it.
+    pub fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::Relaxed)
+    }
+}
+
+static CURRENT: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+
+/// This process' runtime.
+///
+/// What was started before a fork is of no use after it: its thread exists in the parent only. Such a runtime is left
+/// alone, never dropped.
+pub fn current() -> io::Result<Arc<Runtime>> {
+    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    if let Some(runtime) = current.as_ref().filter(|runtime| runtime.process == process) {
+        return Ok(runtime.clone());
+    }
+    let runtime = Arc::new(start(process)?);
+    if let Some(inherited) = current.replace(runtime.clone()) {
+        std::mem::forget(inherited);
+    }
+    Ok(runtime)
+}
+
+fn start(process: u32) -> io::Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    // nginx' signal handlers must run on its own thread: this one, and those that it starts, inherit a full mask.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let thread = thread::Builder::new()
+        .name("resty-session".into())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()));
+    mask.thread_set_mask()?;
+    thread?;
+    Ok(Runtime { process, claimed: AtomicBool::new(false), handle, registry: Registry::default() })
+}

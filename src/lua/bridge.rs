@@ -1,0 +1,203 @@
+//! The bridge for Lua: a port, its doorbell, what comes through it, and the operations that go into it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mlua::prelude::*;
+use mlua::{BString, Either};
+
+use super::{Answer as LuaAnswer, answer, options};
+use crate::bridge::runtime::{self, Runtime};
+use crate::bridge::{Answer, Port, doorbell};
+use crate::storage::{Error, Owner, Record, Storage, redis};
+
+pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
+    let table = lua.create_table()?;
+    table.set("new_port", lua.create_function(|_, ()| Ok(PortHandle(Port::default())))?)?;
+    table.set("claim", lua.create_function(|_, ()| Ok(runtime::current().is_ok_and(|runtime| runtime.claim())))?)?;
+    table.set("open_doorbell", lua.create_function(open_doorbell)?)?;
+    table.set("drain", lua.create_function(drain)?)?;
+    table.set("ring", lua.create_function(ring)?)?;
+    table.set("counts", lua.create_function(counts)?)?;
+    table.set(
+        "in_flight",
+        lua.create_function(|_, port: LuaUserDataRef<PortHandle>| Ok(port.0.counts().in_flight()))?,
+    )?;
+    table.set("redis", lua.create_function(redis_storage)?)?;
+    table.set("get", lua.create_function(submit_get)?)?;
+    table.set("set", lua.create_function(submit_set)?)?;
+    table.set("delete", lua.create_function(submit_delete)?)?;
+    table.set("read_metadata", lua.create_function(submit_read_metadata)?)?;
+    Ok(table)
+}
+
+struct PortHandle(Port);
+
+impl LuaUserData for PortHandle {}
+
+type PortRef = LuaUserDataRef<PortHandle>;
+
+/// Host, port and token; or nil and an error.
+type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
+
+/// `open_doorbell(port)`: what to connect with, port and token nil for a Unix socket; or `nil, err`.
+fn open_doorbell(_: &Lua, port: PortRef) -> LuaResult<Doorbell> {
+    let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &port.0));
+    Ok(match opened {
+        Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
+        Err(error) => (None, Either::Right(error.to_string()), None),
+    })
+}
+
+/// `ring(port)`: wakes who reads the doorbell.
+fn ring(_: &Lua, port: PortRef) -> LuaResult<()> {
+    port.0.ring();
+    Ok(())
+}
+
+/// `drain(port)`: three values a completion in one array: ticket, value or false, error or false.
+fn drain(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
+    let completions = port.0.drain();
+    let table = lua.create_table_with_capacity(3 * completions.len(), 0)?;
+    for completion in completions {
+        table.raw_push(completion.ticket)?;
+        match completion.result {
+            Ok(answer) => {
+                table.raw_push(value(lua, answer)?)?;
+                table.raw_push(false)?;
+            }
+            Err(error) => {
+                table.raw_push(false)?;
+                table.raw_push(error.to_string())?;
+            }
+        }
+    }
+    Ok(table)
+}
+
+fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
+    Ok(match answer {
+        Answer::Done => LuaValue::Boolean(true),
+        Answer::Record(None) => LuaValue::Boolean(false),
+        Answer::Record(Some(record)) => LuaValue::String(lua.create_string(record)?),
+        Answer::Sessions(sessions) => LuaValue::Table(lua.create_table_from(sessions)?),
+    })
+}
+
+fn counts(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
+    let counts = port.0.counts();
+    lua.create_table_from([
+        ("submitted", counts.submitted.load(Ordering::Relaxed)),
+        ("completed", counts.completed.load(Ordering::Relaxed)),
+        ("in_flight", counts.in_flight()),
+        ("rings", counts.rings.load(Ordering::Relaxed)),
+        ("drains", counts.drains.load(Ordering::Relaxed)),
+    ])
+}
+
+/// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
+struct StorageHandle {
+    options: redis::Options,
+    found: RefCell<Option<Found>>,
+}
+
+/// A storage, and the runtime that it lives on.
+type Found = (Arc<Runtime>, Arc<dyn Storage>);
+
+impl LuaUserData for StorageHandle {}
+
+type StorageRef = LuaUserDataRef<StorageHandle>;
+
+/// `redis(configuration)`: the storage, or `nil, err`.
+fn redis_storage(_: &Lua, configuration: Option<LuaTable>) -> LuaResult<LuaAnswer<StorageHandle>> {
+    let options = options::redis(configuration.as_ref());
+    Ok(answer(options.map(|options| StorageHandle { options, found: RefCell::default() })))
+}
+
+impl StorageHandle {
+    fn storage(&self) -> std::io::Result<Found> {
+        let runtime = runtime::current()?;
+        let mut found = self.found.borrow_mut();
+        if let Some((of, storage)) = found.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &runtime)) {
+            return Ok((of.clone(), storage.clone()));
+        }
+        let storage = runtime.registry.get(&self.options, redis::storage);
+        *found = Some((runtime.clone(), storage.clone()));
+        Ok((runtime, storage))
+    }
+}
+
+/// The ticket, and the most seconds that its answer may take; or `nil, err`.
+type Ticket = (Option<u64>, Either<f64, String>);
+
+/// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+fn submit<F>(port: &PortRef, handle: &StorageRef, run: impl FnOnce(Arc<dyn Storage>) -> F) -> LuaResult<Ticket>
+where
+    F: Future<Output = Result<Answer, Error>> + Send + 'static,
+{
+    let (runtime, storage) = match handle.storage() {
+        Ok(found) => found,
+        Err(error) => return Ok((None, Either::Right(format!("unable to start the storage runtime: {error}")))),
+    };
+    let limit = handle.options.limit();
+    let ticket = port.0.submit(&runtime.handle, limit, run(storage));
+    Ok((Some(ticket), Either::Left((limit + DELIVERY).as_secs_f64())))
+}
+
+/// `get(port, storage, name, key, current_time)`.
+fn submit_get(_: &Lua, args: (PortRef, StorageRef, String, String, u64)) -> LuaResult<Ticket> {
+    let (port, handle, name, key, current_time) = args;
+    submit(&port, &handle, |storage| async move { storage.get(name, key, current_time).await.map(Answer::Record) })
+}
+
+/// Metadata as the session has it: `{ audiences = {…}, subjects = {…} }`.
+struct Owners(Vec<Owner>);
+
+impl FromLua for Owners {
+    fn from_lua(value: LuaValue, _: &Lua) -> LuaResult<Self> {
+        let LuaValue::Table(metadata) = value else { return Ok(Self(Vec::new())) };
+        let audiences: Vec<String> = metadata.get("audiences")?;
+        let subjects: Vec<String> = metadata.get("subjects")?;
+        let owner = |(audience, subject)| Owner { audience, subject };
+        Ok(Self(audiences.into_iter().zip(subjects).map(owner).collect()))
+    }
+}
+
+type SetArgs = (PortRef, StorageRef, String, String, BString, u64, u64, Option<String>, Option<u64>, Owners);
+
+/// `set(port, storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata)`.
+fn submit_set(_: &Lua, args: SetArgs) -> LuaResult<Ticket> {
+    let (port, handle, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners)) = args;
+    let record = Record {
+        name,
+        key,
+        value: value.into(),
+        ttl: ttl.max(1),
+        current_time,
+        old_key,
+        stale_ttl: stale_ttl.unwrap_or_default(),
+        owners,
+    };
+    submit(&port, &handle, |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
+}
+
+/// `delete(port, storage, name, key, current_time, metadata)`.
+fn submit_delete(_: &Lua, args: (PortRef, StorageRef, String, String, u64, Owners)) -> LuaResult<Ticket> {
+    let (port, handle, name, key, current_time, Owners(owners)) = args;
+    submit(&port, &handle, |storage| async move {
+        storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
+    })
+}
+
+/// `read_metadata(port, storage, name, audience, subject, current_time)`.
+fn submit_read_metadata(_: &Lua, args: (PortRef, StorageRef, String, String, String, u64)) -> LuaResult<Ticket> {
+    let (port, handle, name, audience, subject, current_time) = args;
+    let owner = Owner { audience, subject };
+    submit(&port, &handle, |storage| async move {
+        storage.read_metadata(name, owner, current_time).await.map(Answer::Sessions)
+    })
+}

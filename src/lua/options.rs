@@ -1,0 +1,170 @@
+//! Storages' configuration tables into their options, with errors that name the option.
+
+use std::time::Duration;
+
+use mlua::prelude::*;
+
+use crate::storage::Naming;
+use crate::storage::redis::{Address, Node, Options, Target, Tls};
+
+/// What a timeout is that was not configured, in milliseconds.
+const TIMEOUT: u64 = 5000;
+/// How long a connection may be unused, in milliseconds, before it is not trusted any more.
+const KEEPALIVE: u64 = 60_000;
+
+/// A storage's configuration table; absent, it is empty.
+struct Reader<'a> {
+    storage: &'static str,
+    table: Option<&'a LuaTable>,
+}
+
+impl Reader<'_> {
+    fn value(&self, option: &str) -> Result<LuaValue, String> {
+        match self.table {
+            None => Ok(LuaValue::Nil),
+            Some(table) => table.get(option).map_err(|_| self.invalid(option, "it cannot be read")),
+        }
+    }
+
+    fn invalid(&self, option: &str, cause: &str) -> String {
+        format!("invalid {} {option} ({cause})", self.storage)
+    }
+
+    fn expected(&self, option: &str, expected: &str, got: &LuaValue) -> String {
+        self.invalid(option, &format!("{expected} expected, got {}", got.type_name()))
+    }
+
+    fn text(&self, option: &str) -> Result<Option<String>, String> {
+        match self.value(option)? {
+            LuaValue::Nil | LuaValue::Boolean(false) => Ok(None),
+            LuaValue::Integer(number) => Ok(Some(number.to_string())),
+            LuaValue::Number(number) => Ok(Some(number.to_string())),
+            LuaValue::String(text) => match text.to_str() {
+                Ok(text) if text.is_empty() => Ok(None),
+                Ok(text) => Ok(Some(text.to_owned())),
+                Err(_) => Err(self.invalid(option, "it is no UTF-8")),
+            },
+            other => Err(self.expected(option, "string", &other)),
+        }
+    }
+
+    /// A whole number that is not negative; text that is one will do.
+    fn number(&self, option: &str) -> Result<Option<u64>, String> {
+        let value = self.value(option)?;
+        let number = match &value {
+            LuaValue::Nil | LuaValue::Boolean(false) => return Ok(None),
+            LuaValue::Integer(number) => Some(*number as f64),
+            LuaValue::Number(number) => Some(*number),
+            LuaValue::String(text) => text.to_str().ok().and_then(|text| text.trim().parse().ok()),
+            _ => None,
+        };
+        match number.filter(|number| *number >= 0.0 && number.is_finite()) {
+            Some(number) => Ok(Some(number as u64)),
+            None => Err(self.expected(option, "number that is not negative", &value)),
+        }
+    }
+
+    fn switch(&self, option: &str) -> Result<Option<bool>, String> {
+        Ok(match self.value(option)? {
+            LuaValue::Nil => None,
+            value => Some(value.as_boolean() != Some(false)),
+        })
+    }
+
+    fn milliseconds(&self, option: &str) -> Result<Option<Duration>, String> {
+        Ok(self.number(option)?.filter(|number| *number > 0).map(Duration::from_millis))
+    }
+
+    fn port(&self, default: u16) -> Result<u16, String> {
+        match self.number("port")? {
+            None => Ok(default),
+            Some(port) => u16::try_from(port).map_err(|_| self.invalid("port", "at most 65535")),
+        }
+    }
+
+    /// Servers, each `{ host = …, port = … }`; `ip` stands for `host` too.
+    fn nodes(&self, option: &'static str, default_port: u16) -> Result<Option<Vec<Node>>, String> {
+        let tables = match self.value(option)? {
+            LuaValue::Nil | LuaValue::Boolean(false) => return Ok(None),
+            LuaValue::Table(tables) => tables,
+            other => return Err(self.expected(option, "array", &other)),
+        };
+        let mut nodes = Vec::new();
+        for value in tables.sequence_values::<LuaValue>() {
+            let LuaValue::Table(table) = value.unwrap_or(LuaValue::Nil) else {
+                return Err(self.invalid(option, "each must be { host = …, port = … }"));
+            };
+            let node = Reader { storage: self.storage, table: Some(&table) };
+            let host = node.text("host")?.or(node.text("ip")?);
+            let host = host.ok_or_else(|| self.invalid(option, "a host is missing"))?;
+            nodes.push(Node { host, port: node.port(default_port)? });
+        }
+        if nodes.is_empty() { Err(self.invalid(option, "it is empty")) } else { Ok(Some(nodes)) }
+    }
+
+    fn naming(&self) -> Result<Naming, String> {
+        Ok(Naming { prefix: self.text("prefix")?, suffix: self.text("suffix")? })
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, String> {
+        if self.switch("ssl")? != Some(true) {
+            return Ok(None);
+        }
+        Ok(Some(Tls { verify: self.switch("ssl_verify")? != Some(false), server_name: self.text("server_name")? }))
+    }
+}
+
+/// The options of a Redis storage: with `nodes` a cluster's, with `sentinels` a Sentinel group's.
+pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
+    let reader = Reader { storage: "redis", table };
+    let timeout = |option| reader.milliseconds(option);
+    let sending = timeout("send_timeout")?.into_iter().chain(timeout("read_timeout")?).max();
+    let username = reader.text("username")?;
+    let password = reader.text("password")?;
+    if username.is_some() && password.is_none() {
+        return Err(reader.invalid("username", "a username needs a password"));
+    }
+    let database = reader.number("database")?.unwrap_or_default();
+    Ok(Options {
+        target: redis_target(&reader)?,
+        naming: reader.naming()?,
+        username,
+        password,
+        database: i64::try_from(database).map_err(|_| reader.invalid("database", "too large"))?,
+        tls: reader.tls()?,
+        connect_timeout: timeout("connect_timeout")?.unwrap_or(Duration::from_millis(TIMEOUT)),
+        response_timeout: sending.unwrap_or(Duration::from_millis(TIMEOUT)),
+        keepalive_timeout: timeout("keepalive_timeout")?.unwrap_or(Duration::from_millis(KEEPALIVE)),
+        pool: reader.text("pool")?,
+    })
+}
+
+fn redis_target(reader: &Reader) -> Result<Target, String> {
+    const PORT: u16 = 6379;
+    const SENTINEL_PORT: u16 = 26379;
+    const REDIRECTIONS: u32 = 16;
+    if let Some(nodes) = reader.nodes("nodes", PORT)? {
+        let redirections = reader.number("max_redirections")?.map_or(REDIRECTIONS, |number| number.min(1000) as u32);
+        return Ok(Target::Cluster { nodes, max_redirections: redirections });
+    }
+    if let Some(sentinels) = reader.nodes("sentinels", SENTINEL_PORT)? {
+        let replica = match reader.text("role")?.as_deref() {
+            None | Some("master") => false,
+            Some("slave" | "replica") => true,
+            Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
+        };
+        return Ok(Target::Sentinel {
+            master: reader.text("master")?.unwrap_or_else(|| "mymaster".into()),
+            replica,
+            sentinels,
+            username: reader.text("sentinel_username")?,
+            password: reader.text("sentinel_password")?,
+        });
+    }
+    if let Some(path) = reader.text("socket")? {
+        let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
+        return Ok(Target::Single(Address::Unix(path)));
+    }
+    let host = reader.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
+    Ok(Target::Single(Address::Tcp(Node { host, port: reader.port(PORT)? })))
+}

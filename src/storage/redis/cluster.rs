@@ -1,0 +1,113 @@
+//! A Redis Cluster. Keys lie in different slots, so an operation on several keys is several commands, sent at once to
+//! the nodes that hold them.
+
+use redis::Cmd;
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
+
+use super::commands;
+use super::options::{Options, Target, credentials};
+use super::single::connect_error;
+use crate::storage::link::{Connection, Link};
+use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
+
+pub struct Cluster {
+    link: Link<ClusterConnection>,
+    naming: Naming,
+    options: Options,
+}
+
+impl Cluster {
+    pub fn new(options: Options) -> Self {
+        let link = Link::new(options.connect_timeout, options.keepalive_timeout);
+        Self { link, naming: options.naming.clone(), options }
+    }
+
+    /// The connection follows the cluster's changes by itself; it is made anew only where none of its nodes is left.
+    async fn connection(&self) -> Result<Connection<ClusterConnection>, Error> {
+        self.link
+            .get(|| async {
+                let client = self.client()?;
+                client.get_async_connection().await.map_err(|error| connect_error(&error))
+            })
+            .await
+    }
+
+    fn client(&self) -> Result<ClusterClient, Error> {
+        let Target::Cluster { nodes, max_redirections } = &self.options.target else {
+            return Err(Error::Connect("no cluster nodes".into()));
+        };
+        let nodes = nodes.iter().map(|node| {
+            let info = self.options.address(node).into_connection_info()?;
+            Ok(info.set_redis_settings(credentials(&self.options.username, &self.options.password)))
+        });
+        let nodes = nodes.collect::<Result<Vec<_>, redis::RedisError>>()?;
+        let mut builder = ClusterClientBuilder::new(nodes)
+            .use_protocol(ProtocolVersion::RESP2)
+            .connection_timeout(self.options.connect_timeout)
+            .response_timeout(self.options.response_timeout)
+            .overall_response_timeout(Some(self.options.response_timeout))
+            .retries(*max_redirections)
+            .min_retry_wait(10)
+            .max_retry_wait(100);
+        if let Some(tls) = &self.options.tls {
+            builder = builder.tls(if tls.verify { TlsMode::Secure } else { TlsMode::Insecure });
+        }
+        Ok(builder.build()?)
+    }
+
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        let connection = self.connection().await?;
+        let result = command.query_async(&mut connection.handle.clone()).await;
+        if let Err(error) = &result
+            && matches!(error.kind(), redis::ErrorKind::ClusterConnectionNotFound)
+        {
+            self.link.give_up(&connection).await;
+        }
+        Ok(result?)
+    }
+
+    /// Runs commands on keys of their own, all at once. The first error counts.
+    async fn run_all(&self, commands: Vec<Cmd>) -> Result<(), Error> {
+        let connection = self.connection().await?;
+        let mut running = tokio::task::JoinSet::new();
+        for command in commands {
+            let mut handle = connection.handle.clone();
+            running.spawn(async move { commands::run(&command, &mut handle).await });
+        }
+        let mut result = Ok(());
+        while let Some(finished) = running.join_next().await {
+            let finished = finished.map_err(|error| Error::Server(error.to_string()))?;
+            result = result.and(finished);
+        }
+        result
+    }
+}
+
+impl Storage for Cluster {
+    /// The record first: where it cannot be stored, the one that it replaces must go on working.
+    fn set(&self, record: Record) -> Operation<'_, ()> {
+        Box::pin(async move {
+            self.run::<()>(&commands::set_record(&self.naming, &record)).await?;
+            self.run_all(commands::set_besides(&self.naming, &record)).await
+        })
+    }
+
+    fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
+        Box::pin(async move { self.run(&commands::get(&self.naming, &name, &key)).await })
+    }
+
+    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let forget = |owner: &Owner| commands::forget(&self.naming, &name, &key, owner, current_time);
+            let mut all = vec![commands::unlink(&self.naming, &name, &key)];
+            all.extend(owners.iter().flat_map(forget));
+            self.run_all(all).await
+        })
+    }
+
+    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+        Box::pin(async move { self.run(&commands::sessions(&self.naming, &name, &owner, current_time)).await })
+    }
+}

@@ -1,0 +1,46 @@
+//! Sessions in Redis, alone, behind Sentinel, or in a Cluster.
+//!
+//! A record is a string with a time to live. An owner's sessions are a sorted set, score = expiry, member = key.
+//! Only commands that Redis 5 and Valkey have are used. Commands of many requests share one connection a worker, or one
+//! a node, and are pipelined on it.
+
+mod cluster;
+mod commands;
+mod options;
+mod sentinel;
+mod single;
+
+pub use cluster::Cluster;
+pub use options::{Address, Node, Options, Target, Tls};
+pub use single::Server;
+
+use std::sync::Arc;
+
+use super::Storage;
+
+/// The storage that the options describe. Nothing connects yet.
+pub fn storage(options: Options) -> Arc<dyn Storage> {
+    match options.target {
+        Target::Single(_) | Target::Sentinel { .. } => Arc::new(Server::new(options)),
+        Target::Cluster { .. } => Arc::new(Cluster::new(options)),
+    }
+}
+
+impl From<redis::RedisError> for super::Error {
+    fn from(error: redis::RedisError) -> Self {
+        if error.is_timeout() { Self::Timeout } else { Self::Server(describe(&error)) }
+    }
+}
+
+/// What happened, in the server's words where it said anything.
+fn describe(error: &redis::RedisError) -> String {
+    if error.kind() == redis::ErrorKind::AuthenticationFailed {
+        return "the server refuses the username or the password".to_owned();
+    }
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) if detail.starts_with(code) => detail.to_owned(),
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        (None, _) => error.to_string(),
+    }
+}

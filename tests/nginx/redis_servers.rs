@@ -1,0 +1,186 @@
+//! Redis servers of their own: one, a Sentinel group, a Cluster.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redis::{Client, Connection};
+
+use super::server::{free_port, wait_for};
+
+pub struct Redis {
+    child: Option<Child>,
+    pub port: u16,
+    directory: tempfile::TempDir,
+    arguments: Vec<String>,
+    program: &'static str,
+}
+
+impl Redis {
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_on(free_port(), "redis-server", arguments, None)
+    }
+
+    fn start_on(port: u16, program: &'static str, arguments: &[&str], configuration: Option<String>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut all = Vec::new();
+        if let Some(configuration) = configuration {
+            let path = directory.path().join("redis.conf");
+            fs::write(&path, configuration).unwrap();
+            all.push(path.display().to_string());
+        }
+        all.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned(), directory.path().display().to_string()]);
+        if program == "redis-server" {
+            all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
+        }
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut redis = Self { child: None, port, directory, arguments: all, program };
+        redis.start_again();
+        redis
+    }
+
+    /// Starts a server that was killed, on its port.
+    pub fn start_again(&mut self) {
+        let log = fs::File::create(self.directory.path().join("log")).unwrap();
+        self.child =
+            Some(Command::new(self.program).args(&self.arguments).stdout(log).stdin(Stdio::null()).spawn().unwrap());
+        let port = self.port;
+        wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap();
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    pub fn connect(&self) -> Connection {
+        Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap().get_connection().unwrap()
+    }
+
+    pub fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split(' ');
+        let mut cmd = redis::cmd(words.next().unwrap());
+        words.for_each(|word| {
+            cmd.arg(word);
+        });
+        cmd.query(&mut self.connect()).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// nginx' connections: those that are not of this process.
+    pub fn clients(&self) -> usize {
+        let list: String = self.ask("CLIENT LIST");
+        list.lines().filter(|line| line.contains("lib-name=redis-rs") || !line.contains("cmd=client")).count()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A master, two replicas, three sentinels that watch them.
+pub struct Group {
+    pub servers: Vec<Redis>,
+    pub sentinels: Vec<Redis>,
+}
+
+impl Group {
+    pub fn start() -> Self {
+        let master = Redis::start(&["--repl-timeout", "5"]);
+        let port = master.port.to_string();
+        let mut servers = vec![master];
+        for _ in 0..2 {
+            servers.push(Redis::start(&["--replicaof", "127.0.0.1", &port, "--repl-timeout", "5"]));
+        }
+        let replicated = |redis: &Redis| redis.ask::<String>("INFO replication").contains("master_link_status:up");
+        wait_for("the replicas", || servers[1..].iter().all(replicated));
+        let configuration = format!(
+            "sentinel monitor sessions 127.0.0.1 {port} 2\nsentinel down-after-milliseconds sessions 1000\n\
+             sentinel failover-timeout sessions 5000\n"
+        );
+        let sentinels: Vec<Redis> =
+            (0..3).map(|_| Redis::start_on(free_port(), "redis-sentinel", &[], Some(configuration.clone()))).collect();
+        let knows = |sentinel: &Redis| {
+            let others: Vec<redis::Value> = sentinel.ask("SENTINEL sentinels sessions");
+            let replicas: Vec<redis::Value> = sentinel.ask("SENTINEL replicas sessions");
+            others.len() == 2 && replicas.len() == 2
+        };
+        wait_for("the sentinels", || sentinels.iter().all(knows));
+        Self { servers, sentinels }
+    }
+
+    /// The port of the server that the sentinels call the master.
+    pub fn master(&self) -> u16 {
+        let (_, port): (String, String) = self.sentinels[0].ask("SENTINEL get-master-addr-by-name sessions");
+        port.parse().unwrap()
+    }
+
+    pub fn sentinel_ports(&self) -> String {
+        ports(&self.sentinels)
+    }
+}
+
+/// Three masters, and a replica each.
+pub struct Cluster(pub Vec<Redis>);
+
+impl Cluster {
+    pub fn start() -> Self {
+        let nodes: Vec<Redis> = (0..6)
+            .map(|_| {
+                // The bus listens 10,000 above the port, which must exist.
+                let port = loop {
+                    let port = free_port();
+                    if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+                        break port;
+                    }
+                };
+                let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+                Redis::start_on(port, "redis-server", &options, None)
+            })
+            .collect();
+        let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let output = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(&addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let cluster = Self(nodes);
+        wait_for("the cluster", || {
+            cluster.0.iter().all(|node| {
+                let slots: Vec<Vec<redis::Value>> = node.ask("CLUSTER SLOTS");
+                // From, to, the master, its replica.
+                node.ask::<String>("CLUSTER INFO").contains("cluster_state:ok")
+                    && slots.len() == 3
+                    && slots.iter().all(|slot| slot.len() == 4)
+            })
+        });
+        cluster
+    }
+
+    pub fn ports(&self) -> String {
+        ports(&self.0)
+    }
+
+    /// The nodes that hold slots now.
+    pub fn masters(&self) -> Vec<usize> {
+        let is_master =
+            |node: &Redis| node.child.is_some() && node.ask::<String>("INFO replication").contains("role:master");
+        (0..self.0.len()).filter(|at| is_master(&self.0[*at])).collect()
+    }
+}
+
+fn ports(servers: &[Redis]) -> String {
+    servers.iter().map(|server| server.port.to_string()).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,426 @@
+//! Sessions in Redis: what stands there, and what happens when it fails.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::http::Browser;
+use super::redis_servers::{Cluster, Group, Redis};
+use super::server::{Nginx, Site};
+use super::specs;
+use super::vectors;
+
+/// `/set?v=…`, `/get`, `/destroy` over the storage that `INIT` names.
+const PROGRAM: &str = r#"
+    location /set { content_by_lua_block {
+        local s = require("resty.session").open()
+        s:set("v", ngx.var.arg_v)
+        s:set_subject("ada")
+        local ok, err = s:save()
+        ngx.say(ok and "saved" or err)
+    } }
+    location /get { content_by_lua_block {
+        local s, err, exists = require("resty.session").start()
+        ngx.say(exists and tostring(s:get("v")) or err)
+    } }
+    location /destroy { content_by_lua_block {
+        local ok, err = require("resty.session").destroy()
+        ngx.say(ok and "destroyed" or err)
+    } }
+    location /plain { content_by_lua_block { ngx.say("ok") } }
+    location /counts { content_by_lua_block {
+        ngx.say(require("cjson").encode(require("resty.session.waiting").counts()))
+    } }
+"#;
+
+fn nginx(redis: &str) -> Nginx {
+    let init = format!(
+        r#"require("resty.session").init({{ secret = "redis tests", storage = "redis", store_metadata = true, redis = {{
+            connect_timeout = 500, send_timeout = 500, read_timeout = 500, {redis}
+        }} }})"#
+    );
+    Nginx::start(&Site { init: &init, server: PROGRAM, ..Site::default() })
+}
+
+fn port(redis: &Redis) -> String {
+    format!("port = {}", redis.port)
+}
+
+fn id(browser: &Browser) -> String {
+    let value = browser.cookie("session").unwrap();
+    let header = resty_session::cookie::Header::decode(value.as_bytes()).unwrap();
+    resty_session::cookie::base64url::encode(header.sid())
+}
+
+#[test]
+fn every_kind_of_redis_keeps_the_contract() {
+    let (redis, group, cluster) = (Redis::start(&[]), Group::start(), Cluster::start());
+    let arguments = format!("redis={}&sentinels={}&nodes={}", redis.port, group.sentinel_ports(), cluster.ports());
+    specs::run("redis_spec.lua", &arguments);
+}
+
+#[test]
+fn records_are_those_of_the_reference() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&port(&redis));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    let first = id(&browser);
+    let record = format!("session:{first}");
+    assert_eq!(redis.ask::<String>(&format!("TYPE {record}")), "string");
+    assert!((3595..=3600).contains(&redis.ask::<i64>(&format!("TTL {record}"))));
+    let value: String = redis.ask(&format!("GET {record}"));
+    assert!(value.starts_with("[\"") && value.ends_with("\"]"));
+    // base64url of "default" and "ada".
+    let owner = "session:ZGVmYXVsdA:YWRh";
+    assert_eq!(redis.ask::<String>(&format!("TYPE {owner}")), "zset");
+    let members = |redis: &Redis| redis.ask::<Vec<(String, u64)>>(&format!("ZRANGE {owner} 0 -1 WITHSCORES"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (key, expiry) = members(&redis).remove(0);
+    assert_eq!(key, first);
+    assert!((now + 3595..=now + 3600).contains(&expiry));
+    assert!((3595..=3600).contains(&redis.ask::<i64>(&format!("TTL {owner}"))));
+
+    assert_eq!(browser.get(nginx.url("/set?v=2")), "saved");
+    let second = id(&browser);
+    assert!((1..=10).contains(&redis.ask::<i64>(&format!("TTL {record}"))), "the old one for a while");
+    let keys: Vec<String> = members(&redis).into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [second.clone()]);
+
+    assert_eq!(browser.get(nginx.url("/destroy")), "destroyed");
+    assert_eq!(redis.ask::<u8>(&format!("EXISTS session:{second} {owner}")), 0);
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+#[test]
+fn records_that_the_peer_wrote_open() {
+    let redis = Redis::start(&[]);
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local s, err, exists = require("resty.session").open({{
+                    secret = "correct horse battery staple", storage = "redis", redis = {{ port = {} }},
+                    hash_storage_key = ngx.var.arg_hashed == "1",
+                    idling_timeout = 0, rolling_timeout = 0, absolute_timeout = 0,
+                }})
+                ngx.print(exists and require("cjson").encode(s.data) or err)
+            }} }}"#,
+            redis.port
+        ),
+        ..Site::default()
+    });
+    let mut opened = 0;
+    for vector in vectors::all().into_iter().filter(|vector| vector.name.starts_with("stored: save")) {
+        for record in vector.records.iter().filter(|record| record.op == "set") {
+            let name = format!("{}:{}", record.name, record.key);
+            redis::cmd("SET").arg(name).arg(record.value.as_ref().unwrap()).exec(&mut redis.connect()).unwrap();
+        }
+        let Some(cookie) = vector.cookies.get("session").filter(|_| !vector.name.contains("metadata")) else {
+            continue;
+        };
+        let hashed = u8::from(vector.name.contains("hashed key"));
+        let request = ureq::get(nginx.url(&format!("/?hashed={hashed}"))).header("Cookie", format!("session={cookie}"));
+        let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+        let data: serde_json::Value =
+            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
+        assert!(vectors::same(&data, &vector.data), "{}", vector.name);
+        opened += 1;
+    }
+    assert_eq!(opened, 5);
+}
+
+#[test]
+fn configuring_on_every_request_opens_no_connection_more() {
+    let redis = Redis::start(&[]);
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local session = require("resty.session")
+                for _ = 1, 500 do
+                    session.init({{ secret = "x", storage = "redis", redis = {{ port = {0} }} }})
+                    local s = session.open({{ secret = "x", storage = "redis", redis = {{ port = {0}, prefix = "p" }} }})
+                    require("resty.session.redis").new({{ port = {0} }}):get("a", "b")
+                end
+                local ok, err = session.new():save()
+                ngx.say(ok and "saved" or err)
+            }} }}"#,
+            redis.port
+        ),
+        workers: 2,
+        ..Site::default()
+    });
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        assert_eq!(Browser::new().get(nginx.url("/")), "saved");
+        clients.push(redis.clients());
+    }
+    // Two storages a worker.
+    assert!(clients.iter().all(|count| *count <= 4 + 1), "{clients:?}");
+}
+
+#[test]
+fn a_unix_socket_a_database_and_a_password_will_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("redis.sock");
+    let socket = socket.to_str().unwrap();
+    let user = ["--user", "sessions", "on", ">secret", "~*", "&*", "+@all"];
+    let redis = Redis::start(&[["--unixsocket", socket].as_slice(), &user].concat());
+    for options in [
+        format!(r#"socket = "unix:{socket}", database = 3, username = "sessions", password = "secret""#),
+        format!(r#"port = {}, username = "sessions", password = "secret", prefix = "p", suffix = "s""#, redis.port),
+    ] {
+        let nginx = nginx(&options);
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+    }
+    let keys: Vec<String> = redis.ask("KEYS p:session:*:s");
+    assert_eq!(keys.len(), 2);
+    let wrong = nginx(&format!(r#"port = {}, username = "sessions", password = "wrong""#, redis.port));
+    let answer = Browser::new().get(wrong.url("/set?v=1"));
+    assert!(answer.contains("the server refuses the username or the password"), "{answer}");
+}
+
+/// The answer, and how long it took.
+fn timed(browser: &Browser, url: String) -> (String, Duration) {
+    let start = Instant::now();
+    (browser.get(url), start.elapsed())
+}
+
+#[test]
+fn a_server_that_hangs_is_a_timeout_and_others_go_on() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&port(&redis));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    redis.signal(Signal::SIGSTOP);
+    for _ in 0..3 {
+        let (answer, took) = timed(&browser, nginx.url("/get"));
+        assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
+        assert!(took < Duration::from_millis(1300), "{took:?}");
+        let (answer, took) = timed(&browser, nginx.url("/plain"));
+        assert_eq!(answer, "ok");
+        assert!(took < Duration::from_millis(200), "{took:?}");
+    }
+    redis.signal(Signal::SIGCONT);
+    assert_eq!(browser.get(nginx.url("/get")), "1");
+}
+
+#[test]
+fn a_server_that_refuses_says_so_and_is_found_again() {
+    let mut redis = Redis::start(&[]);
+    let nginx = nginx(&port(&redis));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    redis.kill();
+    for _ in 0..3 {
+        let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
+        assert!(answer.starts_with("unable to store session data ("), "{answer}");
+        assert!(took < Duration::from_millis(700));
+    }
+    let answer = browser.get(nginx.url("/get"));
+    assert!(answer.contains("refused"), "{answer}");
+    redis.start_again();
+    assert_eq!(browser.get(nginx.url("/get")), "unable to load session", "it has lost everything");
+    assert_eq!(browser.get(nginx.url("/set?v=3")), "saved");
+    assert_eq!(browser.get(nginx.url("/get")), "3");
+}
+
+#[test]
+fn a_full_or_read_only_server_says_so() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&port(&redis));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    redis.ask::<()>("CONFIG SET maxmemory 1");
+    let answer = browser.get(nginx.url("/set?v=2"));
+    assert!(answer.starts_with("unable to store session data (OOM"), "{answer}");
+    assert_eq!(browser.get(nginx.url("/get")), "1", "the old session is still good");
+    redis.ask::<()>("CONFIG SET maxmemory 0");
+    assert_eq!(browser.get(nginx.url("/set?v=2")), "saved");
+    redis.ask::<()>("REPLICAOF 127.0.0.1 1");
+    let answer = browser.get(nginx.url("/set?v=3"));
+    assert!(answer.contains("READONLY"), "{answer}");
+    assert_eq!(browser.get(nginx.url("/get")), "2");
+    redis.ask::<()>("REPLICAOF NO ONE");
+    assert_eq!(browser.get(nginx.url("/set?v=3")), "saved");
+}
+
+#[test]
+fn phases_that_cannot_wait_say_so_and_a_timer_can() {
+    let redis = Redis::start(&[]);
+    let probe = format!(r#"require("resty.session.redis").new({{ port = {} }}):get("a", "b")"#, redis.port);
+    let nginx = Nginx::start(&Site {
+        http: &format!(
+            r#"lua_shared_dict errors 1m;
+               init_worker_by_lua_block {{ ngx.shared.errors:set("init_worker", tostring(select(2, {probe}))) }}"#
+        ),
+        init: &format!(r#"INIT_ERROR = select(2, {probe})"#),
+        server: &format!(
+            r#"location /phases {{
+                header_filter_by_lua_block {{ ngx.shared.errors:set("header_filter", tostring(select(2, {probe}))) }}
+                log_by_lua_block {{ ngx.shared.errors:set("log", tostring(select(2, {probe}))) }}
+                content_by_lua_block {{ ngx.say("ok") }}
+            }}
+            location /timer {{ content_by_lua_block {{
+                ngx.timer.at(0, function()
+                    local value, err = {probe}
+                    ngx.shared.errors:set("timer", tostring(value) .. " " .. tostring(err))
+                end)
+                ngx.sleep(0.3)
+                ngx.say(ngx.shared.errors:get("timer"))
+            }} }}
+            location /errors {{ content_by_lua_block {{
+                ngx.say(INIT_ERROR)
+                for _, phase in ipairs {{ "init_worker", "header_filter", "log" }} do
+                    ngx.say(ngx.shared.errors:get(phase))
+                end
+            }} }}"#
+        ),
+        ..Site::default()
+    });
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/phases")), "ok");
+    std::thread::sleep(Duration::from_millis(100));
+    let expected = ["init", "init_worker", "header_filter", "log"]
+        .map(|phase| format!("storages can't be waited for in the {phase} phase"));
+    assert_eq!(browser.get(nginx.url("/errors")), expected.join("\n"));
+    assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
+}
+
+/// Sessions that were answered as saved, and what became of them.
+struct Load {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// Browsers that save and read without end. Each answers what went wrong, when it is told to stop.
+    fn start(nginx: &Nginx, browsers: usize) -> Self {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let urls = (nginx.url("/set?v="), nginx.url("/get"));
+        let threads = (0..browsers)
+            .map(|number| {
+                let (stop, (set, get)) = (stop.clone(), urls.clone());
+                std::thread::spawn(move || {
+                    let browser = Browser::new();
+                    let mut problems = Vec::new();
+                    let mut round = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        round += 1;
+                        let value = format!("{number}-{round}");
+                        let saved = browser.get(format!("{set}{value}"));
+                        if saved != "saved" {
+                            problems.push(saved);
+                            continue;
+                        }
+                        let found = browser.get(get.clone());
+                        if found != value {
+                            problems.push(format!("{found} instead of {value}"));
+                        }
+                    }
+                    problems
+                })
+            })
+            .collect();
+        Self { stop, threads }
+    }
+
+    fn stop(self) -> Vec<String> {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+/// Saves until it works again; how long that took.
+fn recovery(nginx: &Nginx) -> Duration {
+    let start = Instant::now();
+    super::server::wait_for("sessions", || Browser::new().get(nginx.url("/set?v=1")) == "saved");
+    start.elapsed()
+}
+
+#[test]
+fn a_sentinel_group_may_lose_its_master() {
+    let mut group = Group::start();
+    let sentinels: Vec<String> = group
+        .sentinels
+        .iter()
+        .map(|sentinel| format!("{{ host = \"127.0.0.1\", port = {} }}", sentinel.port))
+        .collect();
+    let nginx = nginx(&format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", ")));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    // What is replicated outlives the master.
+    let replicas: u8 = group.servers[0].ask("WAIT 2 5000");
+    assert_eq!(replicas, 2);
+    let load = Load::start(&nginx, 4);
+    std::thread::sleep(Duration::from_millis(300));
+    let old = group.master();
+    group.servers.iter_mut().find(|server| server.port == old).unwrap().kill();
+    super::server::wait_for("a failover", || group.master() != old);
+    let new = group.master();
+    let promoted = group.servers.iter().find(|server| server.port == new).unwrap();
+    super::server::wait_for("the new master", || promoted.ask::<String>("INFO replication").contains("role:master"));
+    let took = recovery(&nginx);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(browser.get(nginx.url("/get")), "1");
+    let problems = load.stop();
+    assert!(!problems.is_empty(), "the master was never missed");
+    assert!(!nginx.log().contains("exited on signal"));
+}
+
+fn cluster_nginx(cluster: &Cluster) -> Nginx {
+    let nodes: Vec<String> =
+        cluster.0.iter().map(|node| format!("{{ ip = \"127.0.0.1\", port = {} }}", node.port)).collect();
+    nginx(&format!("nodes = {{ {} }}", nodes.join(", ")))
+}
+
+#[test]
+fn a_cluster_may_be_resharded_meanwhile() {
+    let cluster = Cluster::start();
+    let nginx = cluster_nginx(&cluster);
+    let load = Load::start(&nginx, 4);
+    let id = |at: usize| cluster.0[at].ask::<String>("CLUSTER MYID");
+    let node = format!("127.0.0.1:{}", cluster.0[0].port);
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        super::server::wait_for("the nodes to agree", || {
+            let check = std::process::Command::new("redis-cli").args(["--cluster", "check", &node]).output().unwrap();
+            check.status.success()
+        });
+        let output = std::process::Command::new("redis-cli")
+            .args(["--cluster", "reshard", &node])
+            .args(["--cluster-from", &id(from), "--cluster-to", &id(to), "--cluster-slots", "1500", "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    assert_eq!(load.stop(), [""; 0]);
+}
+
+#[test]
+fn a_cluster_may_lose_a_master() {
+    let mut cluster = Cluster::start();
+    let nginx = cluster_nginx(&cluster);
+    let browsers: Vec<Browser> = (0..30).map(|_| Browser::new()).collect();
+    for browser in &browsers {
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    }
+    for at in cluster.masters() {
+        let _: u8 = cluster.0[at].ask("WAIT 1 5000");
+    }
+    let load = Load::start(&nginx, 4);
+    let lost = cluster.masters()[1];
+    cluster.0[lost].kill();
+    super::server::wait_for("a failover", || {
+        let others = cluster.masters();
+        others.len() == 3
+            && others.iter().all(|at| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+    });
+    let start = Instant::now();
+    for browser in &browsers {
+        super::server::wait_for("every session", || browser.get(nginx.url("/get")) == "1");
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    load.stop();
+    assert!(!nginx.log().contains("exited on signal"));
+}
