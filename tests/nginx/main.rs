@@ -1,6 +1,7 @@
 //! The whole library in a real nginx. Needs `make build` before: run it with `make test`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bridge;
 mod demo;
 mod http;
 mod redis_servers;

@@ -90,6 +90,20 @@ impl Nginx {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    pub fn reload(&self) {
+        kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
+    }
+
+    /// The workers' process ids, those that are about to leave among them.
+    pub fn workers(&self) -> Vec<i32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }
@@ -103,8 +117,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        let _ = kill(pid, Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
         let _ = self.child.wait();
     }
 }

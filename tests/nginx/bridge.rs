@@ -1,0 +1,229 @@
+//! The bridge under what nginx does to it: aborted requests, reloads, workers that die, VMs that end.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::http::Browser;
+use super::redis_servers::Redis;
+use super::server::{Nginx, Site, wait_for};
+
+/// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server hangs.
+fn nginx(redis: &Redis, http: &str) -> Nginx {
+    let server = format!(
+        r#"
+        lua_check_client_abort on;
+        location /echo {{ content_by_lua_block {{
+            local storage = require("resty.session.redis").new({{ port = {0}, read_timeout = 2000 }})
+            local key, value = ngx.var.arg_v, ("x"):rep(500) .. ngx.var.arg_v
+            local ok, err = storage:set("echo", key, value, 60, ngx.time())
+            if not ok then
+                return ngx.print(err)
+            end
+            local found, problem = storage:get("echo", key)
+            ngx.print(found == value and "same" or problem or "another")
+        }} }}
+        location /slow {{ content_by_lua_block {{
+            local storage = require("resty.session.redis").new({{ port = {0}, read_timeout = 2000 }})
+            ngx.print(tostring(storage:get("echo", "slow")))
+        }} }}
+        location /counts {{ content_by_lua_block {{
+            collectgarbage()
+            local counts = require("resty.session.waiting").counts()
+            counts.resident = tonumber(io.open("/proc/self/status"):read("*a"):match("VmRSS:%s+(%d+)"))
+            ngx.print(require("cjson").encode(counts))
+        }} }}
+        "#,
+        redis.port
+    );
+    Nginx::start(&Site { http, server: &server, ..Site::default() })
+}
+
+fn counts(nginx: &Nginx) -> serde_json::Value {
+    serde_json::from_str(&Browser::new().get(nginx.url("/counts"))).unwrap()
+}
+
+/// A request whose client does not wait for the answer.
+fn abort(nginx: &Nginx, path: &str) {
+    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+}
+
+#[test]
+fn aborted_requests_leave_nothing_behind() {
+    const ABORTED: usize = 50_000;
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let browser = Browser::new();
+    let round = |count: usize| {
+        for number in 0..count {
+            abort(&nginx, &format!("/echo?v=aborted-{number}"));
+            // Others come in between, and get their own answers.
+            if number % 50 == 0 {
+                assert_eq!(browser.get(nginx.url(&format!("/echo?v={number}"))), "same");
+            }
+        }
+        // Requests that are aborted while they really wait: the server hangs meanwhile.
+        redis.signal(Signal::SIGSTOP);
+        for _ in 0..300 {
+            abort(&nginx, "/slow");
+        }
+        redis.signal(Signal::SIGCONT);
+        wait_for("all answers", || counts(&nginx)["in_flight"] == 0);
+    };
+    round(ABORTED);
+    let before = counts(&nginx)["resident"].as_u64().unwrap();
+    round(ABORTED);
+    let after = counts(&nginx);
+    let growth = after["resident"].as_u64().unwrap().saturating_sub(before);
+    // The heap's high-water mark wavers by some hundred KiB; a waiter or a ticket left behind each time would be 5 MiB.
+    assert!(growth < 2048, "{growth} KiB more");
+    assert_eq!(after["submitted"], after["completed"]);
+    assert_eq!(browser.get(nginx.url("/echo?v=last")), "same");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// Sends requests until it is told to stop; what was answered, and what went wrong, by kind.
+struct Load<'a> {
+    nginx: &'a Nginx,
+    stop: AtomicBool,
+    answered: AtomicUsize,
+}
+
+impl Load<'_> {
+    /// One request a connection. A connection that is refused, or closed before it was accepted, is no request.
+    fn request(&self, number: usize) -> Result<(), String> {
+        let path = format!("/echo?v={number}");
+        let mut stream = TcpStream::connect(("127.0.0.1", self.nginx.port)).map_err(|error| error.to_string())?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
+        if answer.ends_with("\r\n\r\nsame") { Ok(()) } else { Err(format!("{number}: {answer:?}")) }
+    }
+
+    fn run(&self, thread: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        for round in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            match self.request(thread * 1_000_000 + round) {
+                Ok(()) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        problems
+    }
+}
+
+/// Runs `disturb` while four clients send requests; what went wrong for them.
+fn under_load(nginx: &Nginx, disturb: impl FnOnce()) -> Vec<String> {
+    let load = Load { nginx, stop: AtomicBool::new(false), answered: AtomicUsize::new(0) };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                scope.spawn({
+                    let load = &load;
+                    move || load.run(thread)
+                })
+            })
+            .collect();
+        wait_for("the first answers", || load.answered.load(Ordering::Relaxed) > 50);
+        disturb();
+        let so_far = load.answered.load(Ordering::Relaxed);
+        wait_for("more answers", || load.answered.load(Ordering::Relaxed) > so_far + 50);
+        load.stop.store(true, Ordering::Relaxed);
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn twenty_reloads_under_load_lose_no_request() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let problems = under_load(&nginx, || {
+        for _ in 0..20 {
+            let old = nginx.workers();
+            nginx.reload();
+            let start = Instant::now();
+            wait_for("the new workers", || nginx.workers().iter().any(|pid| !old.contains(pid)));
+            wait_for("the old workers to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));
+            assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        }
+    });
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(nginx.complaints(), [""; 0]);
+    assert!(nginx.log().matches("exited with code 0").count() >= 20);
+}
+
+#[test]
+fn a_worker_that_exits_still_gets_its_answers() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    assert_eq!(Browser::new().get(nginx.url("/echo?v=1")), "same");
+    redis.signal(Signal::SIGSTOP);
+    let old = nginx.workers();
+    let waiting = std::thread::spawn({
+        let url = nginx.url("/slow");
+        move || Browser::new().get(url)
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    nginx.reload();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(nginx.workers().iter().any(|pid| old.contains(pid)), "it waits for its request");
+    redis.signal(Signal::SIGCONT);
+    assert_eq!(waiting.join().unwrap(), "nil");
+    let start = Instant::now();
+    wait_for("the old worker to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+#[test]
+fn twenty_killed_workers_are_replaced_and_nobody_else_notices() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let problems = under_load(&nginx, || {
+        for _ in 0..20 {
+            let old = nginx.workers();
+            kill(Pid::from_raw(old[0]), Signal::SIGKILL).unwrap();
+            wait_for("a new worker", || nginx.workers().iter().any(|pid| !old.contains(pid)));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    // What the killed worker had accepted is gone with it: at most one request a client and kill, and none was answered
+    // wrongly.
+    assert!(problems.len() <= 80, "{problems:?}");
+    assert!(problems.iter().all(|problem| !problem.contains("200 OK")), "{problems:?}");
+}
+
+#[test]
+fn each_vm_gets_its_answers_where_the_code_cache_is_off() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "lua_code_cache off;");
+    let browser = Browser::new();
+    for number in 0..30 {
+        assert_eq!(browser.get(nginx.url(&format!("/echo?v={number}"))), "same");
+    }
+    let old = nginx.workers();
+    nginx.reload();
+    wait_for("the old worker to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));
+}
+
+#[test]
+fn under_load_one_ring_announces_many_answers() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    under_load(&nginx, || ());
+    let counts = counts(&nginx);
+    let number = |name: &str| counts[name].as_u64().unwrap();
+    assert_eq!(number("in_flight"), 0);
+    assert_eq!(number("submitted"), number("completed"));
+    assert!(number("rings") <= number("completed") && number("rings") > 0);
+}
