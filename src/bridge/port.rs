@@ -67,11 +67,8 @@ impl Port {
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
         let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed) + 1;
-        let port = self.clone();
-        runtime.spawn(async move {
-            let result = timeout(limit, operation).await.unwrap_or(Err(Error::Timeout));
-            port.complete(Completion { ticket, result });
-        });
+        let mut promise = Promise { port: self.clone(), ticket, kept: false };
+        runtime.spawn(async move { promise.keep(timeout(limit, operation).await.unwrap_or(Err(Error::Timeout))) });
         ticket
     }
 
@@ -119,6 +116,28 @@ impl Port {
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer that a ticket was promised. It comes in any case, even if the driver fails beyond all errors.
+struct Promise {
+    port: Port,
+    ticket: u64,
+    kept: bool,
+}
+
+impl Promise {
+    fn keep(&mut self, result: Result<Answer, Error>) {
+        self.kept = true;
+        self.port.complete(Completion { ticket: self.ticket, result });
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.keep(Err(Error::Broken));
+        }
     }
 }
 
@@ -185,6 +204,15 @@ mod tests {
         port.submit(runtime.handle(), Duration::from_millis(10), std::future::pending());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Timeout)));
+    }
+
+    #[test]
+    fn a_driver_that_panics_is_an_error() {
+        let runtime = runtime();
+        let (port, mut bell) = port_and_bell();
+        port.submit(runtime.handle(), SECOND, async { panic!("as a test") });
+        bell.read_exact(&mut [0]).unwrap();
+        assert!(matches!(port.drain()[0].result, Err(Error::Broken)));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub fn current() -> io::Result<Arc<Runtime>> {
 }
 
 fn start(process: u32) -> io::Result<Runtime> {
+    // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     // nginx' signal handlers must run on its own thread: this one, and those that it starts, inherit a full mask.

@@ -21,6 +21,8 @@ pub enum Error {
     ConnectTimeout,
     #[error("unable to connect: {0}")]
     Connect(String),
+    #[error("the driver failed")]
+    Broken,
     /// What the server or the driver said.
     #[error("{0}")]
     Server(String),

@@ -226,6 +226,140 @@ fn a_server_that_refuses_says_so_and_is_found_again() {
     assert_eq!(browser.get(nginx.url("/get")), "3");
 }
 
+/// A certificate authority of its own, and a certificate for `redis.test`.
+fn certificates(directory: &std::path::Path) {
+    let openssl = |arguments: &str| {
+        let output =
+            std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    std::fs::write(directory.join("extensions"), "subjectAltName = DNS:redis.test\n").unwrap();
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
+    openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=redis.test");
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
+    );
+}
+
+#[test]
+fn tls_is_verified_unless_the_program_says_not_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    certificates(directory.path());
+    let tls_port = super::server::free_port();
+    let _redis = Redis::start(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &path("server.pem"),
+        "--tls-key-file",
+        &path("server.key"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let nginx = Nginx::start(&Site {
+        main: &format!("env SSL_CERT_FILE={};", path("ca.pem")),
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local ok, err = require("resty.session.redis").new({{
+                    port = {tls_port}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
+                    ssl_verify = ngx.var.arg_verify ~= "no", server_name = ngx.var.arg_name,
+                }}):set("tls", "key", "value", 60)
+                ngx.say(ok and "saved" or err)
+            }} }}"#
+        ),
+        ..Site::default()
+    });
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/?name=redis.test")), "saved");
+    assert_eq!(browser.get(nginx.url("/?verify=no")), "saved");
+    for path in ["/", "/?name=other.test"] {
+        let answer = browser.get(nginx.url(path));
+        assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");
+    }
+}
+
+/// Stands between nginx and a server, and can spoil what the server answers.
+struct Spoiler {
+    port: u16,
+    spoil: std::sync::Arc<std::sync::Mutex<Option<Spoil>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Spoil {
+    /// Closes the connection in the middle of an answer.
+    Cut,
+    /// Sends something else instead.
+    Garbage,
+}
+
+impl Spoiler {
+    fn start(server: u16) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let spoil = std::sync::Arc::<std::sync::Mutex<Option<Spoil>>>::default();
+        let shared = spoil.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = std::net::TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut &from, &mut &to));
+                let spoil = shared.clone();
+                std::thread::spawn(move || Self::answer(&server, &client, &spoil));
+            }
+        });
+        Self { port, spoil }
+    }
+
+    fn answer(
+        mut server: &std::net::TcpStream,
+        mut client: &std::net::TcpStream,
+        spoil: &std::sync::Mutex<Option<Spoil>>,
+    ) {
+        use std::io::{Read, Write};
+        let mut buffer = [0; 65536];
+        while let Ok(size) = server.read(&mut buffer) {
+            let spoil = *spoil.lock().unwrap();
+            let sent = match spoil {
+                _ if size == 0 => break,
+                None => client.write_all(&buffer[..size]),
+                Some(Spoil::Garbage) => client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                Some(Spoil::Cut) => client.write_all(&buffer[..size / 2]),
+            };
+            if sent.is_err() || matches!(spoil, Some(Spoil::Cut)) {
+                break;
+            }
+        }
+        let _ = client.shutdown(std::net::Shutdown::Both);
+        let _ = server.shutdown(std::net::Shutdown::Both);
+    }
+
+    fn spoil(&self, spoil: Option<Spoil>) {
+        *self.spoil.lock().unwrap() = spoil;
+    }
+}
+
+#[test]
+fn answers_that_are_cut_or_garbage_are_errors_and_no_values() {
+    let redis = Redis::start(&[]);
+    let spoiler = Spoiler::start(redis.port);
+    let nginx = nginx(&format!("port = {}", spoiler.port));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    for spoil in [Spoil::Cut, Spoil::Garbage] {
+        spoiler.spoil(Some(spoil));
+        for _ in 0..3 {
+            let (answer, took) = timed(&browser, nginx.url("/get"));
+            assert!(answer.starts_with("unable to load session ("), "{answer}");
+            assert!(took < Duration::from_millis(1300), "{took:?}");
+            assert_eq!(browser.get(nginx.url("/plain")), "ok");
+        }
+        spoiler.spoil(None);
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+    }
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
 #[test]
 fn a_full_or_read_only_server_says_so() {
     let redis = Redis::start(&[]);

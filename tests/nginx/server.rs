@@ -19,6 +19,8 @@ pub struct Nginx {
 /// What goes into the configuration.
 #[derive(Default)]
 pub struct Site<'a> {
+    /// Directives outside all blocks.
+    pub main: &'a str,
     /// Directives of the http block.
     pub http: &'a str,
     /// Lua code to run in the master.
@@ -124,7 +126,7 @@ impl Drop for Nginx {
 
 fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
     let (dir, root) = (dir.display(), root().display().to_string());
-    let Site { http, init, server, workers, lualib: elsewhere } = site;
+    let Site { main, http, init, server, workers, lualib: elsewhere } = site;
     let (lualib, clualib) = elsewhere.unwrap_or((lualib, lualib));
     let (lualib, clualib) = (lualib.display(), clualib.display());
     let workers = (*workers).max(1);
@@ -133,6 +135,7 @@ fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
     format!(
         r#"{modules}
 {user}
+{main}
 daemon off;
 worker_processes {workers};
 pid {dir}/nginx.pid;
