@@ -3,7 +3,8 @@
 //! A worker must not wait; a driver must. So the drivers live on a thread of their own, one a worker, in an async
 //! [`runtime`]. Between it and a worker's Lua stands a [`Port`]:
 //!
-//! 1. Lua submits an operation. It gets a ticket, and waits for it on a semaphore of nginx's.
+//! 1. Lua submits an operation. It gets a ticket, and waits for it on a semaphore of nginx's. When all that nginx had
+//!    to do at the time is done, the operations that were submitted meanwhile are flushed together.
 //! 2. On the runtime's thread the operation becomes a task. When it is done, its answer is put on the port's queue,
 //!    and if nobody has rung since the queue was last drained, one byte goes into a socket: the [`doorbell`].
 //! 3. In the worker, one light thread reads that socket. A byte wakes it; it drains the queue in one call, and posts

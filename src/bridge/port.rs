@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::task::spawn;
+use tokio::time::{sleep, timeout};
 
 use crate::storage::Error;
 
@@ -54,22 +56,62 @@ pub struct Port(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
+    /// What was submitted since the last flush.
+    submissions: Mutex<Vec<Submission>>,
     queue: Mutex<Queue>,
     counts: Counts,
+    beating: AtomicBool,
 }
 
+/// How far off the timer is that is always pending; see [`Port::beat`].
+const BEAT: Duration = Duration::from_millis(10);
+
+type Submission = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl Port {
-    /// Runs an operation on the runtime; its answer comes with the next drains under the ticket that is returned.
+    /// Takes an operation for the next flush; its answer comes with a drain after that, under the ticket that is
+    /// returned.
     ///
     /// No operation takes longer than `limit`: then its answer is [`Error::Timeout`].
-    pub fn submit<F>(&self, runtime: &Handle, limit: Duration, operation: F) -> u64
+    pub fn submit<F>(&self, limit: Duration, operation: F) -> u64
     where
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
         let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed) + 1;
         let mut promise = Promise { port: self.clone(), ticket, kept: false };
-        runtime.spawn(async move { promise.keep(timeout(limit, operation).await.unwrap_or(Err(Error::Timeout))) });
+        let submission: Submission =
+            Box::pin(async move { promise.keep(timeout(limit, operation).await.unwrap_or(Err(Error::Timeout))) });
+        self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner).push(submission);
         ticket
+    }
+
+    /// Runs on the runtime what was submitted, waking its thread once for all of it.
+    pub fn flush(&self, runtime: &Handle) {
+        let submissions = std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner));
+        let port = self.clone();
+        runtime.spawn(async move {
+            for submission in submissions {
+                spawn(submission);
+            }
+            port.beat();
+        });
+    }
+
+    /// Keeps a timer pending that is nearer than those of the operations, for as long as there are any.
+    ///
+    /// tokio wakes its own thread, by a system call, for each timer that becomes the nearest. An operation's hardly ever
+    /// runs out, and mostly is the only one: without this, every operation would pay for that.
+    fn beat(&self) {
+        if self.0.beating.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let port = self.clone();
+        spawn(async move {
+            while port.counts().in_flight() > 0 {
+                sleep(BEAT).await;
+            }
+            port.0.beating.store(false, Ordering::Relaxed);
+        });
     }
 
     fn complete(&self, completion: Completion) {
@@ -177,8 +219,9 @@ mod tests {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
         let tickets: Vec<u64> = (0..100_u8)
-            .map(|number| port.submit(runtime.handle(), SECOND, async move { Ok(Answer::Record(Some(vec![number]))) }))
+            .map(|number| port.submit(SECOND, async move { Ok(Answer::Record(Some(vec![number]))) }))
             .collect();
+        port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();
         }
@@ -191,7 +234,8 @@ mod tests {
         }
         bell.set_nonblocking(true).unwrap();
         assert!(bell.read(&mut [0]).is_err(), "a second byte");
-        port.submit(runtime.handle(), SECOND, async { Ok(Answer::Done) });
+        port.submit(SECOND, async { Ok(Answer::Done) });
+        port.flush(runtime.handle());
         bell.set_nonblocking(false).unwrap();
         bell.read_exact(&mut [0]).unwrap();
         assert_eq!(port.drain().len(), 1);
@@ -201,7 +245,8 @@ mod tests {
     fn no_operation_takes_longer_than_its_limit() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        port.submit(runtime.handle(), Duration::from_millis(10), std::future::pending());
+        port.submit(Duration::from_millis(10), std::future::pending());
+        port.flush(runtime.handle());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Timeout)));
     }
@@ -210,7 +255,8 @@ mod tests {
     fn a_driver_that_panics_is_an_error() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        port.submit(runtime.handle(), SECOND, async { panic!("as a test") });
+        port.submit(SECOND, async { panic!("as a test") });
+        port.flush(runtime.handle());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Broken)));
     }
@@ -219,7 +265,8 @@ mod tests {
     fn answers_that_came_before_the_bell_ring_it() {
         let runtime = runtime();
         let port = Port::default();
-        port.submit(runtime.handle(), SECOND, async { Ok(Answer::Done) });
+        port.submit(SECOND, async { Ok(Answer::Done) });
+        port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();
         }

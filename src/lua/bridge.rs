@@ -1,6 +1,6 @@
 //! The bridge for Lua: a port, its doorbell, what comes through it, and the operations that go into it.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,15 +15,19 @@ use crate::storage::{Error, Owner, Record, Storage, redis};
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
-    table.set("new_port", lua.create_function(|_, ()| Ok(PortHandle(Port::default())))?)?;
+    table.set(
+        "new_port",
+        lua.create_function(|_, ()| Ok(PortHandle { port: Port::default(), runtime: OnceCell::new() }))?,
+    )?;
     table.set("claim", lua.create_function(|_, ()| Ok(runtime::current().is_ok_and(|runtime| runtime.claim())))?)?;
     table.set("open_doorbell", lua.create_function(open_doorbell)?)?;
     table.set("drain", lua.create_function(drain)?)?;
+    table.set("flush", lua.create_function(flush)?)?;
     table.set("ring", lua.create_function(ring)?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set(
         "in_flight",
-        lua.create_function(|_, port: LuaUserDataRef<PortHandle>| Ok(port.0.counts().in_flight()))?,
+        lua.create_function(|_, port: LuaUserDataRef<PortHandle>| Ok(port.port.counts().in_flight()))?,
     )?;
     table.set("redis", lua.create_function(redis_storage)?)?;
     table.set("get", lua.create_function(submit_get)?)?;
@@ -33,7 +37,11 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     Ok(table)
 }
 
-struct PortHandle(Port);
+/// A port, and the runtime that it flushes to.
+struct PortHandle {
+    port: Port,
+    runtime: OnceCell<Arc<Runtime>>,
+}
 
 impl LuaUserData for PortHandle {}
 
@@ -44,22 +52,36 @@ type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
 
 /// `open_doorbell(port)`: what to connect with, port and token nil for a Unix socket; or `nil, err`.
 fn open_doorbell(_: &Lua, port: PortRef) -> LuaResult<Doorbell> {
-    let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &port.0));
+    let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &port.port));
     Ok(match opened {
         Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
         Err(error) => (None, Either::Right(error.to_string()), None),
     })
 }
 
+/// `flush(port)`: runs what was submitted.
+fn flush(_: &Lua, port: PortRef) -> LuaResult<()> {
+    // Something was submitted, so there is a runtime; asking for it costs a system call.
+    if port.runtime.get().is_none()
+        && let Ok(runtime) = runtime::current()
+    {
+        let _ = port.runtime.set(runtime);
+    }
+    if let Some(runtime) = port.runtime.get() {
+        port.port.flush(&runtime.handle);
+    }
+    Ok(())
+}
+
 /// `ring(port)`: wakes who reads the doorbell.
 fn ring(_: &Lua, port: PortRef) -> LuaResult<()> {
-    port.0.ring();
+    port.port.ring();
     Ok(())
 }
 
 /// `drain(port)`: three values a completion in one array: ticket, value or false, error or false.
 fn drain(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
-    let completions = port.0.drain();
+    let completions = port.port.drain();
     let table = lua.create_table_with_capacity(3 * completions.len(), 0)?;
     for completion in completions {
         table.raw_push(completion.ticket)?;
@@ -87,7 +109,7 @@ fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
 }
 
 fn counts(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
-    let counts = port.0.counts();
+    let counts = port.port.counts();
     lua.create_table_from([
         ("submitted", counts.submitted.load(Ordering::Relaxed)),
         ("completed", counts.completed.load(Ordering::Relaxed)),
@@ -100,11 +122,8 @@ fn counts(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
 /// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
 struct StorageHandle {
     options: redis::Options,
-    found: RefCell<Option<Found>>,
+    found: RefCell<Option<Arc<dyn Storage>>>,
 }
-
-/// A storage, and the runtime that it lives on.
-type Found = (Arc<Runtime>, Arc<dyn Storage>);
 
 impl LuaUserData for StorageHandle {}
 
@@ -117,15 +136,15 @@ fn redis_storage(_: &Lua, configuration: Option<LuaTable>) -> LuaResult<LuaAnswe
 }
 
 impl StorageHandle {
-    fn storage(&self) -> std::io::Result<Found> {
-        let runtime = runtime::current()?;
+    /// Looked up once: only processes that do not fork any more, nginx' workers, come here.
+    fn storage(&self) -> std::io::Result<Arc<dyn Storage>> {
         let mut found = self.found.borrow_mut();
-        if let Some((of, storage)) = found.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &runtime)) {
-            return Ok((of.clone(), storage.clone()));
+        if let Some(storage) = &*found {
+            return Ok(storage.clone());
         }
-        let storage = runtime.registry.get(&self.options, redis::storage);
-        *found = Some((runtime.clone(), storage.clone()));
-        Ok((runtime, storage))
+        let storage = runtime::current()?.registry.get(&self.options, redis::storage);
+        *found = Some(storage.clone());
+        Ok(storage)
     }
 }
 
@@ -139,12 +158,12 @@ fn submit<F>(port: &PortRef, handle: &StorageRef, run: impl FnOnce(Arc<dyn Stora
 where
     F: Future<Output = Result<Answer, Error>> + Send + 'static,
 {
-    let (runtime, storage) = match handle.storage() {
-        Ok(found) => found,
+    let storage = match handle.storage() {
+        Ok(storage) => storage,
         Err(error) => return Ok((None, Either::Right(format!("unable to start the storage runtime: {error}")))),
     };
     let limit = handle.options.limit();
-    let ticket = port.0.submit(&runtime.handle, limit, run(storage));
+    let ticket = port.port.submit(limit, run(storage));
     Ok((Some(ticket), Either::Left((limit + DELIVERY).as_secs_f64())))
 }
 

@@ -2,7 +2,8 @@
 -- Waiting for storages whose drivers run beside the worker; see `docs/architecture.md`, "The bridge".
 --
 -- An operation that is submitted gets a ticket. Who submitted it waits for the ticket on a semaphore; one light thread a
--- worker reads the doorbell, takes the answers over in one call, and posts their semaphores.
+-- worker reads the doorbell, takes the answers over in one call, and posts their semaphores. Another flushes what was
+-- submitted: nginx runs it when all that came in at the time is dealt with, so many operations cross at once.
 --
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
@@ -24,10 +25,13 @@ local PATIENCE = 0x7fffffff
 -- Pending timers fire when the worker exits; this one is for nothing else. Seconds: some ten years.
 local FAR_OFF = 10 * 365 * 24 * 3600
 local CONNECT_TIMEOUT = 5000 -- milliseconds
+local FLUSH_PATIENCE = 24 * 3600 -- seconds; then it waits again
 
 local port = bridge.new_port()
 local waiting = {} -- by ticket: who waits, { semaphore =, value =, err = }
 local idle, idle_count = {}, 0 -- waiters to be used again
+local submitted = assert(semaphores.new(0)) -- wakes the flusher
+local flush_due = false
 local resident -- whether this Lua VM lives as long as the worker
 local listening = false
 local hung_for_exit = false
@@ -80,6 +84,15 @@ local function fail_all(err)
   end
 end
 
+local function flush_for_ever()
+  while true do
+    if submitted:wait(FLUSH_PATIENCE) then
+      flush_due = false
+      bridge.flush(port)
+    end
+  end
+end
+
 -- Reads the doorbell until the worker exits and nobody waits any more.
 local function listen()
   local socket, err = connect()
@@ -89,6 +102,7 @@ local function listen()
     fail_all("unable to listen for storages (" .. tostring(err) .. ")")
     return
   end
+  local flusher = ngx.thread.spawn(flush_for_ever)
   repeat
     local _, problem = socket:receiveany(64)
     deliver()
@@ -98,6 +112,7 @@ local function listen()
     end
   until exiting() and bridge.in_flight(port) == 0
   listening = false
+  ngx.thread.kill(flusher)
   socket:close()
   deliver()
   if next(waiting) and not listening then
@@ -178,8 +193,13 @@ function waiting_module.run(method, storage, ...)
   -- The limit is only a backstop: the native side answers in time, with a timeout if need be.
   local ok, err
   if resident then
+    if not flush_due then
+      flush_due = true
+      submitted:post(1)
+    end
     ok, err = waiter.semaphore:wait(limit)
   else
+    bridge.flush(port)
     ok, err = poll(waiter, limit)
   end
   if not ok then
