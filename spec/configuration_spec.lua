@@ -98,6 +98,21 @@ describe("configuration", function()
     assert.equal("missing session cookie", (select(2, session.open(configuration))))
   end)
 
+  it("is read through a metatable", function()
+    local function inheriting(values)
+      return setmetatable({}, { __index = values })
+    end
+    local one = session.new(inheriting({ secret = "one", cookie_name = "one" }))
+    local two = session.new(inheriting({ secret = "two", cookie_name = "two" }))
+    assert.same({ "one", "two" }, { one.cookie_name, two.cookie_name })
+    assert(one:save())
+    browser:next()
+    assert.is_true((select(3, session.open(inheriting({ secret = "one", cookie_name = "one" })))))
+    assert.is_false((select(3, session.open(inheriting({ secret = "two", cookie_name = "one" })))))
+    local s = session.new(inheriting({ storage = "shm", shm = inheriting({ prefix = "p" }) }))
+    assert.equal("p", s.storage.prefix)
+  end)
+
   it("does not mind more configurations than are kept", function()
     for round = 1, 3 do
       for i = 1, 40 do

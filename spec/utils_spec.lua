@@ -96,6 +96,13 @@ describe("utils", function()
     assert.is_nil((utils.meta_get_latest(a .. ":!!!!!!!;", 1)))
   end)
 
+  it("raises strings for arguments that are none", function()
+    local ok, err = pcall(utils.sha256, {})
+    assert.is_false(ok)
+    assert.equal("string", type(err))
+    assert.matches("sha256", err)
+  end)
+
   it("loads storages", function()
     assert.is_nil(utils.load_storage("cookie"))
     assert.is_table(utils.load_storage("shm", { shm = { prefix = "x" } }))

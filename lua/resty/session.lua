@@ -20,11 +20,11 @@ local var = ngx.var
 local time = ngx.time
 
 local band = require("bit").band
-local encode_json = json.encode
-local decode_json = json.decode
 
 local HEADERS = native.HEADERS
+local OPTIONS = native.OPTIONS
 local FLAG_FORGET = 0x0002
+local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
 
@@ -74,9 +74,9 @@ local known, oldest = {}, 1
 local KNOWN_PROFILES = 16
 local DEPTH = 5 -- that of { redis = { sentinels = { { host = … } } } }
 
--- A storage that is a table is the program's own, and itself: not copied, and not compared by what it holds.
+-- A storage that is a table, and any table with a metatable, is itself: not copied, and not compared by what it holds.
 local function copy(value, depth)
-  if type(value) ~= "table" or depth == 0 then
+  if type(value) ~= "table" or depth == 0 or getmetatable(value) then
     return value
   end
   local result = {}
@@ -87,7 +87,7 @@ local function copy(value, depth)
 end
 
 local function equals(value, other, depth)
-  if type(value) ~= "table" or type(other) ~= "table" or depth == 0 then
+  if type(value) ~= "table" or type(other) ~= "table" or depth == 0 or getmetatable(value) then
     return value == other
   end
   for k, v in next, value do
@@ -103,6 +103,24 @@ local function equals(value, other, depth)
   return true
 end
 
+-- A configuration as a plain table: one with a metatable may hold more than it shows.
+local function plain(configuration)
+  if type(configuration) ~= "table" then
+    error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
+  elseif not getmetatable(configuration) then
+    return configuration
+  end
+  local storage = configuration.storage
+  local result = { storage = storage }
+  for i = 1, #OPTIONS do
+    result[OPTIONS[i]] = configuration[OPTIONS[i]]
+  end
+  if type(storage) == "string" then
+    result[storage] = storages.configuration(storage, configuration)
+  end
+  return result
+end
+
 local function find(configuration, base)
   for i = 1, #known do
     if known[i].base == base and equals(configuration, known[i].configuration, DEPTH) then
@@ -113,9 +131,6 @@ end
 
 -- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
 local function build(configuration, base, make, parent, storage)
-  if type(configuration) ~= "table" then
-    error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
-  end
   if configuration.storage ~= nil then
     storage = storages.load(configuration.storage, configuration)
   end
@@ -136,6 +151,7 @@ local function resolve(configuration)
   if configuration == nil then
     return defaults
   end
+  configuration = plain(configuration)
   return find(configuration, defaults)
       or build(configuration, defaults, native.new, defaults.handle, defaults.storage)
 end
@@ -146,7 +162,7 @@ end
 -- @raise a string that names what is wrong with an option
 ---@param configuration table?
 function session.init(configuration)
-  configuration = configuration or {}
+  configuration = plain(configuration or {})
   local has_key = configuration.ikm ~= nil or configuration.secret ~= nil
   local base = has_key and "init" or defaults and defaults.ikms[1] or "first"
   defaults = find(configuration, base)
@@ -240,20 +256,12 @@ local function live(self, problem)
   end
 end
 
-local function encode(what, value)
-  local text, cause = encode_json(value)
-  if not text then
-    return nil, "unable to json encode session " .. what .. " (" .. tostring(cause) .. ")"
+local function convert(direction, convert_json, what, value)
+  local result, cause = convert_json(value)
+  if result == nil then
+    return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
   end
-  return text
-end
-
-local function decode(what, text)
-  local value, cause = decode_json(text)
-  if value == nil then
-    return nil, "unable to json decode session " .. what .. " (" .. tostring(cause) .. ")"
-  end
-  return value
+  return result
 end
 
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them.
@@ -278,9 +286,9 @@ end
 -- given, false for others.
 local function take_over(self, now, opens, err, _, lines, warning, key, value, ciphertext, payload, index, info, remembered)
   if payload then
-    local data, problem = decode("data", payload)
+    local data, problem = convert("decode", json.decode, "data", payload)
     if info and not problem then
-      info, problem = decode("info", info)
+      info, problem = convert("decode", json.decode, "info", info)
     end
     if problem then
       return nil, problem
@@ -299,10 +307,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, c
   if remembered then
     self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value, remembered.ciphertext)
   end
-  if err then
-    return nil, err
-  end
-  return true
+  return not err or nil, err
 end
 
 local function becomes(self, state, ok, err)
@@ -322,7 +327,7 @@ local function encode_info(self, without)
   if not info or next(info) == nil then
     return nil
   end
-  return encode("info", info)
+  return convert("encode", json.encode, "info", info)
 end
 
 -- Runs an act of the native module on an instance.
@@ -335,7 +340,7 @@ end
 
 -- Runs an act that saves the data.
 local function perform_save(self, act, leaving)
-  local payload, err = encode("data", self.data)
+  local payload, err = convert("encode", json.encode, "data", self.data)
   local info, problem = encode_info(self, leaving)
   if err or problem then
     return nil, err or problem
@@ -510,10 +515,8 @@ end
 
 local function get_property(self, name)
   local current, meta = self.data[self.data_index], self.meta
-  if name == "audience" then
-    return current[2]
-  elseif name == "subject" then
-    return current[3]
+  if ENTRY_INDEX[name] then
+    return current[ENTRY_INDEX[name]]
   end
   local value = meta.value and native.property(self.profile.handle, meta.value, name, meta.timestamp)
   return value or meta[name]
@@ -576,7 +579,7 @@ end
 function metatable:destroy()
   live(self, "unable to destroy closed session")
   -- The data say whose metadata go; a session whose data can't be encoded is destroyed all the same.
-  return becomes(self, "closed", perform(self, native.instance.destroy, (encode("data", self.data))))
+  return becomes(self, "closed", perform(self, native.instance.destroy, (convert("encode", json.encode, "data", self.data))))
 end
 
 --- Closes the instance; the session itself lives on.

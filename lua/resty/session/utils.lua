@@ -6,10 +6,21 @@
 -- @module resty.session.utils
 -- @license BSD-2-Clause
 
-local native = require("resty.session.native").utils
 local storages = require "resty.session.storages"
 local json = require("cjson.safe").new()
 local bit = require "bit"
+
+-- An error that the native module raises, for an argument of a wrong type, is a userdata: here it becomes a string.
+local native = {}
+for name, native_function in pairs(require("resty.session.native").utils) do
+  native[name] = function(...)
+    local ok, value, err, more = pcall(native_function, ...)
+    if not ok then
+      error("bad argument to " .. name .. ": " .. tostring(value), 2)
+    end
+    return value, err, more
+  end
+end
 
 local KEY_SIZE = 43 -- base64url of a 32-byte session id
 local EXPIRY_SIZE = 7 -- base64url of 5 bytes
