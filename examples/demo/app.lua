@@ -16,6 +16,7 @@ function app.init()
     -- A real site gives all its servers one secret; without, it is random, and sessions end when nginx does.
     secret = os.getenv("SECRET"),
     storage = storage ~= "" and storage or "cookie",
+    redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
     audience = "books",
     store_metadata = true,
   })

@@ -204,3 +204,8 @@ fn a_day_with_the_demo_in_cookies() {
 fn a_day_with_the_demo_in_shared_memory() {
     a_day_with_the_demo("shm");
 }
+
+#[test]
+fn a_day_with_the_demo_in_redis() {
+    a_day_with_the_demo("redis");
+}
