@@ -48,6 +48,7 @@ bench:
 	@$(MAKE) --no-print-directory build
 	$(CARGO) bench --bench core
 	$(CARGO) bench --bench nginx
+	$(CARGO) bench --bench redis
 
 install: build
 	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \

@@ -8,15 +8,10 @@
 #[path = "../tests/nginx/server.rs"]
 mod server;
 
-use std::fs;
-use std::process::Command;
+mod support;
 
-use plotters::prelude::*;
-use server::{Nginx, Site, root};
-
-const ROUNDS: usize = 5;
-const SECONDS: usize = 2;
-const CONNECTIONS: usize = 32;
+use server::{Nginx, Site};
+use support::{ROUNDS, Row, median, show, wrk};
 
 const INIT: &str = r#"
     require("resty.session").init({ secret = "bench" })
@@ -95,27 +90,6 @@ const SERVER: &str = r#"
     } }
 "#;
 
-/// One line of the table.
-struct Row {
-    what: &'static str,
-    value: f64,
-    unit: &'static str,
-    budget: Option<f64>,
-    /// Whether the budget is the least that is allowed, or the most.
-    at_least: bool,
-}
-
-impl Row {
-    fn holds(&self) -> bool {
-        self.budget.is_none_or(|budget| if self.at_least { self.value >= budget } else { self.value <= budget })
-    }
-
-    fn bound(&self) -> String {
-        let sign = if self.at_least { "≥" } else { "≤" };
-        self.budget.map_or_else(String::new, |budget| format!("{sign} {budget}{}", self.unit))
-    }
-}
-
 fn get(nginx: &Nginx, path: &str, cookie: &str) -> String {
     let config = ureq::Agent::config_builder().timeout_global(None).build();
     let agent: ureq::Agent = config.into();
@@ -126,24 +100,6 @@ fn sign_in(nginx: &Nginx) -> String {
     let response = ureq::get(nginx.url("/save")).call().unwrap();
     let line = response.headers().get("set-cookie").unwrap().to_str().unwrap();
     line.split(';').next().unwrap().to_owned()
-}
-
-/// Requests per second.
-fn wrk(nginx: &Nginx, path: &str, cookie: &str) -> f64 {
-    let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{SECONDS}"), "-H", &format!("Cookie: {cookie}")])
-        .arg(nginx.url(path))
-        .output()
-        .expect("wrk");
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(!text.contains("Non-2xx"), "{path}: {text}");
-    let line = text.lines().find(|line| line.starts_with("Requests/sec:")).unwrap_or_else(|| panic!("{text}"));
-    line.split_whitespace().last().unwrap().parse().unwrap()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Requests per second of each path, in turns.
@@ -169,41 +125,6 @@ fn million(nginx: &Nginx, cookie: &str) -> f64 {
     };
     let before = hundreds(500);
     hundreds(10_000) - before
-}
-
-fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let version = Command::new(server::binary()).arg("-v").output().unwrap();
-    let nginx = String::from_utf8_lossy(&version.stderr).replace("nginx version: ", "");
-    format!("{}, {cores} cores; {}", model.trim_start_matches([' ', '\t', ':']), nginx.trim())
-}
-
-fn draw(rows: &[Row], machine: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let height = 70 + 34 * rows.len() as u32;
-    let path = root().join("docs/bench.svg");
-    let area = SVGBackend::new(&path, (860, height)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let font = |size: u32| ("sans-serif", size).into_font();
-    area.draw(&Text::new("Measured, as a share of the budget", (10, 10), font(18)))?;
-    area.draw(&Text::new(machine.to_owned(), (10, 34), font(12)))?;
-    let (left, width) = (330, 380);
-    for (number, row) in rows.iter().filter(|row| row.budget.is_some()).enumerate() {
-        let top = 64 + 34 * number as i32;
-        let budget = row.budget.unwrap_or(row.value);
-        let share = (row.value / budget).min(2.0);
-        let colour = if row.holds() { RGBColor(74, 138, 90) } else { RGBColor(180, 70, 60) };
-        let bar = [(left, top), (left + (share / 2.0 * f64::from(width)) as i32, top + 20)];
-        area.draw(&Rectangle::new(bar, colour.filled()))?;
-        area.draw(&Text::new(row.what, (10, top + 3), font(14)))?;
-        let value = format!("{:.2}{} ({})", row.value, row.unit, row.bound());
-        area.draw(&Text::new(value, (left + width + 8, top + 3), font(12)))?;
-    }
-    let middle = left + width / 2;
-    area.draw(&PathElement::new([(middle, 56), (middle, height as i32 - 6)], BLACK.stroke_width(1)))?;
-    area.present()?;
-    Ok(())
 }
 
 fn main() {
@@ -241,14 +162,5 @@ fn main() {
         cost("open with a table of 20 options in one process", 3, None),
         growth,
     ];
-    let machine = machine();
-    println!(
-        "{machine}\nempty handler: {empty:.0} requests/s; {ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections\n"
-    );
-    println!("| what | measured | budget | |\n| --- | --- | --- | --- |");
-    for row in &rows {
-        let verdict = if row.holds() { "" } else { "missed" };
-        println!("| {} | {:.2}{} | {} | {verdict} |", row.what, row.value, row.unit, row.bound());
-    }
-    draw(&rows, &machine).unwrap();
+    show(&rows, empty, "bench.svg");
 }

@@ -49,9 +49,12 @@ impl Redis {
         wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().unwrap();
-        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     pub fn kill(&mut self) {
