@@ -32,7 +32,7 @@ pub struct Metadata {
 pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
     let mut scanner = Scanner { text: payload, at: 0 };
     let mut entries = Vec::with_capacity(1);
-    scanner.expect(b'[', "array expected")?;
+    scanner.demand(b'[', "array expected")?;
     if !scanner.accept(b']') {
         loop {
             entries.push(scanner.entry()?);
@@ -40,7 +40,7 @@ pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
                 break;
             }
         }
-        scanner.expect(b']', "end of array expected")?;
+        scanner.demand(b']', "end of array expected")?;
     }
     match scanner.peek() {
         None => Ok(entries),
@@ -96,12 +96,12 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    fn expect(&mut self, byte: u8, problem: &'static str) -> Result<(), Error> {
+    fn demand(&mut self, byte: u8, problem: &'static str) -> Result<(), Error> {
         if self.accept(byte) { Ok(()) } else { Err(Error::PayloadFormat(problem)) }
     }
 
     fn entry(&mut self) -> Result<Entry<'a>, Error> {
-        self.expect(b'[', "array of an audience expected")?;
+        self.demand(b'[', "array of an audience expected")?;
         let start = self.at - 1;
         self.value()?;
         let audience = self.name()?;
@@ -109,7 +109,7 @@ impl<'a> Scanner<'a> {
         while self.accept(b',') {
             self.value()?;
         }
-        self.expect(b']', "end of an audience's array expected")?;
+        self.demand(b']', "end of an audience's array expected")?;
         Ok(Entry { text: &self.text[start..self.at], audience, subject })
     }
 

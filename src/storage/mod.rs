@@ -88,8 +88,29 @@ impl Naming {
     }
 
     fn join(&self, parts: &[&str]) -> String {
-        let around = |part: &'_ Option<String>| part.clone().into_iter().collect::<Vec<_>>();
-        let parts = parts.iter().map(|part| (*part).to_owned());
-        around(&self.prefix).into_iter().chain(parts).chain(around(&self.suffix)).collect::<Vec<_>>().join(":")
+        let size = |part: &Option<String>| part.as_ref().map_or(0, |part| part.len() + 1);
+        let whole = parts.iter().map(|part| part.len() + 1).sum::<usize>() + size(&self.prefix) + size(&self.suffix);
+        let mut name = String::with_capacity(whole);
+        for part in self.prefix.as_deref().into_iter().chain(parts.iter().copied()).chain(self.suffix.as_deref()) {
+            if !name.is_empty() {
+                name.push(':');
+            }
+            name.push_str(part);
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_present_parts() {
+        let owner = Owner { audience: "a".into(), subject: "u".into() };
+        let bare = Naming::default();
+        assert_eq!((bare.record("n", "k"), bare.metadata("n", &owner)), ("n:k".into(), "n:a:u".into()));
+        let both = Naming { prefix: Some("p".into()), suffix: Some("s".into()) };
+        assert_eq!((both.record("n", "k"), both.metadata("n", &owner)), ("p:n:k:s".into(), "p:n:a:u:s".into()));
     }
 }
