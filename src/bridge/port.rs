@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::spawn;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::storage::Error;
 
@@ -44,6 +44,8 @@ struct Queue {
     completions: Vec<Completion>,
     /// Whether somebody has rung since the last drain.
     rung: bool,
+    /// Whether somebody wanted to ring before there was a bell.
+    wanted: bool,
     bell: Option<Bell>,
 }
 
@@ -79,8 +81,14 @@ impl Port {
     {
         let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed) + 1;
         let mut promise = Promise { port: self.clone(), ticket, kept: false };
-        let submission: Submission =
-            Box::pin(async move { promise.keep(timeout(limit, operation).await.unwrap_or(Err(Error::Timeout))) });
+        // The time runs from here: an operation that is flushed too late is not done at all.
+        let deadline = Instant::now() + limit;
+        let submission: Submission = Box::pin(async move {
+            let result = timeout_at(deadline, async {
+                if Instant::now() < deadline { operation.await } else { Err(Error::Timeout) }
+            });
+            promise.keep(result.await.unwrap_or(Err(Error::Timeout)));
+        });
         self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner).push(submission);
         ticket
     }
@@ -95,6 +103,12 @@ impl Port {
             }
             port.beat();
         });
+    }
+
+    /// Drops what was submitted and not flushed; its answer is [`Error::Broken`].
+    pub fn discard(&self) {
+        let submissions = std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(submissions);
     }
 
     /// Keeps a timer pending that is nearer than those of the operations, for as long as there are any.
@@ -115,10 +129,24 @@ impl Port {
     }
 
     fn complete(&self, completion: Completion) {
-        let mut queue = self.queue();
-        queue.completions.push(completion);
+        let first = {
+            let mut queue = self.queue();
+            queue.completions.push(completion);
+            queue.completions.len() == 1
+        };
         self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
-        self.ring_once(&mut queue);
+        if first {
+            self.ring_soon();
+        }
+    }
+
+    /// Rings when the runtime has done what it can do now: answers that came from a server together go out together.
+    fn ring_soon(&self) {
+        let port = self.clone();
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { port.ring() })),
+            Err(_) => port.ring(),
+        }
     }
 
     /// Everything that was completed since the last drain.
@@ -134,14 +162,16 @@ impl Port {
         let mut queue = self.queue();
         queue.bell = Some(bell);
         queue.rung = false;
-        if !queue.completions.is_empty() {
+        if std::mem::take(&mut queue.wanted) || !queue.completions.is_empty() {
             self.ring_once(&mut queue);
         }
     }
 
     /// Rings whether there are answers or not, to wake who reads the doorbell.
     pub fn ring(&self) {
-        self.ring_once(&mut self.queue());
+        let mut queue = self.queue();
+        queue.wanted = queue.bell.is_none();
+        self.ring_once(&mut queue);
     }
 
     fn ring_once(&self, queue: &mut Queue) {

@@ -23,6 +23,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("open_doorbell", lua.create_function(open_doorbell)?)?;
     table.set("drain", lua.create_function(drain)?)?;
     table.set("flush", lua.create_function(flush)?)?;
+    table.set("discard", lua.create_function(discard)?)?;
     table.set("ring", lua.create_function(ring)?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set(
@@ -70,6 +71,12 @@ fn flush(_: &Lua, port: PortRef) -> LuaResult<()> {
     if let Some(runtime) = port.runtime.get() {
         port.port.flush(&runtime.handle);
     }
+    Ok(())
+}
+
+/// `discard(port)`: drops what was submitted and not flushed.
+fn discard(_: &Lua, port: PortRef) -> LuaResult<()> {
+    port.port.discard();
     Ok(())
 }
 
@@ -191,13 +198,15 @@ type SetArgs = (PortRef, StorageRef, String, String, BString, u64, u64, Option<S
 /// `set(port, storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata)`.
 fn submit_set(_: &Lua, args: SetArgs) -> LuaResult<Ticket> {
     let (port, handle, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners)) = args;
+    let own_key = key.clone();
     let record = Record {
         name,
         key,
         value: value.into(),
         ttl: ttl.max(1),
         current_time,
-        old_key,
+        // What replaces itself replaces nothing.
+        old_key: old_key.filter(|old_key| !old_key.is_empty() && *old_key != own_key),
         stale_ttl: stale_ttl.unwrap_or_default(),
         owners,
     };

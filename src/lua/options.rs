@@ -71,8 +71,10 @@ impl Reader<'_> {
         })
     }
 
+    /// At most an hour: what takes longer is not waited for anyway.
     fn milliseconds(&self, option: &str) -> Result<Option<Duration>, String> {
-        Ok(self.number(option)?.filter(|number| *number > 0).map(Duration::from_millis))
+        const HOUR: u64 = 3_600_000;
+        Ok(self.number(option)?.filter(|number| *number > 0).map(|number| Duration::from_millis(number.min(HOUR))))
     }
 
     fn port(&self, default: u16) -> Result<u16, String> {
@@ -125,13 +127,19 @@ pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
         return Err(reader.invalid("username", "a username needs a password"));
     }
     let database = reader.number("database")?.unwrap_or_default();
+    let target = redis_target(&reader)?;
+    let mut tls = reader.tls()?;
+    if let (Some(tls), Target::Sentinel { .. } | Target::Cluster { .. }) = (&mut tls, &target) {
+        // Several servers have no one name: each certificate must bear its own server's.
+        tls.server_name = None;
+    }
     Ok(Options {
-        target: redis_target(&reader)?,
+        target,
         naming: reader.naming()?,
         username,
         password,
         database: i64::try_from(database).map_err(|_| reader.invalid("database", "too large"))?,
-        tls: reader.tls()?,
+        tls,
         connect_timeout: timeout("connect_timeout")?.unwrap_or(Duration::from_millis(TIMEOUT)),
         response_timeout: sending.unwrap_or(Duration::from_millis(TIMEOUT)),
         keepalive_timeout: timeout("keepalive_timeout")?.unwrap_or(Duration::from_millis(KEEPALIVE)),

@@ -18,6 +18,8 @@ pub struct Link<C> {
     slot: Mutex<Slot<C>>,
     /// Attempts to connect so far.
     attempts: AtomicU64,
+    /// The last attempt whose connection failed later.
+    broken: AtomicU64,
     connect_timeout: Duration,
     /// A connection that was unused for longer is not used again: what is between may have forgotten it.
     keepalive: Duration,
@@ -39,7 +41,13 @@ pub struct Connection<C> {
 impl<C: Clone> Link<C> {
     pub fn new(connect_timeout: Duration, keepalive: Duration) -> Self {
         let slot = Slot { connection: None, failure: None, last_used: Instant::now() };
-        Self { slot: Mutex::new(slot), attempts: AtomicU64::new(0), connect_timeout, keepalive }
+        Self {
+            slot: Mutex::new(slot),
+            attempts: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            connect_timeout,
+            keepalive,
+        }
     }
 
     /// The connection, or why there is none. Who asks while another is connecting shares what that comes to.
@@ -49,7 +57,10 @@ impl<C: Clone> Link<C> {
     {
         let asked_after = self.attempts.load(Ordering::Acquire);
         let mut slot = self.slot.lock().await;
-        if slot.last_used.elapsed() > self.keepalive {
+        let broken = self.broken.load(Ordering::Acquire);
+        if slot.last_used.elapsed() > self.keepalive
+            || slot.connection.as_ref().is_some_and(|connection| connection.attempt <= broken)
+        {
             slot.connection = None;
         }
         slot.last_used = Instant::now();
@@ -78,12 +89,9 @@ impl<C: Clone> Link<C> {
         }
     }
 
-    /// Gives a connection up that failed; one that was made since stays.
-    pub async fn give_up(&self, failed: &Connection<C>) {
-        let mut slot = self.slot.lock().await;
-        if slot.connection.as_ref().is_some_and(|connection| connection.attempt == failed.attempt) {
-            slot.connection = None;
-        }
+    /// Gives a connection up that failed, and those before it; one that was made since stays.
+    pub fn give_up(&self, failed: &Connection<C>) {
+        self.broken.fetch_max(failed.attempt, Ordering::AcqRel);
     }
 }
 
@@ -130,9 +138,9 @@ mod tests {
         run(async {
             let link = Link::new(SECOND, SECOND);
             let first = link.get(|| async { Ok(1) }).await.unwrap();
-            link.give_up(&first).await;
+            link.give_up(&first);
             let second = link.get(|| async { Ok(2) }).await.unwrap();
-            link.give_up(&first).await;
+            link.give_up(&first);
             assert_eq!(link.get(|| async { Ok(3) }).await.unwrap().handle, second.handle);
         });
     }

@@ -25,7 +25,10 @@ local PATIENCE = 0x7fffffff
 -- Pending timers fire when the worker exits; this one is for nothing else. Seconds: some ten years.
 local FAR_OFF = 10 * 365 * 24 * 3600
 local CONNECT_TIMEOUT = 5000 -- milliseconds
-local FLUSH_PATIENCE = 24 * 3600 -- seconds; then it waits again
+local FLUSH_PATIENCE = 5 -- seconds; then it looks whether the worker exits
+-- nginx drops timers when it runs out of them, or of connections: a listener that was started and has not come by then, in
+-- seconds, is started again.
+local START_PATIENCE = 1
 
 local port = bridge.new_port()
 local waiting = {} -- by ticket: who waits, { semaphore =, value =, err = }
@@ -33,7 +36,7 @@ local idle, idle_count = {}, 0 -- waiters to be used again
 local submitted = assert(semaphores.new(0)) -- wakes the flusher
 local flush_due = false
 local resident -- whether this Lua VM lives as long as the worker
-local listening = false
+local listening = false -- or the time when the listener was started, or true once it runs
 local hung_for_exit = false
 
 local MAX_IDLE = 512
@@ -77,6 +80,7 @@ local function connect()
 end
 
 local function fail_all(err)
+  bridge.discard(port) -- what failed must not be done later
   for ticket, waiter in pairs(waiting) do
     waiting[ticket] = nil
     waiter.value, waiter.err = false, err
@@ -89,35 +93,46 @@ local function flush_for_ever()
     if submitted:wait(FLUSH_PATIENCE) then
       flush_due = false
       bridge.flush(port)
+    elseif exiting() then
+      bridge.ring(port) -- should the far-off timer have been lost
     end
   end
 end
 
 -- Reads the doorbell until the worker exits and nobody waits any more.
-local function listen()
-  local socket, err = connect()
-  if not socket then
-    listening = false
-    ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
-    fail_all("unable to listen for storages (" .. tostring(err) .. ")")
-    return
-  end
-  local flusher = ngx.thread.spawn(flush_for_ever)
-  repeat
+local function read_doorbell(socket)
+  while not (exiting() and bridge.in_flight(port) == 0) do
     local _, problem = socket:receiveany(64)
     deliver()
     if problem and problem ~= "timeout" then
-      ngx.log(ngx.ERR, "[session] the storages' doorbell is broken: ", problem)
-      break
+      return problem
     end
-  until exiting() and bridge.in_flight(port) == 0
+  end
+end
+
+local listen
+
+function listen()
+  if listening == true then
+    return -- one that came late, when another was started already
+  end
+  listening = true
+  local socket, err = connect()
+  if socket then
+    local flusher = ngx.thread.spawn(flush_for_ever)
+    local _, problem = pcall(read_doorbell, socket)
+    err = problem
+    ngx.thread.kill(flusher)
+    socket:close()
+    deliver()
+  end
   listening = false
-  ngx.thread.kill(flusher)
-  socket:close()
-  deliver()
-  if next(waiting) and not listening then
+  if err then
+    ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
+    fail_all("unable to listen for storages (" .. tostring(err) .. ")")
+  elseif next(waiting) then
     -- Somebody came just now.
-    listening = ngx.timer.at(0, listen) and true or false
+    listening = ngx.timer.at(0, listen) and ngx.now() or false
   end
 end
 
@@ -135,8 +150,12 @@ local function start_listening()
   if not ok then
     return nil, "unable to listen for storages (" .. tostring(err) .. ")"
   end
-  listening = true
+  listening = ngx.now()
   return true
+end
+
+local function is_listening()
+  return listening == true or listening and ngx.now() - listening < START_PATIENCE
 end
 
 local function new_waiter()
@@ -178,7 +197,7 @@ function waiting_module.run(method, storage, ...)
   if resident == nil then
     resident = bridge.claim()
   end
-  if resident and not listening then
+  if resident and not is_listening() then
     local ok, err = start_listening()
     if not ok then
       return nil, err

@@ -12,6 +12,9 @@ use super::single::connect_error;
 use crate::storage::link::{Connection, Link};
 use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
 
+/// How many times the timeout for one node connecting to the cluster may take.
+pub(super) const CONNECT_STEPS: u32 = 3;
+
 pub struct Cluster {
     link: Link<ClusterConnection>,
     naming: Naming,
@@ -20,7 +23,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(options: Options) -> Self {
-        let link = Link::new(options.connect_timeout, options.keepalive_timeout);
+        // All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
+        let link = Link::new(options.connect_timeout * CONNECT_STEPS, options.keepalive_timeout);
         Self { link, naming: options.naming.clone(), options }
     }
 
@@ -59,11 +63,23 @@ impl Cluster {
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         let connection = self.connection().await?;
+        self.run_on(&connection, command).await
+    }
+
+    /// A connection whose node does not answer, or that has lost it, is given up: the next one asks again who holds what.
+    async fn run_on<T: FromRedisValue>(
+        &self,
+        connection: &Connection<ClusterConnection>,
+        command: &Cmd,
+    ) -> Result<T, Error> {
         let result = command.query_async(&mut connection.handle.clone()).await;
         if let Err(error) = &result
-            && matches!(error.kind(), redis::ErrorKind::ClusterConnectionNotFound)
+            && (error.is_timeout()
+                || error.is_connection_dropped()
+                || error.is_unrecoverable_error()
+                || error.kind() == redis::ErrorKind::ClusterConnectionNotFound)
         {
-            self.link.give_up(&connection).await;
+            self.link.give_up(connection);
         }
         Ok(result?)
     }
@@ -71,17 +87,8 @@ impl Cluster {
     /// Runs commands on keys of their own, all at once. The first error counts.
     async fn run_all(&self, commands: Vec<Cmd>) -> Result<(), Error> {
         let connection = self.connection().await?;
-        let mut running = tokio::task::JoinSet::new();
-        for command in commands {
-            let mut handle = connection.handle.clone();
-            running.spawn(async move { commands::run(&command, &mut handle).await });
-        }
-        let mut result = Ok(());
-        while let Some(finished) = running.join_next().await {
-            let finished = finished.map_err(|error| Error::Server(error.to_string()))?;
-            result = result.and(finished);
-        }
-        result
+        let running = commands.iter().map(|command| self.run_on::<()>(&connection, command));
+        futures_util::future::join_all(running).await.into_iter().collect()
     }
 }
 

@@ -1,9 +1,8 @@
 //! The commands of the four operations.
 
-use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, cmd, pipe};
 
-use crate::storage::{Error, Naming, Owner, Record};
+use crate::storage::{Naming, Owner, Record};
 
 /// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
 /// trip, and as a whole.
@@ -130,9 +129,4 @@ pub fn sessions(naming: &Naming, name: &str, owner: &Owner, current_time: u64) -
     // One that expires now is expired.
     range.arg(naming.metadata(name, owner)).arg(format!("({current_time}")).arg("+inf").arg("WITHSCORES");
     range
-}
-
-/// Runs a command whose answer does not matter, as long as it is no error.
-pub async fn run(command: &Cmd, connection: &mut impl ConnectionLike) -> Result<(), Error> {
-    Ok(command.query_async(connection).await?)
 }

@@ -14,7 +14,7 @@ pub struct Node {
 }
 
 /// Which servers, and how they are found.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     Single(Address),
     Sentinel { master: String, replica: bool, sentinels: Vec<Node>, username: Option<String>, password: Option<String> },
@@ -27,7 +27,8 @@ pub enum Address {
     Unix(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// It holds passwords, and so has no `Debug`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Options {
     pub target: Target,
     pub naming: Naming,
@@ -54,7 +55,8 @@ pub struct Tls {
 impl Options {
     /// How long an operation may take, connecting included.
     pub fn limit(&self) -> Duration {
-        self.connect_timeout + self.response_timeout + Duration::from_millis(100)
+        let steps = if matches!(self.target, Target::Cluster { .. }) { super::cluster::CONNECT_STEPS } else { 1 };
+        self.connect_timeout * steps + self.response_timeout + Duration::from_millis(100)
     }
 
     pub(super) fn address(&self, node: &Node) -> ConnectionAddr {

@@ -34,7 +34,7 @@ impl Server {
         if let Err(error) = &result
             && is_lost(error)
         {
-            self.link.give_up(&connection).await;
+            self.link.give_up(&connection);
         }
         Ok(result?)
     }
@@ -79,6 +79,7 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_timeout()
         || error.is_connection_dropped()
+        || error.detail().is_some_and(|detail| detail.contains("READONLY"))
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS"))
 }
 
