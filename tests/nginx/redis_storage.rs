@@ -531,24 +531,24 @@ fn a_cluster_may_be_resharded_meanwhile() {
     assert_eq!(load.stop(), [""; 0]);
 }
 
-#[test]
-fn a_cluster_may_lose_a_master() {
-    let mut cluster = Cluster::start();
+/// A master of the cluster falls silent; all sessions are back soon after its replica took over.
+fn lose_a_master(signal: Signal) {
+    let cluster = Cluster::start();
     let nginx = cluster_nginx(&cluster);
     let browsers: Vec<Browser> = (0..30).map(|_| Browser::new()).collect();
     for browser in &browsers {
         assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     }
-    for at in cluster.masters() {
+    for at in cluster.masters(None) {
         let _: u8 = cluster.0[at].ask("WAIT 1 5000");
     }
     let load = Load::start(&nginx, 4);
-    let lost = cluster.masters()[1];
-    cluster.0[lost].kill();
+    let lost = cluster.masters(None)[1];
+    cluster.0[lost].signal(signal);
     super::server::wait_for("a failover", || {
-        let others = cluster.masters();
-        others.len() == 3
-            && others.iter().all(|at| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+        let others = cluster.masters(Some(lost));
+        let is_ok = |at: &usize| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok");
+        others.len() == 3 && others.iter().all(is_ok)
     });
     let start = Instant::now();
     for browser in &browsers {
@@ -557,4 +557,14 @@ fn a_cluster_may_lose_a_master() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     load.stop();
     assert!(!nginx.log().contains("exited on signal"));
+}
+
+#[test]
+fn a_cluster_may_lose_a_master() {
+    lose_a_master(Signal::SIGKILL);
+}
+
+#[test]
+fn a_cluster_may_have_a_master_that_hangs() {
+    lose_a_master(Signal::SIGSTOP);
 }
