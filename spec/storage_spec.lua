@@ -117,6 +117,79 @@ describe("storage", function()
     assert.same({ "delete", "session", id, memory.calls[3][4], metadata }, memory.calls[3])
   end)
 
+  it("keeps no info of an audience that is gone", function()
+    for _, leave in ipairs { "module", "instance", "enforced" } do
+      local options = { storage = support.memory() }
+      local function of(audience)
+        return { storage = options.storage, audience = audience, enforce_same_subject = leave == "enforced" }
+      end
+      browser = support.browser()
+      local s = session.new(of("a"))
+      s:set_subject("john")
+      s.info:set("secret", "john's")
+      assert(s:save())
+      browser:next()
+      s = session.open({ storage = options.storage, audience = "b" })
+      assert.is_nil(s.info:get("secret"))
+      s.info:set("own", 1)
+      s:set_subject("jane")
+      assert(s:save())
+      browser:next()
+      if leave == "module" then
+        assert.is_true((session.logout(of("a"))))
+      elseif leave == "instance" then
+        s = session.open(of("a"))
+        assert.equal("john's", s.info:get("secret"))
+        assert.is_true(s:logout())
+        assert.equal("closed", s.state)
+      else
+        s = session.open(of("b"))
+        assert(s:save())
+        assert.equal(1, s.info:get("own"))
+      end
+      browser:next()
+      local fresh, err = session.open(of("a"))
+      assert.equal("missing session audience", err)
+      assert.is_nil(fresh.info:get("secret"), leave)
+      assert.equal(1, session.open(of("b")).info:get("own"))
+    end
+  end)
+
+  it("refuses a record whose info is none", function()
+    local memory = support.memory()
+    local s = session.new({ storage = memory })
+    s.info:set("a", 1)
+    assert(s:save())
+    browser:next()
+    for _, info in ipairs { "5", "null", '{"default":5}', "{" } do
+      for name, value in pairs(memory.records) do
+        memory.records[name] = value:gsub(',".*"', ',"' .. utils.encode_base64url(info) .. '"')
+      end
+      local _, err, exists = session.open({ storage = memory })
+      assert.is_false(exists)
+      assert.matches("^unable to json decode session info %(", err)
+    end
+  end)
+
+  it("loses no audience where a save fails", function()
+    local memory = support.memory()
+    local s = session.new({ storage = memory, audience = "a", subject = "john" })
+    assert(s:save())
+    browser:next()
+    s = session.open({ storage = memory, audience = "b", enforce_same_subject = true })
+    s:set_subject("jane")
+    memory.broken = "down"
+    assert.is_nil((s:save()))
+    assert.equal(2, #s.data)
+  end)
+
+  it("answers arguments that are none with an error", function()
+    local redis = require("resty.session.redis").new({ port = 1 })
+    local ok, err = redis:set("n", "k", "v")
+    assert.is_nil(ok)
+    assert.matches("^invalid argument %(", err)
+  end)
+
   it("hashes keys and subjects", function()
     local memory = support.memory()
     local s = session.new({ storage = memory, hash_storage_key = true, hash_subject = true, store_metadata = true })

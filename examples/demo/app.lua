@@ -188,15 +188,23 @@ local function show(shop)
   }), err)
 end
 
+-- A field of a form; a form may hold anything.
+local function field(form, name)
+  return type(form[name]) == "string" and form[name] or ""
+end
+
 -- What a POST does, by the last part of its path. Each answers true, or nil and an error.
 local ACTIONS = {}
 
 ACTIONS["sign-in"] = function(shop, form)
-  local name = utils.trim(form.name)
+  local name = utils.trim(field(form, "name"))
   if name == "" then
     return nil, "Please give a name."
   end
   local s = session.open(options(shop))
+  if s:get_subject() ~= name then
+    s:set_data({}) -- another's are not this one's
+  end
   s:set_subject(name)
   s:set("signed in at", ngx.http_time(ngx.time()))
   -- The remember cookie is the whole session's: what the other shop was told stays.
@@ -215,7 +223,8 @@ end
 
 function ACTIONS.set(shop, form)
   return change(shop, function(s)
-    s:set(form.key or "", form.value ~= "" and form.value or nil)
+    local value = field(form, "value")
+    s:set(field(form, "key"), value ~= "" and value or nil)
   end)
 end
 
@@ -243,7 +252,7 @@ function app.respond()
     return show(shop)
   end
   ngx.req.read_body()
-  local form = ngx.req.get_post_args()
+  local form = ngx.req.get_post_args() or {}
   local act = ACTIONS[action]
   if not act then
     return ngx.exit(404)

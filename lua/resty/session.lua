@@ -266,17 +266,15 @@ end
 
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them.
 local function take_data(self, data, index, info)
-  local current = self.data and self.data[self.data_index]
-  if not index then
+  local current, found = self.data and self.data[self.data_index], index ~= nil
+  self.state = found and "open" or "new"
+  if not found then
     index = #data + 1
     data[index] = current or new_entry(self.profile)
-    self.state = "new"
-  else
-    self.state = "open"
   end
-  if info then
+  if info then -- of an audience that the session did not have, only this instance's own counts
     local audience, own = data[index][2], self.info.data
-    info[audience] = info[audience] or own and own[audience]
+    info[audience] = found and info[audience] or own and own[audience] or nil
     self.info.data = info
   end
   self.data, self.data_index = data, index
@@ -291,12 +289,13 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, c
       info, problem = convert("decode", json.decode, "info", info)
     end
     if problem then
+      respond(lines, warning)
       return nil, problem
     elseif opens then
       take_data(self, data, index, info)
-    else -- some audiences were dropped: the current one's data stay the program's own table
+    elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
-      self.data, self.data_index = data, index
+      self.data, self.data_index, self.info.data = data, index, info or false
     end
   end
   respond(lines, warning)
@@ -562,7 +561,8 @@ end
 -- @treturn string error
 function metatable:refresh()
   live(self, "unable to refresh closed session")
-  return perform_save(self, native.instance.refresh)
+  -- Data that can't be encoded matter only where it is time to save them.
+  return perform(self, native.instance.refresh, (convert("encode", json.encode, "data", self.data)), (encode_info(self)))
 end
 
 --- Logs the current audience out: the last one takes the whole session along.

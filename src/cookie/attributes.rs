@@ -30,10 +30,12 @@ impl Attributes {
             text.push_str("; Domain=");
             text.push_str(domain);
         }
-        text.push_str("; Path=");
-        text.push_str(&self.path);
-        text.push_str("; SameSite=");
-        text.push_str(&self.same_site);
+        for (name, value) in [("; Path=", &self.path), ("; SameSite=", &self.same_site)] {
+            if !value.is_empty() {
+                text.push_str(name);
+                text.push_str(value);
+            }
+        }
         if let Some(priority) = &self.priority {
             text.push_str("; Priority=");
             text.push_str(priority);

@@ -35,15 +35,20 @@ pub fn expire(name: &str, first: usize, last: usize, attributes: &str) -> Lines 
 }
 
 /// Puts `lines` among `present` ones: a cookie of the same name is replaced where it stands, others are added
-/// at the end. Names are compared to the letter.
-pub fn merge(present: &mut Vec<Vec<u8>>, lines: Lines) {
+/// at the end, and none stands twice. Names are compared to the letter.
+pub fn merge<L: AsRef<[u8]>>(present: &mut Vec<L>, lines: impl IntoIterator<Item = L>) {
     for line in lines {
-        let line = line.into_bytes();
-        let name = name_of(&line);
-        match present.iter_mut().find(|other| name_of(other) == name) {
-            Some(other) => *other = line,
-            None => present.push(line),
-        }
+        let is_same = |other: &L| name_of(other.as_ref()) == name_of(line.as_ref());
+        let Some(first) = present.iter().position(is_same) else {
+            present.push(line);
+            continue;
+        };
+        let mut at = 0;
+        present.retain(|other| {
+            at += 1;
+            at <= first + 1 || name_of(other.as_ref()) != name_of(line.as_ref())
+        });
+        present[first] = line;
     }
 }
 
@@ -59,7 +64,8 @@ mod tests {
     fn merging_replaces_by_name_and_keeps_what_others_set() {
         let mut present =
             [&b"app=1; Path=/"[..], b"session=old", b"session22=theirs", b"flag"].map(<[u8]>::to_vec).to_vec();
-        merge(&mut present, vec!["session=new; Path=/".into(), "session2=more".into()]);
+        present.push(b"session=older".to_vec());
+        merge(&mut present, [&b"session=new; Path=/"[..], b"session2=more"].map(<[u8]>::to_vec));
         let expected: [&[u8]; 5] =
             [b"app=1; Path=/", b"session=new; Path=/", b"session22=theirs", b"flag", b"session2=more"];
         assert_eq!(present, expected);

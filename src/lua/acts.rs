@@ -212,13 +212,17 @@ impl Running {
     fn go_on(mut self, lua: &Lua, mut step: Step<Done>) -> LuaResult<Row> {
         loop {
             let answer = match step {
-                Step::Needs(Effect::Cookie { name }) => cookie(lua, &name)?,
-                Step::Needs(Effect::Binding) => binding(lua)?,
+                Step::Needs(Effect::Cookie { name }) => cookie(lua, &name),
+                Step::Needs(Effect::Binding) => binding(lua),
                 Step::Needs(effect) => return needs(lua, self, effect),
                 Step::Done(result) => return done(lua, result, self.payload_size),
                 Step::Over => return Ok(failed(&"the act is over")),
             };
-            step = self.task.resume(answer);
+            // Where nginx does not let the request be read, it says why.
+            step = match answer {
+                Ok(answer) => self.task.resume(answer),
+                Err(error) => return Ok(failed(&error)),
+            };
         }
     }
 }
@@ -333,7 +337,7 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
     // The payload is the shim's own unless the act opened a session or dropped audiences.
     let payload = (session.payload.len() != payload_size).then_some(session.payload);
     let index = session.index.map_or_else(nil, |index| number(index as u64 + 1));
-    let info = if payload_size == 0 { session.info.take() } else { None };
+    let info = payload.as_ref().and_then(|_| session.info.take());
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
     let (key, cookie, ciphertext) = match session.meta {
         Some(meta) => {

@@ -48,19 +48,22 @@ fn read(options: Option<LuaTable>) -> Result<Options, Error> {
     Options::read(|name| {
         // A configuration is a plain table; where reading it raises, the option counts as unreadable.
         let value = options.get(name).unwrap_or(LuaValue::Error(Box::new(LuaError::runtime(name))));
-        Ok(value_of(value))
+        Ok(value_of(value, true))
     })
 }
 
-fn value_of(value: LuaValue) -> Option<Value> {
+/// No option is a list of lists: what is deeper is only named.
+fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
     Some(match value {
         LuaValue::Nil => return None,
         LuaValue::Boolean(boolean) => Value::Boolean(boolean),
         LuaValue::Integer(number) => Value::Number(number as f64),
         LuaValue::Number(number) => Value::Number(number),
         LuaValue::String(text) => Value::Text(text.as_bytes().to_vec()),
-        LuaValue::Table(list) => Value::List(
-            list.sequence_values().map(|value| value.map_or(None, value_of).unwrap_or(Value::Other("nil"))).collect(),
+        LuaValue::Table(list) if may_be_list => Value::List(
+            list.sequence_values()
+                .map(|value| value.map_or(None, |value| value_of(value, false)).unwrap_or(Value::Other("nil")))
+                .collect(),
         ),
         other => Value::Other(other.type_name()),
     })

@@ -62,7 +62,10 @@ fn without_cookies(
         Ok(header) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
         _ => 1,
     };
-    let mut names = chunk_names(&configuration.cookie_name, chunk_count(&configuration.cookie_name, &header));
+    // A save may have shrunk the session since the browser sent its cookies.
+    let name = &configuration.cookie_name;
+    let sent = request::value(&cookies, name).unwrap_or_default();
+    let mut names = chunk_names(name, chunk_count(name, &header).max(chunk_count(name, sent)));
     if remember {
         let name = &configuration.remember_cookie_name;
         let value = request::value(&cookies, name).unwrap_or_default();
@@ -80,14 +83,13 @@ fn chunk_names(name: &str, count: usize) -> Vec<String> {
 /// or an array of strings.
 fn merge_cookies(lua: &Lua, (present, lines): (LuaValue, LuaValue)) -> LuaResult<LuaTable> {
     let mut merged: Vec<Vec<u8>> = texts(present)?.into_iter().map(Into::into).collect();
-    let lines = texts(lines)?.into_iter().filter_map(|line| String::from_utf8(line.into()).ok()).collect();
-    set_cookie::merge(&mut merged, lines);
+    set_cookie::merge(&mut merged, texts(lines)?.into_iter().map(Into::into));
     lua.create_sequence_from(merged.into_iter().map(BString::from))
 }
 
 fn texts(value: LuaValue) -> LuaResult<Vec<BString>> {
     match value {
-        LuaValue::Table(table) => table.sequence_values::<BString>().collect(),
+        LuaValue::Table(table) => Ok(table.sequence_values::<BString>().filter_map(Result::ok).collect()),
         LuaValue::String(text) => Ok(vec![BString::from(text.as_bytes().to_vec())]),
         _ => Ok(Vec::new()),
     }

@@ -157,6 +157,7 @@ impl Session {
         if result.is_err() {
             // The remember cookie that the browser has stops working soon: it needs the new one all the same.
             self.lines = session.lines;
+            self.remember_meta = session.remember_meta;
             return result;
         }
         session.state = State::Open;
@@ -207,7 +208,8 @@ impl Session {
         let binding = act.binding(meta.header.flags()).await;
         meta.header = seal::touch(&meta.header, act.key(meta.key), &binding, idling_offset);
         let (name, attributes) = (&configuration.cookie_name, &configuration.attributes);
-        self.lines.push(set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes));
+        let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
+        set_cookie::merge(&mut self.lines, [line]);
         Ok(())
     }
 
@@ -234,6 +236,7 @@ impl Session {
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
         let mut session = Self { payload, index: None, ..self.clone() };
+        session.drop_info_of_others()?;
         session.write(act, Kind::Session).await?;
         session.write_remember(act).await;
         session.state = State::Closed;
@@ -252,7 +255,7 @@ impl Session {
         if self.remembers() && self.find_remember(act).await {
             lines.extend(self.erase(act, Kind::Remember).await?);
         }
-        self.lines.extend(lines);
+        set_cookie::merge(&mut self.lines, lines);
         self.state = State::Closed;
         Ok(())
     }
@@ -290,6 +293,7 @@ impl Session {
         let (header, key, cookie) = act.verify(kind).await?;
         let (sealed, initial_size, info) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
+            record.info.as_deref().map(audiences::check_info).transpose()?;
             (record.ciphertext.into_bytes(), 0, record.info)
         } else {
             let mut payload = cookie;
@@ -314,14 +318,25 @@ impl Session {
 
     /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
     async fn write(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
-        self.enforce_same_subject(act)?;
+        if self.payload.is_empty() {
+            return Err(Error::NoPayload);
+        }
+        let dropped = self.enforce_same_subject(act)?;
+        let result = self.write_all(act, kind).await;
+        if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
+            (self.payload, self.index, self.info) = (payload, index, info);
+        }
+        result
+    }
+
+    async fn write_all(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
         let previous = self.meta_of(kind);
         let sealed = self.seal(act, kind, previous).await?;
         let attributes = act.attributes(kind, sealed.header.creation_time());
         let name = act.name(kind);
         let meta = if act.configuration.stored {
             self.store(act, kind, &sealed).await?;
-            self.lines.push(set_cookie::first(name, &sealed.header, "", &attributes));
+            set_cookie::merge(&mut self.lines, [set_cookie::first(name, &sealed.header, "", &attributes)]);
             Meta { header: sealed.header, key: 0, initial_chunk: String::new(), ciphertext: Some(sealed.payload) }
         } else {
             let (mut lines, first) = set_cookie::sealed(name, &sealed, &attributes)?;
@@ -329,7 +344,7 @@ impl Session {
                 let before = chunks::count(name, before.header.data_size()).unwrap_or(1);
                 lines.extend(set_cookie::expire(name, lines.len() + 1, before, &act.configuration.attributes));
             }
-            self.lines.extend(lines);
+            set_cookie::merge(&mut self.lines, lines);
             let Sealed { header, mut payload } = sealed;
             payload.truncate(first);
             Meta { header, key: 0, initial_chunk: payload, ciphertext: None }
@@ -409,20 +424,33 @@ impl Session {
         Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
     }
 
-    /// Drops the audiences whose subject is not the current one's.
-    fn enforce_same_subject(&mut self, act: &Act) -> Result<(), Error> {
-        let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(()) };
+    /// Drops the audiences whose subject is not the current one's, and their info. What was before, if that changes anything.
+    fn enforce_same_subject(&mut self, act: &Act) -> Result<Option<Contents>, Error> {
+        let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(None) };
         let entries = audiences::entries(&self.payload)?;
-        let Some(subject) = entries.get(index).map(|entry| &entry.subject) else { return Ok(()) };
+        let Some(subject) = entries.get(index).map(|entry| &entry.subject) else { return Ok(None) };
         if entries.iter().all(|entry| entry.subject == *subject) {
-            return Ok(());
+            return Ok(None);
         }
         let dropped = entries[..index].iter().filter(|entry| entry.subject != *subject).count();
-        self.payload = audiences::join(entries.iter().filter(|entry| entry.subject == *subject));
+        let payload = audiences::join(entries.iter().filter(|entry| entry.subject == *subject));
+        let before = (std::mem::replace(&mut self.payload, payload), self.index, self.info.clone());
         self.index = Some(index - dropped);
+        self.drop_info_of_others()?;
+        Ok(Some(before))
+    }
+
+    /// Keeps the info of the payload's audiences only: another user's must not wait for who comes next.
+    fn drop_info_of_others(&mut self) -> Result<(), Error> {
+        let Some(info) = &self.info else { return Ok(()) };
+        let entries = audiences::entries(&self.payload)?;
+        self.info = audiences::retain_info(info, |audience| audiences::position(&entries, audience).is_some());
         Ok(())
     }
 }
+
+/// A session's payload, the current audience's place in it, and the info.
+type Contents = (Vec<u8>, Option<usize>, Option<Vec<u8>>);
 
 /// What a good cookie holds.
 struct Opened {

@@ -74,6 +74,44 @@ pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
     (!metadata.audiences.is_empty()).then_some(metadata)
 }
 
+/// The info of some audiences only; `None` where nothing is left, or where it is no info.
+pub fn retain_info(info: &[u8], mut keep: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+    let kept: Vec<&[u8]> =
+        members(info).ok()?.into_iter().filter(|member| keep(&member.audience)).map(|member| member.text).collect();
+    (!kept.is_empty()).then(|| [b"{", kept.join(&b","[..]).as_slice(), b"}"].concat())
+}
+
+/// Whether it is an object of objects, as info is. An empty Lua table may be written as an array.
+pub fn check_info(info: &[u8]) -> Result<(), Error> {
+    if info.trim_ascii() == b"[]" {
+        return Ok(());
+    }
+    let is_table = |member: &Member| matches!(member.value.first(), Some(b'{' | b'['));
+    if members(info)?.iter().all(is_table) { Ok(()) } else { Err(Error::InfoFormat("object of an audience expected")) }
+}
+
+/// One audience's part of the info: `"audience":{…}`.
+struct Member<'a> {
+    text: &'a [u8],
+    audience: Cow<'a, [u8]>,
+    value: &'a [u8],
+}
+
+fn members(info: &[u8]) -> Result<Vec<Member<'_>>, Error> {
+    const PROBLEM: Error = Error::InfoFormat("object expected");
+    let mut scanner = Scanner { text: info, at: 0 };
+    let mut members = Vec::new();
+    scanner.demand(b'{', "").map_err(|_| PROBLEM)?;
+    while scanner.peek() == Some(b'"') {
+        members.push(scanner.member().map_err(|_| PROBLEM)?);
+        if !scanner.accept(b',') {
+            break;
+        }
+    }
+    scanner.demand(b'}', "").map_err(|_| PROBLEM)?;
+    Ok(members)
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -120,12 +158,19 @@ impl<'a> Scanner<'a> {
         }
         match self.value()? {
             b"null" | b"false" => Ok(None),
-            [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Ok(Some(Cow::Borrowed(inner))),
-            text @ [b'"', ..] => serde_json::from_slice::<ByteBuf>(text)
-                .map(|name| Some(Cow::Owned(name.into_vec())))
-                .map_err(|_| Error::PayloadFormat("invalid string")),
+            text @ [b'"', ..] => unescape(text).map(Some),
             other => Ok(Some(Cow::Borrowed(other))),
         }
+    }
+
+    fn member(&mut self) -> Result<Member<'a>, Error> {
+        let start = self.at;
+        self.string()?;
+        self.at += 1;
+        let audience = unescape(&self.text[start..self.at])?;
+        self.demand(b':', "colon expected")?;
+        let value = self.value()?;
+        Ok(Member { text: self.text[start..self.at].trim_ascii_end(), audience, value })
     }
 
     /// Passes over one value of any kind and returns its text.
@@ -162,6 +207,16 @@ impl<'a> Scanner<'a> {
             }
             self.at += 1;
         }
+    }
+}
+
+/// The bytes of a JSON string, quotes included in the text.
+fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
+    match text {
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Ok(Cow::Borrowed(inner)),
+        text => serde_json::from_slice::<ByteBuf>(text)
+            .map(|name| Cow::Owned(name.into_vec()))
+            .map_err(|_| Error::PayloadFormat("invalid string")),
     }
 }
 
@@ -229,7 +284,27 @@ mod tests {
         assert_eq!(hashed.subjects, [b"john", b"jane"].map(|subject| base64url::encode(&sha256(subject)[..16])));
     }
 
+    #[test]
+    fn info_is_kept_by_audience() {
+        let info = b" { \"a\":{\"x\":\"},{\"} , \"b\\/c\" : [] ,\"\xff\":{} } ";
+        assert!(check_info(info).is_ok());
+        assert_eq!(retain_info(info, |audience| audience == b"b/c").unwrap(), br#"{"b\/c" : []}"#);
+        assert_eq!(retain_info(info, |audience| audience != b"b/c").unwrap(), b"{\"a\":{\"x\":\"},{\"},\"\xff\":{}}");
+        assert_eq!(retain_info(info, |_| false), None);
+        assert!(check_info(b"[]").is_ok() && check_info(b"{}").is_ok());
+        for info in ["", "5", "null", "{\"a\":5}", "{\"a\"}", "{\"a\":{}", "{5:{}}"] {
+            let error = check_info(info.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("unable to json decode session info ("), "{info}: {error}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_info_makes_it_panic(info in "[\\[\\]{},:\"\\\\ a0]{0,40}") {
+            let _ = check_info(info.as_bytes());
+            let _ = retain_info(info.as_bytes(), |_| true);
+        }
+
         #[test]
         fn no_bytes_make_it_panic(payload: Vec<u8>) {
             let _ = entries(&payload);

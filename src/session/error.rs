@@ -34,6 +34,10 @@ pub enum Error {
     RecordShape,
     #[error("unable to base64url decode session info ({0})")]
     InfoEncoding(cookie::base64url::DecodeError),
+    #[error("unable to json decode session info ({0})")]
+    InfoFormat(&'static str),
+    #[error("unable to json encode session data")]
+    NoPayload,
     #[error("unable to json decode session data ({0})")]
     PayloadFormat(&'static str),
     #[error("unable to generate session id ({0})")]

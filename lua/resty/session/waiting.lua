@@ -203,8 +203,10 @@ function waiting_module.run(method, storage, ...)
       return nil, err
     end
   end
-  local ticket, limit = bridge[method](port, storage, ...)
-  if not ticket then
+  local valid, ticket, limit = pcall(bridge[method], port, storage, ...)
+  if not valid then
+    return nil, "invalid argument (" .. tostring(ticket) .. ")"
+  elseif not ticket then
     return nil, limit
   end
   local waiter = new_waiter()
