@@ -155,6 +155,34 @@ describe("storage", function()
     end
   end)
 
+  it("answers nil for info that nobody set", function()
+    local s = session.new({ storage = support.memory() })
+    assert.is_nil(s.info:get("x"))
+    s.info:set("flag", true)
+    assert.is_true(s.info:get("flag"))
+  end)
+
+  it("does not mind what stands behind the header", function()
+    local options = { storage = support.memory() }
+    local s = session.new(options)
+    assert(s:save())
+    browser:next()
+    browser.var.cookie_session = browser.var.cookie_session .. "\255junk"
+    local opened, _, exists = session.open(options)
+    assert.is_true(exists)
+    assert.is_true(opened:touch())
+    assert.not_matches("junk", browser:next()[1])
+    assert.is_true(opened:destroy())
+  end)
+
+  it("keeps no replaced record in shared memory for ever", function()
+    local storage = utils.load_storage("shm")
+    local old, now = ("o"):rep(43), ngx.time()
+    assert(storage:set("s", old, "v", 60, now))
+    assert(storage:set("s", ("n"):rep(43), "v", 60, now, old, 0))
+    assert.is_nil((storage:get("s", old)))
+  end)
+
   it("refuses a record whose info is none", function()
     local memory = support.memory()
     local s = session.new({ storage = memory })

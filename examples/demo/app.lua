@@ -11,10 +11,10 @@ local app = {}
 
 -- Once, in the master.
 function app.init()
-  local storage = os.getenv("STORAGE")
+  local storage, secret = os.getenv("STORAGE"), os.getenv("SECRET")
   session.init({
     -- A real site gives all its servers one secret; without, it is random, and sessions end when nginx does.
-    secret = os.getenv("SECRET"),
+    secret = secret ~= "" and secret or nil,
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
     audience = "books",

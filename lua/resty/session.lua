@@ -337,11 +337,11 @@ local function perform(self, act, payload, info)
     meta.value, meta.ikm, meta.ciphertext or nil, self.remember_meta or nil, payload, self.data_index, info)))
 end
 
--- Runs an act that saves the data.
-local function perform_save(self, act, leaving)
+-- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
+local function perform_save(self, act, leaving, perhaps)
   local payload, err = convert("encode", json.encode, "data", self.data)
   local info, problem = encode_info(self, leaving)
-  if err or problem then
+  if err and not perhaps or problem then
     return nil, err or problem
   end
   return perform(self, act, payload, info)
@@ -381,8 +381,8 @@ function info_metatable:get(key)
   if not owner.storage then
     return current[1]["@" .. key]
   end
-  local data = self.data and self.data[current[2]]
-  return data and data[key]
+  local data = self.data and self.data[current[2]] or {}
+  return data[key]
 end
 
 --- Saves the info store. With a storage only the stored record changes: no cookie is sent, the id stays.
@@ -561,8 +561,7 @@ end
 -- @treturn string error
 function metatable:refresh()
   live(self, "unable to refresh closed session")
-  -- Data that can't be encoded matter only where it is time to save them.
-  return perform(self, native.instance.refresh, (convert("encode", json.encode, "data", self.data)), (encode_info(self)))
+  return perform_save(self, native.instance.refresh, nil, true)
 end
 
 --- Logs the current audience out: the last one takes the whole session along.

@@ -54,6 +54,10 @@ impl Meta {
     /// From the value of the first cookie.
     pub fn from_value(mut value: Vec<u8>, key: usize, ciphertext: Option<String>) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
+        if header.flags().contains(Flags::STORED) {
+            // Whatever somebody put behind the header is not ours.
+            value.truncate(ENCODED_SIZE);
+        }
         value.drain(..ENCODED_SIZE);
         let initial_chunk = String::from_utf8(value).map_err(|_| cookie::Error::InvalidPayload)?;
         Ok(Self { header, key, initial_chunk, ciphertext })

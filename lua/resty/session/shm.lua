@@ -56,18 +56,32 @@ local function tidy(dict, list, current_time)
   return latest
 end
 
-local function push(dict, list, item)
+-- Pushes an item; the list lives for `ttl` seconds more at least.
+local function push(dict, list, item, ttl)
   local ok, err = dict:rpush(list, item)
   if not ok then
     return nil, utils.errmsg(err, "unable to update metadata")
   end
+  if ttl and (dict:ttl(list) or 0) < ttl then
+    dict:expire(list, ttl)
+  end
   return true
+end
+
+-- Lets an entry expire soon, if it would live longer. A time to live of 0 would be for ever.
+local function shorten(dict, name, stale_ttl)
+  local left = dict:ttl(name)
+  if left and stale_ttl < 1 then
+    dict:delete(name)
+  elseif left and left > stale_ttl then
+    dict:expire(name, stale_ttl)
+  end
 end
 
 local function add_metadata(self, name, key, expiry, current_time, old_key, metadata)
   for i, audience in ipairs(metadata.audiences) do
     local list = get_name(self, name, audience, metadata.subjects[i])
-    local ok, err = push(self.dict, list, meta_get_value(key, expiry))
+    local ok, err = push(self.dict, list, meta_get_value(key, expiry), expiry - current_time)
     if ok and old_key then
       ok, err = push(self.dict, list, meta_get_value(old_key))
     end
@@ -101,15 +115,14 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   if forced then
     ngx.log(ngx.WARN, "[session] shared memory zone is full: the least recently used session was dropped")
   end
-  if old_key then
-    local old_name = get_name(self, name, old_key)
-    local left = dict:ttl(old_name)
-    if left and left > stale_ttl then
-      dict:expire(old_name, stale_ttl)
+  if metadata then
+    ok, err = add_metadata(self, name, key, current_time + ttl, current_time, old_key, metadata)
+    if not ok then
+      return nil, err
     end
   end
-  if metadata then
-    return add_metadata(self, name, key, current_time + ttl, current_time, old_key, metadata)
+  if old_key then -- the last: where something fails, it must go on working
+    shorten(dict, get_name(self, name, old_key), stale_ttl)
   end
   return true
 end

@@ -93,11 +93,15 @@ impl Cluster {
 }
 
 impl Storage for Cluster {
-    /// The record first: where it cannot be stored, the one that it replaces must go on working.
+    /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move {
             self.run::<()>(&commands::set_record(&self.naming, &record)).await?;
-            self.run_all(commands::set_besides(&self.naming, &record)).await
+            self.run_all(commands::notes(&self.naming, &record)).await?;
+            match commands::shorten(&self.naming, &record) {
+                Some(shorten) => self.run(&shorten).await,
+                None => Ok(()),
+            }
         })
     }
 

@@ -5,15 +5,12 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 use crate::storage::{Naming, Owner, Record};
 
 /// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
-/// trip, and as a whole.
+/// trip, and as a whole. The replaced record comes last: where something fails, it must go on working.
 ///
 /// `KEYS`: the record, the replaced one, the owners' sets. `ARGV`: value, ttl, stale ttl, the time, the key, the old key.
 /// Without an old key the second of `KEYS` is the first again, and stays alone.
 const SET: &str = r"
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-if ARGV[6] ~= '' and redis.call('TTL', KEYS[2]) > tonumber(ARGV[3]) then
-  redis.call('EXPIRE', KEYS[2], ARGV[3])
-end
 for i = 3, #KEYS do
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', '(' .. ARGV[4])
   redis.call('ZADD', KEYS[i], ARGV[4] + ARGV[2], ARGV[5])
@@ -23,6 +20,9 @@ for i = 3, #KEYS do
   if redis.call('TTL', KEYS[i]) < tonumber(ARGV[2]) then
     redis.call('EXPIRE', KEYS[i], ARGV[2])
   end
+end
+if ARGV[6] ~= '' and redis.call('TTL', KEYS[2]) > tonumber(ARGV[3]) then
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
 return 1
 ";
@@ -73,21 +73,24 @@ pub fn set(naming: &Naming, record: &Record) -> Cmd {
     eval
 }
 
-/// What a set does besides storing the record, one key a command.
-pub fn set_besides(naming: &Naming, record: &Record) -> Vec<Cmd> {
+/// Shortens the life of the record that is replaced, if there is one.
+pub fn shorten(naming: &Naming, record: &Record) -> Option<Cmd> {
+    let old_key = record.old_key.as_ref()?;
+    let mut eval = cmd("EVAL");
+    eval.arg(SHORTEN).arg(1).arg(naming.record(&record.name, old_key)).arg(record.stale_ttl);
+    Some(eval)
+}
+
+/// Notes a record among its owners' sessions, one owner a command.
+pub fn notes(naming: &Naming, record: &Record) -> Vec<Cmd> {
     let old_key = record.old_key.as_deref().unwrap_or_default();
-    let shorten = record.old_key.iter().map(|old_key| {
-        let mut eval = cmd("EVAL");
-        eval.arg(SHORTEN).arg(1).arg(naming.record(&record.name, old_key)).arg(record.stale_ttl);
-        eval
-    });
     let note = record.owners.iter().map(|owner| {
         let mut eval = cmd("EVAL");
         eval.arg(NOTE).arg(1).arg(naming.metadata(&record.name, owner));
         eval.arg(record.ttl).arg(record.current_time).arg(&record.key).arg(old_key);
         eval
     });
-    shorten.chain(note).collect()
+    note.collect()
 }
 
 pub fn get(naming: &Naming, name: &str, key: &str) -> Cmd {
