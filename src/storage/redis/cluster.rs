@@ -28,7 +28,7 @@ impl Cluster {
         Self { link, naming: options.naming.clone(), options }
     }
 
-    /// The connection follows the cluster's changes by itself; it is made anew only where none of its nodes is left.
+    /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
     async fn connection(&self) -> Result<Connection<ClusterConnection>, Error> {
         self.link
             .get(|| async {
