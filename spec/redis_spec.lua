@@ -1,6 +1,7 @@
 -- Needs a Redis server, a Sentinel group and a Cluster: `?redis=port&sentinels=port,port&nodes=port,port`.
 
 local contract = require "spec.contract"
+local names = require "spec.names"
 local session = require "resty.session"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
@@ -29,9 +30,12 @@ local CLUSTER = with(REDIS, { nodes = ports("nodes") })
 
 for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["redis.cluster"] = CLUSTER } do
   describe(name, function()
-    contract(function(more)
+    local function make(more)
       return require("resty.session." .. name).new(with(options, more))
-    end)
+    end
+
+    contract(make)
+    names(make)
   end)
 end
 

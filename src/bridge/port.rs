@@ -95,7 +95,7 @@ impl Port {
 
     /// Runs on the runtime what was submitted, waking its thread once for all of it.
     pub fn flush(&self, runtime: &Handle) {
-        let submissions = std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner));
+        let submissions = self.take_submissions();
         let port = self.clone();
         runtime.spawn(async move {
             for submission in submissions {
@@ -107,8 +107,11 @@ impl Port {
 
     /// Drops what was submitted and not flushed; its answer is [`Error::Broken`].
     pub fn discard(&self) {
-        let submissions = std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(submissions);
+        drop(self.take_submissions());
+    }
+
+    fn take_submissions(&self) -> Vec<Submission> {
+        std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Keeps a timer pending that is nearer than those of the operations, for as long as there are any.

@@ -5,10 +5,10 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::storage::Storage;
+use crate::storage::{Options, Storage};
 
 /// Storages that are kept at most; beyond, the one goes that was asked for longest ago.
 const CAPACITY: usize = 64;
@@ -30,12 +30,8 @@ struct Entries {
 pub struct Registry(Mutex<Entries>);
 
 impl Registry {
-    /// The storage of these options; `make` makes it where there is none.
-    pub fn get<O: Hash + Eq + Clone + Send + 'static>(
-        &self,
-        options: &O,
-        make: impl FnOnce(O) -> Arc<dyn Storage>,
-    ) -> Arc<dyn Storage> {
+    /// The storage of these options, made where there is none.
+    pub fn get<O: Options>(&self, options: &O) -> Arc<dyn Storage> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.asked += 1;
         let now = entries.asked;
@@ -47,7 +43,7 @@ impl Registry {
         if entries.size >= CAPACITY {
             entries.drop_oldest();
         }
-        let storage = make(options.clone());
+        let storage = options.clone().storage();
         let entry = Entry { options: Box::new(options.clone()), storage: storage.clone(), last_asked: now };
         entries.by_hash.entry(hash).or_default().push(entry);
         entries.size += 1;
@@ -66,13 +62,13 @@ impl Entries {
     }
 }
 
-fn hash_of<O: Hash + 'static>(options: &O) -> u64 {
+fn hash_of<O: Options>(options: &O) -> u64 {
     let mut hasher = DefaultHasher::new();
     std::any::TypeId::of::<O>().hash(&mut hasher);
     options.hash(&mut hasher);
     hasher.finish()
 }
 
-fn is<O: Eq + 'static>(entry: &Entry, options: &O) -> bool {
+fn is<O: Options>(entry: &Entry, options: &O) -> bool {
     entry.options.downcast_ref::<O>() == Some(options)
 }

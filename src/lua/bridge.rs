@@ -8,10 +8,11 @@ use std::time::Duration;
 use mlua::prelude::*;
 use mlua::{BString, Either};
 
-use super::{Answer as LuaAnswer, answer, options};
+use super::{answer, options};
+use crate::bridge::registry::Registry;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Answer, Port, doorbell};
-use crate::storage::{Error, Owner, Record, Storage, redis};
+use crate::storage::{Error, Options, Owner, Record, Storage};
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
@@ -30,12 +31,16 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
         "in_flight",
         lua.create_function(|_, port: LuaUserDataRef<PortHandle>| Ok(port.port.counts().in_flight()))?,
     )?;
-    table.set("redis", lua.create_function(redis_storage)?)?;
     table.set("get", lua.create_function(submit_get)?)?;
     table.set("set", lua.create_function(submit_set)?)?;
     table.set("delete", lua.create_function(submit_delete)?)?;
     table.set("read_metadata", lua.create_function(submit_read_metadata)?)?;
     Ok(table)
+}
+
+/// The storages' makers by name.
+pub fn storages(lua: &Lua) -> LuaResult<LuaTable> {
+    lua.create_table_from([("redis", maker(lua, options::redis)?)])
 }
 
 /// A port, and the runtime that it flushes to.
@@ -128,28 +133,37 @@ fn counts(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
 
 /// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
 struct StorageHandle {
-    options: redis::Options,
+    limit: Duration,
+    look_up: Box<LookUp>,
     found: RefCell<Option<Arc<dyn Storage>>>,
 }
+
+type LookUp = dyn Fn(&Registry) -> Arc<dyn Storage>;
 
 impl LuaUserData for StorageHandle {}
 
 type StorageRef = LuaUserDataRef<StorageHandle>;
 
-/// `redis(configuration)`: the storage, or `nil, err`.
-fn redis_storage(_: &Lua, configuration: Option<LuaTable>) -> LuaResult<LuaAnswer<StorageHandle>> {
-    let options = options::redis(configuration.as_ref());
-    Ok(answer(options.map(|options| StorageHandle { options, found: RefCell::default() })))
+/// `storages.name(configuration)`: a storage by the options that `read` finds, or `nil, err`.
+fn maker<O: Options>(lua: &Lua, read: fn(Option<&LuaTable>) -> Result<O, String>) -> LuaResult<LuaFunction> {
+    lua.create_function(move |_, configuration: Option<LuaTable>| {
+        Ok(answer(read(configuration.as_ref()).map(StorageHandle::new)))
+    })
 }
 
 impl StorageHandle {
+    fn new<O: Options>(options: O) -> Self {
+        let limit = options.limit();
+        Self { limit, look_up: Box::new(move |registry| registry.get(&options)), found: RefCell::default() }
+    }
+
     /// Looked up once: only processes that do not fork any more, nginx' workers, come here.
     fn storage(&self) -> std::io::Result<Arc<dyn Storage>> {
         let mut found = self.found.borrow_mut();
         if let Some(storage) = &*found {
             return Ok(storage.clone());
         }
-        let storage = runtime::current()?.registry.get(&self.options, redis::storage);
+        let storage = (self.look_up)(&runtime::current()?.registry);
         *found = Some(storage.clone());
         Ok(storage)
     }
@@ -169,9 +183,8 @@ where
         Ok(storage) => storage,
         Err(error) => return Ok((None, Either::Right(format!("unable to start the storage runtime: {error}")))),
     };
-    let limit = handle.options.limit();
-    let ticket = port.port.submit(limit, run(storage));
-    Ok((Some(ticket), Either::Left((limit + DELIVERY).as_secs_f64())))
+    let ticket = port.port.submit(handle.limit, run(storage));
+    Ok((Some(ticket), Either::Left((handle.limit + DELIVERY).as_secs_f64())))
 }
 
 /// `get(port, storage, name, key, current_time)`.

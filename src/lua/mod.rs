@@ -21,6 +21,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     acts::register(lua, &module)?;
     instance::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
+    module.set("storages", bridge::storages(lua)?)?;
     module.set("utils", utils::table(lua)?)?;
     Ok(module)
 }

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::Error;
+use super::network::Timeouts;
 
 /// The least time between two attempts to connect after one failed: a server that refuses is not hammered, and one that is
 /// back is found soon.
@@ -39,14 +40,14 @@ pub struct Connection<C> {
 }
 
 impl<C: Clone> Link<C> {
-    pub fn new(connect_timeout: Duration, keepalive: Duration) -> Self {
+    pub fn new(timeouts: &Timeouts) -> Self {
         let slot = Slot { connection: None, failure: None, last_used: Instant::now() };
         Self {
             slot: Mutex::new(slot),
             attempts: AtomicU64::new(0),
             broken: AtomicU64::new(0),
-            connect_timeout,
-            keepalive,
+            connect_timeout: timeouts.connect,
+            keepalive: timeouts.keepalive,
         }
     }
 
@@ -101,6 +102,7 @@ mod tests {
     use std::sync::Arc;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
 
     fn run(test: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn many_share_one_connection_and_one_failure() {
         run(async {
-            let link = Arc::new(Link::<u64>::new(SECOND, SECOND));
+            let link = Arc::new(Link::<u64>::new(&TIMEOUTS));
             let connects = Arc::new(AtomicU64::new(0));
             for succeeds in [false, true] {
                 let asked: Vec<_> = (0..50)
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_connection_given_up_is_replaced_once() {
         run(async {
-            let link = Link::new(SECOND, SECOND);
+            let link = Link::new(&TIMEOUTS);
             let first = link.get(|| async { Ok(1) }).await.unwrap();
             link.give_up(&first);
             let second = link.get(|| async { Ok(2) }).await.unwrap();
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn connecting_takes_no_longer_than_it_may() {
         run(async {
-            let link = Link::<u8>::new(Duration::from_millis(20), SECOND);
+            let link = Link::<u8>::new(&Timeouts { connect: Duration::from_millis(20), ..TIMEOUTS });
             assert!(matches!(link.get(std::future::pending).await, Err(Error::ConnectTimeout)));
         });
     }

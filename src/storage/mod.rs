@@ -7,9 +7,14 @@
 //! What is absent is no error: reading it answers `None`, deleting it succeeds. Errors are for faults.
 
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
+pub mod cleanup;
 mod link;
+pub mod network;
 pub mod redis;
 
 /// What a storage says when it cannot do what it was asked. The text reaches the program as it is.
@@ -69,6 +74,15 @@ pub trait Storage: Send + Sync {
 
     /// The keys of an owner's live sessions, and when they expire, in seconds since the epoch.
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>>;
+}
+
+/// What a storage is made from. Equal options describe the same storage.
+pub trait Options: Clone + Eq + Hash + Send + 'static {
+    /// How long an operation may take.
+    fn limit(&self) -> Duration;
+
+    /// The storage. Nothing connects yet.
+    fn storage(self) -> Arc<dyn Storage>;
 }
 
 /// How records and metadata are named: the present ones of prefix, cookie name, key, suffix, joined by `:`.

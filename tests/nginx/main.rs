@@ -3,6 +3,7 @@
 
 mod bridge;
 mod demo;
+mod faults;
 mod http;
 mod redis_servers;
 mod redis_storage;

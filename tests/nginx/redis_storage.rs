@@ -4,34 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, recovery, timed};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
 use super::server::{Nginx, Site};
 use super::specs;
 use super::vectors;
-
-/// `/set?v=…`, `/get`, `/destroy` over the storage that `INIT` names.
-const PROGRAM: &str = r#"
-    location /set { content_by_lua_block {
-        local s = require("resty.session").open()
-        s:set("v", ngx.var.arg_v)
-        s:set_subject("ada")
-        local ok, err = s:save()
-        ngx.say(ok and "saved" or err)
-    } }
-    location /get { content_by_lua_block {
-        local s, err, exists = require("resty.session").start()
-        ngx.say(exists and tostring(s:get("v")) or err)
-    } }
-    location /destroy { content_by_lua_block {
-        local ok, err = require("resty.session").destroy()
-        ngx.say(ok and "destroyed" or err)
-    } }
-    location /plain { content_by_lua_block { ngx.say("ok") } }
-    location /counts { content_by_lua_block {
-        ngx.say(require("cjson").encode(require("resty.session.waiting").counts()))
-    } }
-"#;
 
 fn nginx(redis: &str) -> Nginx {
     let init = format!(
@@ -181,12 +159,6 @@ fn a_unix_socket_a_database_and_a_password_will_do() {
     assert!(answer.contains("the server refuses the username or the password"), "{answer}");
 }
 
-/// The answer, and how long it took.
-fn timed(browser: &Browser, url: String) -> (String, Duration) {
-    let start = Instant::now();
-    (browser.get(url), start.elapsed())
-}
-
 #[test]
 fn a_server_that_hangs_is_a_timeout_and_others_go_on() {
     let redis = Redis::start(&[]);
@@ -226,26 +198,11 @@ fn a_server_that_refuses_says_so_and_is_found_again() {
     assert_eq!(browser.get(nginx.url("/get")), "3");
 }
 
-/// A certificate authority of its own, and a certificate for `redis.test`.
-fn certificates(directory: &std::path::Path) {
-    let openssl = |arguments: &str| {
-        let output =
-            std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    std::fs::write(directory.join("extensions"), "subjectAltName = DNS:redis.test\n").unwrap();
-    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
-    openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=redis.test");
-    openssl(
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
-    );
-}
-
 #[test]
 fn tls_is_verified_unless_the_program_says_not_to() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    certificates(directory.path());
+    certificates(directory.path(), "redis.test");
     let tls_port = super::server::free_port();
     let _redis = Redis::start(&[
         "--tls-port",
@@ -276,66 +233,6 @@ fn tls_is_verified_unless_the_program_says_not_to() {
     for path in ["/", "/?name=other.test"] {
         let answer = browser.get(nginx.url(path));
         assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");
-    }
-}
-
-/// Stands between nginx and a server, and can spoil what the server answers.
-struct Spoiler {
-    port: u16,
-    spoil: std::sync::Arc<std::sync::Mutex<Option<Spoil>>>,
-}
-
-#[derive(Clone, Copy)]
-enum Spoil {
-    /// Closes the connection in the middle of an answer.
-    Cut,
-    /// Sends something else instead.
-    Garbage,
-}
-
-impl Spoiler {
-    fn start(server: u16) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let spoil = std::sync::Arc::<std::sync::Mutex<Option<Spoil>>>::default();
-        let shared = spoil.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = std::net::TcpStream::connect(("127.0.0.1", server)).unwrap();
-                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || std::io::copy(&mut &from, &mut &to));
-                let spoil = shared.clone();
-                std::thread::spawn(move || Self::answer(&server, &client, &spoil));
-            }
-        });
-        Self { port, spoil }
-    }
-
-    fn answer(
-        mut server: &std::net::TcpStream,
-        mut client: &std::net::TcpStream,
-        spoil: &std::sync::Mutex<Option<Spoil>>,
-    ) {
-        use std::io::{Read, Write};
-        let mut buffer = [0; 65536];
-        while let Ok(size) = server.read(&mut buffer) {
-            let spoil = *spoil.lock().unwrap();
-            let sent = match spoil {
-                _ if size == 0 => break,
-                None => client.write_all(&buffer[..size]),
-                Some(Spoil::Garbage) => client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-                Some(Spoil::Cut) => client.write_all(&buffer[..size / 2]),
-            };
-            if sent.is_err() || matches!(spoil, Some(Spoil::Cut)) {
-                break;
-            }
-        }
-        let _ = client.shutdown(std::net::Shutdown::Both);
-        let _ = server.shutdown(std::net::Shutdown::Both);
-    }
-
-    fn spoil(&self, spoil: Option<Spoil>) {
-        *self.spoil.lock().unwrap() = spoil;
     }
 }
 
@@ -420,57 +317,6 @@ fn phases_that_cannot_wait_say_so_and_a_timer_can() {
         .map(|phase| format!("storages can't be waited for in the {phase} phase"));
     assert_eq!(browser.get(nginx.url("/errors")), expected.join("\n"));
     assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
-}
-
-/// Sessions that were answered as saved, and what became of them.
-struct Load {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    threads: Vec<std::thread::JoinHandle<Vec<String>>>,
-}
-
-impl Load {
-    /// Browsers that save and read without end. Each answers what went wrong, when it is told to stop.
-    fn start(nginx: &Nginx, browsers: usize) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let urls = (nginx.url("/set?v="), nginx.url("/get"));
-        let threads = (0..browsers)
-            .map(|number| {
-                let (stop, (set, get)) = (stop.clone(), urls.clone());
-                std::thread::spawn(move || {
-                    let browser = Browser::new();
-                    let mut problems = Vec::new();
-                    let mut round = 0;
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        round += 1;
-                        let value = format!("{number}-{round}");
-                        let saved = browser.get(format!("{set}{value}"));
-                        if saved != "saved" {
-                            problems.push(saved);
-                            continue;
-                        }
-                        let found = browser.get(get.clone());
-                        if found != value {
-                            problems.push(format!("{found} instead of {value}"));
-                        }
-                    }
-                    problems
-                })
-            })
-            .collect();
-        Self { stop, threads }
-    }
-
-    fn stop(self) -> Vec<String> {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    }
-}
-
-/// Saves until it works again; how long that took.
-fn recovery(nginx: &Nginx) -> Duration {
-    let start = Instant::now();
-    super::server::wait_for("sessions", || Browser::new().get(nginx.url("/set?v=1")) == "saved");
-    start.elapsed()
 }
 
 #[test]

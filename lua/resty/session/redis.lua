@@ -5,7 +5,7 @@
 -- @license BSD-2-Clause
 
 local bridged = require "resty.session.bridged"
-local make = require("resty.session.native").bridge.redis
+local make = require("resty.session.native").storages.redis
 
 local redis = {}
 

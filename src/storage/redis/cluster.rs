@@ -6,26 +6,26 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
 
-use super::commands;
 use super::options::{Options, Target, credentials};
 use super::single::connect_error;
+use super::{commands, is_broken};
 use crate::storage::link::{Connection, Link};
-use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
+use crate::storage::network::Timeouts;
+use crate::storage::{Error, Operation, Owner, Record, Storage};
 
-/// How many times the timeout for one node connecting to the cluster may take.
-pub(super) const CONNECT_STEPS: u32 = 3;
+/// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
+pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
+    Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
+}
 
 pub struct Cluster {
     link: Link<ClusterConnection>,
-    naming: Naming,
     options: Options,
 }
 
 impl Cluster {
     pub fn new(options: Options) -> Self {
-        // All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
-        let link = Link::new(options.connect_timeout * CONNECT_STEPS, options.keepalive_timeout);
-        Self { link, naming: options.naming.clone(), options }
+        Self { link: Link::new(&timeouts(&options.timeouts)), options }
     }
 
     /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
@@ -49,9 +49,9 @@ impl Cluster {
         let nodes = nodes.collect::<Result<Vec<_>, redis::RedisError>>()?;
         let mut builder = ClusterClientBuilder::new(nodes)
             .use_protocol(ProtocolVersion::RESP2)
-            .connection_timeout(self.options.connect_timeout)
-            .response_timeout(self.options.response_timeout)
-            .overall_response_timeout(Some(self.options.response_timeout))
+            .connection_timeout(self.options.timeouts.connect)
+            .response_timeout(self.options.timeouts.response)
+            .overall_response_timeout(Some(self.options.timeouts.response))
             .retries(*max_redirections)
             .min_retry_wait(10)
             .max_retry_wait(100);
@@ -74,10 +74,7 @@ impl Cluster {
     ) -> Result<T, Error> {
         let result = command.query_async(&mut connection.handle.clone()).await;
         if let Err(error) = &result
-            && (error.is_timeout()
-                || error.is_connection_dropped()
-                || error.is_unrecoverable_error()
-                || error.kind() == redis::ErrorKind::ClusterConnectionNotFound)
+            && (is_broken(error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound)
         {
             self.link.give_up(connection);
         }
@@ -96,9 +93,9 @@ impl Storage for Cluster {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move {
-            self.run::<()>(&commands::set_record(&self.naming, &record)).await?;
-            self.run_all(commands::notes(&self.naming, &record)).await?;
-            match commands::shorten(&self.naming, &record) {
+            self.run::<()>(&commands::set_record(&self.options.naming, &record)).await?;
+            self.run_all(commands::notes(&self.options.naming, &record)).await?;
+            match commands::shorten(&self.options.naming, &record) {
                 Some(shorten) => self.run(&shorten).await,
                 None => Ok(()),
             }
@@ -106,19 +103,19 @@ impl Storage for Cluster {
     }
 
     fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-        Box::pin(async move { self.run(&commands::get(&self.naming, &name, &key)).await })
+        Box::pin(async move { self.run(&commands::get(&self.options.naming, &name, &key)).await })
     }
 
     fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
         Box::pin(async move {
-            let forget = |owner: &Owner| commands::forget(&self.naming, &name, &key, owner, current_time);
-            let mut all = vec![commands::unlink(&self.naming, &name, &key)];
+            let forget = |owner: &Owner| commands::forget(&self.options.naming, &name, &key, owner, current_time);
+            let mut all = vec![commands::unlink(&self.options.naming, &name, &key)];
             all.extend(owners.iter().flat_map(forget));
             self.run_all(all).await
         })
     }
 
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
-        Box::pin(async move { self.run(&commands::sessions(&self.naming, &name, &owner, current_time)).await })
+        Box::pin(async move { self.run(&commands::sessions(&self.options.naming, &name, &owner, current_time)).await })
     }
 }

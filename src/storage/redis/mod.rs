@@ -11,20 +11,8 @@ mod sentinel;
 mod single;
 
 pub use cluster::Cluster;
-pub use options::{Address, Node, Options, Target, Tls};
+pub use options::{Options, Target};
 pub use single::Server;
-
-use std::sync::Arc;
-
-use super::Storage;
-
-/// The storage that the options describe. Nothing connects yet.
-pub fn storage(options: Options) -> Arc<dyn Storage> {
-    match options.target {
-        Target::Single(_) | Target::Sentinel { .. } => Arc::new(Server::new(options)),
-        Target::Cluster { .. } => Arc::new(Cluster::new(options)),
-    }
-}
 
 impl From<redis::RedisError> for super::Error {
     fn from(error: redis::RedisError) -> Self {
@@ -43,4 +31,9 @@ fn describe(error: &redis::RedisError) -> String {
         (Some(code), None) => code.to_owned(),
         (None, _) => error.to_string(),
     }
+}
+
+/// Whether a connection is of no more use after an error, whatever it leads to.
+fn is_broken(error: &redis::RedisError) -> bool {
+    error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }

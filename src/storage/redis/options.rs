@@ -1,17 +1,13 @@
 //! What a Redis storage is configured with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
 
-use crate::storage::{Error, Naming};
-
-/// A server's address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Node {
-    pub host: String,
-    pub port: u16,
-}
+use super::{Cluster, Server};
+use crate::storage::network::{Address, Node, Timeouts, Tls};
+use crate::storage::{Error, Naming, Storage};
 
 /// Which servers, and how they are found.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -19,12 +15,6 @@ pub enum Target {
     Single(Address),
     Sentinel { master: String, replica: bool, sentinels: Vec<Node>, username: Option<String>, password: Option<String> },
     Cluster { nodes: Vec<Node>, max_redirections: u32 },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    Tcp(Node),
-    Unix(String),
 }
 
 /// It holds passwords, and so has no `Debug`.
@@ -36,34 +26,33 @@ pub struct Options {
     pub password: Option<String>,
     pub database: i64,
     pub tls: Option<Tls>,
-    pub connect_timeout: Duration,
-    /// From sending a command to its answer.
-    pub response_timeout: Duration,
-    pub keepalive_timeout: Duration,
+    pub timeouts: Timeouts,
     /// Storages with different names share no connection.
     pub pool: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tls {
-    /// Whether the certificate must be good, and the server's.
-    pub verify: bool,
-    /// The name that the certificate must bear, where it is not the host's.
-    pub server_name: Option<String>,
+impl crate::storage::Options for Options {
+    fn limit(&self) -> Duration {
+        match self.target {
+            Target::Cluster { .. } => super::cluster::timeouts(&self.timeouts).limit(),
+            _ => self.timeouts.limit(),
+        }
+    }
+
+    fn storage(self) -> Arc<dyn Storage> {
+        match self.target {
+            Target::Single(_) | Target::Sentinel { .. } => Arc::new(Server::new(self)),
+            Target::Cluster { .. } => Arc::new(Cluster::new(self)),
+        }
+    }
 }
 
 impl Options {
-    /// How long an operation may take, connecting included.
-    pub fn limit(&self) -> Duration {
-        let steps = if matches!(self.target, Target::Cluster { .. }) { super::cluster::CONNECT_STEPS } else { 1 };
-        self.connect_timeout * steps + self.response_timeout + Duration::from_millis(100)
-    }
-
     pub(super) fn address(&self, node: &Node) -> ConnectionAddr {
         match &self.tls {
             None => ConnectionAddr::Tcp(node.host.clone(), node.port),
             Some(tls) => ConnectionAddr::TcpTls {
-                host: tls.server_name.clone().unwrap_or_else(|| node.host.clone()),
+                host: tls.name(&node.host).to_owned(),
                 port: node.port,
                 insecure: !tls.verify,
                 tls_params: None,

@@ -5,9 +5,10 @@ use std::future::Future;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError};
 
-use super::options::{Address, Options, Target};
-use super::{commands, describe};
+use super::options::{Options, Target};
+use super::{commands, describe, is_broken};
 use crate::storage::link::Link;
+use crate::storage::network::Address;
 use crate::storage::{Error, Operation, Owner, Record, Storage};
 
 /// The way to one server, whichever it is at the time: the configured one, or the one that Sentinels name.
@@ -18,7 +19,7 @@ pub struct Server {
 
 impl Server {
     pub fn new(options: Options) -> Self {
-        Self { link: Link::new(options.connect_timeout, options.keepalive_timeout), options }
+        Self { link: Link::new(&options.timeouts), options }
     }
 
     /// Runs commands on the server's connection, making one where there is none.
@@ -60,8 +61,8 @@ impl Server {
     /// `host` is where to connect to when the certificate bears another name.
     fn config(&self, host: Option<String>) -> AsyncConnectionConfig {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.connect_timeout))
-            .set_response_timeout(Some(self.options.response_timeout));
+            .set_connection_timeout(Some(self.options.timeouts.connect))
+            .set_response_timeout(Some(self.options.timeouts.response));
         let server_name = self.options.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
         match (server_name, host) {
             (Some(_), Some(host)) => config.set_dns_resolver(super::options::FixedHost(host)),
@@ -76,9 +77,7 @@ pub(super) fn connect_error(error: &RedisError) -> Error {
 
 /// Whether the connection is of no more use.
 fn is_lost(error: &RedisError) -> bool {
-    error.is_unrecoverable_error()
-        || error.is_timeout()
-        || error.is_connection_dropped()
+    is_broken(error)
         || error.detail().is_some_and(|detail| detail.contains("READONLY"))
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS"))
 }

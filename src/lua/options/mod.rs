@@ -5,7 +5,11 @@ use std::time::Duration;
 use mlua::prelude::*;
 
 use crate::storage::Naming;
-use crate::storage::redis::{Address, Node, Options, Target, Tls};
+use crate::storage::network::{Address, Node, Timeouts, Tls};
+
+mod redis;
+
+pub use redis::redis;
 
 /// What a timeout is that was not configured, in milliseconds.
 const TIMEOUT: u64 = 5000;
@@ -114,65 +118,23 @@ impl Reader<'_> {
         }
         Ok(Some(Tls { verify: self.switch("ssl_verify")? != Some(false), server_name: self.text("server_name")? }))
     }
-}
 
-/// The options of a Redis storage: with `nodes` a cluster's, with `sentinels` a Sentinel group's.
-pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
-    let reader = Reader { storage: "redis", table };
-    let timeout = |option| reader.milliseconds(option);
-    let sending = timeout("send_timeout")?.into_iter().chain(timeout("read_timeout")?).max();
-    let username = reader.text("username")?;
-    let password = reader.text("password")?;
-    if username.is_some() && password.is_none() {
-        return Err(reader.invalid("username", "a username needs a password"));
+    fn timeouts(&self) -> Result<Timeouts, String> {
+        let sending = self.milliseconds("send_timeout")?.into_iter().chain(self.milliseconds("read_timeout")?).max();
+        Ok(Timeouts {
+            connect: self.milliseconds("connect_timeout")?.unwrap_or(Duration::from_millis(TIMEOUT)),
+            response: sending.unwrap_or(Duration::from_millis(TIMEOUT)),
+            keepalive: self.milliseconds("keepalive_timeout")?.unwrap_or(Duration::from_millis(KEEPALIVE)),
+        })
     }
-    let database = reader.number("database")?.unwrap_or_default();
-    let target = redis_target(&reader)?;
-    let mut tls = reader.tls()?;
-    if let (Some(tls), Target::Sentinel { .. } | Target::Cluster { .. }) = (&mut tls, &target) {
-        // Several servers have no one name: each certificate must bear its own server's.
-        tls.server_name = None;
-    }
-    Ok(Options {
-        target,
-        naming: reader.naming()?,
-        username,
-        password,
-        database: i64::try_from(database).map_err(|_| reader.invalid("database", "too large"))?,
-        tls,
-        connect_timeout: timeout("connect_timeout")?.unwrap_or(Duration::from_millis(TIMEOUT)),
-        response_timeout: sending.unwrap_or(Duration::from_millis(TIMEOUT)),
-        keepalive_timeout: timeout("keepalive_timeout")?.unwrap_or(Duration::from_millis(KEEPALIVE)),
-        pool: reader.text("pool")?,
-    })
-}
 
-fn redis_target(reader: &Reader) -> Result<Target, String> {
-    const PORT: u16 = 6379;
-    const SENTINEL_PORT: u16 = 26379;
-    const REDIRECTIONS: u32 = 16;
-    if let Some(nodes) = reader.nodes("nodes", PORT)? {
-        let redirections = reader.number("max_redirections")?.map_or(REDIRECTIONS, |number| number.min(1000) as u32);
-        return Ok(Target::Cluster { nodes, max_redirections: redirections });
+    /// A socket's path, or host and port.
+    fn address(&self, default_port: u16) -> Result<Address, String> {
+        if let Some(path) = self.text("socket")? {
+            let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
+            return Ok(Address::Unix(path));
+        }
+        let host = self.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
+        Ok(Address::Tcp(Node { host, port: self.port(default_port)? }))
     }
-    if let Some(sentinels) = reader.nodes("sentinels", SENTINEL_PORT)? {
-        let replica = match reader.text("role")?.as_deref() {
-            None | Some("master") => false,
-            Some("slave" | "replica") => true,
-            Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
-        };
-        return Ok(Target::Sentinel {
-            master: reader.text("master")?.unwrap_or_else(|| "mymaster".into()),
-            replica,
-            sentinels,
-            username: reader.text("sentinel_username")?,
-            password: reader.text("sentinel_password")?,
-        });
-    }
-    if let Some(path) = reader.text("socket")? {
-        let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
-        return Ok(Target::Single(Address::Unix(path)));
-    }
-    let host = reader.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
-    Ok(Target::Single(Address::Tcp(Node { host, port: reader.port(PORT)? })))
 }

@@ -1,0 +1,66 @@
+//! What all storages behind a network are configured with, and how they connect.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::Error;
+
+mod tls;
+
+pub use tls::Tls;
+
+/// A server's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Tcp(Node),
+    /// A socket's path.
+    Unix(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From sending a command to its answer.
+    pub response: Duration,
+    /// How long a connection may be unused before it is not used again.
+    pub keepalive: Duration,
+}
+
+impl Timeouts {
+    /// How long an operation may take, connecting included.
+    pub fn limit(&self) -> Duration {
+        self.connect + self.response + MARGIN
+    }
+}
+
+/// An operation's time limit is a little beyond those of its parts, whose errors say more.
+pub(super) const MARGIN: Duration = Duration::from_millis(100);
+
+/// A connection, whatever is under it.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Connects, by TLS where there is any.
+pub async fn connect(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Stream>, Error> {
+    let refused = |error: std::io::Error| Error::Connect(error.to_string());
+    match address {
+        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(refused)?)),
+        Address::Tcp(Node { host, port }) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(refused)?;
+            stream.set_nodelay(true).map_err(refused)?;
+            match tls {
+                None => Ok(Box::new(stream)),
+                Some(tls) => Ok(Box::new(tls.connect(stream, host).await.map_err(refused)?)),
+            }
+        }
+    }
+}

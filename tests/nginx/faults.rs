@@ -1,0 +1,161 @@
+//! What the storages' tests share: a program, browsers that use it, and what spoils a server's answers.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::http::Browser;
+use super::server::{Nginx, wait_for};
+
+/// `/set?v=…`, `/get`, `/destroy` over the storage that `INIT` names.
+pub const PROGRAM: &str = r#"
+    location /set { content_by_lua_block {
+        local s = require("resty.session").open()
+        s:set("v", ngx.var.arg_v)
+        s:set_subject("ada")
+        local ok, err = s:save()
+        ngx.say(ok and "saved" or err)
+    } }
+    location /get { content_by_lua_block {
+        local s, err, exists = require("resty.session").start()
+        ngx.say(exists and tostring(s:get("v")) or err)
+    } }
+    location /destroy { content_by_lua_block {
+        local ok, err = require("resty.session").destroy()
+        ngx.say(ok and "destroyed" or err)
+    } }
+    location /plain { content_by_lua_block { ngx.say("ok") } }
+    location /counts { content_by_lua_block {
+        ngx.say(require("cjson").encode(require("resty.session.waiting").counts()))
+    } }
+"#;
+
+/// The answer, and how long it took.
+pub fn timed(browser: &Browser, url: String) -> (String, Duration) {
+    let start = Instant::now();
+    (browser.get(url), start.elapsed())
+}
+
+/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.
+pub fn certificates(directory: &std::path::Path, name: &str) {
+    let openssl = |arguments: &str| {
+        let output =
+            std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}\n")).unwrap();
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
+    openssl(&format!("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name}"));
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
+    );
+}
+
+/// Stands between nginx and a server, and can spoil what the server answers.
+pub struct Spoiler {
+    pub port: u16,
+    spoil: Arc<Mutex<Option<Spoil>>>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Spoil {
+    /// Closes the connection in the middle of an answer.
+    Cut,
+    /// Sends something else instead.
+    Garbage,
+}
+
+impl Spoiler {
+    pub fn start(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let spoil = Arc::<Mutex<Option<Spoil>>>::default();
+        let shared = spoil.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut &from, &mut &to));
+                let spoil = shared.clone();
+                thread::spawn(move || Self::answer(&server, &client, &spoil));
+            }
+        });
+        Self { port, spoil }
+    }
+
+    fn answer(mut server: &TcpStream, mut client: &TcpStream, spoil: &Mutex<Option<Spoil>>) {
+        let mut buffer = [0; 65536];
+        while let Ok(size) = server.read(&mut buffer) {
+            let spoil = *spoil.lock().unwrap();
+            let sent = match spoil {
+                _ if size == 0 => break,
+                None => client.write_all(&buffer[..size]),
+                Some(Spoil::Garbage) => client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                Some(Spoil::Cut) => client.write_all(&buffer[..size / 2]),
+            };
+            if sent.is_err() || matches!(spoil, Some(Spoil::Cut)) {
+                break;
+            }
+        }
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = server.shutdown(Shutdown::Both);
+    }
+
+    pub fn spoil(&self, spoil: Option<Spoil>) {
+        *self.spoil.lock().unwrap() = spoil;
+    }
+}
+
+/// Sessions that were answered as saved, and what became of them.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// Browsers that save and read without end. Each answers what went wrong, when it is told to stop.
+    pub fn start(nginx: &Nginx, browsers: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let urls = (nginx.url("/set?v="), nginx.url("/get"));
+        let threads = (0..browsers)
+            .map(|number| {
+                let (stop, (set, get)) = (stop.clone(), urls.clone());
+                thread::spawn(move || {
+                    let browser = Browser::new();
+                    let mut problems = Vec::new();
+                    let mut round = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        round += 1;
+                        let value = format!("{number}-{round}");
+                        let saved = browser.get(format!("{set}{value}"));
+                        if saved != "saved" {
+                            problems.push(saved);
+                            continue;
+                        }
+                        let found = browser.get(get.clone());
+                        if found != value {
+                            problems.push(format!("{found} instead of {value}"));
+                        }
+                    }
+                    problems
+                })
+            })
+            .collect();
+        Self { stop, threads }
+    }
+
+    pub fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+/// Saves until it works again; how long that took.
+pub fn recovery(nginx: &Nginx) -> Duration {
+    let start = Instant::now();
+    wait_for("sessions", || Browser::new().get(nginx.url("/set?v=1")) == "saved");
+    start.elapsed()
+}
