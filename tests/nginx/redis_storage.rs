@@ -63,7 +63,7 @@ fn records_are_those_of_the_reference() {
     let second = id(&browser);
     assert!((1..=10).contains(&redis.ask::<i64>(&format!("TTL {record}"))), "the old one for a while");
     let keys: Vec<String> = members(&redis).into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, [second.clone()]);
+    assert_eq!(keys, std::slice::from_ref(&second));
 
     assert_eq!(browser.get(nginx.url("/destroy")), "destroyed");
     assert_eq!(redis.ask::<u8>(&format!("EXISTS session:{second} {owner}")), 0);
