@@ -12,7 +12,7 @@ use super::network::Timeouts;
 
 /// The least time between two attempts to connect after one failed: a server that refuses is not hammered, and one that is
 /// back is found soon.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// A slot for a connection of type `C`, which clones cheaply and can be used by many at once.
 pub struct Link<C> {

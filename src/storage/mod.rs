@@ -13,9 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+mod lanes;
 mod link;
+pub mod mysql;
 pub mod network;
+pub mod postgres;
 pub mod redis;
+pub mod sql;
 
 /// What a storage says when it cannot do what it was asked. The text reaches the program as it is.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,6 +30,8 @@ pub enum Error {
     ConnectTimeout,
     #[error("unable to connect: {0}")]
     Connect(String),
+    #[error("all connections are busy")]
+    Busy,
     #[error("the driver failed")]
     Broken,
     /// What the server or the driver said.

@@ -8,12 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::http::Browser;
-use super::server::{Nginx, wait_for};
+use super::server::{Nginx, Site, wait_for};
+use super::vectors;
 
-/// `/set?v=…`, `/get`, `/destroy` over the storage that `INIT` names.
+/// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves so many bytes, over the storage that is configured.
 pub const PROGRAM: &str = r#"
     location /set { content_by_lua_block {
-        local s = require("resty.session").open()
+        local s = require("resty.session").open({ audience = ngx.var.arg_audience })
         s:set("v", ngx.var.arg_v)
         s:set_subject("ada")
         local ok, err = s:save()
@@ -27,6 +28,12 @@ pub const PROGRAM: &str = r#"
         local ok, err = require("resty.session").destroy()
         ngx.say(ok and "destroyed" or err)
     } }
+    location /big { content_by_lua_block {
+        local s = require("resty.session").new()
+        s:set("v", ("0123456789abcdef"):rep(tonumber(ngx.var.arg_size) / 16))
+        local ok, err = s:save()
+        ngx.say(ok and "saved" or err)
+    } }
     location /plain { content_by_lua_block { ngx.say("ok") } }
     location /counts { content_by_lua_block {
         ngx.say(require("cjson").encode(require("resty.session.waiting").counts()))
@@ -37,6 +44,47 @@ pub const PROGRAM: &str = r#"
 pub fn timed(browser: &Browser, url: String) -> (String, Duration) {
     let start = Instant::now();
     (browser.get(url), start.elapsed())
+}
+
+/// The id of a browser's session.
+pub fn id(browser: &Browser) -> String {
+    let value = browser.cookie("session").unwrap();
+    let header = resty_session::cookie::Header::decode(value.as_bytes()).unwrap();
+    resty_session::cookie::base64url::encode(header.sid())
+}
+
+/// Plants the records that lua-resty-session wrote, given cookie name, key and value, and opens their sessions.
+pub fn peers_records_open(storage: &str, options: &str, mut plant: impl FnMut(&str, &str, &str)) {
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local s, err, exists = require("resty.session").open({{
+                    secret = "correct horse battery staple", storage = "{storage}", {storage} = {{ {options} }},
+                    hash_storage_key = ngx.var.arg_hashed == "1",
+                    idling_timeout = 0, rolling_timeout = 0, absolute_timeout = 0,
+                }})
+                ngx.print(exists and require("cjson").encode(s.data) or err)
+            }} }}"#
+        ),
+        ..Site::default()
+    });
+    let mut opened = 0;
+    for vector in vectors::all().into_iter().filter(|vector| vector.name.starts_with("stored: save")) {
+        for record in vector.records.iter().filter(|record| record.op == "set") {
+            plant(&record.name, &record.key, record.value.as_ref().unwrap());
+        }
+        let Some(cookie) = vector.cookies.get("session").filter(|_| !vector.name.contains("metadata")) else {
+            continue;
+        };
+        let hashed = u8::from(vector.name.contains("hashed key"));
+        let request = ureq::get(nginx.url(&format!("/?hashed={hashed}"))).header("Cookie", format!("session={cookie}"));
+        let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+        let data: serde_json::Value =
+            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
+        assert!(vectors::same(&data, &vector.data), "{}", vector.name);
+        opened += 1;
+    }
+    assert_eq!(opened, 5);
 }
 
 /// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.

@@ -10,6 +10,8 @@ mod redis_storage;
 mod rock;
 mod server;
 mod specs;
+mod sql_servers;
+mod sql_storage;
 mod workers;
 
 #[path = "../support/vectors.rs"]

@@ -19,6 +19,10 @@ local OPTION = {
 }
 
 local MODULE = {
+  mariadb = "resty.session.mysql",
+  mysql = "resty.session.mysql",
+  postgres = "resty.session.postgres",
+  postgresql = "resty.session.postgres",
   redis = "resty.session.redis",
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
@@ -31,10 +35,6 @@ local MISSING = {
   file = true,
   memcached = true,
   memcache = true,
-  mysql = true,
-  mariadb = true,
-  postgres = true,
-  postgresql = true,
 }
 
 local storages = {}

@@ -1,9 +1,11 @@
 //! What all storages behind a network are configured with, and how they connect.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 use super::Error;
 
@@ -44,23 +46,36 @@ impl Timeouts {
 /// An operation's time limit is a little beyond those of its parts, whose errors say more.
 pub(super) const MARGIN: Duration = Duration::from_millis(100);
 
+/// A connection without TLS.
+pub type Plain = Either<TcpStream, UnixStream>;
+
 /// A connection, whatever is under it.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Connects, by TLS where there is any.
+/// Connects, by TLS where there is any; a Unix socket has none.
 pub async fn connect(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Stream>, Error> {
-    let refused = |error: std::io::Error| Error::Connect(error.to_string());
+    match (connect_plain(address).await?, address, tls) {
+        (Either::Left(stream), Address::Tcp(node), Some(tls)) => {
+            Ok(Box::new(tls.connect(stream, &node.host).await.map_err(refused)?))
+        }
+        (stream, ..) => Ok(Box::new(stream)),
+    }
+}
+
+/// Connects, to speak TLS later or never.
+pub async fn connect_plain(address: &Address) -> Result<Plain, Error> {
     match address {
-        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(refused)?)),
+        Address::Unix(path) => Ok(Either::Right(UnixStream::connect(path).await.map_err(refused)?)),
         Address::Tcp(Node { host, port }) => {
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(refused)?;
             stream.set_nodelay(true).map_err(refused)?;
-            match tls {
-                None => Ok(Box::new(stream)),
-                Some(tls) => Ok(Box::new(tls.connect(stream, host).await.map_err(refused)?)),
-            }
+            Ok(Either::Left(stream))
         }
     }
+}
+
+fn refused(error: io::Error) -> Error {
+    Error::Connect(error.to_string())
 }

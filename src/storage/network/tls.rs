@@ -47,13 +47,22 @@ impl Tls {
             return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
         }
         let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(Self::roots()?);
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// The system's authorities.
+    ///
+    /// # Errors
+    ///
+    /// There are none.
+    pub fn roots() -> io::Result<Vec<CertificateDer<'static>>> {
         let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let cause = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        if found.certs.is_empty() {
+            let cause = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
             return Err(io::Error::other(format!("the system has no certificate authorities{cause}")));
         }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        Ok(found.certs)
     }
 }
 

@@ -1,0 +1,20 @@
+---
+-- Sessions in Postgres.
+--
+-- @module resty.session.postgres
+-- @license BSD-2-Clause
+
+local bridged = require "resty.session.bridged"
+local make = require("resty.session.native").storages.postgres
+
+local postgres = {}
+
+--- Makes the storage. Nothing connects before it is needed.
+-- @tparam[opt] table configuration the options of `docs/storages.md`
+-- @treturn table
+-- @raise a string that names what is wrong with an option
+function postgres.new(configuration)
+  return bridged.new(make, configuration)
+end
+
+return postgres

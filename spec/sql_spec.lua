@@ -1,0 +1,125 @@
+-- Needs a database server: `?storage=postgres&port=…`, and its tables.
+
+local contract = require "spec.contract"
+local session = require "resty.session"
+local support = require "spec.support"
+
+local STORAGE = ngx.var.arg_storage
+local MYSQL = STORAGE == "mysql"
+
+local function with(more)
+  local options = {
+    port = tonumber(ngx.var.arg_port), database = MYSQL and "sessions" or "postgres", username = MYSQL and "root" or nil,
+    connect_timeout = 2000, read_timeout = 3000, send_timeout = 3000,
+  }
+  for name, value in pairs(more or {}) do
+    options[name] = value
+  end
+  return options
+end
+
+describe(STORAGE, function()
+  contract(function(more)
+    return require("resty.session." .. STORAGE).new(with(more))
+  end)
+end)
+
+describe(STORAGE .. " in sessions", function()
+  local browser
+
+  before_each(function()
+    session.init({ secret = "spec" })
+    browser = support.browser()
+  end)
+
+  teardown(support.restore)
+
+  it("is found by every name", function()
+    local names = MYSQL and { "mysql", "mariadb" } or { "postgres", "postgresql" }
+    for _, name in ipairs(names) do
+      for _, option in ipairs { name, STORAGE } do
+        local options = { storage = name, [option] = with(), store_metadata = true }
+        local s = session.new(options)
+        s:set_subject("ada")
+        s:set("name", "Ada")
+        assert(s:save())
+        browser:next()
+        local opened, err, exists = session.open(options)
+        assert.is_nil(err)
+        assert.is_true(exists)
+        assert.equal("Ada", opened:get("name"))
+        assert.same({ true, nil, true, true }, { session.destroy(options) })
+      end
+    end
+  end)
+
+  it("keeps whatever a session holds, or says that it cannot", function()
+    local odd = { "'", '"', "\\", "\\'; DROP TABLE sessions; --", "%s%d%%", ";--", "\0", "a\0b",
+                  "😀", "\n\r\t", "`", "?", "$1" }
+    for i, text in ipairs(odd) do
+      local options = { storage = STORAGE, [STORAGE] = with(), store_metadata = true, audience = "a" .. text }
+      local s = session.new(options)
+      s:set_subject(text)
+      s:set("text", text)
+      s:set("n" .. text, i)
+      assert(s:save())
+      browser:next()
+      local opened, err, exists = session.open(options)
+      assert.is_nil(err)
+      assert.is_true(exists)
+      assert.same({ text, i, text }, { opened:get("text"), opened:get("n" .. text), opened:get_subject() })
+      assert(opened:save())
+      browser:next()
+      assert.same({ true, nil, true, true }, { session.destroy(options) })
+    end
+  end)
+
+  it("keeps a megabyte", function()
+    local options = { storage = STORAGE, [STORAGE] = with(), compression_threshold = 0 }
+    local s = session.new(options)
+    local big = ("0123456789abcdef"):rep(65536)
+    s:set("big", big)
+    assert(s:save())
+    browser:next()
+    local opened = assert(session.open(options))
+    assert.equal(big, opened:get("big"))
+  end)
+
+  it("keeps odd cookie names, or says that it cannot", function()
+    local storage = require("resty.session." .. STORAGE).new(with())
+    local key = ("k"):rep(43)
+    for _, name in ipairs { "'", '"', "\\", "';--", "%", "`" } do
+      assert.same({ true }, { storage:set(name, key, "v", 60, ngx.time()) })
+      assert.equal("v", storage:get(name, key, ngx.time()))
+    end
+    for _, name in ipairs { MYSQL and "😀" or "a\0b", "\255" } do
+      local ok, err = storage:set(name, key, "v", 60, ngx.time())
+      assert.is_nil(ok)
+      assert.is_string(err)
+    end
+    if MYSQL then
+      local ok, err = storage:set(("n"):rep(256), key, "v", 60, ngx.time())
+      assert.is_nil(ok)
+      assert.matches("too long", err)
+    end
+    assert.equal("v", storage:get("'", key, ngx.time()))
+  end)
+
+  it("names what is wrong with an option", function()
+    local problems = {
+      ["invalid " .. STORAGE .. " port (at most 65535)"] = { port = 70000 },
+      ["invalid " .. STORAGE .. " table_name (it is no table's name)"] = { table_name = "sessions; DROP TABLE x" },
+      ["invalid " .. STORAGE .. " table_meta (it is no table's name)"] = { table_meta = "a b" },
+    }
+    if MYSQL then
+      problems["invalid mysql charset (it is no character set's name)"] = { charset = "latin1; --" }
+    else
+      problems["invalid postgres ssl_required (it needs ssl)"] = { ssl_required = true }
+    end
+    for problem, options in pairs(problems) do
+      local ok, err = pcall(session.new, { storage = STORAGE, [STORAGE] = options })
+      assert.is_false(ok)
+      assert.equal(problem, err)
+    end
+  end)
+end)

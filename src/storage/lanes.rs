@@ -1,0 +1,64 @@
+//! A few connections side by side, for operations that can hold up what is behind them on their connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::link::Link;
+use super::network::Timeouts;
+
+/// Links that are used from the first on: while one is enough, there is one connection.
+pub struct Lanes<C>(Vec<Lane<C>>);
+
+struct Lane<C> {
+    link: Link<C>,
+    /// Operations that are under way on it, or wait for it.
+    busy: AtomicUsize,
+}
+
+impl<C: Clone> Lanes<C> {
+    pub fn new(count: usize, timeouts: &Timeouts) -> Self {
+        let lane = || Lane { link: Link::new(timeouts), busy: AtomicUsize::new(0) };
+        Self((0..count.max(1)).map(|_| lane()).collect())
+    }
+
+    /// The first of the least busy lanes, taken until the guard is dropped.
+    pub fn least_busy(&self) -> Taken<'_, C> {
+        let load = |at: &usize| self.0.get(*at).map_or(usize::MAX, |lane| lane.busy.load(Ordering::Relaxed));
+        let lane = &self.0[(0..self.0.len()).min_by_key(load).unwrap_or_default()];
+        lane.busy.fetch_add(1, Ordering::Relaxed);
+        Taken(lane)
+    }
+}
+
+/// A lane that counts this one among its operations.
+pub struct Taken<'a, C>(&'a Lane<C>);
+
+impl<C> Taken<'_, C> {
+    pub fn link(&self) -> &Link<C> {
+        &self.0.link
+    }
+}
+
+impl<C> Drop for Taken<'_, C> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn operations_spread_only_while_others_are_under_way() {
+        let second = Duration::from_secs(1);
+        let lanes = Lanes::<u8>::new(2, &Timeouts { connect: second, response: second, keepalive: second });
+        let first: *const _ = lanes.least_busy().link();
+        let again = lanes.least_busy();
+        assert!(std::ptr::eq(again.link(), first));
+        let other = lanes.least_busy();
+        assert!(!std::ptr::eq(other.link(), first));
+        drop(again);
+        assert!(std::ptr::eq(lanes.least_busy().link(), first));
+    }
+}

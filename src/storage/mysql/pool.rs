@@ -1,0 +1,133 @@
+//! The connections of a storage, made when they are needed and used again while they are good.
+//!
+//! The driver's own pool takes back a connection whose answer was no longer waited for, and gives it out again.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
+
+use super::options::Options;
+use crate::storage::Error;
+use crate::storage::link::PAUSE;
+
+pub struct Pool {
+    places: Semaphore,
+    inner: Mutex<Inner>,
+    keepalive: Duration,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The one that was used last is used first.
+    idle: Vec<(Conn, Instant)>,
+    /// The last attempt to connect, if it failed.
+    failure: Option<(Error, Instant)>,
+}
+
+impl Pool {
+    pub fn new(options: &Options) -> Self {
+        Self {
+            places: Semaphore::new(options.pool_size),
+            inner: Mutex::default(),
+            keepalive: options.timeouts.keepalive,
+        }
+    }
+
+    /// A connection, when there is one or place for one.
+    pub async fn take(&self, options: &Options) -> Result<Lease<'_>, Error> {
+        let place = timeout(options.timeouts.connect, self.places.acquire()).await;
+        let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
+        if let Some(conn) = self.idle() {
+            return Ok(Lease { pool: self, conn, _place: place });
+        }
+        self.wait_after_failure().await?;
+        let conn = match timeout(options.timeouts.connect, connect(options)).await {
+            Ok(Ok(conn)) => conn,
+            Ok(Err(error)) => return Err(self.failed(error)),
+            Err(_) => return Err(self.failed(Error::ConnectTimeout)),
+        };
+        self.lock().failure = None;
+        Ok(Lease { pool: self, conn, _place: place })
+    }
+
+    fn idle(&self) -> Option<Conn> {
+        let mut inner = self.lock();
+        inner.idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
+        inner.idle.pop().map(|(conn, _)| conn)
+    }
+
+    /// Attempts that fail come no closer together than [`PAUSE`]; who came while one was made shares what it came to.
+    async fn wait_after_failure(&self) -> Result<(), Error> {
+        let Some((error, when)) = self.lock().failure.clone() else { return Ok(()) };
+        let rest = PAUSE.saturating_sub(when.elapsed());
+        if rest.is_zero() {
+            return Ok(());
+        }
+        sleep(rest).await;
+        match &self.lock().failure {
+            Some((_, last)) if *last != when => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        let mut inner = self.lock();
+        inner.failure = Some((error.clone(), Instant::now()));
+        // What refuses new connections has likely lost the old ones.
+        inner.idle.clear();
+        error
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A new connection, signed in.
+pub async fn connect(options: &Options) -> Result<Conn, Error> {
+    Conn::new(options.driver()?).await.map_err(|error| match error {
+        mysql_async::Error::Server(server) => Error::Connect(server.message),
+        other => Error::Connect(other.to_string()),
+    })
+}
+
+/// A connection that is out of the pool.
+pub struct Lease<'a> {
+    pool: &'a Pool,
+    conn: Conn,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Lease<'_> {
+    /// Lends the connection; it goes back to the pool if it is good still. Where this is dropped meanwhile, it is closed.
+    pub async fn run<T, F>(self, run: impl FnOnce(Conn) -> F) -> Result<T, mysql_async::Error>
+    where
+        F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
+    {
+        let Self { pool, conn, _place } = self;
+        let (conn, result) = run(conn).await;
+        if !matches!(&result, Err(error) if is_lost(error)) {
+            pool.lock().idle.push((conn, Instant::now()));
+        }
+        result
+    }
+}
+
+/// Whether a connection is of no more use: anything but a server's word ends it, and some of those do.
+fn is_lost(error: &mysql_async::Error) -> bool {
+    const SHUTDOWN: u16 = 1053;
+    const READ_ONLY: u16 = 1290;
+    const IN_READ_ONLY_TRANSACTION: u16 = 1792;
+    const READ_ONLY_MODE: u16 = 1836;
+    const KILLED: u16 = 1927;
+    match error {
+        mysql_async::Error::Server(server) => {
+            [SHUTDOWN, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE, KILLED].contains(&server.code)
+        }
+        _ => true,
+    }
+}

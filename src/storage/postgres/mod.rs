@@ -1,0 +1,168 @@
+//! Sessions in Postgres.
+//!
+//! Every operation is one statement, and so one transaction and one round trip; statements are prepared once a
+//! connection, and values are bound. Reads share one connection, pipelined: they wait for no lock. Writes go to the
+//! least busy of a few others, because one that waits for a row holds up what is behind it.
+
+mod cleaning;
+mod connection;
+mod options;
+mod parameter;
+mod statements;
+
+use std::sync::{Arc, Weak};
+
+use futures_util::TryStreamExt as _;
+use tokio_postgres::Row;
+
+pub use options::{DIALECT, Options, Transport};
+
+use self::connection::{Connection, connect, failed, is_deadlock, is_lost, to_error};
+use self::parameter::Parameter;
+use self::parameter::Parameter::{Optional, Text, Texts, Time};
+use self::statements::{Kind, Statements};
+use super::cleanup::Cleaner;
+use super::lanes::Lanes;
+use super::link::Link;
+use super::sql::{self, GRACE, expiry, stale_expiry};
+use super::{Error, Operation, Owner, Record, Storage};
+
+/// How often a write that the server undid because of a deadlock is tried in all.
+const ATTEMPTS: usize = 4;
+
+pub struct Postgres {
+    reads: Link<Arc<Connection>>,
+    writes: Lanes<Arc<Connection>>,
+    statements: Statements,
+    cleaner: Cleaner,
+    options: Options,
+    me: Weak<Self>,
+}
+
+impl Postgres {
+    pub fn new(options: Options) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            reads: Link::new(&options.timeouts),
+            writes: Lanes::new(options.pool_size, &options.timeouts),
+            statements: Statements::new(&options.tables),
+            cleaner: Cleaner::default(),
+            options,
+            me: me.clone(),
+        })
+    }
+
+    /// Runs a statement on a connection of the link's. One that failed or answers too late is given up.
+    async fn run(
+        &self,
+        link: &Link<Arc<Connection>>,
+        kind: Kind,
+        parameters: Vec<Parameter>,
+    ) -> Result<Vec<Row>, Failure> {
+        let connect = || async { connect(&self.options).await.map(Arc::new) };
+        let mut connection = link.get(connect).await?;
+        if connection.handle.client.is_closed() {
+            link.give_up(&connection);
+            connection = link.get(connect).await?;
+        }
+        let running = async {
+            let statement = connection.handle.statement(kind, &self.statements).await?;
+            let rows = connection.handle.client.query_raw(&statement, parameters).await?;
+            rows.try_collect().await
+        };
+        match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) => {
+                if is_lost(&error) {
+                    link.give_up(&connection);
+                }
+                Err(Failure { deadlock: is_deadlock(&error), error: to_error(&error, &self.options.tables) })
+            }
+            Err(_) => {
+                link.give_up(&connection);
+                Err(Error::Timeout.into())
+            }
+        }
+    }
+
+    async fn read(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+        Ok(self.run(&self.reads, kind, parameters).await?)
+    }
+
+    async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<(), Error> {
+        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
+        let lane = self.writes.least_busy();
+        let mut attempts = 1;
+        loop {
+            match self.run(lane.link(), kind, parameters.clone()).await {
+                // The server undid the one statement: nothing of it is done.
+                Err(failure) if failure.deadlock && attempts < ATTEMPTS => attempts += 1,
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+}
+
+/// An error, and whether it is a deadlock's.
+struct Failure {
+    error: Error,
+    deadlock: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, deadlock: false }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl Storage for Postgres {
+    fn set(&self, record: Record) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let (expires, stale) = (Time(expiry(&record)), Time(stale_expiry(&record)));
+            let mut parameters = vec![Text(record.key), Text(record.name), Text(sql::text(record.value)?), expires];
+            if record.owners.is_empty() && record.old_key.is_none() {
+                return self.write(Kind::Save, parameters).await;
+            }
+            parameters.extend([Optional(record.old_key), stale]);
+            if record.owners.is_empty() {
+                return self.write(Kind::Replace, parameters).await;
+            }
+            let (audiences, subjects) = record.owners.into_iter().map(|owner| (owner.audience, owner.subject)).unzip();
+            parameters.extend([Texts(audiences), Texts(subjects)]);
+            self.write(Kind::ReplaceWithMetadata, parameters).await
+        })
+    }
+
+    fn get(&self, _: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let rows = self.read(Kind::Get, vec![Text(key), Time(current_time)]).await?;
+            let Some(row) = rows.first() else { return Ok(None) };
+            let data: Option<String> = row.try_get(0).map_err(failed)?;
+            Ok(data.map(String::into_bytes))
+        })
+    }
+
+    /// Its metadata goes with it.
+    fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
+        Box::pin(async move { self.write(Kind::Delete, vec![Text(key)]).await })
+    }
+
+    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+        Box::pin(async move {
+            let parameters = vec![Text(owner.audience), Text(owner.subject), Text(name), Time(current_time)];
+            let rows = self.read(Kind::Sessions, parameters).await?;
+            rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
+        })
+    }
+}
+
+/// A session's key, and when it expires.
+fn session(row: &Row) -> Result<(String, u64), tokio_postgres::Error> {
+    let expires: i64 = row.try_get(1)?;
+    Ok((row.try_get(0)?, expires.try_into().unwrap_or_default()))
+}

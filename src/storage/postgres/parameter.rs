@@ -1,0 +1,36 @@
+//! Values that are bound to statements.
+
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type};
+
+#[derive(Clone, Debug)]
+pub enum Parameter {
+    Text(String),
+    /// Text, or NULL.
+    Optional(Option<String>),
+    Texts(Vec<String>),
+    /// Seconds since the epoch, as `to_timestamp` takes them.
+    Time(u64),
+}
+
+impl ToSql for Parameter {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.to_sql_checked(ty, out)
+    }
+
+    /// Each kind of value knows by itself.
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Text(text) => text.to_sql_checked(ty, out),
+            Self::Optional(text) => text.to_sql_checked(ty, out),
+            Self::Texts(texts) => texts.to_sql_checked(ty, out),
+            Self::Time(seconds) => (*seconds as f64).to_sql_checked(ty, out),
+        }
+    }
+}

@@ -1,0 +1,531 @@
+//! Sessions in Postgres and MariaDB: what stands there, and what happens when they fail.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+
+use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, peers_records_open, recovery, timed};
+use super::http::Browser;
+use super::server::{Nginx, Site, wait_for};
+use super::specs;
+use super::sql_servers::Database;
+
+/// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
+macro_rules! with_both {
+    ($($(#[$doc:meta])* $name:ident($database:ident, $postgres:expr, $mariadb:expr) $body:block)*) => {
+        $(
+            mod $name {
+                use super::*;
+
+                $(#[$doc])*
+                #[allow(unused_mut)]
+                fn test(mut $database: Database) $body
+
+                #[test]
+                fn in_postgres() {
+                    test(Database::postgres(&$postgres));
+                }
+
+                #[test]
+                fn in_mariadb() {
+                    test(Database::mariadb(&$mariadb));
+                }
+            }
+        )*
+    };
+}
+
+const DEFAULTS: [&str; 0] = [];
+
+fn nginx_with(database: &Database, options: &str, more: &str) -> Nginx {
+    let storage = database.storage();
+    let init = format!(
+        r#"require("resty.session").init({{ secret = "sql tests", storage = "{storage}", store_metadata = true, {more}
+            {storage} = {{ connect_timeout = 700, send_timeout = 700, read_timeout = 700, {options} }} }})"#
+    );
+    Nginx::start(&Site { init: &init, server: PROGRAM, ..Site::default() })
+}
+
+fn nginx(database: &Database) -> Nginx {
+    nginx_with(database, &database.options(), "")
+}
+
+/// The longest that an operation may take which fails.
+const IN_TIME: Duration = Duration::from_millis(1900);
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// An expression that gives seconds since the epoch.
+fn epoch(database: &Database, column: &str) -> String {
+    match database.storage() {
+        "postgres" => format!("extract(epoch FROM {column})::bigint"),
+        _ => format!("TIMESTAMPDIFF(SECOND, '1970-01-01', {column})"),
+    }
+}
+
+/// An expression for a time, given in seconds since the epoch, as lua-resty-session writes it.
+fn peers_time(database: &Database, seconds: u64) -> String {
+    match database.storage() {
+        "postgres" => format!("TO_TIMESTAMP({seconds}) AT TIME ZONE 'UTC'"),
+        _ => format!("FROM_UNIXTIME({seconds})"),
+    }
+}
+
+/// Runs one operation on a storage object, and answers what it gave.
+fn storage_nginx(database: &Database, options: &str) -> Nginx {
+    let server = format!(
+        r#"location / {{ content_by_lua_block {{
+            local storage = require("resty.session.{}").new({{ connect_timeout = 2000, read_timeout = 2000, {options} }})
+            local args = ngx.req.get_uri_args()
+            local value, err
+            if args.op == "set" then
+                value, err = storage:set("session", args.key, args.value, tonumber(args.ttl), tonumber(args.now))
+            else
+                value, err = storage:get("session", args.key, tonumber(args.now))
+            end
+            ngx.say(value ~= nil and tostring(value) or err or "none")
+        }} }}"#,
+        database.storage()
+    );
+    Nginx::start(&Site { server: &server, workers: 2, ..Site::default() })
+}
+
+with_both! {
+    keeps_the_contract(database, DEFAULTS, DEFAULTS) {
+        specs::run("sql_spec.lua", &format!("storage={}&port={}", database.storage(), database.port));
+    }
+
+    rows_are_those_of_the_tables(database, ["timezone=UTC"], ["--default-time-zone=+00:00"]) {
+        let nginx = nginx(&database);
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        let first = id(&browser);
+        let row = |key: &str| {
+            let expiry = epoch(&database, "exp");
+            let rows = database.ask(&format!("SELECT name, data, {expiry} FROM sessions WHERE sid = '{key}'"));
+            let fields: Vec<String> = rows.split(['|', '\t']).map(str::to_owned).collect();
+            (fields[0].clone(), fields[1].clone(), fields[2].parse::<u64>().unwrap())
+        };
+        let owners = || database.ask("SELECT CONCAT(aud, ' ', sub, ' ', sid) FROM sessions_meta");
+        let (name, data, expiry) = row(&first);
+        assert_eq!(name, "session");
+        assert!(data.starts_with("[\"") && data.ends_with("\"]"), "{data}");
+        assert!((now() + 3595..=now() + 3600).contains(&expiry));
+        // As lua-resty-session writes the same time.
+        let same = peers_time(&database, expiry);
+        assert_eq!(database.ask(&format!("SELECT count(*) FROM sessions WHERE exp = {same}")), "1");
+        // base64url of "default" and "ada".
+        assert_eq!(owners(), format!("ZGVmYXVsdA YWRh {first}"));
+
+        assert_eq!(browser.get(nginx.url("/set?v=2")), "saved");
+        let second = id(&browser);
+        assert!((now()..=now() + 10).contains(&row(&first).2), "the old one for a while");
+        assert_eq!(owners(), format!("ZGVmYXVsdA YWRh {second}"));
+        assert_eq!(browser.get(nginx.url("/destroy")), "destroyed");
+        assert_eq!(owners(), "");
+        assert_eq!(database.ask("SELECT sid FROM sessions"), first);
+        assert_eq!(nginx.complaints(), [""; 0]);
+    }
+
+    rows_that_lua_resty_session_wrote_open(database, ["timezone=UTC"], ["--default-time-zone=+00:00"]) {
+        peers_records_open(database.storage(), &database.options(), |name, key, value| {
+            let expiry = peers_time(&database, now() + 600);
+            database.ask(&format!("INSERT INTO sessions (sid, name, data, exp) VALUES ('{key}', '{name}', '{value}', {expiry})"));
+        });
+    }
+
+    sessions_expire_on_the_second_in_kolkata(database, ["timezone=Asia/Kolkata"], ["TZ=Asia/Kolkata"]) {
+        expire_on_the_second(&database);
+    }
+
+    sessions_expire_on_the_second_in_st_johns(
+        database, ["timezone=America/St_Johns"], ["TZ=America/St_Johns"]
+    ) {
+        expire_on_the_second(&database);
+    }
+
+    a_save_that_is_killed_half_way_leaves_nothing(database, DEFAULTS, DEFAULTS) {
+        let nginx = nginx_with(&database, &format!("{}, read_timeout = 5000", database.options()), "");
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=old")), "saved");
+        assert_eq!(browser.get(nginx.url("/set?v=other&audience=other")), "saved");
+        let key = id(&browser);
+        let everything = "SELECT sid, data FROM sessions ORDER BY sid";
+        let owners = "SELECT aud, sub, sid FROM sessions_meta ORDER BY aud, sub, sid";
+        let before = (database.ask(everything), database.ask(owners));
+        // What is noted of the replaced session goes last, and that is locked: all else is done, and none of it committed.
+        let held = database.hold(&format!("SELECT sid FROM sessions_meta WHERE sid = '{key}' FOR UPDATE"));
+        thread::scope(|scope| {
+            let saving = scope.spawn(|| browser.get(nginx.url("/set?v=new")));
+            let kill = match database.storage() {
+                "postgres" => {
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'".to_owned()
+                }
+                _ => {
+                    let waiting = "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+                    let mut thread = String::new();
+                    wait_for("a save that waits", || {
+                        thread = database.ask(waiting);
+                        !thread.is_empty()
+                    });
+                    format!("KILL {thread}")
+                }
+            };
+            wait_for("the connection's end", || !database.ask(&kill).is_empty() || database.storage() == "mysql");
+            let answer = saving.join().unwrap();
+            assert!(answer.starts_with("unable to store session data ("), "{answer}");
+        });
+        drop(held);
+        assert_eq!((database.ask(everything), database.ask(owners)), before);
+        assert_eq!(browser.get(nginx.url("/get")), "old");
+        assert_eq!(browser.get(nginx.url("/set?v=new")), "saved");
+    }
+
+    a_server_that_is_restarted_is_found_again(database, DEFAULTS, DEFAULTS) {
+        let nginx = nginx(&database);
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        let load = Load::start(&nginx, 4);
+        thread::sleep(Duration::from_millis(300));
+        database.stop();
+        let (answer, took) = timed(&browser, nginx.url("/get"));
+        assert!(answer.starts_with("unable to load session ("), "{answer}");
+        assert!(took < IN_TIME, "{took:?}");
+        assert_eq!(browser.get(nginx.url("/plain")), "ok");
+        database.start_again();
+        assert!(recovery(&nginx) < Duration::from_secs(2));
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+        assert!(!load.stop().is_empty(), "the server was never missed");
+        assert!(!nginx.log().contains("exited on signal"));
+    }
+
+    a_server_that_hangs_is_a_timeout_and_others_go_on(database, DEFAULTS, DEFAULTS) {
+        let nginx = nginx(&database);
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+        database.stop_all(Signal::SIGSTOP);
+        for _ in 0..3 {
+            let (answer, took) = timed(&browser, nginx.url("/get"));
+            assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
+            assert!(took < IN_TIME, "{took:?}");
+            let (answer, took) = timed(&browser, nginx.url("/plain"));
+            assert_eq!(answer, "ok");
+            assert!(took < Duration::from_millis(200), "{took:?}");
+        }
+        database.stop_all(Signal::SIGCONT);
+        wait_for("the session", || browser.get(nginx.url("/get")) == "1");
+    }
+
+    answers_that_are_cut_or_garbage_are_errors_and_no_values(database, DEFAULTS, DEFAULTS) {
+        let spoiler = Spoiler::start(database.port);
+        let options = database.options().replace(&database.port.to_string(), &spoiler.port.to_string());
+        let nginx = nginx_with(&database, &options, "");
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        for spoil in [Spoil::Cut, Spoil::Garbage] {
+            spoiler.spoil(Some(spoil));
+            for _ in 0..3 {
+                let (answer, took) = timed(&browser, nginx.url("/get"));
+                assert!(answer.starts_with("unable to load session ("), "{answer}");
+                assert!(took < IN_TIME, "{took:?}");
+                assert_eq!(browser.get(nginx.url("/plain")), "ok");
+            }
+            spoiler.spoil(None);
+            wait_for("the session", || browser.get(nginx.url("/get")) == "1");
+        }
+        assert_eq!(nginx.complaints(), [""; 0]);
+    }
+
+    a_row_that_is_locked_holds_up_its_own_save_only(database, DEFAULTS, DEFAULTS) {
+        let nginx = nginx(&database);
+        let (locked, other) = (Browser::new(), Browser::new());
+        for browser in [&locked, &other] {
+            assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        }
+        let held = database.hold(&format!("SELECT sid FROM sessions WHERE sid = '{}' FOR UPDATE", id(&locked)));
+        thread::scope(|scope| {
+            let saving = scope.spawn(|| timed(&locked, nginx.url("/set?v=2")));
+            thread::sleep(Duration::from_millis(100));
+            for value in 2..10 {
+                let (answer, took) = timed(&other, nginx.url(&format!("/set?v={value}")));
+                assert_eq!(answer, "saved");
+                assert!(took < Duration::from_millis(400), "{took:?}");
+                assert_eq!(other.get(nginx.url("/get")), value.to_string());
+            }
+            assert_eq!(locked.get(nginx.url("/get")), "1", "a lock is in no reader's way");
+            let (answer, took) = saving.join().unwrap();
+            assert!(answer.starts_with("unable to store session data ("), "{answer}");
+            assert!(took < IN_TIME, "{took:?}");
+        });
+        drop(held);
+        wait_for("the lock's end", || locked.get(nginx.url("/set?v=3")) == "saved");
+        assert_eq!(locked.get(nginx.url("/get")), "3");
+    }
+
+    a_limit_of_the_servers_stands(database, ["statement_timeout=200"], ["--max-statement-time=0.2"]) {
+        let options = format!("{}, read_timeout = 10000, send_timeout = 10000", database.options());
+        let nginx = nginx_with(&database, &options, "");
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        let held = database.hold(&format!("SELECT sid FROM sessions WHERE sid = '{}' FOR UPDATE", id(&browser)));
+        let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
+        assert!(answer.contains("statement timeout") || answer.contains("max_statement_time"), "{answer}");
+        assert!(took < IN_TIME, "{took:?}");
+        drop(held);
+        wait_for("the lock's end", || browser.get(nginx.url("/set?v=3")) == "saved");
+    }
+
+    a_server_with_too_many_clients_says_so(
+        database, ["max_connections=6", "superuser_reserved_connections=0"], ["--max-connections=10"]
+    ) {
+        let nginx = nginx(&database);
+        let held: Vec<_> = (0..if database.storage() == "postgres" { 6 } else { 11 }).map(|_| database.hold("SELECT 1")).collect();
+        let browser = Browser::new();
+        for _ in 0..2 {
+            let (answer, took) = timed(&browser, nginx.url("/set?v=1"));
+            assert!(answer.to_lowercase().contains("too many"), "{answer}");
+            assert!(took < IN_TIME, "{took:?}");
+        }
+        drop(held);
+        wait_for("a place", || browser.get(nginx.url("/set?v=1")) == "saved");
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+    }
+
+    a_full_disk_is_an_error_and_the_old_session_opens(database, DEFAULTS, DEFAULTS) {
+        let disk = SmallDisk::mount(&database);
+        database.ask("DROP TABLE sessions_meta; DROP TABLE sessions");
+        let table = "CREATE TABLE sessions (sid CHAR(43) PRIMARY KEY, name VARCHAR(255),";
+        match database.storage() {
+            "postgres" => {
+                database.ask(&format!("CREATE TABLESPACE small LOCATION '{}'", disk.path()));
+                database.ask(&format!("{table} data TEXT, exp TIMESTAMPTZ) TABLESPACE small"));
+            }
+            _ => {
+                database.ask(&format!("{table} data MEDIUMTEXT, exp DATETIME) DATA DIRECTORY = '{}'", disk.path()));
+            }
+        }
+        let nginx = nginx_with(&database, &database.options(), "store_metadata = false, compression_threshold = 0,");
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        // What does not fit into a page of InnoDB's, MariaDB 10.11 cannot roll back on a full disk: it dies.
+        let (path, most) = if database.storage() == "postgres" { ("/big?size=320000", 100) } else { ("/big?size=7000", 3000) };
+        let mut refusals = 0;
+        for _ in 0..most {
+            let (answer, took) = timed(&Browser::new(), nginx.url(path));
+            assert!(took < IN_TIME, "{took:?}");
+            if answer != "saved" {
+                let said = answer.to_lowercase();
+                assert!(said.contains("no space") || said.contains("full") || said.contains("timeout"), "{answer}");
+                refusals += 1;
+            }
+            if refusals == 5 {
+                break;
+            }
+        }
+        assert_eq!(refusals, 5);
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+        disk.grow();
+        wait_for("room", || Browser::new().get(nginx.url(path)) == "saved");
+    }
+
+    a_table_that_is_missing_can_be_made_with_what_the_error_says(database, DEFAULTS, DEFAULTS) {
+        let nginx = nginx_with(&database, &format!(r#"{}, table_name = "others""#, database.options()), "");
+        let browser = Browser::new();
+        let answer = browser.get(nginx.url("/set?v=1"));
+        let (_, statements) = answer.split_once("create the tables with: ").unwrap_or_else(|| panic!("{answer}"));
+        database.ask(statements.strip_suffix(')').unwrap());
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+        assert_eq!(database.ask("SELECT count(*) FROM others"), "1");
+        assert_eq!(database.ask("SELECT count(*) FROM others_meta"), "1");
+    }
+
+    expired_rows_are_removed_a_bounded_number_at_a_time(database, DEFAULTS, DEFAULTS) {
+        let expired = peers_time(&database, now() - 100);
+        let alive = peers_time(&database, now() + 100_000);
+        let numbers = match database.storage() {
+            "postgres" => "generate_series(0, 1999) AS numbers (seq)",
+            _ => "seq_0_to_1999",
+        };
+        database.ask(&format!(
+            "INSERT INTO sessions (sid, name, data, exp) SELECT LPAD(CAST(seq AS CHAR(43)), 43, '0'), 'session', '[]', \
+             CASE WHEN seq < 1500 THEN {expired} ELSE {alive} END FROM {numbers}"
+        ));
+        database.ask("INSERT INTO sessions_meta (aud, sub, sid) SELECT 'a', 'u', sid FROM sessions");
+        let count = || database.ask("SELECT count(*) FROM sessions").parse::<usize>().unwrap();
+        let options = format!("{}, cleanup_interval = 1, cleanup_rate = 500", database.options());
+        let nginx = storage_nginx(&database, &options);
+        for _ in 0..20 {
+            let key = format!("{:043}", 1999);
+            assert_eq!(Browser::new().get(nginx.url(&format!("/?op=set&key={key}&value=v&ttl=100000&now={}", now()))), "true");
+        }
+        wait_for("the first to go", || count() < 2000);
+        thread::sleep(Duration::from_millis(500));
+        let left = count();
+        assert!(left > 1000, "only {left} are left: two workers clean, or one that is too fast");
+        wait_for("the expired ones to go", || count() == 500);
+        assert_eq!(database.ask("SELECT count(*) FROM sessions_meta"), "500");
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(count(), 500);
+    }
+}
+
+fn expire_on_the_second(database: &Database) {
+    let hours = match database.storage() {
+        "postgres" => "SELECT extract(hour FROM localtimestamp - (now() AT TIME ZONE 'UTC'))",
+        _ => "SELECT TIMESTAMPDIFF(HOUR, UTC_TIMESTAMP(), NOW())",
+    };
+    assert_ne!(database.ask(hours), "0", "the server is not where it should be");
+    let nginx = storage_nginx(database, &database.options());
+    let browser = Browser::new();
+    let key = "k".repeat(43);
+    let now = now();
+    let set = format!("/?op=set&key={key}&value=v&ttl=7200&now={now}");
+    assert_eq!(browser.get(nginx.url(&set)), "true");
+    let at = |time: u64| browser.get(nginx.url(&format!("/?op=get&key={key}&now={time}")));
+    assert_eq!(at(now), "v");
+    assert_eq!(at(now + 7199), "v");
+    assert_eq!(at(now + 7200), "none");
+    let expiry = epoch(database, "exp");
+    assert_eq!(database.ask(&format!("SELECT {expiry} FROM sessions WHERE sid = '{key}'")), (now + 7200).to_string());
+}
+
+/// A file system of a few megabytes.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(database: &Database) -> Self {
+        let directory = tempfile::tempdir_in(database.path()).unwrap();
+        let path = directory.path().to_str().unwrap().to_owned();
+        Self::root(&["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", &path]);
+        if database.storage() == "postgres" {
+            Self::root(&["chown", "--reference", database.path().to_str().unwrap(), &path]);
+        }
+        Self(directory)
+    }
+
+    fn grow(&self) {
+        Self::root(&["mount", "-o", "remount,size=32m", &self.path()]);
+    }
+
+    fn path(&self) -> String {
+        self.0.path().display().to_string()
+    }
+
+    /// Runs a command as root.
+    fn root(words: &[&str]) {
+        let mut command = Command::new(if nix::unistd::geteuid().is_root() { "env" } else { "sudo" });
+        let output = command.args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Self::root(&["umount", "-l", &self.path()]);
+    }
+}
+
+#[test]
+fn postgres_takes_every_way_in() {
+    let certificate = tempfile::tempdir().unwrap();
+    certificates(certificate.path(), "database.test");
+    let database = Database::postgres_with_certificate(certificate.path());
+    database.ask(
+        "SET password_encryption = 'md5'; CREATE ROLE md5_user LOGIN PASSWORD 'secret'; \
+         SET password_encryption = 'scram-sha-256'; CREATE ROLE scram_user LOGIN PASSWORD 'secret'; \
+         CREATE SCHEMA app; CREATE TABLE app.s (LIKE sessions INCLUDING ALL); \
+         CREATE TABLE \"My Sessions\" (LIKE sessions INCLUDING ALL); \
+         GRANT ALL ON SCHEMA app TO scram_user, md5_user; GRANT ALL ON ALL TABLES IN SCHEMA app TO scram_user, md5_user",
+    );
+    let tcp = format!("port = {}, database = \"postgres\"", database.port);
+    let app = r#"table = "app.s", password = "secret", application = "tests""#;
+    let good = [
+        format!(r#"{tcp}, username = "md5_user", {app}"#),
+        format!(
+            r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_required = true, server_name = "database.test""#
+        ),
+        format!(r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_verify = false"#),
+        format!(r#"{tcp}, socket = "{}", table_name = "\"My Sessions\"""#, database.socket()),
+        format!(r#"{tcp}, socket = "unix:{0}/.s.PGSQL.{1}""#, database.socket(), database.port),
+    ];
+    let plain = Database::postgres(&DEFAULTS);
+    let bad = [
+        (format!(r#"{tcp}, username = "scram_user", {app}, ssl = true"#), "certificate"),
+        (
+            format!(r#"{tcp}, username = "scram_user", table = "app.s", password = "wrong""#),
+            "password authentication failed",
+        ),
+        (format!(r#"port = {}, ssl = true, ssl_required = true"#, plain.port), "does not support TLS"),
+        (format!(r#"{tcp}, database = "none""#), "database \"none\" does not exist"),
+    ];
+    check_ways_in("postgres", &certificate, &good, &bad);
+    assert_eq!(database.ask("SELECT count(*) FROM app.s"), "1");
+}
+
+#[test]
+fn mariadb_takes_every_way_in() {
+    let certificate = tempfile::tempdir().unwrap();
+    certificates(certificate.path(), "database.test");
+    let database = Database::mariadb_with_certificate(certificate.path());
+    database.ask(
+        "CREATE USER native@127.0.0.1 IDENTIFIED VIA mysql_native_password USING PASSWORD('secret'); \
+         CREATE USER ed@127.0.0.1 IDENTIFIED VIA ed25519 USING PASSWORD('secret'); \
+         CREATE USER tls@127.0.0.1 IDENTIFIED BY 'secret' REQUIRE SSL; \
+         GRANT ALL ON sessions.* TO native@127.0.0.1, ed@127.0.0.1, tls@127.0.0.1; \
+         CREATE DATABASE app; CREATE TABLE app.s LIKE sessions; CREATE TABLE `My Sessions` LIKE sessions",
+    );
+    let tcp = format!("port = {}, database = \"sessions\"", database.port);
+    let user = |name: &str| format!(r#"{tcp}, username = "{name}", password = "secret""#);
+    let good = [
+        format!(r#"{}, charset = "utf8mb4", max_packet_size = 1048576"#, user("native")),
+        user("ed"),
+        format!(r#"{}, ssl = true, server_name = "database.test""#, user("tls")),
+        format!(r#"{}, ssl = true, ssl_verify = false"#, user("tls")),
+        format!(r#"{tcp}, username = "root", socket = "{}", table_name = "app.s""#, database.socket()),
+        format!(r#"{tcp}, username = "root", table_name = "`My Sessions`""#),
+    ];
+    let bad = [
+        (format!(r#"{}, ssl = true"#, user("tls")), "certificate"),
+        (user("tls"), "Access denied"),
+        (format!(r#"{tcp}, username = "native", password = "wrong""#), "Access denied"),
+        (format!(r#"{}, max_packet_size = 16384"#, user("native")), "packet"),
+    ];
+    check_ways_in("mysql", &certificate, &good, &bad);
+    assert_eq!(database.ask("SELECT count(*) FROM app.s"), "1");
+}
+
+/// Saves and reads with each of the good options; the bad ones' errors hold what they are to say.
+fn check_ways_in(storage: &str, certificate: &tempfile::TempDir, good: &[String], bad: &[(String, &str)]) {
+    let options: Vec<&String> = good.iter().chain(bad.iter().map(|(options, _)| options)).collect();
+    let tables: Vec<String> =
+        options.iter().map(|options| format!("{{ connect_timeout = 2000, read_timeout = 2000, {options} }}")).collect();
+    let nginx = Nginx::start(&Site {
+        main: &format!("env SSL_CERT_FILE={};", certificate.path().join("ca.pem").display()),
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local options = ({{ {} }})[tonumber(ngx.var.arg_n)]
+                local storage = require("resty.session.{storage}").new(options)
+                local key = ("k"):rep(43)
+                local value = ("v"):rep(20000)
+                local ok, err = storage:set("session", key, value, 60, ngx.time())
+                ngx.say(ok and (storage:get("session", key) == value and "same" or "another") or err)
+            }} }}"#,
+            tables.join(", ")
+        ),
+        ..Site::default()
+    });
+    let answer = |number: usize| Browser::new().get(nginx.url(&format!("/?n={}", number + 1)));
+    for (number, options) in good.iter().enumerate() {
+        assert_eq!(answer(number), "same", "{options}");
+    }
+    for (number, (options, said)) in bad.iter().enumerate() {
+        let answer = answer(good.len() + number);
+        assert!(answer.contains(said), "{options}: {answer}");
+    }
+}
