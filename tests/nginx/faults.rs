@@ -1,14 +1,16 @@
 //! What the storages' tests share: a program, browsers that use it, and what spoils a server's answers.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::http::Browser;
-use super::server::{Nginx, wait_for};
+use super::server::{Nginx, Site, wait_for};
+use super::vectors;
 
 /// `/set?v=…`, `/get`, `/destroy` over the storage that `INIT` names.
 pub const PROGRAM: &str = r#"
@@ -37,6 +39,99 @@ pub const PROGRAM: &str = r#"
 pub fn timed(browser: &Browser, url: String) -> (String, Duration) {
     let start = Instant::now();
     (browser.get(url), start.elapsed())
+}
+
+/// The id of a browser's session, as text.
+pub fn id(browser: &Browser) -> String {
+    let value = browser.cookie("session").unwrap();
+    let header = resty_session::cookie::Header::decode(value.as_bytes()).unwrap();
+    resty_session::cookie::base64url::encode(header.sid())
+}
+
+/// Opens the stored sessions that lua-resty-session wrote. `storage` is the configuration's part; `plant` puts a record
+/// there, by the cookie's name, the key and the value.
+pub fn open_records(storage: &str, plant: impl Fn(&str, &str, &str)) {
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local s, err, exists = require("resty.session").open({{
+                    secret = "correct horse battery staple", {storage},
+                    hash_storage_key = ngx.var.arg_hashed == "1",
+                    idling_timeout = 0, rolling_timeout = 0, absolute_timeout = 0,
+                }})
+                ngx.print(exists and require("cjson").encode(s.data) or err)
+            }} }}"#
+        ),
+        ..Site::default()
+    });
+    let mut opened = 0;
+    for vector in vectors::all().into_iter().filter(|vector| vector.name.starts_with("stored: save")) {
+        for record in vector.records.iter().filter(|record| record.op == "set") {
+            plant(&record.name, &record.key, record.value.as_ref().unwrap());
+        }
+        let Some(cookie) = vector.cookies.get("session").filter(|_| !vector.name.contains("metadata")) else {
+            continue;
+        };
+        let hashed = u8::from(vector.name.contains("hashed key"));
+        let request = ureq::get(nginx.url(&format!("/?hashed={hashed}"))).header("Cookie", format!("session={cookie}"));
+        let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+        let data: serde_json::Value =
+            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
+        assert!(vectors::same(&data, &vector.data), "{}", vector.name);
+        opened += 1;
+    }
+    assert_eq!(opened, 5);
+}
+
+/// Workers of one nginx note sessions of one owner at once, and read them meanwhile: all are there, and nobody sees fewer
+/// than had been noted before. `storage` is the configuration's part, `name` the storage's.
+pub fn note_with_two_workers(name: &str, storage: &str) {
+    const NOTED: usize = 200;
+    let nginx = Nginx::start(&Site {
+        init: &format!(r#"STORAGE = require("resty.session.utils").load_storage("{name}", {{ {storage} }})"#),
+        server: r#"
+            location /note { content_by_lua_block {
+                local utils = require "resty.session.utils"
+                local key = utils.encode_base64url(utils.rand_bytes(32))
+                local owners = { audiences = { "a" }, subjects = { "u" } }
+                local ok, err = STORAGE:set("session", key, "v", 600, ngx.time(), nil, nil, owners)
+                ngx.say(ok and ngx.worker.pid() or err)
+            } }
+            location /noted { content_by_lua_block {
+                local noted, err = STORAGE:read_metadata("session", "a", "u", ngx.time())
+                local count = 0
+                for _ in pairs(noted or {}) do count = count + 1 end
+                ngx.say(err or count)
+            } }
+        "#,
+        workers: 2,
+        ..Site::default()
+    });
+    let done = AtomicUsize::new(0);
+    let workers = Mutex::new(HashSet::new());
+    // Each request is on a connection of its own, so both workers take part.
+    let ask = |path: &str| ureq::get(nginx.url(path)).call().unwrap().body_mut().read_to_string().unwrap();
+    let number = |answer: String| answer.trim().parse::<usize>().unwrap_or_else(|_| panic!("{answer}"));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..NOTED / 4 {
+                    workers.lock().unwrap().insert(number(ask("/note")));
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            scope.spawn(|| {
+                while done.load(Ordering::SeqCst) < NOTED {
+                    let before = done.load(Ordering::SeqCst);
+                    let seen = number(ask("/noted"));
+                    assert!(seen >= before, "{seen} of {before}");
+                }
+            });
+        }
+    });
+    assert_eq!(number(ask("/noted")), NOTED);
+    assert_eq!(workers.lock().unwrap().len(), 2, "one worker did all the work");
+    assert_eq!(nginx.complaints(), [""; 0]);
 }
 
 /// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.
