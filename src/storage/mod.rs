@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+pub mod file;
 mod link;
 pub mod metadata;
 pub mod network;

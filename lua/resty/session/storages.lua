@@ -19,6 +19,7 @@ local OPTION = {
 }
 
 local MODULE = {
+  file = "resty.session.file",
   redis = "resty.session.redis",
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
@@ -28,7 +29,6 @@ local MODULE = {
 -- Known names whose storages are not part of this version.
 local MISSING = {
   dshm = true,
-  file = true,
   memcached = true,
   memcache = true,
   mysql = true,

@@ -5,10 +5,13 @@ use std::time::Duration;
 use mlua::prelude::*;
 
 use crate::storage::Naming;
+use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Node, Timeouts, Tls};
 
+mod file;
 mod redis;
 
+pub use file::file;
 pub use redis::redis;
 
 /// What a timeout is that was not configured, in milliseconds.
@@ -106,6 +109,16 @@ impl Reader<'_> {
             nodes.push(Node { host, port: node.port(default_port)? });
         }
         if nodes.is_empty() { Err(self.invalid(option, "it is empty")) } else { Ok(Some(nodes)) }
+    }
+
+    /// A cleanup of at most `RATE` records a second, every `INTERVAL` seconds.
+    fn cleanup(&self) -> Result<Cleanup, String> {
+        const INTERVAL: u64 = 60;
+        const RATE: u64 = 5000;
+        Ok(Cleanup {
+            interval: Duration::from_secs(self.number("cleanup_interval")?.unwrap_or(INTERVAL)),
+            rate: self.number("cleanup_rate")?.unwrap_or(RATE).max(1),
+        })
     }
 
     fn naming(&self) -> Result<Naming, String> {
