@@ -86,16 +86,26 @@ pub fn open_records(storage: &str, plant: impl Fn(&str, &str, &str)) {
 /// Workers of one nginx note sessions of one owner at once, and read them meanwhile: all are there, and nobody sees fewer
 /// than had been noted before. `storage` is the configuration's part, `name` the storage's.
 pub fn note_with_two_workers(name: &str, storage: &str) {
-    const NOTED: usize = 200;
+    const NOTED: usize = 1000;
+    /// By one request.
+    const AT_ONCE: usize = 10;
     let nginx = Nginx::start(&Site {
-        init: &format!(r#"STORAGE = require("resty.session.utils").load_storage("{name}", {{ {storage} }})"#),
+        init: &format!(
+            r#"AT_ONCE = {AT_ONCE}; STORAGE = require("resty.session.utils").load_storage("{name}", {{ {storage} }})"#
+        ),
         server: r#"
             location /note { content_by_lua_block {
                 local utils = require "resty.session.utils"
-                local key = utils.encode_base64url(utils.rand_bytes(32))
                 local owners = { audiences = { "a" }, subjects = { "u" } }
-                local ok, err = STORAGE:set("session", key, "v", 600, ngx.time(), nil, nil, owners)
-                ngx.say(ok and ngx.worker.pid() or err)
+                for _ = 1, AT_ONCE do
+                    local key = utils.encode_base64url(utils.rand_bytes(32))
+                    local ok, err = STORAGE:set("session", key, "v", 600, ngx.time(), nil, nil, owners)
+                    if not ok then
+                        ngx.say(err)
+                        return
+                    end
+                end
+                ngx.say(ngx.worker.pid())
             } }
             location /noted { content_by_lua_block {
                 local noted, err = STORAGE:read_metadata("session", "a", "u", ngx.time())
@@ -115,9 +125,10 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..NOTED / 4 {
-                    workers.lock().unwrap().insert(number(ask("/note")));
-                    done.fetch_add(1, Ordering::SeqCst);
+                for _ in 0..NOTED / AT_ONCE / 4 {
+                    let worker = number(ask("/note"));
+                    workers.lock().unwrap().insert(worker);
+                    done.fetch_add(AT_ONCE, Ordering::SeqCst);
                 }
             });
             scope.spawn(|| {

@@ -177,11 +177,15 @@ fn a_directory_that_cannot_be_written_says_so() {
 /// mounted, else with files that may not grow.
 fn small_disk(directory: &Path) -> (Vec<String>, &'static str) {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let mount = format!("mount -t tmpfs -o size=256k tmpfs '{}' && exec \"$@\"", directory.display());
-    for namespace in [&["unshare", "-m"] as &[&str], &["unshare", "-rm"]] {
-        let under = [words(namespace), words(&["sh", "-c", &mount, "sh"])].concat();
-        if Command::new(&under[0]).args(&under[1..]).arg("true").output().is_ok_and(|output| output.status.success()) {
-            return (under, "No space left on device");
+    let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let mount = format!("mount -t tmpfs -o size=256k tmpfs '{}' && exec", directory.display());
+    for under in [
+        ["unshare", "-m", "sh", "-c", &format!("{mount} \"$@\""), "sh"],
+        // Who is not root is it in a namespace where mounting is allowed, and in another one is not again.
+        ["unshare", "-rm", "sh", "-c", &format!("{mount} unshare --map-user={user} --map-group={group} \"$@\""), "sh"],
+    ] {
+        if Command::new(under[0]).args(&under[1..]).arg("true").output().is_ok_and(|output| output.status.success()) {
+            return (words(&under), "No space left on device");
         }
     }
     (words(&["sh", "-c", "ulimit -f 256 && exec \"$@\"", "sh"]), "File too large")
