@@ -4,12 +4,9 @@ local support = require "spec.support"
 describe("configuration", function()
   local browser
 
-  before_each(function()
-    session.init({ secret = "spec" })
-    browser = support.browser()
+  support.fresh(function(fresh)
+    browser = fresh
   end)
-
-  teardown(support.restore)
 
   it("names what is wrong, as a string", function()
     for problem, configuration in pairs {

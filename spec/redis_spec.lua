@@ -3,6 +3,7 @@
 local contract = require "spec.contract"
 local names = require "spec.names"
 local session = require "resty.session"
+local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
 
@@ -14,40 +15,28 @@ local function ports(argument)
   return nodes
 end
 
-local function with(options, more)
-  local all = {}
-  for _, each in ipairs { options, more or {} } do
-    for name, value in pairs(each) do
-      all[name] = value
-    end
-  end
-  return all
-end
-
 local REDIS = { port = tonumber(ngx.var.arg_redis), connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000 }
-local SENTINEL = with(REDIS, { sentinels = ports("sentinels"), master = "sessions" })
-local CLUSTER = with(REDIS, { nodes = ports("nodes") })
+local SENTINEL = support.with(REDIS, { sentinels = ports("sentinels"), master = "sessions" })
+local CLUSTER = support.with(REDIS, { nodes = ports("nodes") })
 
 for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["redis.cluster"] = CLUSTER } do
   describe(name, function()
     local function make(more)
-      return require("resty.session." .. name).new(with(options, more))
+      return require("resty.session." .. name).new(support.with(options, more))
     end
 
     contract(make)
     names(make)
+    sessions({ storage = name:gsub("%.", "-"), redis = options })
   end)
 end
 
 describe("redis in sessions", function()
   local browser
 
-  before_each(function()
-    session.init({ secret = "spec" })
-    browser = support.browser()
+  support.fresh(function(fresh)
+    browser = fresh
   end)
-
-  teardown(support.restore)
 
   it("is found by every name", function()
     for storage, redis in pairs {

@@ -1,15 +1,13 @@
 local session = require "resty.session"
+local sessions = require "spec.sessions"
 local support = require "spec.support"
 
 describe("resty.session", function()
   local browser
 
-  before_each(function()
-    session.init({ secret = "spec" })
-    browser = support.browser()
+  support.fresh(function(fresh)
+    browser = fresh
   end)
-
-  teardown(support.restore)
 
   local function sign_in(configuration)
     local s = session.new(configuration)
@@ -530,4 +528,8 @@ describe("resty.session", function()
       browser:next()[1])
     assert.same({}, browser.cookies)
   end)
+end)
+
+describe("sessions in cookies", function()
+  sessions({ storage = "cookie" })
 end)

@@ -2,43 +2,36 @@
 
 local contract = require "spec.contract"
 local session = require "resty.session"
+local sessions = require "spec.sessions"
 local support = require "spec.support"
 
 local STORAGE = ngx.var.arg_storage
 local MYSQL = STORAGE == "mysql"
 
-local function with(more)
-  local options = {
-    port = tonumber(ngx.var.arg_port), database = MYSQL and "sessions" or "postgres", username = MYSQL and "root" or nil,
-    connect_timeout = 2000, read_timeout = 3000, send_timeout = 3000,
-  }
-  for name, value in pairs(more or {}) do
-    options[name] = value
-  end
-  return options
-end
+local OPTIONS = {
+  port = tonumber(ngx.var.arg_port), database = MYSQL and "sessions" or "postgres", username = MYSQL and "root" or nil,
+  connect_timeout = 2000, read_timeout = 3000, send_timeout = 3000,
+}
 
 describe(STORAGE, function()
   contract(function(more)
-    return require("resty.session." .. STORAGE).new(with(more))
+    return require("resty.session." .. STORAGE).new(support.with(OPTIONS, more))
   end)
+  sessions({ storage = STORAGE, [STORAGE] = OPTIONS })
 end)
 
 describe(STORAGE .. " in sessions", function()
   local browser
 
-  before_each(function()
-    session.init({ secret = "spec" })
-    browser = support.browser()
+  support.fresh(function(fresh)
+    browser = fresh
   end)
-
-  teardown(support.restore)
 
   it("is found by every name", function()
     local names = MYSQL and { "mysql", "mariadb" } or { "postgres", "postgresql" }
     for _, name in ipairs(names) do
       for _, option in ipairs { name, STORAGE } do
-        local options = { storage = name, [option] = with(), store_metadata = true }
+        local options = { storage = name, [option] = OPTIONS, store_metadata = true }
         local s = session.new(options)
         s:set_subject("ada")
         s:set("name", "Ada")
@@ -57,7 +50,7 @@ describe(STORAGE .. " in sessions", function()
     local odd = { "'", '"', "\\", "\\'; DROP TABLE sessions; --", "%s%d%%", ";--", "\0", "a\0b",
                   "😀", "\n\r\t", "`", "?", "$1" }
     for i, text in ipairs(odd) do
-      local options = { storage = STORAGE, [STORAGE] = with(), store_metadata = true, audience = "a" .. text }
+      local options = { storage = STORAGE, [STORAGE] = OPTIONS, store_metadata = true, audience = "a" .. text }
       local s = session.new(options)
       s:set_subject(text)
       s:set("text", text)
@@ -75,7 +68,7 @@ describe(STORAGE .. " in sessions", function()
   end)
 
   it("keeps a megabyte", function()
-    local options = { storage = STORAGE, [STORAGE] = with(), compression_threshold = 0 }
+    local options = { storage = STORAGE, [STORAGE] = OPTIONS, compression_threshold = 0 }
     local s = session.new(options)
     local big = ("0123456789abcdef"):rep(65536)
     s:set("big", big)
@@ -86,7 +79,7 @@ describe(STORAGE .. " in sessions", function()
   end)
 
   it("keeps odd cookie names, or says that it cannot", function()
-    local storage = require("resty.session." .. STORAGE).new(with())
+    local storage = require("resty.session." .. STORAGE).new(OPTIONS)
     local key = ("k"):rep(43)
     for _, name in ipairs { "'", '"', "\\", "';--", "%", "`" } do
       assert.same({ true }, { storage:set(name, key, "v", 60, ngx.time()) })

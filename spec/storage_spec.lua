@@ -1,16 +1,16 @@
+local contract = require "spec.contract"
+local names = require "spec.names"
 local session = require "resty.session"
+local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
 
 describe("storage", function()
   local browser
 
-  before_each(function()
-    session.init({ secret = "spec" })
-    browser = support.browser()
+  support.fresh(function(fresh)
+    browser = fresh
   end)
-
-  teardown(support.restore)
 
   -- The same life over every storage.
   local function life(configuration)
@@ -74,9 +74,7 @@ describe("storage", function()
   end)
 
   it("may be shared memory", function()
-    life({ storage = "shm" })
-    life({ storage = "shm", shm = { zone = "sessions", prefix = "p", suffix = "s" }, hash_storage_key = true })
-    life({ storage = "shm", store_metadata = true })
+    life({ storage = "shm", shm = { zone = "sessions", prefix = "p", suffix = "s" } })
   end)
 
   it("may be the one that init names", function()
@@ -262,21 +260,14 @@ describe("storage", function()
     assert.equal(1, #browser:lines())
     assert.same({ ngx.WARN, "[session] ", "unable to store session data (out of memory)" }, browser.log[1])
   end)
+end)
 
-  it("lists a subject's live sessions", function()
-    local storage = utils.load_storage("shm")
-    local now = ngx.time()
-    local function set(key, ttl, old_key)
-      assert(storage:set("s", key, "v", ttl, now, old_key, 10, { audiences = { "aud" }, subjects = { "sub" } }))
-    end
-    local a, b, c = ("a"):rep(43), ("b"):rep(43), ("c"):rep(43)
-    set(a, 100)
-    set(b, 200)
-    assert.same({ [a] = now + 100, [b] = now + 200 }, storage:read_metadata("s", "aud", "sub", now))
-    set(c, 300, a)
-    assert.same({ [b] = now + 200, [c] = now + 300 }, storage:read_metadata("s", "aud", "sub", now))
-    assert.same({ [c] = now + 300 }, storage:read_metadata("s", "aud", "sub", now + 200))
-    assert(storage:delete("s", c, now, { audiences = { "aud" }, subjects = { "sub" } }))
-    assert.same({}, storage:read_metadata("s", "aud", "sub", now))
-  end)
+describe("shm", function()
+  local function make(options)
+    return require("resty.session.shm").new(options)
+  end
+
+  contract(make)
+  names(make)
+  sessions({ storage = "shm" })
 end)

@@ -30,6 +30,28 @@ function support.restore()
   session.init()
 end
 
+-- In a `describe`: each test finds the library as it is at first, but for a secret. `take` gets a browser for it. `spec` has
+-- busted's functions, if the caller has not.
+function support.fresh(take, spec)
+  spec = spec or getfenv(2)
+  spec.before_each(function()
+    session.init({ secret = "spec" })
+    take(support.browser())
+  end)
+  spec.teardown(support.restore)
+end
+
+-- Options, and more of them.
+function support.with(options, more)
+  local all = {}
+  for _, each in ipairs { options, more or {} } do
+    for name, value in pairs(each) do
+      all[name] = value
+    end
+  end
+  return all
+end
+
 -- The response's Set-Cookie lines.
 function Browser:lines()
   local lines = self.header["Set-Cookie"]

@@ -10,6 +10,10 @@ use tokio::runtime::{Builder, Handle};
 
 use super::registry::Registry;
 
+/// Threads for what blocks, at most: files, and looking up hosts. A storage whose directory hangs keeps a few of them, and
+/// must leave enough for the others.
+const BLOCKING_THREADS: usize = 256;
+
 /// What belongs to one process: its runtime, and the storages that are connected there.
 pub struct Runtime {
     process: u32,
@@ -49,7 +53,11 @@ pub fn current() -> io::Result<Arc<Runtime>> {
 fn start(process: u32) -> io::Result<Runtime> {
     // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .thread_name("resty-session")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
     let handle = runtime.handle().clone();
     // nginx' signal handlers must run on its own thread: this one, and those that it starts, inherit a full mask.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;

@@ -41,6 +41,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
 /// The storages' makers by name.
 pub fn storages(lua: &Lua) -> LuaResult<LuaTable> {
     lua.create_table_from([
+        ("file", maker(lua, options::file)?),
         ("mysql", maker(lua, options::mysql)?),
         ("postgres", maker(lua, options::postgres)?),
         ("redis", maker(lua, options::redis)?),

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+pub mod file;
 mod lanes;
 mod link;
+pub mod metadata;
 pub mod mysql;
 pub mod network;
 pub mod postgres;
@@ -58,6 +60,13 @@ pub struct Record {
     /// For how many seconds the replaced record goes on working; never longer than it would have anyway.
     pub stale_ttl: u64,
     pub owners: Vec<Owner>,
+}
+
+impl Record {
+    /// When it expires, in seconds since the epoch.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl)
+    }
 }
 
 /// Who a session belongs to: metadata, as it stands in the names of the storage.

@@ -1,8 +1,9 @@
 //! What the storages' tests share: a program, browsers that use it, and what spoils a server's answers.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::http::Browser;
 use super::server::{Nginx, Site, wait_for};
 use super::vectors;
 
-/// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves so many bytes, over the storage that is configured.
+/// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves more than so many bytes, over the storage that is configured.
 pub const PROGRAM: &str = r#"
     location /set { content_by_lua_block {
         local s = require("resty.session").open({ audience = ngx.var.arg_audience })
@@ -29,8 +30,9 @@ pub const PROGRAM: &str = r#"
         ngx.say(ok and "destroyed" or err)
     } }
     location /big { content_by_lua_block {
-        local s = require("resty.session").new()
-        s:set("v", ("0123456789abcdef"):rep(tonumber(ngx.var.arg_size) / 16))
+        local s = require("resty.session").open()
+        local utils = require "resty.session.utils"
+        s:set("big", utils.encode_base64url(utils.rand_bytes(tonumber(ngx.var.arg_size))))
         local ok, err = s:save()
         ngx.say(ok and "saved" or err)
     } }
@@ -46,20 +48,21 @@ pub fn timed(browser: &Browser, url: String) -> (String, Duration) {
     (browser.get(url), start.elapsed())
 }
 
-/// The id of a browser's session.
+/// The id of a browser's session, as text.
 pub fn id(browser: &Browser) -> String {
     let value = browser.cookie("session").unwrap();
     let header = resty_session::cookie::Header::decode(value.as_bytes()).unwrap();
     resty_session::cookie::base64url::encode(header.sid())
 }
 
-/// Plants the records that lua-resty-session wrote, given cookie name, key and value, and opens their sessions.
-pub fn peers_records_open(storage: &str, options: &str, mut plant: impl FnMut(&str, &str, &str)) {
+/// Opens the stored sessions that lua-resty-session wrote. `storage` is the configuration's part; `plant` puts a record
+/// there, by the cookie's name, the key and the value.
+pub fn open_records(storage: &str, plant: impl Fn(&str, &str, &str)) {
     let nginx = Nginx::start(&Site {
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local s, err, exists = require("resty.session").open({{
-                    secret = "correct horse battery staple", storage = "{storage}", {storage} = {{ {options} }},
+                    secret = "correct horse battery staple", {storage},
                     hash_storage_key = ngx.var.arg_hashed == "1",
                     idling_timeout = 0, rolling_timeout = 0, absolute_timeout = 0,
                 }})
@@ -85,6 +88,68 @@ pub fn peers_records_open(storage: &str, options: &str, mut plant: impl FnMut(&s
         opened += 1;
     }
     assert_eq!(opened, 5);
+}
+
+/// Workers of one nginx note sessions of one owner at once, and read them meanwhile: all are there, and nobody sees fewer
+/// than had been noted before. `storage` is the configuration's part, `name` the storage's.
+pub fn note_with_two_workers(name: &str, storage: &str) {
+    const NOTED: usize = 1000;
+    /// By one request.
+    const AT_ONCE: usize = 10;
+    let nginx = Nginx::start(&Site {
+        init: &format!(
+            r#"AT_ONCE = {AT_ONCE}; STORAGE = require("resty.session.utils").load_storage("{name}", {{ {storage} }})"#
+        ),
+        server: r#"
+            location /note { content_by_lua_block {
+                local utils = require "resty.session.utils"
+                local owners = { audiences = { "a" }, subjects = { "u" } }
+                for _ = 1, AT_ONCE do
+                    local key = utils.encode_base64url(utils.rand_bytes(32))
+                    local ok, err = STORAGE:set("session", key, "v", 600, ngx.time(), nil, nil, owners)
+                    if not ok then
+                        ngx.say(err)
+                        return
+                    end
+                end
+                ngx.say(ngx.worker.pid())
+            } }
+            location /noted { content_by_lua_block {
+                local noted, err = STORAGE:read_metadata("session", "a", "u", ngx.time())
+                local count = 0
+                for _ in pairs(noted or {}) do count = count + 1 end
+                ngx.say(err or count)
+            } }
+        "#,
+        workers: 2,
+        ..Site::default()
+    });
+    let done = AtomicUsize::new(0);
+    let workers = Mutex::new(HashSet::new());
+    // Each request is on a connection of its own, so both workers take part.
+    let ask = |path: &str| ureq::get(nginx.url(path)).call().unwrap().body_mut().read_to_string().unwrap();
+    let number = |answer: String| answer.trim().parse::<usize>().unwrap_or_else(|_| panic!("{answer}"));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..NOTED / AT_ONCE / 4 {
+                    let worker = number(ask("/note"));
+                    workers.lock().unwrap().insert(worker);
+                    done.fetch_add(AT_ONCE, Ordering::SeqCst);
+                }
+            });
+            scope.spawn(|| {
+                while done.load(Ordering::SeqCst) < NOTED {
+                    let before = done.load(Ordering::SeqCst);
+                    let seen = number(ask("/noted"));
+                    assert!(seen >= before, "{seen} of {before}");
+                }
+            });
+        }
+    });
+    assert_eq!(number(ask("/noted")), NOTED);
+    assert_eq!(workers.lock().unwrap().len(), 2, "one worker did all the work");
+    assert_eq!(nginx.complaints(), [""; 0]);
 }
 
 /// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.

@@ -4,6 +4,7 @@
 mod bridge;
 mod demo;
 mod faults;
+mod file_storage;
 mod http;
 mod redis_servers;
 mod redis_storage;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, peers_records_open, recovery, timed};
+use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, open_records, recovery, timed};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
 use super::server::{Nginx, Site};
@@ -66,7 +66,7 @@ fn records_are_those_of_the_reference() {
 #[test]
 fn records_that_lua_resty_session_wrote_open() {
     let redis = Redis::start(&[]);
-    peers_records_open("redis", &port(&redis), |name, key, value| {
+    open_records(&format!(r#"storage = "redis", redis = {{ port = {} }}"#, redis.port), |name, key, value| {
         redis::cmd("SET").arg(format!("{name}:{key}")).arg(value).exec(&mut redis.connect()).unwrap();
     });
 }

@@ -28,6 +28,8 @@ pub struct Site<'a> {
     /// Directives of the server block.
     pub server: &'a str,
     pub workers: usize,
+    /// A command that nginx' own is appended to, if nginx is to run under one.
+    pub under: &'a [&'a str],
     /// Where the Lua files and the native modules are, if not where `make build` leaves them.
     pub lualib: Option<(&'a Path, &'a Path)>,
 }
@@ -67,14 +69,17 @@ impl Nginx {
         let conf = dir.path().join("nginx.conf");
         fs::write(&conf, configuration(site, dir.path(), &lualib, port)).unwrap();
         let log = fs::File::create(dir.path().join("stderr.log")).unwrap();
-        let child = Command::new(binary())
+        let binary = binary();
+        let mut command = site.under.iter().copied().chain([binary.as_str()]);
+        let child = Command::new(command.next().unwrap_or_default())
+            .args(command)
             // nginx itself takes a variable of that name for sockets that it inherits.
             .env_remove("NGINX")
             .args(["-p", dir.path().to_str().unwrap(), "-c", conf.to_str().unwrap()])
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary()));
+            .unwrap_or_else(|error| panic!("{binary}: {error}"));
         let mut nginx = Self { child, port, dir };
         wait_for("nginx's start", || {
             if let Some(status) = nginx.child.try_wait().unwrap() {
@@ -126,7 +131,7 @@ impl Drop for Nginx {
 
 fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
     let (dir, root) = (dir.display(), root().display().to_string());
-    let Site { main, http, init, server, workers, lualib: elsewhere } = site;
+    let Site { main, http, init, server, workers, lualib: elsewhere, .. } = site;
     let (lualib, clualib) = elsewhere.unwrap_or((lualib, lualib));
     let (lualib, clualib) = (lualib.display(), clualib.display());
     let workers = (*workers).max(1);

@@ -19,8 +19,8 @@ pub fn run(file: &str, arguments: &str) {
     assert!(passed.parse::<usize>().unwrap() > 0, "no spec ran");
 }
 
-/// Those that are run where their servers are.
-const WITH_SERVERS: [&str; 2] = ["redis_spec.lua", "sql_spec.lua"];
+/// Those that are run where their servers, or their files, are.
+const WITH_SERVERS: [&str; 3] = ["file_spec.lua", "redis_spec.lua", "sql_spec.lua"];
 
 macro_rules! specs {
     ($($name:ident)*) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, peers_records_open, recovery, timed};
+use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, open_records, recovery, timed};
 use super::http::Browser;
 use super::server::{Nginx, Site, wait_for};
 use super::specs;
@@ -132,7 +132,7 @@ with_both! {
     }
 
     rows_that_lua_resty_session_wrote_open(database, ["timezone=UTC"], ["--default-time-zone=+00:00"]) {
-        peers_records_open(database.storage(), &database.options(), |name, key, value| {
+        open_records(&format!("storage = \"{0}\", {0} = {{ {1} }}", database.storage(), database.options()), |name, key, value| {
             let expiry = peers_time(&database, now() + 600);
             database.ask(&format!("INSERT INTO sessions (sid, name, data, exp) VALUES ('{key}', '{name}', '{value}', {expiry})"));
         });
@@ -309,11 +309,11 @@ with_both! {
                 database.ask(&format!("{table} data MEDIUMTEXT, exp DATETIME) DATA DIRECTORY = '{}'", disk.path()));
             }
         }
-        let nginx = nginx_with(&database, &database.options(), "store_metadata = false, compression_threshold = 0,");
+        let nginx = nginx_with(&database, &database.options(), "store_metadata = false,");
         let browser = Browser::new();
         assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
         // What does not fit into a page of InnoDB's, MariaDB 10.11 cannot roll back on a full disk: it dies.
-        let (path, most) = if database.storage() == "postgres" { ("/big?size=320000", 100) } else { ("/big?size=7000", 3000) };
+        let (path, most) = if database.storage() == "postgres" { ("/big?size=320000", 100) } else { ("/big?size=4000", 4000) };
         let mut refusals = 0;
         for _ in 0..most {
             let (answer, took) = timed(&Browser::new(), nginx.url(path));

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::faults::note_with_two_workers;
 use super::server::{Nginx, Site};
 
 /// The module is loaded, and a session made, in the master: nothing of it may be repeated by the workers that are forked.
@@ -80,4 +81,9 @@ fn the_code_cache_may_be_off() {
         assert_eq!(browser.get(nginx.url("/set")), "true");
         assert_eq!(browser.get(nginx.url("/get")), "1");
     }
+}
+
+#[test]
+fn workers_that_share_memory_lose_no_metadata() {
+    note_with_two_workers("shm", "");
 }

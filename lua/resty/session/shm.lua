@@ -14,6 +14,10 @@ local meta_get_value = utils.meta_get_value
 
 -- How many lists one in this many writes tidies up: a list in use is short anyway.
 local TIDY_ONE_IN = 10
+-- A list that is tidied is locked. Nobody waits between locking and unlocking, so it is never for long; a lock that a
+-- worker left behind when it was killed is gone after so many seconds.
+local LOCK_TIME = 0.2
+local LOCK_SUFFIX = "\0" -- no name of an entry ends with it
 
 ---@class resty.session.shm
 ---@field prefix string?
@@ -22,8 +26,18 @@ local TIDY_ONE_IN = 10
 local metatable = {}
 metatable.__index = metatable
 
--- Takes a list's items out, and puts those back that are live. Others may push meanwhile: their items stay.
-local function tidy(dict, list, current_time)
+-- Locks a list against other workers that would tidy it up. Phases that cannot wait do this too, so it spins.
+local function lock(dict, list)
+  local ok, err = dict:add(list .. LOCK_SUFFIX, true, LOCK_TIME)
+  while not ok and err == "exists" do
+    ngx.update_time() -- by which the lock runs out
+    ok, err = dict:add(list .. LOCK_SUFFIX, true, LOCK_TIME)
+  end
+  return ok, err
+end
+
+-- Takes out the items that a list has now.
+local function take_out(dict, list)
   local count, err = dict:llen(list)
   if not count then
     return nil, err
@@ -36,34 +50,59 @@ local function tidy(dict, list, current_time)
     end
     items[i] = item
   end
-  local latest
-  latest, err = utils.meta_get_latest(table.concat(items), current_time)
-  if not latest then
-    return nil, err
+  return table.concat(items)
+end
+
+-- Lets a list live for `ttl` seconds more at least.
+local function prolong(dict, list, ttl)
+  if (dict:ttl(list) or 0) < ttl then
+    dict:expire(list, ttl)
   end
+end
+
+-- Puts sessions back before the items that others pushed meanwhile, which are newer.
+local function put_back(dict, list, sessions, current_time)
   local last_expiry = current_time
-  for key, expiry in pairs(latest) do
-    local ok
-    ok, err = dict:rpush(list, meta_get_value(key, expiry))
+  for key, expiry in pairs(sessions) do
+    local ok, err = dict:lpush(list, meta_get_value(key, expiry))
     if not ok then
       return nil, err
     end
     last_expiry = math.max(last_expiry, expiry)
   end
   if last_expiry > current_time then
-    dict:expire(list, last_expiry - current_time)
+    prolong(dict, list, last_expiry - current_time)
   end
-  return latest
+  return true
 end
 
--- Pushes an item; the list lives for `ttl` seconds more at least.
+-- Leaves one item a live session in a list, and answers the sessions. Who looks ahead, with a later time, takes none away.
+local function tidy(dict, list, current_time)
+  current_time = math.min(current_time, ngx.time())
+  local ok, err = lock(dict, list)
+  if not ok then
+    return nil, err
+  end
+  local items, sessions
+  items, err = take_out(dict, list)
+  if items then
+    sessions, err = utils.meta_get_latest(items, current_time)
+  end
+  if sessions then
+    ok, err = put_back(dict, list, sessions, current_time)
+  end
+  dict:delete(list .. LOCK_SUFFIX)
+  return ok and sessions, err
+end
+
+-- Pushes an item; the list lives for `ttl` seconds more at least, if any.
 local function push(dict, list, item, ttl)
   local ok, err = dict:rpush(list, item)
   if not ok then
     return nil, utils.errmsg(err, "unable to update metadata")
   end
-  if ttl and (dict:ttl(list) or 0) < ttl then
-    dict:expire(list, ttl)
+  if ttl then
+    prolong(dict, list, ttl)
   end
   return true
 end
@@ -171,7 +210,16 @@ end
 -- @treturn table|nil `{ key = expiry, … }`
 -- @treturn string|nil error
 function metatable:read_metadata(name, audience, subject, current_time)
-  return tidy(self.dict, get_name(self, name, audience, subject), current_time)
+  local sessions, err = tidy(self.dict, get_name(self, name, audience, subject), current_time)
+  if not sessions then
+    return nil, err
+  end
+  for key, expiry in pairs(sessions) do
+    if expiry <= current_time then
+      sessions[key] = nil
+    end
+  end
+  return sessions
 end
 
 local shm = {}

@@ -23,6 +23,7 @@ local MODULE = {
   mysql = "resty.session.mysql",
   postgres = "resty.session.postgres",
   postgresql = "resty.session.postgres",
+  file = "resty.session.file",
   redis = "resty.session.redis",
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
@@ -32,7 +33,6 @@ local MODULE = {
 -- Known names whose storages are not part of this version.
 local MISSING = {
   dshm = true,
-  file = true,
   memcached = true,
   memcache = true,
 }

@@ -8,11 +8,13 @@ use crate::storage::Naming;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Node, Timeouts, Tls};
 
+mod file;
 mod mysql;
 mod postgres;
 mod redis;
 mod sql;
 
+pub use file::file;
 pub use mysql::mysql;
 pub use postgres::postgres;
 pub use redis::redis;

@@ -59,18 +59,25 @@ impl Dialect {
 
     /// The statements that make the tables, in one line.
     fn statements(&self, tables: &Tables) -> String {
-        let lines = self.schema.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
-        let statements = lines.collect::<Vec<_>>().join(" ").replace("( ", "(").replace(" )", ")");
-        let words = statements.split(' ').map(|word| {
+        let lines = self.schema.lines().map(str::trim).filter(|line| !line.starts_with("--"));
+        let words = lines.flat_map(str::split_whitespace).map(|word| {
             let name = word.trim_end_matches(';');
             match name {
                 "sessions" => word.replacen(name, &tables.sessions, 1),
                 "sessions_meta" => word.replacen(name, &tables.metadata, 1),
+                // An index is where its table is.
+                "sessions_exp" => self.extended(last_part(&tables.sessions), "_exp"),
+                "sessions_meta_sid" => self.extended(last_part(&tables.metadata), "_sid"),
                 _ => word.to_owned(),
             }
         });
-        words.collect::<Vec<_>>().join(" ")
+        words.collect::<Vec<_>>().join(" ").replace("( ", "(").replace(" )", ")")
     }
+}
+
+/// A table's name without its schema's.
+fn last_part(table: &str) -> &str {
+    table.rsplit_once('.').map_or(table, |(_, table)| table)
 }
 
 /// When a record expires, in seconds since the epoch.
@@ -128,6 +135,6 @@ mod tests {
         assert!(
             said.contains("CREATE TABLE IF NOT EXISTS app.s_meta (aud TEXT, sub TEXT, sid TEXT REFERENCES app.s (sid)")
         );
-        assert!(said.contains("ON app.s_meta (sid);"), "{said}");
+        assert!(said.contains("CREATE INDEX IF NOT EXISTS s_meta_sid ON app.s_meta (sid);"), "{said}");
     }
 }

@@ -1,0 +1,31 @@
+//! The options of the storage in files.
+
+use mlua::prelude::*;
+
+use super::Reader;
+use crate::storage::file::{Options, is_safe};
+
+/// Where lua-resty-session keeps its files too. A worker's environment is not the master's, so it has no say.
+const PATH: &str = "/tmp";
+
+/// The options of a storage in files.
+pub fn file(table: Option<&LuaTable>) -> Result<Options, String> {
+    let reader = Reader { storage: "file", table };
+    let path = reader.text("path")?.unwrap_or_else(|| PATH.into());
+    if path.contains('\0') {
+        return Err(reader.invalid("path", "it holds a zero byte"));
+    }
+    let naming = reader.naming()?;
+    for (option, part) in [("prefix", &naming.prefix), ("suffix", &naming.suffix)] {
+        if part.as_ref().is_some_and(|part| !is_safe(part)) {
+            return Err(reader.invalid(option, "it holds \"/\" or a zero byte"));
+        }
+    }
+    Ok(Options {
+        path: path.into(),
+        naming,
+        pool: reader.text("pool")?,
+        limit: reader.timeouts()?.response,
+        cleanup: reader.cleanup()?,
+    })
+}

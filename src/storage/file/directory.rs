@@ -1,0 +1,216 @@
+//! Files of a directory: read, written as a whole, shortened, removed. All of it blocks.
+
+use std::fs::{self, File, FileTimes, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::{Error, SIZE_LIMIT, names};
+
+/// Who else may read a file: nobody.
+const MODE: u32 = 0o600;
+/// Random characters in a temporary file's name.
+const RANDOM_SIZE: usize = 12;
+/// The latest expiry: what five bytes hold, as everywhere in the formats.
+const LATEST: u64 = (1 << 40) - 1;
+
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The content of a file whose time is after `expired`; none where there is no such file.
+    pub fn read(&self, name: &str, expired: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
+        let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(None) };
+        if expired.is_some_and(|expired| expiry(&metadata) <= expired) {
+            return Ok(None);
+        }
+        let size = self.allowed_size(metadata.size())?;
+        read_up_to(file, size).map(Some).map_err(self.io("read"))
+    }
+
+    /// Opens a regular file, whatever else stands in its place: neither does a link lead elsewhere, nor a pipe make
+    /// anybody wait.
+    pub fn open(&self, name: &str, options: &mut OpenOptions) -> Result<Option<(File, Metadata)>, Error> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let opened = options.custom_flags(flags.bits()).open(self.join(name));
+        match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
+            Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata))),
+            Ok(_) => Err(self.no_file()),
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => Err(self.no_file()),
+            Err(error) => self.absent(error, "read"),
+        }
+    }
+
+    /// A file that is missing is absent; a directory that is missing is an error.
+    fn absent<T>(&self, error: io::Error, act: &'static str) -> Result<Option<T>, Error> {
+        if error.kind() == ErrorKind::NotFound && fs::metadata(&self.0).map_err(self.io(act))?.is_dir() {
+            return Ok(None);
+        }
+        Err(self.io(act)(error))
+    }
+
+    /// Writes a file as a whole: who reads it finds the former content or the new one, each with its time.
+    ///
+    /// `expiry` is in seconds since the epoch.
+    pub fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
+        self.allowed_size(content.len() as u64)?;
+        let write = || {
+            let mut file = tempfile::Builder::new()
+                .prefix(&names::temporary(SystemTime::now()))
+                .rand_bytes(RANDOM_SIZE)
+                .make_in(&self.0, |path| OpenOptions::new().write(true).create_new(true).mode(MODE).open(path))?;
+            file.as_file_mut().write_all(content)?;
+            file.as_file().set_times(FileTimes::new().set_modified(time(expiry)))?;
+            let (file, temporary) = file.into_parts();
+            // A network share may say only now that it is full.
+            nix::unistd::close(file)?;
+            temporary.persist(self.join(name)).map_err(io::Error::from)
+        };
+        write().map_err(self.io("write"))
+    }
+
+    /// Lets a file expire at `expiry` where it would later. One that is absent is no error.
+    pub fn shorten(&self, name: &str, expiry: u64) -> Result<(), Error> {
+        let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
+        if self::expiry(&metadata) > expiry {
+            file.set_times(FileTimes::new().set_modified(time(expiry))).map_err(self.io("write"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a file; one that is absent is no error.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        match fs::remove_file(self.join(name)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.absent::<()>(error, "remove").map(|_| ()),
+        }
+    }
+
+    pub fn io(&self, act: &'static str) -> impl Fn(io::Error) -> Error {
+        move |cause| Error::Io { act, directory: self.0.clone(), cause }
+    }
+
+    pub fn no_file(&self) -> Error {
+        Error::NoFile { directory: self.0.clone() }
+    }
+
+    fn allowed_size(&self, size: u64) -> Result<usize, Error> {
+        let too_large = || Error::TooLarge { directory: self.0.clone(), size };
+        usize::try_from(size).ok().filter(|size| *size <= SIZE_LIMIT).ok_or_else(too_large)
+    }
+}
+
+/// When a file expires: its modification time, in seconds since the epoch.
+pub fn expiry(metadata: &Metadata) -> u64 {
+    u64::try_from(metadata.mtime()).unwrap_or_default()
+}
+
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST))
+}
+
+/// What a file holds, up to `size` bytes, in as few system calls as can be.
+fn read_up_to(mut file: File, size: usize) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; size];
+    let mut filled = 0;
+    while filled < size {
+        match file.read(&mut content[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(filled);
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn directory() -> (tempfile::TempDir, Directory) {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::new(temporary.path().to_owned());
+        (temporary, directory)
+    }
+
+    fn count(directory: &Directory) -> usize {
+        fs::read_dir(directory.path()).unwrap().count()
+    }
+
+    #[test]
+    fn a_file_is_there_with_its_time_until_that_is_over() {
+        let (_temporary, directory) = directory();
+        for content in ["first", ""] {
+            directory.write("file", content.as_bytes(), 1000).unwrap();
+            assert_eq!(directory.read("file", Some(999)).unwrap().as_deref(), Some(content.as_bytes()));
+            assert_eq!(directory.read("file", Some(1000)).unwrap(), None);
+        }
+        assert_eq!(fs::metadata(directory.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
+        directory.write("file", b"late", u64::MAX).unwrap();
+        assert!(directory.read("file", Some(1000)).unwrap().is_some());
+        assert_eq!(count(&directory), 1);
+    }
+
+    #[test]
+    fn shortening_never_lengthens() {
+        let (_temporary, directory) = directory();
+        directory.write("file", b"x", 1000).unwrap();
+        for (expiry, expected) in [(2000, 1000), (500, 500), (700, 500)] {
+            directory.shorten("file", expiry).unwrap();
+            assert_eq!(super::expiry(&fs::metadata(directory.join("file")).unwrap()), expected);
+        }
+        directory.shorten("absent", 1).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_never_followed() {
+        let (_temporary, directory) = directory();
+        directory.write("other", b"other", 1000).unwrap();
+        symlink("other", directory.join("file")).unwrap();
+        assert!(matches!(directory.read("file", None), Err(Error::NoFile { .. })));
+        assert!(matches!(directory.shorten("file", 1), Err(Error::NoFile { .. })));
+        directory.write("file", b"own", 1000).unwrap();
+        assert_eq!(directory.read("file", None).unwrap().unwrap(), b"own");
+        assert_eq!(directory.read("other", Some(999)).unwrap().unwrap(), b"other");
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let (_temporary, directory) = directory();
+        fs::create_dir(directory.join("file")).unwrap();
+        let error = directory.write("file", b"x", 1000).unwrap_err().to_string();
+        assert!(error.starts_with("unable to write in ") && error.contains("directory (os error"), "{error}");
+        assert!(matches!(directory.read("file", None), Err(Error::NoFile { .. })));
+        assert!(directory.remove("file").is_err());
+        assert_eq!(count(&directory), 1);
+    }
+
+    #[test]
+    fn what_is_absent_is_no_error_unless_the_directory_is() {
+        let (temporary, directory) = directory();
+        assert_eq!(directory.read("file", None).unwrap(), None);
+        directory.remove("file").unwrap();
+        drop(temporary);
+        assert!(directory.read("file", None).is_err());
+        assert!(directory.remove("file").is_err());
+        assert!(directory.shorten("file", 1).is_err());
+    }
+}

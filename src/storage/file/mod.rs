@@ -1,0 +1,249 @@
+//! Sessions in files of a directory, which may be a network share.
+//!
+//! A record is a file of its own: its content is the value, its modification time when it expires. An owner's sessions
+//! stand in a file as the text of [`metadata`]. The layout is lua-resty-session's.
+//!
+//! A file is written under another name and renamed, so that nobody reads half of one. File systems block, so each
+//! operation runs on a thread for that; a directory that hangs holds up a bounded number of them, and nothing else.
+
+use std::array;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::cleanup::{Cleaner, Cleanup};
+use super::{Naming, Operation, Owner, Record, Storage, metadata};
+
+mod directory;
+mod error;
+mod lock;
+mod names;
+mod options;
+mod owners;
+mod sweep;
+
+use directory::Directory;
+use error::Error;
+pub use names::is_safe;
+pub use options::Options;
+use owners::{Change, LOCKS};
+
+/// The most bytes of a file. A record holds a payload, whose size has three bytes in a session's header, and the info
+/// store beside it.
+const SIZE_LIMIT: usize = 32 << 20;
+
+/// Operations that work at once in one storage, at most, each on a thread. Those of a directory that hangs stay until it
+/// does not; the others wait for their turn until their time is over.
+const THREADS: usize = 16;
+
+/// When another has a lock, the pause until it is asked for again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub struct Files {
+    directory: Directory,
+    naming: Naming,
+    threads: Arc<Semaphore>,
+    /// Who is next at a lock among the requests of this worker.
+    turns: [Mutex<()>; LOCKS],
+    cleanup: Cleanup,
+    cleaner: Cleaner,
+    /// For threads, which may work longer than anybody waits for them.
+    this: Weak<Self>,
+}
+
+impl Files {
+    pub fn new(options: Options) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            directory: Directory::new(options.path),
+            naming: options.naming,
+            threads: Arc::new(Semaphore::new(THREADS)),
+            turns: array::from_fn(|_| Mutex::default()),
+            cleanup: options.cleanup,
+            cleaner: Cleaner::default(),
+            this: this.clone(),
+        })
+    }
+
+    fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    fn cleanup(&self) -> Cleanup {
+        self.cleanup
+    }
+
+    /// Works on the directory, on a thread for that.
+    async fn run<T, J>(&self, job: J) -> Result<T, super::Error>
+    where
+        T: Send + 'static,
+        J: FnOnce(&Directory) -> Result<T, Error> + Send + 'static,
+    {
+        self.cleaner.start(self.cleanup, &self.this, sweep::round);
+        let files = self.this.upgrade().ok_or(super::Error::Broken)?;
+        let turn = self.threads.clone().acquire_owned().await.map_err(|_| super::Error::Broken)?;
+        blocking(move || {
+            // It is given back when the thread is done, not when nobody waits for it any more.
+            let _turn = turn;
+            job(&files.directory)
+        })
+        .await
+    }
+
+    /// Changes an owner's sessions, when it is this operation's turn.
+    async fn change(&self, change: Change) -> Result<(), super::Error> {
+        let _turn = self.turns[change.lock() % LOCKS].lock().await;
+        let change = Arc::new(change);
+        loop {
+            let attempt = change.clone();
+            if self.run(move |directory| attempt.try_make(directory)).await? {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn change_all(&self, changes: Vec<Change>) -> Result<(), super::Error> {
+        for change in changes {
+            self.change(change).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends items to the metadata of all owners.
+    fn changes(&self, name: &str, owners: &[Owner], items: &[u8], current_time: u64) -> Result<Vec<Change>, Error> {
+        let change = |owner| {
+            let file = names::metadata(&self.naming, name, owner)?;
+            Ok(Change { file, items: items.to_vec(), current_time })
+        };
+        owners.iter().map(change).collect()
+    }
+
+    async fn store(&self, record: Record) -> Result<(), super::Error> {
+        // All names and keys are found to be good before anything is written.
+        let file = names::record(&self.naming, &record.name, &record.key)?;
+        let old_key = record.old_key.as_ref();
+        let old_file = old_key.map(|key| names::record(&self.naming, &record.name, key)).transpose()?;
+        let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
+        let changes = self.changes(&record.name, &record.owners, &items, record.current_time)?;
+        let stale = record.current_time.saturating_add(record.stale_ttl);
+        let write = move |directory: &Directory| directory.write(&file, &record.value, record.expiry());
+        // The last: where something fails, the replaced record must go on working.
+        let shorten = move |directory: &Directory| old_file.map_or(Ok(()), |file| directory.shorten(&file, stale));
+        if changes.is_empty() {
+            return self.run(move |directory| write(directory).and_then(|()| shorten(directory))).await;
+        }
+        self.run(write).await?;
+        self.change_all(changes).await?;
+        self.run(shorten).await
+    }
+
+    async fn remove(
+        &self,
+        name: String,
+        key: String,
+        current_time: u64,
+        owners: Vec<Owner>,
+    ) -> Result<(), super::Error> {
+        let file = names::record(&self.naming, &name, &key)?;
+        let items = if owners.is_empty() { Vec::new() } else { metadata::deleted(&key)? };
+        let changes = self.changes(&name, &owners, &items, current_time)?;
+        self.run(move |directory| directory.remove(&file)).await?;
+        self.change_all(changes).await
+    }
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, super::Error> {
+    Ok(spawn_blocking(job).await.map_err(|_| super::Error::Broken)??)
+}
+
+impl Storage for Files {
+    fn set(&self, record: Record) -> Operation<'_, ()> {
+        Box::pin(self.store(record))
+    }
+
+    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let file = names::record(&self.naming, &name, &key)?;
+            self.run(move |directory| directory.read(&file, Some(current_time))).await
+        })
+    }
+
+    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+        Box::pin(self.remove(name, key, current_time, owners))
+    }
+
+    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+        Box::pin(async move {
+            let file = names::metadata(&self.naming, &name, &owner)?;
+            self.run(move |directory| owners::live(directory, &file, current_time)).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use tokio::time::{Instant, timeout};
+
+    fn files(directory: &tempfile::TempDir) -> Arc<Files> {
+        Files::new(Options {
+            path: directory.path().to_owned(),
+            naming: Naming::default(),
+            pool: None,
+            limit: Duration::from_secs(5),
+            cleanup: Cleanup { interval: Duration::ZERO, rate: 1 },
+        })
+    }
+
+    async fn get(files: &Files) -> Result<Option<Vec<u8>>, super::super::Error> {
+        files.get("s".into(), "key".into(), 0).await
+    }
+
+    #[test]
+    fn a_directory_that_hangs_holds_nothing_else_up() {
+        const SOON: Duration = Duration::from_millis(300);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [hung, other] = [files(&directories[0]), files(&directories[1])];
+        let hangs = Arc::new(AtomicBool::new(true));
+        runtime.block_on(async {
+            let operations: Vec<_> = (0..3 * THREADS)
+                .map(|_| {
+                    let (hung, hangs) = (hung.clone(), hangs.clone());
+                    tokio::spawn(async move {
+                        let wait = move |_: &Directory| {
+                            while hangs.load(Ordering::Relaxed) {
+                                std::thread::sleep(Duration::from_millis(1));
+                            }
+                            Ok(())
+                        };
+                        hung.run(wait).await
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            assert!(timeout(SOON, get(&hung)).await.is_err());
+            assert_eq!(hung.threads.available_permits(), 0);
+            let start = Instant::now();
+            assert_eq!(get(&other).await.unwrap(), None);
+            assert!(start.elapsed() < SOON);
+            hangs.store(false, Ordering::Relaxed);
+            for operation in operations {
+                operation.await.unwrap().unwrap();
+            }
+            assert_eq!(get(&hung).await.unwrap(), None);
+        });
+    }
+}
