@@ -41,7 +41,7 @@ test:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test nginx -- -D warnings
+	$(CARGO) clippy --locked --test nginx --benches -- -D warnings
 	luacheck -q lua spec examples
 
 bench:

@@ -17,7 +17,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use redis_servers::Redis;
 use server::{Nginx, Site};
-use support::{CONNECTIONS, ROUNDS, Row, SECONDS, median, show, wrk};
+use support::{ROUNDS, Row, SECONDS, median, p99, show, wrk};
 
 fn nginx(redis: &Redis) -> Nginx {
     let init = format!(
@@ -82,29 +82,11 @@ impl Measured {
     }
 }
 
-/// The 99th percentile of the latency of requests that use no session, in milliseconds.
-fn p99(nginx: &Nginx) -> f64 {
-    let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{SECONDS}"), "--latency"])
-        .arg(nginx.url("/empty"))
-        .output()
-        .expect("wrk");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let value =
-        text.lines().find_map(|line| line.trim().strip_prefix("99%")).unwrap_or_else(|| panic!("{text}")).trim();
-    let (number, factor) = match value {
-        _ if value.ends_with("us") => (value.trim_end_matches("us"), 0.001),
-        _ if value.ends_with("ms") => (value.trim_end_matches("ms"), 1.0),
-        _ => (value.trim_end_matches('s'), 1000.0),
-    };
-    number.parse::<f64>().unwrap() * factor
-}
-
 /// How much longer the others take while sessions wait for a storage that hangs.
 fn hanging(nginx: &Nginx, redis: &Redis, cookie: &str) -> f64 {
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        before.push(p99(nginx));
+        before.push(p99(nginx, "/empty", ""));
         redis.signal(Signal::SIGSTOP);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -113,7 +95,7 @@ fn hanging(nginx: &Nginx, redis: &Redis, cookie: &str) -> f64 {
                     .arg(nginx.url("/open"))
                     .output()
             });
-            during.push(p99(nginx));
+            during.push(p99(nginx, "/empty", ""));
             waiting.join().unwrap().unwrap();
         });
         redis.signal(Signal::SIGCONT);

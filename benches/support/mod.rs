@@ -45,6 +45,26 @@ pub fn wrk(nginx: &Nginx, path: &str, cookie: &str) -> f64 {
     line.split_whitespace().last().unwrap().parse().unwrap()
 }
 
+/// The 99th percentile of the latency, in milliseconds.
+#[allow(dead_code)]
+pub fn p99(nginx: &Nginx, path: &str, cookie: &str) -> f64 {
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{SECONDS}"), "--latency"])
+        .args(["-H", &format!("Cookie: {cookie}")])
+        .arg(nginx.url(path))
+        .output()
+        .expect("wrk");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value =
+        text.lines().find_map(|line| line.trim().strip_prefix("99%")).unwrap_or_else(|| panic!("{text}")).trim();
+    let (number, factor) = match value {
+        _ if value.ends_with("us") => (value.trim_end_matches("us"), 0.001),
+        _ if value.ends_with("ms") => (value.trim_end_matches("ms"), 1.0),
+        _ => (value.trim_end_matches('s'), 1000.0),
+    };
+    number.parse::<f64>().unwrap() * factor
+}
+
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -110,8 +110,10 @@ impl Lease<'_> {
     {
         let Self { pool, conn, _place } = self;
         let (conn, result) = run(conn).await;
-        if !matches!(&result, Err(error) if is_lost(error)) {
-            pool.lock().idle.push((conn, Instant::now()));
+        match &result {
+            // The others are likely lost with it.
+            Err(error) if is_lost(error) => pool.lock().idle.clear(),
+            _ => pool.lock().idle.push((conn, Instant::now())),
         }
         result
     }
