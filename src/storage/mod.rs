@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub mod cleanup;
 mod link;
+pub mod metadata;
 pub mod network;
 pub mod redis;
 
@@ -52,6 +53,13 @@ pub struct Record {
     /// For how many seconds the replaced record goes on working; never longer than it would have anyway.
     pub stale_ttl: u64,
     pub owners: Vec<Owner>,
+}
+
+impl Record {
+    /// When it expires, in seconds since the epoch.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl)
+    }
 }
 
 /// Who a session belongs to: metadata, as it stands in the names of the storage.
