@@ -17,6 +17,7 @@ function app.init()
     secret = secret ~= "" and secret or nil,
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
+    memcached = { port = tonumber(os.getenv("MEMCACHED_PORT")), prefix = "demo" },
     audience = "books",
     store_metadata = true,
   })

@@ -13,9 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+mod escape;
 mod link;
+pub mod memcached;
 pub mod metadata;
 pub mod network;
+mod pipeline;
 pub mod redis;
 
 /// What a storage says when it cannot do what it was asked. The text reaches the program as it is.

@@ -209,3 +209,8 @@ fn a_day_with_the_demo_in_shared_memory() {
 fn a_day_with_the_demo_in_redis() {
     a_day_with_the_demo("redis");
 }
+
+#[test]
+fn a_day_with_the_demo_in_memcached() {
+    a_day_with_the_demo("memcached");
+}

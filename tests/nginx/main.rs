@@ -5,11 +5,14 @@ mod bridge;
 mod demo;
 mod faults;
 mod http;
+mod memcached_server;
+mod memcached_storage;
 mod redis_servers;
 mod redis_storage;
 mod rock;
 mod server;
 mod specs;
+mod storages;
 mod workers;
 
 #[path = "../support/vectors.rs"]

@@ -20,7 +20,7 @@ pub fn run(file: &str, arguments: &str) {
 }
 
 /// Those that are run where their servers are.
-const WITH_SERVERS: [&str; 1] = ["redis_spec.lua"];
+const WITH_SERVERS: [&str; 2] = ["memcached_spec.lua", "redis_spec.lua"];
 
 macro_rules! specs {
     ($($name:ident)*) => {

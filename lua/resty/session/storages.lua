@@ -19,6 +19,8 @@ local OPTION = {
 }
 
 local MODULE = {
+  memcached = "resty.session.memcached",
+  memcache = "resty.session.memcached",
   redis = "resty.session.redis",
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
@@ -29,8 +31,6 @@ local MODULE = {
 local MISSING = {
   dshm = true,
   file = true,
-  memcached = true,
-  memcache = true,
   mysql = true,
   mariadb = true,
   postgres = true,

@@ -5,10 +5,12 @@ use std::time::Duration;
 use mlua::prelude::*;
 
 use crate::storage::Naming;
-use crate::storage::network::{Address, Node, Timeouts, Tls};
+use crate::storage::network::{Address, Endpoint, Node, Timeouts, Tls};
 
+mod memcached;
 mod redis;
 
+pub use memcached::memcached;
 pub use redis::redis;
 
 /// What a timeout is that was not configured, in milliseconds.
@@ -136,5 +138,15 @@ impl Reader<'_> {
         }
         let host = self.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
         Ok(Address::Tcp(Node { host, port: self.port(default_port)? }))
+    }
+
+    /// A server of one address.
+    fn endpoint(&self, default_port: u16) -> Result<Endpoint, String> {
+        Ok(Endpoint {
+            address: self.address(default_port)?,
+            tls: self.tls()?,
+            timeouts: self.timeouts()?,
+            pool: self.text("pool")?,
+        })
     }
 }
