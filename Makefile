@@ -50,6 +50,7 @@ bench:
 	$(CARGO) bench --bench core
 	$(CARGO) bench --bench nginx
 	$(CARGO) bench --bench redis
+	$(CARGO) bench --bench storages
 
 install: build
 	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \
