@@ -3,7 +3,7 @@
 //!
 //! Requests are written as they come, what comes at the same time in one piece, and answers go to who asks first. Nothing
 //! but their order tells whose an answer is. So the connection ends with the first answer that is none, that nobody asked
-//! for, or that does not come in time, and with it all that are under way: an error each, never another's answer. Who does
+//! for, that fits another request, or that does not come in time, and with it all that are under way: an error each, never another's answer. Who does
 //! not wait any more still has a place in the order.
 //!
 //! The crate `memcache` keeps a pool of connections instead, each for one request at a time, which takes a system call a
@@ -39,6 +39,9 @@ pub trait Protocol: Send + 'static {
     ///
     /// It is no answer: what follows cannot be told apart.
     fn read(bytes: &[u8]) -> Result<Option<(Self::Answer, usize)>, Error>;
+
+    /// Whether an answer can be one to this request. Where it cannot, one too many or too few came before.
+    fn fits(request: &[u8], answer: &Self::Answer) -> bool;
 }
 
 /// The first line in the bytes, without its CRLF, and how many bytes it takes with it; none where more must come.
@@ -198,9 +201,14 @@ impl<P: Protocol> Pipeline<P> {
 
     async fn ask<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Answer; N], Error> {
         let mut answers = Vec::with_capacity(N);
-        for answer in self.0.shared.send(requests)? {
+        for (answer, request) in self.0.shared.send(requests)?.into_iter().zip(requests) {
             // Whoever drops the other end has said why before.
-            answers.push(answer.await.unwrap_or(Err(Error::Broken))?);
+            let answer = answer.await.unwrap_or(Err(Error::Broken))?;
+            if !P::fits(request, &answer) {
+                self.0.shared.fail(&unintelligible());
+                return Err(unintelligible());
+            }
+            answers.push(answer);
         }
         answers.try_into().map_err(|_| Error::Broken)
     }
@@ -312,6 +320,10 @@ mod tests {
             let Some((line, size)) = line(bytes)? else { return Ok(None) };
             if line == "garbage" { Err(unintelligible()) } else { Ok(Some((line.to_owned(), size))) }
         }
+
+        fn fits(_: &[u8], answer: &String) -> bool {
+            answer != "another's"
+        }
     }
 
     /// A pipeline, and the server's end of it.
@@ -366,7 +378,11 @@ mod tests {
     #[test]
     fn a_wrong_answer_ends_it_for_all() {
         run(async {
-            for wrong in [b"one\r\ngarbage\r\n".to_vec(), [b"one\r\n".to_vec(), vec![b'x'; MAX_LINE]].concat()] {
+            for wrong in [
+                b"one\r\ngarbage\r\n".to_vec(),
+                b"one\r\nanother's\r\n".to_vec(),
+                [b"one\r\n".to_vec(), vec![b'x'; MAX_LINE]].concat(),
+            ] {
                 let (pipeline, mut server) = pipeline();
                 let asked = [ask(&pipeline, "1;"), ask(&pipeline, "2;"), ask(&pipeline, "3;")];
                 receive(&mut server, 6).await;

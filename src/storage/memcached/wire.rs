@@ -52,12 +52,12 @@ pub enum Mode {
 }
 
 pub fn get(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} v\r\n").into_bytes()
+    format!("mg {name} k v\r\n").into_bytes()
 }
 
 /// Reads a value, what [`look`] asks for, and which change it is.
 pub fn get_for_change(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} t s c v\r\n").into_bytes()
+    format!("mg {name} k t s c v\r\n").into_bytes()
 }
 
 /// Asks for size and time to live.
@@ -123,6 +123,8 @@ pub struct Facts {
     pub size: usize,
     /// Which change made it what it is.
     pub change: u64,
+    /// Its name, with every value.
+    name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,6 +176,17 @@ impl Protocol for Meta {
         };
         Ok(Some((answer, size)))
     }
+
+    fn fits(request: &[u8], answer: &Answer) -> bool {
+        let mut words = request.splitn(3, |byte| matches!(byte, b' ' | b'\r'));
+        let (command, name) = (words.next(), words.next());
+        match answer {
+            Answer::Value(_, facts) => command == Some(b"mg") && name == Some(facts.name.as_bytes()),
+            Answer::NotStored => command == Some(b"ms"),
+            Answer::Changed => matches!(command, Some(b"ms" | b"md")),
+            Answer::Done(_) | Answer::Absent | Answer::Failed(_) => true,
+        }
+    }
 }
 
 fn facts(flags: &str) -> Result<Facts, Error> {
@@ -185,6 +198,7 @@ fn facts(flags: &str) -> Result<Facts, Error> {
             "t" => facts.ttl = Some(Ttl::Seconds(number(value)?)),
             "s" => facts.size = number(value)?,
             "c" => facts.change = number(value)?,
+            "k" => value.clone_into(&mut facts.name),
             _ => return Err(unintelligible()),
         }
     }
@@ -197,10 +211,10 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        let facts = Facts { ttl: Some(Ttl::Seconds(60)), size: 2, change: 7 };
+        let facts = Facts { ttl: Some(Ttl::Seconds(60)), size: 2, change: 7, name: "a%3Ab".into() };
         for (bytes, answer) in [
             (&b"HD\r\n"[..], Answer::Done(Facts::default())),
-            (b"VA 2 t60 s2 c7\r\n\r\n\r\n", Answer::Value(b"\r\n".to_vec(), facts)),
+            (b"VA 2 ka%3Ab t60 s2 c7\r\n\r\n\r\n", Answer::Value(b"\r\n".to_vec(), facts)),
             (b"HD t-1\r\n", Answer::Done(Facts { ttl: Some(Ttl::Endless), ..Facts::default() })),
             (b"EN\r\n", Answer::Absent),
             (b"NF\r\n", Answer::Absent),
@@ -234,6 +248,18 @@ mod tests {
         ] {
             assert!(Meta::read(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn values_belong_to_their_names() {
+        let (name, other) = (Name::new("a:b").unwrap(), Name::new("a:c").unwrap());
+        let (value, _) = Meta::read(b"VA 1 ka%3Ab\r\nv\r\n").unwrap().unwrap();
+        assert!(Meta::fits(&get(&name), &value) && Meta::fits(&get_for_change(&name), &value));
+        let stored = store(&name, b"v", Expiry(1), Mode::Set);
+        for request in [&get(&other), &stored, &delete(&name)] {
+            assert!(!Meta::fits(request, &value));
+        }
+        assert!(Meta::fits(&stored, &Answer::NotStored) && !Meta::fits(&get(&name), &Answer::NotStored));
     }
 
     #[test]
