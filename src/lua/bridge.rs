@@ -40,7 +40,11 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
 
 /// The storages' makers by name.
 pub fn storages(lua: &Lua) -> LuaResult<LuaTable> {
-    lua.create_table_from([("memcached", maker(lua, options::memcached)?), ("redis", maker(lua, options::redis)?)])
+    lua.create_table_from([
+        ("dshm", maker(lua, options::dshm)?),
+        ("memcached", maker(lua, options::memcached)?),
+        ("redis", maker(lua, options::redis)?),
+    ])
 }
 
 /// A port, and the runtime that it flushes to.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+pub mod dshm;
 mod escape;
 mod link;
 pub mod memcached;

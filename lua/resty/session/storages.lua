@@ -19,6 +19,7 @@ local OPTION = {
 }
 
 local MODULE = {
+  dshm = "resty.session.dshm",
   memcached = "resty.session.memcached",
   memcache = "resty.session.memcached",
   redis = "resty.session.redis",
@@ -29,7 +30,6 @@ local MODULE = {
 
 -- Known names whose storages are not part of this version.
 local MISSING = {
-  dshm = true,
   file = true,
   mysql = true,
   mariadb = true,

@@ -7,9 +7,11 @@ use mlua::prelude::*;
 use crate::storage::Naming;
 use crate::storage::network::{Address, Endpoint, Node, Timeouts, Tls};
 
+mod dshm;
 mod memcached;
 mod redis;
 
+pub use dshm::dshm;
 pub use memcached::memcached;
 pub use redis::redis;
 
