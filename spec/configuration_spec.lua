@@ -35,7 +35,7 @@ describe("configuration", function()
   end)
 
   it("says which storages are not there yet", function()
-    for _, name in ipairs { "memcached", "postgres", "no.such.module" } do
+    for _, name in ipairs { "postgres", "no.such.module" } do
       local ok, err = pcall(session.new, { storage = name })
       assert.is_false(ok)
       assert.matches("^unable to load session storage %(", err)

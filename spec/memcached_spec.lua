@@ -59,31 +59,31 @@ describe("memcached", function()
     assert.is_nil((storage:get("stale", old, now)))
   end)
 
-  it("loses none of those that write and leave at once", function()
+  it("loses none of those that come and go while others lengthen and tidy up", function()
     local storage, now = make(), ngx.time()
-    local audience, subject = key(), key()
-    local metadata = { audiences = { audience }, subjects = { subject } }
-    local expected, threads, old = {}, {}, {}
+    local metadata = { audiences = { key() }, subjects = { key() } }
+    local expected, threads = {}, {}
     for i = 1, 32 do
-      old[i] = key()
-      assert(storage:set("many", old[i], "v", 60, now, nil, nil, metadata))
-    end
-    for i = 1, 64 do
-      local k, ttl = key(), 100 * i
-      expected[k] = now + ttl
       threads[i] = ngx.thread.spawn(function()
-        assert(storage:set("many", k, "v", ttl, now, old[i], 10, metadata))
-      end)
-      threads[64 + i] = ngx.thread.spawn(function()
-        if i <= 16 then
-          assert(storage:delete("many", old[i], now, metadata))
+        local old
+        for round = 1, 10 do
+          ngx.sleep(math.random() / 100)
+          local k, ttl = key(), (10 * i + 500) * round
+          assert(storage:set("many", k, "v", ttl, now, old, 10, metadata))
+          if round % 5 == 0 then
+            assert(storage:delete("many", k, now, metadata))
+          elseif round % 5 == 3 then
+            expected[k], old = now + ttl, nil
+          else
+            old = k
+          end
         end
       end)
     end
-    for i = 1, 128 do
+    for i = 1, 32 do
       assert(ngx.thread.wait(threads[i]))
     end
-    assert.same(expected, storage:read_metadata("many", audience, subject, now))
+    assert.same(expected, storage:read_metadata("many", metadata.audiences[1], metadata.subjects[1], now))
   end)
 end)
 
