@@ -51,6 +51,7 @@ bench:
 	$(CARGO) bench --bench nginx
 	$(CARGO) bench --bench redis
 	$(CARGO) bench --bench files
+	$(CARGO) bench --bench storages
 
 install: build
 	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \

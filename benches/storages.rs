@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]
+#[path = "../tests/nginx/memcached_server.rs"]
+mod memcached_server;
+#[allow(dead_code)]
 #[path = "../tests/nginx/redis_servers.rs"]
 mod redis_servers;
 #[allow(dead_code)]
@@ -14,6 +17,7 @@ mod support;
 
 use std::any::Any;
 
+use memcached_server::Memcached;
 use redis_servers::Redis;
 use server::{Nginx, Site};
 use sql_servers::Database;
@@ -46,6 +50,7 @@ const CLEANING_MYSQL: &str = "p99 while mysql is cleaned, over before";
 /// The first is what the others are compared with.
 fn storages() -> Vec<Storage> {
     let redis = Redis::start(&[]);
+    let memcached = Memcached::start(&[]);
     let (postgres, mysql) = (Database::postgres(&[]), Database::mariadb(&[]));
     vec![
         Storage {
@@ -54,6 +59,13 @@ fn storages() -> Vec<Storage> {
             what: "open from redis",
             budget: None,
             server: Server::Other(Box::new(redis)),
+        },
+        Storage {
+            name: "memcached",
+            options: format!("port = {}", memcached.port),
+            what: "open from memcached, over open from redis",
+            budget: Some(0.8),
+            server: Server::Other(Box::new(memcached)),
         },
         Storage {
             name: "postgres",

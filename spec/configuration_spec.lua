@@ -31,13 +31,11 @@ describe("configuration", function()
     assert.has_error(function() session.new("x") end, "invalid configuration (table expected, got string)")
   end)
 
-  it("says which storages are not there yet", function()
-    for _, name in ipairs { "memcached", "postgres", "no.such.module" } do
-      local ok, err = pcall(session.new, { storage = name })
-      assert.is_false(ok)
-      assert.matches("^unable to load session storage %(", err)
-      assert.matches(name, err, 1, true)
-    end
+  it("says which storage's module is not there", function()
+    local ok, err = pcall(session.new, { storage = "no.such.module" })
+    assert.is_false(ok)
+    assert.matches("^unable to load session storage %(", err)
+    assert.matches("no.such.module", err, 1, true)
   end)
 
   it("takes the names of the owner's documentation", function()

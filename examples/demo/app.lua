@@ -18,6 +18,7 @@ function app.init()
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
     file = { path = os.getenv("FILES") },
+    memcached = { port = tonumber(os.getenv("MEMCACHED_PORT")), prefix = "demo" },
     audience = "books",
     store_metadata = true,
   })

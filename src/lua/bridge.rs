@@ -41,7 +41,9 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
 /// The storages' makers by name.
 pub fn storages(lua: &Lua) -> LuaResult<LuaTable> {
     lua.create_table_from([
+        ("dshm", maker(lua, options::dshm)?),
         ("file", maker(lua, options::file)?),
+        ("memcached", maker(lua, options::memcached)?),
         ("mysql", maker(lua, options::mysql)?),
         ("postgres", maker(lua, options::postgres)?),
         ("redis", maker(lua, options::redis)?),

@@ -13,12 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cleanup;
+pub mod dshm;
+mod escape;
 pub mod file;
 mod lanes;
 mod link;
+pub mod memcached;
 pub mod metadata;
 pub mod mysql;
 pub mod network;
+mod pipeline;
 pub mod postgres;
 pub mod redis;
 pub mod sql;

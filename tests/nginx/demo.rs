@@ -214,3 +214,8 @@ fn a_day_with_the_demo_in_redis() {
 fn a_day_with_the_demo_in_files() {
     a_day_with_the_demo("file");
 }
+
+#[test]
+fn a_day_with_the_demo_in_memcached() {
+    a_day_with_the_demo("memcached");
+}

@@ -6,6 +6,8 @@ mod demo;
 mod faults;
 mod file_storage;
 mod http;
+mod memcached_server;
+mod memcached_storage;
 mod redis_servers;
 mod redis_storage;
 mod rock;
@@ -13,6 +15,7 @@ mod server;
 mod specs;
 mod sql_servers;
 mod sql_storage;
+mod storages;
 mod workers;
 
 #[path = "../support/vectors.rs"]

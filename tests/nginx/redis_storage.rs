@@ -4,23 +4,33 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, open_records, recovery, timed};
+use super::faults::{Load, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
 use super::server::{Nginx, Site};
 use super::specs;
+use super::storages::{self, Server, now, port_of};
 
-fn nginx(redis: &str) -> Nginx {
-    let init = format!(
-        r#"require("resty.session").init({{ secret = "redis tests", storage = "redis", store_metadata = true, redis = {{
-            connect_timeout = 500, send_timeout = 500, read_timeout = 500, {redis}
-        }} }})"#
-    );
-    Nginx::start(&Site { init: &init, server: PROGRAM, ..Site::default() })
+impl Server for Redis {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.signal(signal);
+    }
+
+    fn kill(&mut self) {
+        self.kill();
+    }
+
+    fn start_again(&mut self) {
+        self.start_again();
+    }
 }
 
-fn port(redis: &Redis) -> String {
-    format!("port = {}", redis.port)
+fn nginx(options: &str) -> Nginx {
+    storages::nginx("redis", options)
 }
 
 #[test]
@@ -33,7 +43,7 @@ fn every_kind_of_redis_keeps_the_contract() {
 #[test]
 fn records_are_those_of_the_reference() {
     let redis = Redis::start(&[]);
-    let nginx = nginx(&port(&redis));
+    let nginx = nginx(&port_of(&redis));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     let first = id(&browser);
@@ -46,10 +56,9 @@ fn records_are_those_of_the_reference() {
     let owner = "session:ZGVmYXVsdA:YWRh";
     assert_eq!(redis.ask::<String>(&format!("TYPE {owner}")), "zset");
     let members = |redis: &Redis| redis.ask::<Vec<(String, u64)>>(&format!("ZRANGE {owner} 0 -1 WITHSCORES"));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let (key, expiry) = members(&redis).remove(0);
     assert_eq!(key, first);
-    assert!((now + 3595..=now + 3600).contains(&expiry));
+    assert!((now() + 3595..=now() + 3600).contains(&expiry));
     assert!((3595..=3600).contains(&redis.ask::<i64>(&format!("TTL {owner}"))));
 
     assert_eq!(browser.get(nginx.url("/set?v=2")), "saved");
@@ -124,42 +133,13 @@ fn a_unix_socket_a_database_and_a_password_will_do() {
 }
 
 #[test]
-fn a_server_that_hangs_is_a_timeout_and_others_go_on() {
-    let redis = Redis::start(&[]);
-    let nginx = nginx(&port(&redis));
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    redis.signal(Signal::SIGSTOP);
-    for _ in 0..3 {
-        let (answer, took) = timed(&browser, nginx.url("/get"));
-        assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
-        assert!(took < Duration::from_millis(1300), "{took:?}");
-        let (answer, took) = timed(&browser, nginx.url("/plain"));
-        assert_eq!(answer, "ok");
-        assert!(took < Duration::from_millis(200), "{took:?}");
-    }
-    redis.signal(Signal::SIGCONT);
-    assert_eq!(browser.get(nginx.url("/get")), "1");
+fn redis_may_hang() {
+    storages::hangs("redis", &Redis::start(&[]));
 }
 
 #[test]
-fn a_server_that_refuses_says_so_and_is_found_again() {
-    let mut redis = Redis::start(&[]);
-    let nginx = nginx(&port(&redis));
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    redis.kill();
-    for _ in 0..3 {
-        let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
-        assert!(answer.starts_with("unable to store session data ("), "{answer}");
-        assert!(took < Duration::from_millis(700));
-    }
-    let answer = browser.get(nginx.url("/get"));
-    assert!(answer.contains("refused"), "{answer}");
-    redis.start_again();
-    assert_eq!(browser.get(nginx.url("/get")), "unable to load session", "it has lost everything");
-    assert_eq!(browser.get(nginx.url("/set?v=3")), "saved");
-    assert_eq!(browser.get(nginx.url("/get")), "3");
+fn redis_may_refuse_and_start_again() {
+    storages::refuses("redis", &mut Redis::start(&[]));
 }
 
 #[test]
@@ -201,30 +181,14 @@ fn tls_is_verified_unless_the_program_says_not_to() {
 }
 
 #[test]
-fn answers_that_are_cut_or_garbage_are_errors_and_no_values() {
-    let redis = Redis::start(&[]);
-    let spoiler = Spoiler::start(redis.port);
-    let nginx = nginx(&format!("port = {}", spoiler.port));
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    for spoil in [Spoil::Cut, Spoil::Garbage] {
-        spoiler.spoil(Some(spoil));
-        for _ in 0..3 {
-            let (answer, took) = timed(&browser, nginx.url("/get"));
-            assert!(answer.starts_with("unable to load session ("), "{answer}");
-            assert!(took < Duration::from_millis(1300), "{took:?}");
-            assert_eq!(browser.get(nginx.url("/plain")), "ok");
-        }
-        spoiler.spoil(None);
-        assert_eq!(browser.get(nginx.url("/get")), "1");
-    }
-    assert_eq!(nginx.complaints(), [""; 0]);
+fn redis_may_send_less_or_something_else() {
+    storages::spoils("redis", &Redis::start(&[]));
 }
 
 #[test]
 fn a_full_or_read_only_server_says_so() {
     let redis = Redis::start(&[]);
-    let nginx = nginx(&port(&redis));
+    let nginx = nginx(&port_of(&redis));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     redis.ask::<()>("CONFIG SET maxmemory 1");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -11,6 +11,7 @@ use super::http::Browser;
 use super::server::{Nginx, Site, wait_for};
 use super::specs;
 use super::sql_servers::Database;
+use super::storages::now;
 
 /// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
 macro_rules! with_both {
@@ -54,10 +55,6 @@ fn nginx(database: &Database) -> Nginx {
 
 /// The longest that an operation may take which fails.
 const IN_TIME: Duration = Duration::from_millis(1900);
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
 
 /// An expression that gives seconds since the epoch.
 fn epoch(database: &Database, column: &str) -> String {

@@ -19,22 +19,18 @@ local OPTION = {
 }
 
 local MODULE = {
+  dshm = "resty.session.dshm",
+  file = "resty.session.file",
   mariadb = "resty.session.mysql",
+  memcache = "resty.session.memcached",
+  memcached = "resty.session.memcached",
   mysql = "resty.session.mysql",
   postgres = "resty.session.postgres",
   postgresql = "resty.session.postgres",
-  file = "resty.session.file",
   redis = "resty.session.redis",
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
   shm = "resty.session.shm",
-}
-
--- Known names whose storages are not part of this version.
-local MISSING = {
-  dshm = true,
-  memcached = true,
-  memcache = true,
 }
 
 local storages = {}
@@ -65,9 +61,6 @@ function storages.load(storage, configuration)
   end
   if type(storage) ~= "string" then
     error("invalid session storage", 0)
-  end
-  if MISSING[storage] then
-    error('unable to load session storage (storage "' .. storage .. '" is not part of this version)', 0)
   end
   local ok, module = pcall(require, MODULE[storage] or storage)
   if not ok then

@@ -6,15 +6,19 @@ use mlua::prelude::*;
 
 use crate::storage::Naming;
 use crate::storage::cleanup::Cleanup;
-use crate::storage::network::{Address, Node, Timeouts, Tls};
+use crate::storage::network::{Address, Endpoint, Node, Timeouts, Tls};
 
+mod dshm;
 mod file;
+mod memcached;
 mod mysql;
 mod postgres;
 mod redis;
 mod sql;
 
+pub use dshm::dshm;
 pub use file::file;
+pub use memcached::memcached;
 pub use mysql::mysql;
 pub use postgres::postgres;
 pub use redis::redis;
@@ -154,5 +158,15 @@ impl Reader<'_> {
         }
         let host = self.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
         Ok(Address::Tcp(Node { host, port: self.port(default_port)? }))
+    }
+
+    /// A server of one address.
+    fn endpoint(&self, default_port: u16) -> Result<Endpoint, String> {
+        Ok(Endpoint {
+            address: self.address(default_port)?,
+            tls: self.tls()?,
+            timeouts: self.timeouts()?,
+            pool: self.text("pool")?,
+        })
     }
 }

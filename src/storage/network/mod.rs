@@ -43,6 +43,16 @@ impl Timeouts {
     }
 }
 
+/// A server, and how to speak to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: Address,
+    pub tls: Option<Tls>,
+    pub timeouts: Timeouts,
+    /// Storages with different names share no connection.
+    pub pool: Option<String>,
+}
+
 /// An operation's time limit is a little beyond those of its parts, whose errors say more.
 pub(super) const MARGIN: Duration = Duration::from_millis(100);
 

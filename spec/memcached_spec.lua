@@ -1,0 +1,114 @@
+-- Needs a memcached: `?memcached=port`.
+
+local contract = require "spec.contract"
+local names = require "spec.names"
+local session = require "resty.session"
+local sessions = require "spec.sessions"
+local support = require "spec.support"
+local utils = require "resty.session.utils"
+
+local MEMCACHED = {
+  port = tonumber(ngx.var.arg_memcached), connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000,
+}
+
+describe("memcached", function()
+  local function make(more)
+    return require("resty.session.memcached").new(support.with(MEMCACHED, more))
+  end
+
+  contract(make)
+  names(make)
+  sessions({ storage = "memcached", memcached = MEMCACHED })
+
+  local function key()
+    return utils.encode_base64url(utils.rand_bytes(32))
+  end
+
+  it("refuses names that are too long, and stores nothing then", function()
+    local storage, metadata = make(), { audiences = { "a" }, subjects = { ("s"):rep(250) } }
+    local k, now = key(), ngx.time()
+    local ok, err = storage:set("n", k, "v", 60, now, nil, nil, metadata)
+    assert.is_nil(ok)
+    assert.matches("^a name of 258 bytes is longer than the 250 that memcached takes", err)
+    assert.is_nil((storage:get("n", k, now)))
+    ok, err = storage:get(("n"):rep(205), k, now)
+    assert.is_nil(ok)
+    assert.matches("^a name of 251 bytes", err)
+    assert.same({}, { storage:get(("n"):rep(204), k, now) })
+  end)
+
+  it("refuses a record that is too large, and goes on", function()
+    local storage, k, now = make(), key(), ngx.time()
+    local value = ("x"):rep(1100000)
+    assert.same({ nil, "the server refuses a record of 1100000 bytes: object too large for cache" }, {
+      storage:set("large", k, value, 60, now),
+    })
+    value = value:sub(1, 1000000)
+    assert(storage:set("large", k, value, 60, now))
+    assert.equal(value, storage:get("large", k, now))
+  end)
+
+  it("keeps no replaced record whose stale_ttl is 0", function()
+    local storage, old, now = make(), key(), ngx.time()
+    assert(storage:set("stale", old, "v", 60, now))
+    assert(storage:set("stale", key(), "v", 60, now, old, 0))
+    assert.is_nil((storage:get("stale", old, now)))
+  end)
+
+  it("loses none of those that come and go while others lengthen and tidy up", function()
+    local storage, now = make(), ngx.time()
+    local metadata = { audiences = { key() }, subjects = { key() } }
+    local expected, threads = {}, {}
+    for i = 1, 32 do
+      threads[i] = ngx.thread.spawn(function()
+        local old
+        for round = 1, 10 do
+          ngx.sleep(math.random() / 100)
+          local k, ttl = key(), (10 * i + 500) * round
+          assert(storage:set("many", k, "v", ttl, now, old, 10, metadata))
+          if round % 5 == 0 then
+            assert(storage:delete("many", k, now, metadata))
+          elseif round % 5 == 3 then
+            expected[k], old = now + ttl, nil
+          else
+            old = k
+          end
+        end
+      end)
+    end
+    for i = 1, 32 do
+      assert(ngx.thread.wait(threads[i]))
+    end
+    assert.same(expected, storage:read_metadata("many", metadata.audiences[1], metadata.subjects[1], now))
+  end)
+end)
+
+describe("memcached in sessions", function()
+  local browser
+
+  support.fresh(function(fresh)
+    browser = fresh
+  end)
+
+  it("is found by every name", function()
+    for _, storage in ipairs { "memcached", "memcache" } do
+      local options = { storage = storage, memcached = MEMCACHED, store_metadata = true }
+      local s = session.new(options)
+      s:set_subject("ada")
+      s:set("name", "Ada")
+      assert(s:save())
+      browser:next()
+      local opened, err, exists = session.open(options)
+      assert.is_nil(err)
+      assert.is_true(exists)
+      assert.equal("Ada", opened:get("name"))
+      assert.same({ true, nil, true, true }, { session.destroy(options) })
+    end
+  end)
+
+  it("names what is wrong with an option", function()
+    local ok, err = pcall(session.new, { storage = "memcached", memcached = { port = 70000 } })
+    assert.is_false(ok)
+    assert.equal("invalid memcached port (at most 65535)", err)
+  end)
+end)

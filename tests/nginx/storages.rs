@@ -1,0 +1,95 @@
+//! What the tests of storages behind a network share: sites over them, and what each must do when its server fails.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::faults::{PROGRAM, Spoil, Spoiler, timed};
+use super::http::Browser;
+use super::server::{Nginx, Site};
+
+/// A server that can be made to fail.
+pub trait Server {
+    fn port(&self) -> u16;
+    fn signal(&self, signal: Signal);
+    fn kill(&mut self);
+    /// On the same port, without what was stored.
+    fn start_again(&mut self);
+}
+
+/// The program over a storage, with these options and timeouts of half a second.
+pub fn nginx(storage: &str, options: &str) -> Nginx {
+    let init = format!(
+        r#"require("resty.session").init({{ secret = "tests", storage = "{storage}", store_metadata = true, {storage} = {{
+            connect_timeout = 500, send_timeout = 500, read_timeout = 500, {options}
+        }} }})"#
+    );
+    Nginx::start(&Site { init: &init, server: PROGRAM, ..Site::default() })
+}
+
+pub fn port_of(server: &impl Server) -> String {
+    format!("port = {}", server.port())
+}
+
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A server that hangs is a timeout, and other requests go on.
+pub fn hangs(storage: &str, server: &impl Server) {
+    let nginx = nginx(storage, &port_of(server));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    server.signal(Signal::SIGSTOP);
+    for _ in 0..3 {
+        let (answer, took) = timed(&browser, nginx.url("/get"));
+        assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
+        assert!(took < Duration::from_millis(1300), "{took:?}");
+        let (answer, took) = timed(&browser, nginx.url("/plain"));
+        assert_eq!(answer, "ok");
+        assert!(took < Duration::from_millis(200), "{took:?}");
+    }
+    server.signal(Signal::SIGCONT);
+    assert_eq!(browser.get(nginx.url("/get")), "1");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// A server that refuses says so, and is found again.
+pub fn refuses(storage: &str, server: &mut impl Server) {
+    let nginx = nginx(storage, &port_of(server));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    server.kill();
+    for _ in 0..3 {
+        let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
+        assert!(answer.starts_with("unable to store session data ("), "{answer}");
+        assert!(took < Duration::from_millis(700));
+    }
+    let answer = browser.get(nginx.url("/get"));
+    assert!(answer.contains("refused"), "{answer}");
+    server.start_again();
+    assert_eq!(browser.get(nginx.url("/get")), "unable to load session", "it has lost everything");
+    assert_eq!(browser.get(nginx.url("/set?v=3")), "saved");
+    assert_eq!(browser.get(nginx.url("/get")), "3");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// Answers that are cut or garbage are errors and no values.
+pub fn spoils(storage: &str, server: &impl Server) {
+    let spoiler = Spoiler::start(server.port());
+    let nginx = nginx(storage, &format!("port = {}", spoiler.port));
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    for spoil in [Spoil::Cut, Spoil::Garbage] {
+        spoiler.spoil(Some(spoil));
+        for _ in 0..3 {
+            let (answer, took) = timed(&browser, nginx.url("/get"));
+            assert!(answer.starts_with("unable to load session ("), "{answer}");
+            assert!(took < Duration::from_millis(1300), "{took:?}");
+            assert_eq!(browser.get(nginx.url("/plain")), "ok");
+        }
+        spoiler.spoil(None);
+        assert_eq!(browser.get(nginx.url("/get")), "1");
+    }
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
