@@ -12,12 +12,9 @@ local native = require "resty.session.native"
 local storages = require "resty.session.storages"
 local json = require("cjson.safe").new()
 
-local clear_request_header = ngx.req.clear_header
-local set_request_header = ngx.req.set_header
-local header = ngx.header
-local log = ngx.log
-local var = ngx.var
-local time = ngx.time
+local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
+local header, var = ngx.header, ngx.var
+local log, time = ngx.log, ngx.time
 
 local band = require("bit").band
 
@@ -134,10 +131,12 @@ local function build(configuration, base, make, parent, storage)
   if configuration.storage ~= nil then
     storage = storages.load(configuration.storage, configuration)
   end
-  local profile, err = make(configuration, parent, storage and true or false)
+  local prepare, wait = storages.on_bridge(storage)
+  local profile, err = make(configuration, parent, storage and true or false, prepare and storage.native)
   if not profile then
     error(err, 0)
   end
+  profile.prepare, profile.wait = prepare, wait
   profile.base = base
   profile.configuration = copy(configuration, DEPTH)
   profile.storage = storage or false
@@ -189,13 +188,20 @@ local function respond(lines, warning)
   end
 end
 
--- Asks the storage what the native task needs, until the act is done.
-local function carry(storage, task, ...)
+-- Asks the storage what the native task needs, until the act is done. A storage on the bridge was asked already.
+local function carry(profile, task, ...)
   if not task then
     return ...
+  elseif type(task) == "number" then
+    return carry(profile, native.resume(task, nil, profile.wait(task, (...))))
   end
-  local method = ...
-  return carry(storage, native.resume(task, storage[method](storage, select(2, ...))))
+  local storage = profile.storage
+  return carry(profile, native.resume(task, storage[(...)](storage, select(2, ...))))
+end
+
+-- Why the storage can't be waited for, if it can't.
+local function problem_of(profile)
+  return profile.prepare and profile.prepare(profile.storage)
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -310,9 +316,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, c
 end
 
 local function becomes(self, state, ok, err)
-  if ok then
-    self.state = state
-  end
+  self.state = ok and state or self.state
   return ok, err
 end
 
@@ -332,8 +336,8 @@ end
 -- Runs an act of the native module on an instance.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
-  return take_over(self, now, false, carry(self.storage, act(
-    self.profile.handle, now, self.state == "open", self.remember, self.forget,
+  return take_over(self, now, false, carry(self.profile, act(
+    self.profile.handle, now, problem_of(self.profile), self.state == "open", self.remember, self.forget,
     meta.value, meta.ikm, meta.ciphertext or nil, self.remember_meta or nil, payload, self.data_index, info)))
 end
 
@@ -361,14 +365,14 @@ function info_metatable:set(key, value)
   local owner = self.session
   live(owner, "unable to set session info on closed session")
   local current = owner.data[owner.data_index]
-  if not owner.storage then
+  local data = owner.storage and (self.data or {})
+  if data then
+    data[current[2]] = data[current[2]] or {}
+    data[current[2]][key] = value
+    self.data = data
+  else
     current[1]["@" .. key] = value
-    return
   end
-  local data = self.data or {}
-  data[current[2]] = data[current[2]] or {}
-  data[current[2]][key] = value
-  self.data = data
 end
 
 --- Gets a value of the info store.
@@ -536,8 +540,8 @@ end
 function metatable:open()
   local profile, now = self.profile, time()
   local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
-  return take_over(self, now, cookie or true, carry(self.storage, native.instance.open(
-    profile.handle, now, cookie, audience, self.remember)))
+  return take_over(self, now, cookie or true, carry(profile, native.instance.open(
+    profile.handle, now, cookie, problem_of(profile), audience, self.remember)))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -609,9 +613,7 @@ end
 
 metatable.hide = metatable.clear_request_cookie
 
-local function set_response_header(name, value)
-  header[name] = value
-end
+local function set_response_header(name, value) header[name] = value end
 
 local function set_property_headers(self, set, names)
   for i = 1, #names do
@@ -673,7 +675,8 @@ local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
   local self = new_instance(profile)
   local cookie = var[profile.cookie_variable]
-  local ok, err = take_over(self, now, cookie or true, carry(profile.storage, act(profile.handle, now, cookie)))
+  local ok, err = take_over(self, now, cookie or true, carry(profile, act(
+    profile.handle, now, cookie, problem_of(profile))))
   self.data = self.data or { new_entry(profile) }
   return self, ok, err
 end
@@ -711,7 +714,8 @@ end
 
 local function end_session(act, configuration)
   local profile = resolve(configuration)
-  return finish(carry(profile.storage, act(profile.handle, time(), var[profile.cookie_variable])))
+  return finish(carry(profile, act(
+    profile.handle, time(), var[profile.cookie_variable], problem_of(profile))))
 end
 
 --- Logs the configured audience out of the request's session.

@@ -1,16 +1,20 @@
 //! The acts on a session: arguments into a [`Session`], its needs out to Lua, its results back.
 //!
-//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, the row starts with
-//! a task, followed by the storage method's name and arguments; the shim calls the method and gives its answer
-//! to `resume`, which answers such a row again. What of the request is needed, a second cookie or the values to
-//! bind to, is read by calling back into Lua at once.
+//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it depends on the storage: what
+//! a storage on the bridge is to do is submitted at once, and the row starts with a ticket, to be waited for. For a storage of
+//! the program's own the row starts with a task, followed by the storage method's name and arguments; the shim calls
+//! the method. `resume` then answers such a row again. What of the request is needed, a second cookie or the values to bind
+//! to, is read by calling back into Lua at once.
 
 use std::rc::Rc;
 
 use mlua::prelude::*;
 use mlua::{BString, Either};
 
+use super::bridge::bridge;
 use super::configuration::Handle;
+use super::storages::{StorageHandle, Submitted};
+use crate::bridge::Answer as BridgeAnswer;
 use crate::cookie::{Binding, Error as CookieError};
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Set, Step, Task};
@@ -21,10 +25,11 @@ type HandleRef = LuaUserDataRef<Handle>;
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 type Slot = Either<Option<String>, LuaValue>;
 
-/// A task and the storage operation it needs (`method, ...`); or nil and the result (`err, exists, lines, warning,
+/// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it needs (`method, ...`);
+/// or nil and the result (`err, exists, lines, warning,
 /// key, cookie, ciphertext, payload, index, info, remembered`). The cookie is the value of the session's first
 /// cookie, header and initial chunk, where it is no longer the one that was read.
-type Row = (Option<Running>, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot);
+type Row = (Option<Either<u64, Running>>, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot);
 const SLOTS: usize = 11;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -56,8 +61,8 @@ fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     Ok(())
 }
 
-/// `handle, now, cookie`: the session cookie's value.
-type Args = (HandleRef, u64, Option<BString>);
+/// `handle, now, cookie, problem`: the session cookie's value, and why storages can't be waited for, if they can't.
+type Args = (HandleRef, u64, Option<BString>, Option<String>);
 
 /// The functions that start from the request's cookie.
 #[derive(Clone, Copy)]
@@ -68,9 +73,9 @@ enum Function {
     Destroy,
 }
 
-fn on_request(lua: &Lua, (handle, now, cookie): Args, function: Function) -> LuaResult<Row> {
-    let session = Session::new(&handle.0);
-    let running = Running::new(&handle.0, now, session, move |act, mut session| async move {
+fn on_request(lua: &Lua, (handle, now, cookie, problem): Args, function: Function) -> LuaResult<Row> {
+    let session = Session::new(&handle.configuration);
+    let running = Running::new(&handle, now, session, problem, move |act, mut session| async move {
         let outcome = match function {
             Function::Open => session::open(&act, &mut session).await,
             Function::Start => session::start(&act, &mut session).await,
@@ -82,22 +87,23 @@ fn on_request(lua: &Lua, (handle, now, cookie): Args, function: Function) -> Lua
     running.start(lua, cookie)
 }
 
-/// `handle, now, cookie, audience, remember`: opens on behalf of an instance.
-type OpenArgs = (HandleRef, u64, Option<BString>, BString, bool);
+/// `handle, now, cookie, problem, audience, remember`: opens on behalf of an instance.
+type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, BString, bool);
 
-fn open_instance(lua: &Lua, (handle, now, cookie, audience, remember): OpenArgs) -> LuaResult<Row> {
-    let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.0) };
-    let running = Running::new(&handle.0, now, session, |act, mut session| async move {
+fn open_instance(lua: &Lua, (handle, now, cookie, problem, audience, remember): OpenArgs) -> LuaResult<Row> {
+    let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.configuration) };
+    let running = Running::new(&handle, now, session, problem, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)
     });
     running.start(lua, cookie)
 }
 
-/// `handle, now, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
+/// `handle, now, problem, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
 type InstanceArgs = (
     HandleRef,
     u64,
+    Option<String>,
     bool,
     bool,
     bool,
@@ -121,8 +127,9 @@ enum Method {
 }
 
 fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> {
-    let (handle, now, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info) = args;
-    let configuration = &handle.0;
+    let (handle, now, problem, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info) =
+        args;
+    let configuration = &handle.configuration;
     let metas = meta(configuration, cookie, ikm, ciphertext)
         .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
     let (meta, remember_meta) = match metas {
@@ -140,7 +147,7 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         info: info.map(Into::into),
         ..Session::new(configuration)
     };
-    let running = Running::new(configuration, now, session, move |act, mut session| async move {
+    let running = Running::new(&handle, now, session, problem, move |act, mut session| async move {
         let result = match method {
             Method::Save => session.save(&act).await,
             Method::Touch => session.touch(&act).await,
@@ -176,9 +183,13 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
 type Done = (Session, Outcome);
 
 /// An act under way, and what it takes to go on with it.
-struct Running {
+pub struct Running {
     task: Task<Done>,
     configuration: Rc<Configuration>,
+    /// One on the bridge.
+    storage: Option<StorageHandle>,
+    /// Why storages on the bridge can't be waited for.
+    problem: Option<String>,
     payload_size: usize,
 }
 
@@ -186,15 +197,17 @@ impl LuaUserData for Running {}
 
 impl Running {
     fn new<F: Future<Output = Done> + 'static>(
-        configuration: &Rc<Configuration>,
+        handle: &Handle,
         now: u64,
         session: Session,
+        problem: Option<String>,
         run: impl FnOnce(Act, Session) -> F,
     ) -> Self {
+        let Handle { configuration, storage } = handle;
         let payload_size = session.payload.len();
         let act = |host: Host| Act { configuration: configuration.clone(), host, now, random: getrandom::fill };
         let task = Task::new(|host| run(act(host), session));
-        Self { task, configuration: configuration.clone(), payload_size }
+        Self { task, configuration: configuration.clone(), storage: storage.clone(), problem, payload_size }
     }
 
     fn start(mut self, lua: &Lua, cookie: Option<BString>) -> LuaResult<Row> {
@@ -214,7 +227,15 @@ impl Running {
             let answer = match step {
                 Step::Needs(Effect::Cookie { name }) => cookie(lua, &name),
                 Step::Needs(Effect::Binding) => binding(lua),
-                Step::Needs(effect) => return needs(lua, self, effect),
+                Step::Needs(effect) => match (&self.storage, &self.problem) {
+                    (None, _) => return needs(lua, self, effect),
+                    (Some(storage), None) => {
+                        let storage = storage.clone();
+                        let submitted = storage.submit_effect(lua, effect, self);
+                        return Ok(submitted.map_or_else(|error| failed(&error), waits));
+                    }
+                    (Some(_), Some(problem)) => Ok(self.refused(problem.clone())),
+                },
                 Step::Done(result) => return done(lua, result, self.payload_size),
                 Step::Over => return Ok(failed(&"the act is over")),
             };
@@ -224,6 +245,11 @@ impl Running {
                 Err(error) => return Ok(failed(&error)),
             };
         }
+    }
+
+    /// The answer of a storage that did not do what it was asked.
+    fn refused(&self, cause: String) -> Answer {
+        if self.task.needs_record() { Answer::Record(Err(Some(cause))) } else { Answer::Done(Err(Some(cause))) }
     }
 }
 
@@ -247,25 +273,46 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
     reader.ok_or_else(|| LuaError::runtime("no reader was set"))
 }
 
-/// `resume(task, value, err)`: goes on with a storage's answer.
-fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
-    let mut running: Running = task.take()?;
-    let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
+/// `resume(task, value, err)`: goes on with a storage's answer. `resume(ticket, nil, err)`: goes on with what came for the
+/// ticket, or with the error where nothing came.
+fn resume(lua: &Lua, (task, value, error): (Either<LuaAnyUserData, u64>, LuaValue, LuaValue)) -> LuaResult<Row> {
     let cause = || if error.is_nil() { None } else { error.to_string().ok() };
-    let answer = if running.task.needs_record() {
-        match value.as_string() {
-            Some(text) => Answer::Record(Ok(text.as_bytes().to_vec())),
-            None if succeeded => Answer::Record(Err(Some(format!("string expected, got {}", value.type_name())))),
-            None => Answer::Record(Err(cause())),
+    let (mut running, answer) = match task {
+        Either::Left(task) => {
+            let running: Running = task.take()?;
+            let answer = answer_of(&running, &value, cause);
+            (running, answer)
         }
-    } else {
-        Answer::Done(if succeeded { Ok(()) } else { Err(cause()) })
+        Either::Right(ticket) => {
+            let (running, result) = bridge(lua)?.forget(ticket);
+            let Some(running) = running else { return Ok(failed(&"the act is over")) };
+            let answer = match result {
+                Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
+                Some(Ok(_)) => Answer::Done(Ok(())),
+                Some(Err(error)) => running.refused(error.to_string()),
+                None => running.refused(cause().unwrap_or_else(|| "no answer".to_owned())),
+            };
+            (running, answer)
+        }
     };
     let step = running.task.resume(answer);
     running.go_on(lua, step)
 }
 
-fn row(task: Option<Running>, slots: [Slot; SLOTS]) -> Row {
+/// What a program's storage answered.
+fn answer_of(running: &Running, value: &LuaValue, cause: impl Fn() -> Option<String>) -> Answer {
+    let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
+    if !running.task.needs_record() {
+        return Answer::Done(if succeeded { Ok(()) } else { Err(cause()) });
+    }
+    match value.as_string() {
+        Some(text) => Answer::Record(Ok(text.as_bytes().to_vec())),
+        None if succeeded => Answer::Record(Err(Some(format!("string expected, got {}", value.type_name())))),
+        None => Answer::Record(Err(cause())),
+    }
+}
+
+fn row(task: Option<Either<u64, Running>>, slots: [Slot; SLOTS]) -> Row {
     let [a, b, c, d, e, f, g, h, i, j, k] = slots;
     (task, a, b, c, d, e, f, g, h, i, j, k)
 }
@@ -297,6 +344,12 @@ fn failed(error: &dyn std::fmt::Display) -> Row {
     row(None, slots)
 }
 
+fn waits((ticket, limit): Submitted) -> Row {
+    let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| nil());
+    slots[0] = Either::Right(LuaValue::Number(limit));
+    row(Some(Either::Left(ticket)), slots)
+}
+
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
     let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| nil());
     match effect {
@@ -321,7 +374,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
         }
         Effect::Cookie { .. } | Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
     }
-    Ok(row(Some(task), slots))
+    Ok(row(Some(Either::Right(task)), slots))
 }
 
 fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {

@@ -1,251 +1,182 @@
-//! The bridge for Lua: a port, its doorbell, what comes through it, and the operations that go into it.
+//! The bridge for Lua: its doorbell, the tickets of what waits, and the answers that came for them.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mlua::Either;
 use mlua::prelude::*;
-use mlua::{BString, Either};
 
-use super::{answer, options};
-use crate::bridge::registry::Registry;
+use super::acts::Running;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Answer, Port, doorbell};
-use crate::storage::{Error, Options, Owner, Record, Storage};
+use crate::storage::Error;
+
+/// This VM's end of the bridge.
+pub struct Bridge {
+    port: Port,
+    runtime: OnceCell<Arc<Runtime>>,
+    /// What was submitted, until its answer is taken or forgotten.
+    tickets: RefCell<HashMap<u64, Ticket>>,
+    swept: Cell<Instant>,
+}
+
+/// How long an answer that was drained may wait to be taken, at least: who waits for it is run at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
+#[derive(Default)]
+struct Ticket {
+    act: Option<Running>,
+    result: Option<Result<Answer, Error>>,
+    /// Whether it had been drained at the last sweep.
+    stale: bool,
+}
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
+    lua.set_app_data(Bridge::new());
     let table = lua.create_table()?;
-    table.set(
-        "new_port",
-        lua.create_function(|_, ()| Ok(PortHandle { port: Port::default(), runtime: OnceCell::new() }))?,
-    )?;
     table.set("claim", lua.create_function(|_, ()| Ok(runtime::current().is_ok_and(|runtime| runtime.claim())))?)?;
-    table.set("open_doorbell", lua.create_function(open_doorbell)?)?;
-    table.set("drain", lua.create_function(drain)?)?;
-    table.set("flush", lua.create_function(flush)?)?;
-    table.set("discard", lua.create_function(discard)?)?;
-    table.set("ring", lua.create_function(ring)?)?;
+    table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
+    table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;
+    table.set("take", lua.create_function(take)?)?;
+    table.set("forget", lua.create_function(forget)?)?;
+    table.set("flush", action(lua, Bridge::flush)?)?;
+    table.set("discard", action(lua, |bridge| bridge.port.discard())?)?;
+    table.set("ring", action(lua, |bridge| bridge.port.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
-    table.set(
-        "in_flight",
-        lua.create_function(|_, port: LuaUserDataRef<PortHandle>| Ok(port.port.counts().in_flight()))?,
-    )?;
-    table.set("get", lua.create_function(submit_get)?)?;
-    table.set("set", lua.create_function(submit_set)?)?;
-    table.set("delete", lua.create_function(submit_delete)?)?;
-    table.set("read_metadata", lua.create_function(submit_read_metadata)?)?;
+    table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.port.counts().in_flight()))?)?;
     Ok(table)
 }
 
-/// The storages' makers by name.
-pub fn storages(lua: &Lua) -> LuaResult<LuaTable> {
-    lua.create_table_from([
-        ("dshm", maker(lua, options::dshm)?),
-        ("file", maker(lua, options::file)?),
-        ("memcached", maker(lua, options::memcached)?),
-        ("mysql", maker(lua, options::mysql)?),
-        ("postgres", maker(lua, options::postgres)?),
-        ("redis", maker(lua, options::redis)?),
-    ])
+fn action(lua: &Lua, act: fn(&Bridge)) -> LuaResult<LuaFunction> {
+    lua.create_function(move |lua, ()| {
+        act(&*bridge(lua)?);
+        Ok(())
+    })
 }
 
-/// A port, and the runtime that it flushes to.
-struct PortHandle {
-    port: Port,
-    runtime: OnceCell<Arc<Runtime>>,
+pub fn bridge(lua: &Lua) -> LuaResult<mlua::AppDataRef<'_, Bridge>> {
+    lua.app_data_ref::<Bridge>().ok_or_else(|| LuaError::runtime("there is no bridge"))
 }
-
-impl LuaUserData for PortHandle {}
-
-type PortRef = LuaUserDataRef<PortHandle>;
 
 /// Host, port and token; or nil and an error.
 type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
 
-/// `open_doorbell(port)`: what to connect with, port and token nil for a Unix socket; or `nil, err`.
-fn open_doorbell(_: &Lua, port: PortRef) -> LuaResult<Doorbell> {
-    let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &port.port));
-    Ok(match opened {
-        Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
-        Err(error) => (None, Either::Right(error.to_string()), None),
-    })
-}
-
-/// `flush(port)`: runs what was submitted.
-fn flush(_: &Lua, port: PortRef) -> LuaResult<()> {
-    // Something was submitted, so there is a runtime; asking for it costs a system call.
-    if port.runtime.get().is_none()
-        && let Ok(runtime) = runtime::current()
-    {
-        let _ = port.runtime.set(runtime);
-    }
-    if let Some(runtime) = port.runtime.get() {
-        port.port.flush(&runtime.handle);
-    }
-    Ok(())
-}
-
-/// `discard(port)`: drops what was submitted and not flushed.
-fn discard(_: &Lua, port: PortRef) -> LuaResult<()> {
-    port.port.discard();
-    Ok(())
-}
-
-/// `ring(port)`: wakes who reads the doorbell.
-fn ring(_: &Lua, port: PortRef) -> LuaResult<()> {
-    port.port.ring();
-    Ok(())
-}
-
-/// `drain(port)`: three values a completion in one array: ticket, value or false, error or false.
-fn drain(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
-    let completions = port.port.drain();
-    let table = lua.create_table_with_capacity(3 * completions.len(), 0)?;
-    for completion in completions {
-        table.raw_push(completion.ticket)?;
-        match completion.result {
-            Ok(answer) => {
-                table.raw_push(value(lua, answer)?)?;
-                table.raw_push(false)?;
-            }
-            Err(error) => {
-                table.raw_push(false)?;
-                table.raw_push(error.to_string())?;
-            }
+impl Bridge {
+    fn new() -> Self {
+        Self {
+            port: Port::default(),
+            runtime: OnceCell::new(),
+            tickets: RefCell::default(),
+            swept: Cell::new(Instant::now()),
         }
     }
-    Ok(table)
+
+    /// Submits an operation; `act` goes on with its answer. Its ticket.
+    pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> u64
+    where
+        F: Future<Output = Result<Answer, Error>> + Send + 'static,
+    {
+        let ticket = self.port.submit(limit, operation);
+        self.tickets.borrow_mut().insert(ticket, Ticket { act, ..Ticket::default() });
+        ticket
+    }
+
+    /// `open_doorbell()`: what to connect with, port and token nil for a Unix socket; or `nil, err`.
+    fn open_doorbell(&self) -> Doorbell {
+        let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &self.port));
+        match opened {
+            Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
+            Err(error) => (None, Either::Right(error.to_string()), None),
+        }
+    }
+
+    /// `flush()`: runs what was submitted.
+    fn flush(&self) {
+        // Something was submitted, so there is a runtime; asking for it costs a system call.
+        if self.runtime.get().is_none()
+            && let Ok(runtime) = runtime::current()
+        {
+            let _ = self.runtime.set(runtime);
+        }
+        if let Some(runtime) = self.runtime.get() {
+            self.port.flush(&runtime.handle);
+        }
+    }
+
+    /// `drain()`: the tickets whose answers have come, in an array.
+    fn drain(&self) -> Vec<u64> {
+        self.sweep();
+        let mut tickets = self.tickets.borrow_mut();
+        let completions = self.port.drain().into_iter();
+        let known = completions.map(|completion| {
+            if let Some(ticket) = tickets.get_mut(&completion.ticket) {
+                ticket.result = Some(completion.result);
+            }
+            completion.ticket
+        });
+        known.collect()
+    }
+
+    /// Forgets answers that were drained and that nobody came for: a request that is aborted after its light thread was
+    /// woken, and before it was run, leaves one.
+    fn sweep(&self) {
+        if self.swept.get().elapsed() < PATIENCE {
+            return;
+        }
+        self.swept.set(Instant::now());
+        let is_stale = |_: &u64, ticket: &mut Ticket| std::mem::replace(&mut ticket.stale, ticket.result.is_some());
+        // They are dropped when the map is free again.
+        let forgotten: Vec<_> = self.tickets.borrow_mut().extract_if(is_stale).collect();
+        drop(forgotten);
+    }
+
+    /// The act that waits for a ticket, and what its operation came to.
+    pub fn forget(&self, ticket: u64) -> (Option<Running>, Option<Result<Answer, Error>>) {
+        let ticket = self.tickets.borrow_mut().remove(&ticket).unwrap_or_default();
+        (ticket.act, ticket.result)
+    }
+}
+
+/// `forget(ticket)`: nobody waits for it any more.
+fn forget(lua: &Lua, ticket: u64) -> LuaResult<()> {
+    // What goes with it goes when the bridge is free again.
+    let forgotten = bridge(lua)?.forget(ticket);
+    drop(forgotten);
+    Ok(())
+}
+
+/// `take(ticket)`: what its operation came to, nil where there is nothing; or `nil, err`.
+fn take(lua: &Lua, ticket: u64) -> LuaResult<(LuaValue, Option<String>)> {
+    let (_, result) = bridge(lua)?.forget(ticket);
+    Ok(match result {
+        Some(Ok(answer)) => (value(lua, answer)?, None),
+        Some(Err(error)) => (LuaValue::Nil, Some(error.to_string())),
+        None => (LuaValue::Nil, Some(Error::Broken.to_string())),
+    })
 }
 
 fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
     Ok(match answer {
         Answer::Done => LuaValue::Boolean(true),
-        Answer::Record(None) => LuaValue::Boolean(false),
+        Answer::Record(None) => LuaValue::Nil,
         Answer::Record(Some(record)) => LuaValue::String(lua.create_string(record)?),
         Answer::Sessions(sessions) => LuaValue::Table(lua.create_table_from(sessions)?),
     })
 }
 
-fn counts(lua: &Lua, port: PortRef) -> LuaResult<LuaTable> {
-    let counts = port.port.counts();
+fn counts(lua: &Lua, (): ()) -> LuaResult<LuaTable> {
+    let bridge = bridge(lua)?;
+    let counts = bridge.port.counts();
     lua.create_table_from([
         ("submitted", counts.submitted.load(Ordering::Relaxed)),
         ("completed", counts.completed.load(Ordering::Relaxed)),
         ("in_flight", counts.in_flight()),
+        ("waiting", bridge.tickets.borrow().len() as u64),
         ("rings", counts.rings.load(Ordering::Relaxed)),
         ("drains", counts.drains.load(Ordering::Relaxed)),
     ])
-}
-
-/// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
-struct StorageHandle {
-    limit: Duration,
-    look_up: Box<LookUp>,
-    found: RefCell<Option<Arc<dyn Storage>>>,
-}
-
-type LookUp = dyn Fn(&Registry) -> Arc<dyn Storage>;
-
-impl LuaUserData for StorageHandle {}
-
-type StorageRef = LuaUserDataRef<StorageHandle>;
-
-/// `storages.name(configuration)`: a storage by the options that `read` finds, or `nil, err`.
-fn maker<O: Options>(lua: &Lua, read: fn(Option<&LuaTable>) -> Result<O, String>) -> LuaResult<LuaFunction> {
-    lua.create_function(move |_, configuration: Option<LuaTable>| {
-        Ok(answer(read(configuration.as_ref()).map(StorageHandle::new)))
-    })
-}
-
-impl StorageHandle {
-    fn new<O: Options>(options: O) -> Self {
-        let limit = options.limit();
-        Self { limit, look_up: Box::new(move |registry| registry.get(&options)), found: RefCell::default() }
-    }
-
-    /// Looked up once: only processes that do not fork any more, nginx' workers, come here.
-    fn storage(&self) -> std::io::Result<Arc<dyn Storage>> {
-        let mut found = self.found.borrow_mut();
-        if let Some(storage) = &*found {
-            return Ok(storage.clone());
-        }
-        let storage = (self.look_up)(&runtime::current()?.registry);
-        *found = Some(storage.clone());
-        Ok(storage)
-    }
-}
-
-/// The ticket, and the most seconds that its answer may take; or `nil, err`.
-type Ticket = (Option<u64>, Either<f64, String>);
-
-/// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
-const DELIVERY: Duration = Duration::from_secs(5);
-
-fn submit<F>(port: &PortRef, handle: &StorageRef, run: impl FnOnce(Arc<dyn Storage>) -> F) -> LuaResult<Ticket>
-where
-    F: Future<Output = Result<Answer, Error>> + Send + 'static,
-{
-    let storage = match handle.storage() {
-        Ok(storage) => storage,
-        Err(error) => return Ok((None, Either::Right(format!("unable to start the storage runtime: {error}")))),
-    };
-    let ticket = port.port.submit(handle.limit, run(storage));
-    Ok((Some(ticket), Either::Left((handle.limit + DELIVERY).as_secs_f64())))
-}
-
-/// `get(port, storage, name, key, current_time)`.
-fn submit_get(_: &Lua, args: (PortRef, StorageRef, String, String, u64)) -> LuaResult<Ticket> {
-    let (port, handle, name, key, current_time) = args;
-    submit(&port, &handle, |storage| async move { storage.get(name, key, current_time).await.map(Answer::Record) })
-}
-
-/// Metadata as the session has it: `{ audiences = {…}, subjects = {…} }`.
-struct Owners(Vec<Owner>);
-
-impl FromLua for Owners {
-    fn from_lua(value: LuaValue, _: &Lua) -> LuaResult<Self> {
-        let LuaValue::Table(metadata) = value else { return Ok(Self(Vec::new())) };
-        let audiences: Vec<String> = metadata.get("audiences")?;
-        let subjects: Vec<String> = metadata.get("subjects")?;
-        let owner = |(audience, subject)| Owner { audience, subject };
-        Ok(Self(audiences.into_iter().zip(subjects).map(owner).collect()))
-    }
-}
-
-type SetArgs = (PortRef, StorageRef, String, String, BString, u64, u64, Option<String>, Option<u64>, Owners);
-
-/// `set(port, storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata)`.
-fn submit_set(_: &Lua, args: SetArgs) -> LuaResult<Ticket> {
-    let (port, handle, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners)) = args;
-    let own_key = key.clone();
-    let record = Record {
-        name,
-        key,
-        value: value.into(),
-        ttl: ttl.max(1),
-        current_time,
-        // What replaces itself replaces nothing.
-        old_key: old_key.filter(|old_key| !old_key.is_empty() && *old_key != own_key),
-        stale_ttl: stale_ttl.unwrap_or_default(),
-        owners,
-    };
-    submit(&port, &handle, |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
-}
-
-/// `delete(port, storage, name, key, current_time, metadata)`.
-fn submit_delete(_: &Lua, args: (PortRef, StorageRef, String, String, u64, Owners)) -> LuaResult<Ticket> {
-    let (port, handle, name, key, current_time, Owners(owners)) = args;
-    submit(&port, &handle, |storage| async move {
-        storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
-    })
-}
-
-/// `read_metadata(port, storage, name, audience, subject, current_time)`.
-fn submit_read_metadata(_: &Lua, args: (PortRef, StorageRef, String, String, String, u64)) -> LuaResult<Ticket> {
-    let (port, handle, name, audience, subject, current_time) = args;
-    let owner = Owner { audience, subject };
-    submit(&port, &handle, |storage| async move {
-        storage.read_metadata(name, owner, current_time).await.map(Answer::Sessions)
-    })
 }

@@ -5,12 +5,16 @@ use std::rc::Rc;
 use mlua::BString;
 use mlua::prelude::*;
 
+use super::storages::{StorageHandle, StorageRef};
 use super::{Answer, answer};
 use crate::session::configuration::{HEADERS, Value};
 use crate::session::{self, Configuration, Error, Options};
 
-/// A configuration that the shim holds on to.
-pub struct Handle(pub Rc<Configuration>);
+/// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
+pub struct Handle {
+    pub configuration: Rc<Configuration>,
+    pub storage: Option<StorageHandle>,
+}
 
 impl LuaUserData for Handle {}
 
@@ -27,20 +31,23 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("HEADERS", headers)
 }
 
-/// `init(options, previous, stored)`: the defaults of all later configurations, or `nil, err`.
+/// `init(options, previous, stored, storage)`: the defaults of all later configurations, or `nil, err`. `stored` says whether there
+/// is a storage; it is given if it is one on the bridge.
 fn init(
     lua: &Lua,
-    (options, previous, stored): (Option<LuaTable>, Option<HandleRef>, bool),
+    args: (Option<LuaTable>, Option<HandleRef>, bool, Option<StorageRef>),
 ) -> LuaResult<Answer<LuaTable>> {
-    let previous = previous.as_ref().map(|previous| &*previous.0);
+    let (options, previous, stored, storage) = args;
+    let previous = previous.as_ref().map(|previous| &*previous.configuration);
     let configuration = read(options).and_then(|options| session::init(options, previous, getrandom::fill));
-    describe(lua, configuration, stored)
+    describe(lua, configuration, stored, storage)
 }
 
-/// `new(options, defaults, stored)`: the configuration of a session, or `nil, err`.
-fn new(lua: &Lua, (options, defaults, stored): (Option<LuaTable>, HandleRef, bool)) -> LuaResult<Answer<LuaTable>> {
-    let configuration = read(options).and_then(|options| session::new(options, &defaults.0));
-    describe(lua, configuration, stored)
+/// `new(options, defaults, stored, storage)`: the configuration of a session, or `nil, err`.
+fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, bool, Option<StorageRef>)) -> LuaResult<Answer<LuaTable>> {
+    let (options, defaults, stored, storage) = args;
+    let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
+    describe(lua, configuration, stored, storage)
 }
 
 fn read(options: Option<LuaTable>) -> Result<Options, Error> {
@@ -70,7 +77,12 @@ fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
 }
 
 /// What the shim needs to know of a configuration, and the handle to give back with every act.
-fn describe(lua: &Lua, configuration: Result<Configuration, Error>, stored: bool) -> LuaResult<Answer<LuaTable>> {
+fn describe(
+    lua: &Lua,
+    configuration: Result<Configuration, Error>,
+    stored: bool,
+    storage: Option<StorageRef>,
+) -> LuaResult<Answer<LuaTable>> {
     let mut configuration = match configuration {
         Ok(configuration) => configuration,
         Err(error) => return Ok(answer(Err(error))),
@@ -89,6 +101,7 @@ fn describe(lua: &Lua, configuration: Result<Configuration, Error>, stored: bool
         ikms.raw_push(lua.create_string(key.ikm())?)?;
     }
     table.set("ikms", ikms)?;
-    table.set("handle", Handle(Rc::new(configuration)))?;
+    let storage = storage.map(|storage| storage.clone());
+    table.set("handle", Handle { configuration: Rc::new(configuration), storage })?;
     Ok(answer(Ok::<_, Error>(table)))
 }

@@ -39,7 +39,7 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
 /// one that is switched off, and for any other name.
 fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, LuaValue, u64)) -> LuaResult<LuaValue> {
     let (Ok(header), Some(name)) = (Header::decode(&header), name.as_string()) else { return Ok(LuaValue::Nil) };
-    let remaining = handle.0.timeouts.remaining(&header, timestamp);
+    let remaining = handle.configuration.timeouts.remaining(&header, timestamp);
     match &*name.as_bytes() {
         b"id" => base64url::encode(header.sid()).into_lua(lua),
         b"nonce" => Ok(LuaValue::String(lua.create_string(header.sid())?)),
@@ -57,7 +57,7 @@ fn without_cookies(
     lua: &Lua,
     (handle, cookies, header, remember): (HandleRef, BString, BString, bool),
 ) -> LuaResult<LuaString> {
-    let configuration = &handle.0;
+    let configuration = &handle.configuration;
     let chunk_count = |name: &str, value: &[u8]| match Header::decode(value) {
         Ok(header) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
         _ => 1,

@@ -9,6 +9,7 @@ mod bridge;
 mod configuration;
 mod instance;
 mod options;
+mod storages;
 mod utils;
 
 use mlua::prelude::*;
@@ -21,7 +22,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     acts::register(lua, &module)?;
     instance::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
-    module.set("storages", bridge::storages(lua)?)?;
+    module.set("storages", storages::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;
     Ok(module)
 }

@@ -31,6 +31,16 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
             local storage = require("resty.session.redis").new({{ port = {0}, read_timeout = 2000 }})
             ngx.print(tostring(storage:get("echo", "slow")))
         }} }}
+        location /save {{ content_by_lua_block {{
+            local s = require("resty.session").new({{ secret = "bridge", storage = "redis", redis = {{ port = {0} }} }})
+            s:set("a", ("x"):rep(500))
+            ngx.print(s:save() and "saved")
+        }} }}
+        location /open {{ content_by_lua_block {{
+            local options = {{ secret = "bridge", storage = "redis", redis = {{ port = {0}, read_timeout = 2000 }} }}
+            local _, err, exists = require("resty.session").open(options)
+            ngx.print(exists and "opened" or err)
+        }} }}
         location /counts {{ content_by_lua_block {{
             collectgarbage()
             local counts = require("resty.session.waiting").counts()
@@ -48,9 +58,9 @@ fn counts(nginx: &Nginx) -> serde_json::Value {
 }
 
 /// A request whose client does not wait for the answer.
-fn abort(nginx: &Nginx, path: &str) {
+fn abort(nginx: &Nginx, path: &str, cookie: &str) {
     let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nCookie: session={cookie}\r\n\r\n").unwrap();
 }
 
 #[test]
@@ -59,9 +69,13 @@ fn aborted_requests_leave_nothing_behind() {
     let redis = Redis::start(&[]);
     let nginx = nginx(&redis, "");
     let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/save")), "saved");
+    let cookie = browser.cookie("session").unwrap();
     let round = |count: usize| {
         for number in 0..count {
-            abort(&nginx, &format!("/echo?v=aborted-{number}"));
+            // A storage's operation of its own, and one of a session's.
+            let path = if number % 2 == 0 { format!("/echo?v=aborted-{number}") } else { "/open".to_owned() };
+            abort(&nginx, &path, &cookie);
             // Others come in between, and get their own answers.
             if number % 50 == 0 {
                 assert_eq!(browser.get(nginx.url(&format!("/echo?v={number}"))), "same");
@@ -69,8 +83,8 @@ fn aborted_requests_leave_nothing_behind() {
         }
         // Requests that are aborted while they really wait: the server hangs meanwhile.
         redis.signal(Signal::SIGSTOP);
-        for _ in 0..300 {
-            abort(&nginx, "/slow");
+        for number in 0..300 {
+            abort(&nginx, ["/slow", "/open"][number % 2], &cookie);
         }
         redis.signal(Signal::SIGCONT);
         wait_for("all answers", || counts(&nginx)["in_flight"] == 0);
@@ -83,6 +97,10 @@ fn aborted_requests_leave_nothing_behind() {
     // The heap's high-water mark wavers by some hundred KiB; a waiter or a ticket left behind each time would be 5 MiB.
     assert!(growth < 2048, "{growth} KiB more");
     assert_eq!(after["submitted"], after["completed"]);
+    wait_for("the tickets that nobody waits for any more", || {
+        assert_eq!(browser.get(nginx.url("/open")), "opened");
+        counts(&nginx)["waiting"] == 0
+    });
     assert_eq!(browser.get(nginx.url("/echo?v=last")), "same");
     assert_eq!(nginx.complaints(), [""; 0]);
 }

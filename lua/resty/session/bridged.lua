@@ -12,25 +12,31 @@ local waiting = require "resty.session.waiting"
 local metatable = {}
 metatable.__index = metatable
 
--- The native storage for the credentials as they are now.
-local function native_storage(self)
+-- Has the native storage use the credentials as they are now. Answers an error.
+local function use_credentials(self)
   if self.username ~= self.used_username or self.password ~= self.used_password then
     self.configuration.username, self.configuration.password = self.username, self.password
-    local storage, err = self.make(self.configuration)
-    if not storage then
-      return nil, err
+    local _, err = self.make(self.configuration, self.native)
+    if err then
+      return err
     end
-    self.native, self.used_username, self.used_password = storage, self.username, self.password
+    self.used_username, self.used_password = self.username, self.password
   end
-  return self.native
 end
 
+-- What a session has to do before its acts ask the native storage by themselves. Answers an error.
+function metatable.__prepare(self)
+  return use_credentials(self) or waiting.prepare()
+end
+
+metatable.__wait = waiting.wait
+
 local function run(self, method, ...)
-  local storage, err = native_storage(self)
-  if not storage then
+  local err = use_credentials(self)
+  if err then
     return nil, err
   end
-  return waiting.run(method, storage, ...)
+  return waiting.run(method, self.native, ...)
 end
 
 --- Stores a record.

@@ -47,6 +47,17 @@ function storages.configuration(name, configuration)
   return own
 end
 
+--- How a session's acts use a storage on the bridge, which they ask by themselves.
+-- @param storage
+-- @treturn function|nil `prepare(storage)`, to be called before an act; nil for any other storage
+-- @treturn function|nil `wait(ticket, limit)`, to be called for each ticket
+function storages.on_bridge(storage)
+  local meta = type(storage) == "table" and getmetatable(storage)
+  if type(meta) == "table" and meta.__prepare then
+    return meta.__prepare, meta.__wait
+  end
+end
+
 --- Loads what the option `storage` says.
 -- @param storage false, a name, or a storage itself
 -- @tparam table configuration the session's

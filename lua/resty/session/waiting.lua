@@ -8,9 +8,10 @@
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
 
-local bridge = require("resty.session.native").bridge
+local native = require "resty.session.native"
 local semaphores = require "ngx.semaphore"
 
+local bridge, storages = native.bridge, native.storages
 local get_phase = ngx.get_phase
 local exiting = ngx.worker.exiting
 
@@ -30,8 +31,7 @@ local FLUSH_PATIENCE = 5 -- seconds; then it looks whether the worker exits
 -- seconds, is started again.
 local START_PATIENCE = 1
 
-local port = bridge.new_port()
-local waiting = {} -- by ticket: who waits, { semaphore =, value =, err = }
+local waiting = {} -- by ticket: who waits, { semaphore =, done =, err = }
 local idle, idle_count = {}, 0 -- waiters to be used again
 local submitted = assert(semaphores.new(0)) -- wakes the flusher
 local flush_due = false
@@ -44,20 +44,23 @@ local MAX_IDLE = 512
 local POLL_INTERVAL = 0.001
 
 local function deliver()
-  local completions = bridge.drain(port)
-  for i = 1, #completions, 3 do
-    local waiter = waiting[completions[i]]
-    -- A request that was aborted while it waited has left its ticket behind: its answer finds it, and nobody else.
-    waiting[completions[i]] = nil
-    if waiter then
-      waiter.value, waiter.err = completions[i + 1], completions[i + 2]
+  local tickets = bridge.drain()
+  for i = 1, #tickets do
+    local ticket = tickets[i]
+    local waiter = waiting[ticket]
+    waiting[ticket] = nil
+    -- A request that was aborted while it waited has left its ticket behind: its answer is nobody's.
+    if not waiter or resident and waiter.semaphore:count() >= 0 then
+      bridge.forget(ticket)
+    else
+      waiter.done = true
       waiter.semaphore:post(1)
     end
   end
 end
 
 local function connect()
-  local host, number, token = bridge.open_doorbell(port)
+  local host, number, token = bridge.open_doorbell()
   if not host then
     return nil, number
   end
@@ -80,10 +83,10 @@ local function connect()
 end
 
 local function fail_all(err)
-  bridge.discard(port) -- what failed must not be done later
+  bridge.discard() -- what failed must not be done later
   for ticket, waiter in pairs(waiting) do
     waiting[ticket] = nil
-    waiter.value, waiter.err = false, err
+    waiter.done, waiter.err = true, err
     waiter.semaphore:post(1)
   end
 end
@@ -92,16 +95,16 @@ local function flush_for_ever()
   while true do
     if submitted:wait(FLUSH_PATIENCE) then
       flush_due = false
-      bridge.flush(port)
+      bridge.flush()
     elseif exiting() then
-      bridge.ring(port) -- should the far-off timer have been lost
+      bridge.ring() -- should the far-off timer have been lost
     end
   end
 end
 
 -- Reads the doorbell until the worker exits and nobody waits any more.
 local function read_doorbell(socket)
-  while not (exiting() and bridge.in_flight(port) == 0) do
+  while not (exiting() and bridge.in_flight() == 0) do
     local _, problem = socket:receiveany(64)
     deliver()
     if problem and problem ~= "timeout" then
@@ -138,7 +141,7 @@ end
 
 local function ring(premature)
   if premature then
-    bridge.ring(port)
+    bridge.ring()
   end
 end
 
@@ -171,7 +174,7 @@ end
 -- Waits without a listener: correct, if slower.
 local function poll(waiter, limit)
   local deadline = ngx.now() + limit
-  while waiter.value == nil do
+  while not waiter.done do
     if ngx.now() > deadline then
       return nil, "timeout"
     end
@@ -183,35 +186,29 @@ end
 
 local waiting_module = {}
 
---- Submits an operation and waits for its answer.
--- @tparam string method `get`, `set`, `delete` or `read_metadata`
--- @param storage a native storage
--- @param ... the method's arguments
--- @return the answer; nil without an error where there is none
--- @treturn string|nil error
-function waiting_module.run(method, storage, ...)
+--- Whether a storage can be waited for here and now.
+-- @treturn string|nil why not
+function waiting_module.prepare()
   local phase = get_phase()
   if NO_WAITING[phase] then
-    return nil, "storages can't be waited for in the " .. phase .. " phase"
+    return "storages can't be waited for in the " .. phase .. " phase"
   end
   if resident == nil then
     resident = bridge.claim()
   end
   if resident and not is_listening() then
-    local ok, err = start_listening()
-    if not ok then
-      return nil, err
-    end
+    local _, err = start_listening()
+    return err
   end
-  local valid, ticket, limit = pcall(bridge[method], port, storage, ...)
-  if not valid then
-    return nil, "invalid argument (" .. tostring(ticket) .. ")"
-  elseif not ticket then
-    return nil, limit
-  end
+end
+
+--- Waits for what was submitted.
+-- @tparam number ticket
+-- @tparam number limit seconds; only a backstop: the native side answers in time, with a timeout if need be
+-- @treturn string|nil error where no answer came
+function waiting_module.wait(ticket, limit)
   local waiter = new_waiter()
   waiting[ticket] = waiter
-  -- The limit is only a backstop: the native side answers in time, with a timeout if need be.
   local ok, err
   if resident then
     if not flush_due then
@@ -220,30 +217,53 @@ function waiting_module.run(method, storage, ...)
     end
     ok, err = waiter.semaphore:wait(limit)
   else
-    bridge.flush(port)
+    bridge.flush()
     ok, err = poll(waiter, limit)
   end
   if not ok then
     waiting[ticket] = nil
-    return nil, err
+    return err
   end
-  local value, problem = waiter.value, waiter.err
-  waiter.value, waiter.err = nil, nil
+  err = waiter.err
+  waiter.done, waiter.err = nil, nil
   -- Posted once and waited for once: it may be used again. One that an aborted request left goes with the request.
   if resident and idle_count < MAX_IDLE then
     idle_count = idle_count + 1
     idle[idle_count] = waiter
   end
-  if problem then
-    return nil, problem
+  return err
+end
+
+--- Submits an operation and waits for its answer.
+-- @tparam string method `get`, `set`, `delete` or `read_metadata`
+-- @param storage a native storage
+-- @param ... the method's arguments
+-- @return the answer; nil without an error where there is none
+-- @treturn string|nil error
+function waiting_module.run(method, storage, ...)
+  local err = waiting_module.prepare()
+  if err then
+    return nil, err
   end
-  return value or nil
+  local valid, ticket, limit = pcall(storages[method], storage, ...)
+  if not valid then
+    return nil, "invalid argument (" .. tostring(ticket) .. ")"
+  elseif not ticket then
+    return nil, limit
+  end
+  err = waiting_module.wait(ticket, limit)
+  if err then
+    bridge.forget(ticket)
+    return nil, err
+  end
+  return bridge.take(ticket)
 end
 
 --- What the bridge of this worker has done.
--- @treturn table `submitted`, `completed`, `in_flight`: operations; `rings`, `drains`: of the doorbell
+-- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose answer was not taken yet; `rings`,
+-- `drains`: of the doorbell
 function waiting_module.counts()
-  return bridge.counts(port)
+  return bridge.counts()
 end
 
 return waiting_module

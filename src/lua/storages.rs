@@ -1,0 +1,223 @@
+//! The storages on the bridge for Lua: made from their configurations, and asked.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlua::prelude::*;
+use mlua::{BString, Either};
+
+use super::acts::Running;
+use super::bridge::bridge;
+use super::options;
+use crate::bridge::Answer;
+use crate::bridge::registry::Registry;
+use crate::bridge::runtime;
+use crate::session::audiences::Metadata;
+use crate::session::effect::{Delete, Effect, Get};
+use crate::storage::{Error, Options, Owner, Record, Storage};
+
+/// The storages' makers by name, and their operations.
+pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
+    let table = lua.create_table_from([
+        ("dshm", maker(lua, options::dshm)?),
+        ("file", maker(lua, options::file)?),
+        ("memcached", maker(lua, options::memcached)?),
+        ("mysql", maker(lua, options::mysql)?),
+        ("postgres", maker(lua, options::postgres)?),
+        ("redis", maker(lua, options::redis)?),
+    ])?;
+    table.set("get", lua.create_function(get)?)?;
+    table.set("set", lua.create_function(set)?)?;
+    table.set("delete", lua.create_function(delete)?)?;
+    table.set("read_metadata", lua.create_function(read_metadata)?)?;
+    Ok(table)
+}
+
+/// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
+#[derive(Clone)]
+pub struct StorageHandle(Rc<RefCell<Source>>);
+
+struct Source {
+    limit: Duration,
+    look_up: Box<LookUp>,
+    found: Option<Arc<dyn Storage>>,
+}
+
+type LookUp = dyn Fn(&Registry) -> Arc<dyn Storage>;
+
+impl LuaUserData for StorageHandle {}
+
+pub type StorageRef = LuaUserDataRef<StorageHandle>;
+
+/// `storages.name(configuration, handle)`: a storage by the options that `read` finds, or `nil, err`. With a handle, that one is
+/// changed, and so whatever uses it.
+fn maker<O: Options>(lua: &Lua, read: fn(Option<&LuaTable>) -> Result<O, String>) -> LuaResult<LuaFunction> {
+    lua.create_function(move |_, (configuration, handle): (Option<LuaTable>, Option<StorageRef>)| {
+        let source = read(configuration.as_ref()).map(Source::new);
+        Ok(super::answer(source.map(|source| match handle {
+            None => StorageHandle(Rc::new(RefCell::new(source))),
+            Some(handle) => {
+                handle.0.replace(source);
+                handle.clone()
+            }
+        })))
+    })
+}
+
+impl Source {
+    fn new<O: Options>(options: O) -> Self {
+        Self { limit: options.limit(), look_up: Box::new(move |registry| registry.get(&options)), found: None }
+    }
+
+    /// Looked up once: only processes that do not fork any more, nginx' workers, come here.
+    fn storage(&mut self) -> std::io::Result<Arc<dyn Storage>> {
+        if let Some(storage) = &self.found {
+            return Ok(storage.clone());
+        }
+        let storage = (self.look_up)(&runtime::current()?.registry);
+        self.found = Some(storage.clone());
+        Ok(storage)
+    }
+}
+
+/// What is to be waited for: its ticket, and the most seconds that it may take.
+pub type Submitted = (u64, f64);
+
+/// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+impl StorageHandle {
+    fn submit<F>(
+        &self,
+        lua: &Lua,
+        act: Option<Running>,
+        run: impl FnOnce(Arc<dyn Storage>) -> F,
+    ) -> Result<Submitted, String>
+    where
+        F: Future<Output = Result<Answer, Error>> + Send + 'static,
+    {
+        let mut source = self.0.borrow_mut();
+        let storage = source.storage().map_err(|error| format!("unable to start the storage runtime: {error}"))?;
+        let bridge = bridge(lua).map_err(|error| error.to_string())?;
+        let ticket = bridge.submit(source.limit, run(storage), act);
+        Ok((ticket, (source.limit + DELIVERY).as_secs_f64()))
+    }
+
+    /// Submits what an act needs, for the act to go on with the answer.
+    ///
+    /// # Errors
+    ///
+    /// There is no runtime. The act is gone with that, too.
+    pub fn submit_effect(&self, lua: &Lua, effect: Effect, act: Running) -> Result<Submitted, String> {
+        match effect {
+            Effect::Get(Get { name, key, current_time }) => {
+                let name = name.to_string();
+                self.submit(lua, Some(act), |storage| async move {
+                    storage.get(name, key, current_time).await.map(Answer::Record)
+                })
+            }
+            Effect::Set(set) => {
+                let replacing = set.replacing;
+                let (old_key, stale_ttl, metadata) =
+                    replacing.map_or_else(Default::default, |it| (it.old_key, it.stale_ttl, it.metadata));
+                let record = Record {
+                    name: set.name.to_string(),
+                    value: set.value.into_bytes(),
+                    ttl: set.ttl.max(1),
+                    current_time: set.current_time,
+                    old_key: replaced(old_key, &set.key),
+                    stale_ttl,
+                    owners: owners(metadata),
+                    key: set.key,
+                };
+                self.submit(lua, Some(act), |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
+            }
+            Effect::Delete(Delete { name, key, current_time, metadata }) => {
+                let (name, owners) = (name.to_string(), owners(metadata));
+                self.submit(lua, Some(act), |storage| async move {
+                    storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
+                })
+            }
+            Effect::Cookie { .. } | Effect::Binding => Err("a request's value is no storage's".to_owned()),
+        }
+    }
+}
+
+/// What replaces itself replaces nothing.
+fn replaced(old_key: Option<String>, key: &str) -> Option<String> {
+    old_key.filter(|old_key| !old_key.is_empty() && old_key != key)
+}
+
+fn owners(metadata: Option<Metadata>) -> Vec<Owner> {
+    let Some(Metadata { audiences, subjects }) = metadata else { return Vec::new() };
+    audiences.into_iter().zip(subjects).map(|(audience, subject)| Owner { audience, subject }).collect()
+}
+
+/// Ticket and limit, or nil and an error.
+type Answered = (Option<u64>, Either<f64, String>);
+
+fn answered(submitted: Result<Submitted, String>) -> LuaResult<Answered> {
+    Ok(match submitted {
+        Ok((ticket, limit)) => (Some(ticket), Either::Left(limit)),
+        Err(error) => (None, Either::Right(error)),
+    })
+}
+
+/// `get(storage, name, key, current_time)`.
+fn get(lua: &Lua, (storage, name, key, current_time): (StorageRef, String, String, u64)) -> LuaResult<Answered> {
+    answered(
+        storage.submit(
+            lua,
+            None,
+            |storage| async move { storage.get(name, key, current_time).await.map(Answer::Record) },
+        ),
+    )
+}
+
+/// Metadata as Lua has it: `{ audiences = {…}, subjects = {…} }`.
+struct Owners(Vec<Owner>);
+
+impl FromLua for Owners {
+    fn from_lua(value: LuaValue, _: &Lua) -> LuaResult<Self> {
+        let LuaValue::Table(metadata) = value else { return Ok(Self(Vec::new())) };
+        let (audiences, subjects) = (metadata.get("audiences")?, metadata.get("subjects")?);
+        Ok(Self(owners(Some(Metadata { audiences, subjects }))))
+    }
+}
+
+type SetArgs = (StorageRef, String, String, BString, u64, u64, Option<String>, Option<u64>, Owners);
+
+/// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata)`.
+fn set(lua: &Lua, args: SetArgs) -> LuaResult<Answered> {
+    let (storage, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners)) = args;
+    let record = Record {
+        name,
+        value: value.into(),
+        ttl: ttl.max(1),
+        current_time,
+        old_key: replaced(old_key, &key),
+        stale_ttl: stale_ttl.unwrap_or_default(),
+        owners,
+        key,
+    };
+    answered(storage.submit(lua, None, |storage| async move { storage.set(record).await.map(|()| Answer::Done) }))
+}
+
+/// `delete(storage, name, key, current_time, metadata)`.
+fn delete(lua: &Lua, args: (StorageRef, String, String, u64, Owners)) -> LuaResult<Answered> {
+    let (storage, name, key, current_time, Owners(owners)) = args;
+    answered(storage.submit(lua, None, |storage| async move {
+        storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
+    }))
+}
+
+/// `read_metadata(storage, name, audience, subject, current_time)`.
+fn read_metadata(lua: &Lua, args: (StorageRef, String, String, String, u64)) -> LuaResult<Answered> {
+    let (storage, name, audience, subject, current_time) = args;
+    let owner = Owner { audience, subject };
+    answered(storage.submit(lua, None, |storage| async move {
+        storage.read_metadata(name, owner, current_time).await.map(Answer::Sessions)
+    }))
+}
