@@ -51,6 +51,17 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Closes connections that were unused for too long, of all storages.
+    pub fn close_idle(&self) {
+        let storages: Vec<_> = {
+            let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.by_hash.values().flatten().map(|entry| entry.storage.clone()).collect()
+        };
+        storages.iter().for_each(|storage| storage.close_idle());
+    }
+}
+
 impl Entries {
     fn drop_oldest(&mut self) {
         let oldest = self.by_hash.values().flatten().map(|entry| entry.last_asked).min();

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
@@ -20,7 +21,7 @@ pub struct Runtime {
     /// Whether a Lua VM has taken the doorbell; see [`claim`](Self::claim).
     claimed: AtomicBool,
     pub handle: Handle,
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
 }
 
 impl Runtime {
@@ -30,6 +31,9 @@ impl Runtime {
         !self.claimed.swap(true, Ordering::Relaxed)
     }
 }
+
+/// How often connections are looked for that nobody uses.
+const CLOSE_IDLE: Duration = Duration::from_secs(2);
 
 static CURRENT: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 
@@ -66,5 +70,15 @@ fn start(process: u32) -> io::Result<Runtime> {
         .spawn(move || runtime.block_on(std::future::pending::<()>()));
     mask.thread_set_mask()?;
     thread?;
-    Ok(Runtime { process, claimed: AtomicBool::new(false), handle, registry: Registry::default() })
+    let registry = Arc::<Registry>::default();
+    handle.spawn(close_idle(registry.clone()));
+    Ok(Runtime { process, claimed: AtomicBool::new(false), handle, registry })
+}
+
+/// Looks again and again for connections that nobody uses any more.
+async fn close_idle(registry: Arc<Registry>) {
+    loop {
+        tokio::time::sleep(CLOSE_IDLE).await;
+        registry.close_idle();
+    }
 }

@@ -20,6 +20,10 @@ impl<C: Clone> Lanes<C> {
         Self((0..count.max(1)).map(|_| lane()).collect())
     }
 
+    pub fn close_idle(&self) {
+        self.0.iter().for_each(|lane| lane.link.close_idle());
+    }
+
     /// The first of the least busy lanes, taken until the guard is dropped.
     pub fn least_busy(&self) -> Taken<'_, C> {
         let load = |at: &usize| self.0.get(*at).map_or(usize::MAX, |lane| lane.busy.load(Ordering::Relaxed));

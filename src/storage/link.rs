@@ -90,6 +90,16 @@ impl<C: Clone> Link<C> {
         }
     }
 
+    /// Closes the connection if it was unused for too long.
+    pub fn close_idle(&self) {
+        // Who has the slot uses it.
+        if let Ok(mut slot) = self.slot.try_lock()
+            && slot.last_used.elapsed() > self.keepalive
+        {
+            slot.connection = None;
+        }
+    }
+
     /// Gives a connection up that failed, and those before it; one that was made since stays.
     pub fn give_up(&self, failed: &Connection<C>) {
         self.broken.fetch_max(failed.attempt, Ordering::AcqRel);

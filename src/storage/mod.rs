@@ -93,6 +93,9 @@ pub trait Storage: Send + Sync {
 
     /// The keys of an owner's live sessions, and when they expire, in seconds since the epoch.
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>>;
+
+    /// Closes connections that were unused for too long. Asked every few seconds.
+    fn close_idle(&self) {}
 }
 
 /// What a storage is made from. Equal options describe the same storage.

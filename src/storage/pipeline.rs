@@ -133,6 +133,10 @@ impl<P: Protocol> Client<P> {
         }
     }
 
+    pub fn close_idle(&self) {
+        self.link.close_idle();
+    }
+
     /// One that the server closed meanwhile, as it may, is not used again.
     async fn connection(&self) -> Result<Connection<Pipeline<P>>, Error> {
         let connection = self.link.get(|| self.connect()).await?;

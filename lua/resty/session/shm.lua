@@ -62,18 +62,16 @@ end
 
 -- Puts sessions back before the items that others pushed meanwhile, which are newer.
 local function put_back(dict, list, sessions, current_time)
-  local last_expiry = current_time
+  local last_expiry, problem = current_time, nil
   for key, expiry in pairs(sessions) do
     local ok, err = dict:lpush(list, meta_get_value(key, expiry))
-    if not ok then
-      return nil, err
-    end
+    problem = not ok and err or problem -- the others are put back all the same
     last_expiry = math.max(last_expiry, expiry)
   end
   if last_expiry > current_time then
     prolong(dict, list, last_expiry - current_time)
   end
-  return true
+  return not problem or nil, problem
 end
 
 -- Leaves one item a live session in a list, and answers the sessions. Who looks ahead, with a later time, takes none away.

@@ -260,8 +260,8 @@ function waiting_module.run(method, storage, ...)
 end
 
 --- What the bridge of this worker has done.
--- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose answer was not taken yet; `rings`,
--- `drains`: of the doorbell
+-- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose answer was not taken yet;
+-- `rings`, `drains`: of the doorbell
 function waiting_module.counts()
   return bridge.counts()
 end

@@ -139,6 +139,10 @@ impl Storage for Server {
             }
         })
     }
+
+    fn close_idle(&self) {
+        self.client.close_idle();
+    }
 }
 
 #[cfg(test)]

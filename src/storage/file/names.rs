@@ -6,6 +6,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::unistd::geteuid;
+
 use super::Error;
 use crate::storage::{Naming, Owner};
 
@@ -16,8 +18,10 @@ const KEY_SIZE: usize = 43;
 
 const OWN: &str = ".resty-session.";
 const TEMPORARY: &str = ".resty-session.tmp.";
-/// The lock of who removes expired files.
-pub const CLEANUP_LOCK: &str = ".resty-session.lock.cleanup";
+/// The lock of who removes expired files. Locks are of one user's, and nobody else may open them.
+pub fn cleanup_lock() -> String {
+    format!("{OWN}lock.{}.cleanup", geteuid())
+}
 
 /// What a file of ours is.
 #[derive(Debug, PartialEq)]
@@ -123,7 +127,7 @@ pub fn temporary(now: SystemTime) -> String {
 
 /// The name of one of the locks for metadata.
 pub fn lock(number: usize) -> String {
-    format!("{OWN}lock.{number}")
+    format!("{OWN}lock.{}.{number}", geteuid())
 }
 
 #[cfg(test)]
@@ -186,7 +190,7 @@ mod tests {
             "session:b".into(),
             "a.b_c.d:e".into(),
             "systemd-private-0".into(),
-            CLEANUP_LOCK.into(),
+            cleanup_lock(),
             lock(3),
             "é".repeat(30),
             String::new(),

@@ -26,7 +26,10 @@ impl Change {
         let Some(_lock) = lock::try_lock(directory, &names::lock(self.lock()))? else { return Ok(false) };
         let mut text = read(directory, &self.file)?;
         text.extend_from_slice(&self.items);
-        let compact = metadata::compact(&text, self.current_time).map_err(|error| damaged(directory, &error))?;
+        // Who signs in must not pay for what is damaged: then the list begins anew.
+        let compact = metadata::compact(&text, self.current_time)
+            .or_else(|_| metadata::compact(&self.items, self.current_time))
+            .map_err(|error| damaged(directory, &error))?;
         match compact.expiry {
             Some(expiry) => directory.write(&self.file, &compact.text, expiry)?,
             None => directory.remove(&self.file)?,

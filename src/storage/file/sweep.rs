@@ -10,11 +10,10 @@ use tokio::time::sleep;
 use super::names::{self, Kind};
 use super::{Error, Files, directory, lock, owners};
 use crate::storage;
+use crate::storage::cleanup::GRACE;
 
 /// Names that are looked at in one go. Between two, the thread rests for as long as the first took.
 const STRIDE: usize = 1000;
-/// Expired files stay for so long: the clocks of hosts differ, and a request under way may just be renewing one.
-const GRACE: Duration = Duration::from_secs(60);
 /// Nobody writes for longer than that: what was not renamed by then never will be.
 const ABANDONED: Duration = Duration::from_secs(2 * 3600);
 
@@ -57,7 +56,7 @@ async fn remove(sweep: Arc<Mutex<Sweep>>, limit: u64) -> Result<u64, storage::Er
 impl Sweep {
     fn start(files: Arc<Files>) -> Result<Option<Self>, Error> {
         let directory = files.directory();
-        let Some(lock) = lock::try_lock(directory, names::CLEANUP_LOCK)? else { return Ok(None) };
+        let Some(lock) = lock::try_lock(directory, &names::cleanup_lock())? else { return Ok(None) };
         let entries = fs::read_dir(directory.path()).map_err(directory.io("look for expired sessions"))?;
         Ok(Some(Self { files, entries, _lock: lock }))
     }

@@ -133,4 +133,8 @@ impl Storage for Server {
             }
         })
     }
+
+    fn close_idle(&self) {
+        self.client.close_idle();
+    }
 }

@@ -171,6 +171,7 @@ impl Protocol for Meta {
             "SERVER_ERROR" => Answer::Failed(rest.to_owned()),
             // Of a request that it does not understand, the server may take the value for another.
             "CLIENT_ERROR" => return Err(Error::Server(format!("the server refuses a request: {rest}"))),
+            "ERROR" if !rest.is_empty() => return Err(Error::Server(format!("the server says: {rest}"))),
             "ERROR" => return Err(Error::Server("the server is no memcached 1.6 or later".into())),
             _ => return Err(unintelligible()),
         };

@@ -11,19 +11,16 @@ mod statements;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Params, TxOpts, Value};
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 
 pub use options::{DIALECT, Options};
 
 use self::pool::Pool;
 use self::statements::Statements;
 use super::cleanup::Cleaner;
-use super::sql::{self, GRACE, expiry, stale_expiry};
+use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
 use super::{Error, Operation, Owner, Record, Storage};
-
-/// How often a write that the server undid because of a deadlock is tried in all.
-const ATTEMPTS: usize = 8;
 
 pub struct MySql {
     pool: Pool,
@@ -53,54 +50,41 @@ impl MySql {
         let lease = self.pool.take(&self.options).await?;
         let running = lease.run(run);
         match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
-            Ok(result) => result.map_err(|error| Failure::new(&error, &self.options)),
-            Err(_) => Err(Failure { error: Error::Timeout, deadlock: false }),
+            Ok(result) => result.map_err(|error| failure(&error, &self.options)),
+            Err(_) => Err(Error::Timeout.into()),
         }
     }
 
-    /// Runs a write, again where the server undid it because of a deadlock.
-    async fn write<F>(&self, write: impl Fn(Conn) -> F) -> Result<(), Error>
-    where
-        F: Future<Output = (Conn, Result<(), mysql_async::Error>)>,
-    {
+    /// Runs statements as one transaction.
+    async fn write(&self, steps: Vec<Step>) -> Result<(), Error> {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
-        let mut attempts = 1;
-        loop {
-            match self.run(&write).await {
-                Err(failure) if failure.deadlock && attempts < ATTEMPTS => attempts += 1,
-                result => return result.map_err(|failure| failure.error),
-            }
+        outlast_deadlocks(|| {
+            let steps = steps.clone();
+            self.run(|mut conn| async move {
+                let result = run_all(&mut conn, steps).await;
+                (conn, result)
+            })
+        })
+        .await
+    }
+}
+
+fn failure(error: &mysql_async::Error, options: &Options) -> Failure {
+    const NO_SUCH_TABLE: u16 = 1146;
+    const DEADLOCK: u16 = 1213;
+    match error {
+        mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
+            DIALECT.missing(&options.tables, &server.message).into()
         }
-    }
-}
-
-/// An error, and whether it is a deadlock's.
-struct Failure {
-    error: Error,
-    deadlock: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, deadlock: false }
-    }
-}
-
-impl Failure {
-    fn new(error: &mysql_async::Error, options: &Options) -> Self {
-        const NO_SUCH_TABLE: u16 = 1146;
-        const DEADLOCK: u16 = 1213;
-        match error {
-            mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
-                DIALECT.missing(&options.tables, &server.message).into()
-            }
-            mysql_async::Error::Server(server) => {
-                Self { error: Error::Server(server.message.clone()), deadlock: server.code == DEADLOCK }
-            }
-            other => Error::Server(other.to_string()).into(),
+        mysql_async::Error::Server(server) => {
+            Failure { error: Error::Server(server.message.clone()), deadlock: server.code == DEADLOCK }
         }
+        other => Error::Server(other.to_string()).into(),
     }
 }
+
+/// A statement, and what is bound to it.
+type Step = (String, Params);
 
 /// Values to bind, from what turns into them.
 macro_rules! values {
@@ -109,8 +93,8 @@ macro_rules! values {
 
 /// Everything of a save, as one transaction. The replaced session comes first: where its row is locked, nothing else is
 /// meanwhile.
-fn steps(statements: &Statements, record: Record) -> Result<Vec<(String, Params)>, Error> {
-    let (expires, stale) = (expiry(&record), stale_expiry(&record));
+fn steps(statements: &Statements, record: Record) -> Result<Vec<Step>, Error> {
+    let (expires, stale) = (record.expiry(), stale_expiry(&record));
     let Record { name, key, value, old_key, owners, .. } = record;
     let mut steps = Vec::new();
     if let Some(old_key) = &old_key {
@@ -129,62 +113,43 @@ fn steps(statements: &Statements, record: Record) -> Result<Vec<(String, Params)
 }
 
 /// Runs statements as one transaction; one alone is one by itself.
-async fn run_all(conn: &mut Conn, mut steps: Vec<(String, Params)>) -> Result<(), mysql_async::Error> {
+async fn run_all(conn: &mut Conn, mut steps: Vec<Step>) -> Result<(), mysql_async::Error> {
     if steps.len() == 1
         && let Some((statement, values)) = steps.pop()
     {
         return conn.exec_drop(statement, values).await;
     }
-    let mut transaction = conn.start_transaction(TxOpts::default()).await?;
+    // In plain statements: of a transaction that the driver knows of, it would wait for the end, for ever if need be.
+    conn.query_drop("START TRANSACTION").await?;
     for (statement, values) in steps {
-        if let Err(error) = transaction.exec_drop(statement, values).await {
+        if let Err(error) = conn.exec_drop(statement, values).await {
             // Where this fails, the connection is not used again.
-            transaction.rollback().await?;
+            conn.query_drop("ROLLBACK").await?;
             return Err(error);
         }
     }
-    transaction.commit().await
+    conn.query_drop("COMMIT").await
 }
 
 impl Storage for MySql {
     fn set(&self, record: Record) -> Operation<'_, ()> {
-        Box::pin(async move {
-            let steps = steps(&self.statements, record)?;
-            self.write(|mut conn| {
-                let steps = steps.clone();
-                async move {
-                    let result = run_all(&mut conn, steps).await;
-                    (conn, result)
-                }
-            })
-            .await
-        })
+        Box::pin(async move { self.write(steps(&self.statements, record)?).await })
     }
 
     fn get(&self, _: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
         Box::pin(async move {
             let found = self.run(|mut conn| async move {
-                let values = values!(key, current_time);
-                let found: Result<Option<Option<Vec<u8>>>, _> = conn.exec_first(&self.statements.get, values).await;
+                let found = conn.exec_first(&self.statements.get, values!(key, current_time)).await;
                 (conn, found)
             });
-            Ok(found.await.map_err(|failure| failure.error)?.flatten())
+            let row: Option<Row> = found.await?;
+            Ok(row.map(columns::<Option<Vec<u8>>>).transpose()?.flatten())
         })
     }
 
     /// Its metadata goes with it.
     fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
-        Box::pin(async move {
-            let steps = vec![(self.statements.delete.clone(), values!(key))];
-            self.write(|mut conn| {
-                let steps = steps.clone();
-                async move {
-                    let result = run_all(&mut conn, steps).await;
-                    (conn, result)
-                }
-            })
-            .await
-        })
+        Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))]))
     }
 
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
@@ -194,10 +159,20 @@ impl Storage for MySql {
                 let found = conn.exec(&self.statements.sessions, values).await;
                 (conn, found)
             });
-            let rows: Vec<(String, String, String, u64)> = found.await.map_err(|failure| failure.error)?;
+            let rows: Vec<Row> = found.await?;
+            let rows = rows.into_iter().map(columns).collect::<Result<Vec<_>, _>>()?;
             // Tables that lua-resty-session's documentation describes compare without regard to case.
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
             Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expires)| (key, expires)).collect())
         })
     }
+
+    fn close_idle(&self) {
+        self.pool.close_idle();
+    }
+}
+
+/// What stands in a row. The driver's own error would show it all.
+fn columns<T: FromRow>(row: Row) -> Result<T, Error> {
+    from_row_opt(row).map_err(|_| Error::Server("the table's columns are not as they should be".to_owned()))
 }

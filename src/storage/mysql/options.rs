@@ -13,6 +13,9 @@ use crate::storage::{Error, Storage};
 
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../sql/mysql.sql") };
 
+/// How long a connection is silent before the system asks whether the other side is there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// It holds a password, and so has no `Debug`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Options {
@@ -55,6 +58,7 @@ impl Options {
             .db_name(self.database.clone())
             .max_allowed_packet(self.max_packet_size)
             .stmt_cache_size(64)
+            .tcp_keepalive(Some(TCP_KEEPALIVE))
             .setup(self.setup());
         match &self.address {
             Address::Unix(path) => builder = builder.socket(Some(path.clone())),
@@ -75,6 +79,7 @@ impl Options {
         let seconds = self.timeouts.response.as_secs_f64().ceil().max(1.0);
         let mut setup = vec![format!(
             "SET sql_mode = CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES'), \
+             autocommit = 1, lock_wait_timeout = LEAST(@@lock_wait_timeout, {seconds}), \
              innodb_lock_wait_timeout = LEAST(@@innodb_lock_wait_timeout, {seconds})"
         )];
         if let Some(charset) = &self.charset {

@@ -7,12 +7,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
 use super::options::Options;
 use crate::storage::Error;
 use crate::storage::link::PAUSE;
+
+/// A connection that was used so lately is taken to be good.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 pub struct Pool {
     places: Semaphore,
@@ -41,8 +45,13 @@ impl Pool {
     pub async fn take(&self, options: &Options) -> Result<Lease<'_>, Error> {
         let place = timeout(options.timeouts.connect, self.places.acquire()).await;
         let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
-        if let Some(conn) = self.idle() {
-            return Ok(Lease { pool: self, conn, _place: place });
+        while let Some((mut conn, since)) = self.idle() {
+            // The server may have closed it meanwhile.
+            let good =
+                since.elapsed() < TRUSTED || matches!(timeout(options.timeouts.connect, conn.ping()).await, Ok(Ok(())));
+            if good {
+                return Ok(Lease { pool: self, conn, _place: place });
+            }
         }
         self.wait_after_failure().await?;
         let conn = match timeout(options.timeouts.connect, connect(options)).await {
@@ -54,10 +63,14 @@ impl Pool {
         Ok(Lease { pool: self, conn, _place: place })
     }
 
-    fn idle(&self) -> Option<Conn> {
-        let mut inner = self.lock();
-        inner.idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
-        inner.idle.pop().map(|(conn, _)| conn)
+    fn idle(&self) -> Option<(Conn, Instant)> {
+        self.close_idle();
+        self.lock().idle.pop()
+    }
+
+    /// Closes connections that were unused for too long.
+    pub fn close_idle(&self) {
+        self.lock().idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
     }
 
     /// Attempts that fail come no closer together than [`PAUSE`]; who came while one was made shares what it came to.
@@ -77,8 +90,6 @@ impl Pool {
     fn failed(&self, error: Error) -> Error {
         let mut inner = self.lock();
         inner.failure = Some((error.clone(), Instant::now()));
-        // What refuses new connections has likely lost the old ones.
-        inner.idle.clear();
         error
     }
 
@@ -122,13 +133,15 @@ impl Lease<'_> {
 /// Whether a connection is of no more use: anything but a server's word ends it, and some of those do.
 fn is_lost(error: &mysql_async::Error) -> bool {
     const SHUTDOWN: u16 = 1053;
+    const UNKNOWN_STATEMENT: u16 = 1243;
     const READ_ONLY: u16 = 1290;
     const IN_READ_ONLY_TRANSACTION: u16 = 1792;
     const READ_ONLY_MODE: u16 = 1836;
     const KILLED: u16 = 1927;
     match error {
         mysql_async::Error::Server(server) => {
-            [SHUTDOWN, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE, KILLED].contains(&server.code)
+            [SHUTDOWN, UNKNOWN_STATEMENT, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE, KILLED]
+                .contains(&server.code)
         }
         _ => true,
     }

@@ -1,7 +1,7 @@
 //! TLS to a server: verified with the system's authorities, or not verified at all.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -51,18 +51,22 @@ impl Tls {
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// The system's authorities.
+    /// The system's authorities, as they were when they were first needed: reading them takes a while.
     ///
     /// # Errors
     ///
     /// There are none.
     pub fn roots() -> io::Result<Vec<CertificateDer<'static>>> {
+        static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
+        if let Some(roots) = ROOTS.get() {
+            return Ok(roots.clone());
+        }
         let found = rustls_native_certs::load_native_certs();
         if found.certs.is_empty() {
             let cause = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
             return Err(io::Error::other(format!("the system has no certificate authorities{cause}")));
         }
-        Ok(found.certs)
+        Ok(ROOTS.get_or_init(|| found.certs).clone())
     }
 }
 

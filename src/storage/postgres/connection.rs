@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -20,6 +21,16 @@ use crate::storage::{Error, Operation};
 pub struct Connection {
     pub client: Client,
     prepared: [OnceCell<Statement>; KINDS],
+    _driver: Driver,
+}
+
+/// What drives a connection. It ends with it, whatever the server still owes: the driver would wait for that.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Connection {
@@ -35,13 +46,13 @@ pub fn connect(options: &Options) -> Operation<'static, Connection> {
     let options = options.clone();
     Box::pin(async move {
         let stream = network::connect_plain(&options.address).await?;
-        let client = sign_in(&options, stream)?.await.map_err(refused)?;
+        let (client, driver) = sign_in(&options, stream)?.await.map_err(refused)?;
         client.batch_execute(&limit_statements(&options)).await.map_err(refused)?;
-        Ok(Connection { client, prepared: std::array::from_fn(|_| OnceCell::new()) })
+        Ok(Connection { client, prepared: std::array::from_fn(|_| OnceCell::new()), _driver: driver })
     })
 }
 
-type SignIn = Pin<Box<dyn Future<Output = Result<Client, tokio_postgres::Error>> + Send>>;
+type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), tokio_postgres::Error>> + Send>>;
 
 fn sign_in(options: &Options, stream: Plain) -> Result<SignIn, Error> {
     let mut config = Config::new();
@@ -73,15 +84,14 @@ fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
         .map_err(|error| Error::Connect(error.to_string()))
 }
 
-async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<Client, tokio_postgres::Error>
+async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
 where
     T: tokio_postgres::tls::TlsConnect<Plain>,
     T::Stream: Send + 'static,
 {
     let (client, connection) = config.connect_raw(stream, tls).await?;
-    // It ends with the client, or with an error that each operation under way is told.
-    tokio::spawn(connection);
-    Ok(client)
+    let driver = Driver(tokio::spawn(connection).abort_handle());
+    Ok((client, driver))
 }
 
 fn refused(error: tokio_postgres::Error) -> Error {

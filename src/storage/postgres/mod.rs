@@ -24,11 +24,8 @@ use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
-use super::sql::{self, GRACE, expiry, stale_expiry};
+use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
 use super::{Error, Operation, Owner, Record, Storage};
-
-/// How often a write that the server undid because of a deadlock is tried in all.
-const ATTEMPTS: usize = 4;
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -91,39 +88,14 @@ impl Postgres {
     async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<(), Error> {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let lane = self.writes.least_busy();
-        let mut attempts = 1;
-        loop {
-            match self.run(lane.link(), kind, parameters.clone()).await {
-                // The server undid the one statement: nothing of it is done.
-                Err(failure) if failure.deadlock && attempts < ATTEMPTS => attempts += 1,
-                result => return Ok(result.map(drop)?),
-            }
-        }
-    }
-}
-
-/// An error, and whether it is a deadlock's.
-struct Failure {
-    error: Error,
-    deadlock: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, deadlock: false }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        failure.error
+        outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await.map(drop)
     }
 }
 
 impl Storage for Postgres {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move {
-            let (expires, stale) = (Time(expiry(&record)), Time(stale_expiry(&record)));
+            let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(&record)));
             let mut parameters = vec![Text(record.key), Text(record.name), Text(sql::text(record.value)?), expires];
             if record.owners.is_empty() && record.old_key.is_none() {
                 return self.write(Kind::Save, parameters).await;
@@ -158,6 +130,11 @@ impl Storage for Postgres {
             let rows = self.read(Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
         })
+    }
+
+    fn close_idle(&self) {
+        self.reads.close_idle();
+        self.writes.close_idle();
     }
 }
 

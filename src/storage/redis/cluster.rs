@@ -118,4 +118,8 @@ impl Storage for Cluster {
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
         Box::pin(async move { self.run(&commands::sessions(&self.options.naming, &name, &owner, current_time)).await })
     }
+
+    fn close_idle(&self) {
+        self.link.close_idle();
+    }
 }

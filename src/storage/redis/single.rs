@@ -102,4 +102,8 @@ impl Storage for Server {
         let sessions = commands::sessions(&self.options.naming, &name, &owner, current_time);
         Box::pin(self.run(move |mut connection| async move { sessions.query_async(&mut connection).await }))
     }
+
+    fn close_idle(&self) {
+        self.link.close_idle();
+    }
 }

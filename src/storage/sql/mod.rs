@@ -1,6 +1,9 @@
 //! What the storages in SQL databases share: the names of their tables, and what to do where these are missing.
 
+use std::future::Future;
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{Error, Record};
 
@@ -80,14 +83,47 @@ fn last_part(table: &str) -> &str {
     table.rsplit_once('.').map_or(table, |(_, table)| table)
 }
 
-/// When a record expires, in seconds since the epoch.
-pub fn expiry(record: &Record) -> u64 {
-    record.current_time.saturating_add(record.ttl)
-}
-
 /// When the record that is replaced expires at the latest, in seconds since the epoch.
 pub fn stale_expiry(record: &Record) -> u64 {
     record.current_time.saturating_add(record.stale_ttl)
+}
+
+/// An error, and whether it is a deadlock's, for which the server has undone the whole transaction.
+pub struct Failure {
+    pub error: Error,
+    pub deadlock: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, deadlock: false }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// Does something again when it ended in a deadlock, a few times.
+pub async fn outlast_deadlocks<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    const ATTEMPTS: usize = 8;
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(failure) if failure.deadlock => {}
+            result => return Ok(result?),
+        }
+    }
+    Ok(attempt().await?)
+}
+
+/// What takes longer than `limit`, and what the server may need to end it by itself, is a timeout.
+pub async fn within<T>(limit: Duration, running: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(limit + GRACE, running).await.unwrap_or(Err(Error::Timeout))
 }
 
 /// The value as the text that it is kept as.
