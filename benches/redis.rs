@@ -72,7 +72,7 @@ struct Measured {
 
 impl Measured {
     fn round(&mut self, nginx: &Nginx, redis: &Redis, path: &str, cookie: &str) {
-        let processes = [nginx.workers()[0], redis.pid()];
+        let processes = [nginx.workers()[0], redis.process.pid()];
         let before = processes.map(ticks);
         let throughput = wrk(nginx, path, cookie);
         let requests = throughput * SECONDS as f64;
@@ -87,7 +87,7 @@ fn hanging(nginx: &Nginx, redis: &Redis, cookie: &str) -> f64 {
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         before.push(p99(nginx, "/empty", ""));
-        redis.signal(Signal::SIGSTOP);
+        redis.process.signal(Signal::SIGSTOP);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 Command::new("wrk")
@@ -98,7 +98,7 @@ fn hanging(nginx: &Nginx, redis: &Redis, cookie: &str) -> f64 {
             during.push(p99(nginx, "/empty", ""));
             waiting.join().unwrap().unwrap();
         });
-        redis.signal(Signal::SIGCONT);
+        redis.process.signal(Signal::SIGCONT);
     }
     median(during) / median(before)
 }

@@ -1,8 +1,8 @@
 -- Needs a directory: `?path=…`.
 
 local contract = require "spec.contract"
+local mistakes = require "spec.mistakes"
 local names = require "spec.names"
-local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
@@ -17,6 +17,13 @@ describe("file", function()
   contract(make)
   names(make)
   sessions({ storage = "file", file = FILE })
+  mistakes("file", {
+    ['invalid file prefix (it holds "/" or a zero byte)'] = { prefix = "../p" },
+    ['invalid file suffix (it holds "/" or a zero byte)'] = { suffix = "a\0b" },
+    ["invalid file path (it holds a zero byte)"] = { path = "/tmp\0" },
+    ["invalid file path (string expected, got table)"] = { path = {} },
+    ["invalid file cleanup_rate (number that is not negative expected, got integer)"] = { cleanup_rate = -1 },
+  })
 
   it("never leaves the directory", function()
     local storage = make()
@@ -43,20 +50,6 @@ describe("file", function()
     expected = "invalid subject for a file's name (the name would have more than 255 bytes)"
     metadata.subjects[1] = ("u"):rep(252)
     assert.same({ nil, expected }, { storage:set("s", key, "v", 60, now, nil, nil, metadata) })
-  end)
-
-  it("names what is wrong with an option", function()
-    for problem, file in pairs {
-      ['invalid file prefix (it holds "/" or a zero byte)'] = { prefix = "../p" },
-      ['invalid file suffix (it holds "/" or a zero byte)'] = { suffix = "a\0b" },
-      ["invalid file path (it holds a zero byte)"] = { path = "/tmp\0" },
-      ["invalid file path (string expected, got table)"] = { path = {} },
-      ["invalid file cleanup_rate (number that is not negative expected, got integer)"] = { cleanup_rate = -1 },
-    } do
-      local ok, err = pcall(session.new, { storage = "file", file = file })
-      assert.is_false(ok)
-      assert.equal(problem, err)
-    end
   end)
 
   it("refuses what nobody could read again", function()

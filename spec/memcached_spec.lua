@@ -1,8 +1,9 @@
 -- Needs a memcached: `?memcached=port`.
 
 local contract = require "spec.contract"
+local found = require "spec.found"
+local mistakes = require "spec.mistakes"
 local names = require "spec.names"
-local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
@@ -19,6 +20,8 @@ describe("memcached", function()
   contract(make)
   names(make)
   sessions({ storage = "memcached", memcached = MEMCACHED })
+  found({ { storage = "memcached", memcached = MEMCACHED }, { storage = "memcache", memcached = MEMCACHED } })
+  mistakes("memcached", { ["invalid memcached port (at most 65535)"] = { port = 70000 } })
 
   local function key()
     return utils.encode_base64url(utils.rand_bytes(32))
@@ -80,35 +83,5 @@ describe("memcached", function()
       assert(ngx.thread.wait(threads[i]))
     end
     assert.same(expected, storage:read_metadata("many", metadata.audiences[1], metadata.subjects[1], now))
-  end)
-end)
-
-describe("memcached in sessions", function()
-  local browser
-
-  support.fresh(function(fresh)
-    browser = fresh
-  end)
-
-  it("is found by every name", function()
-    for _, storage in ipairs { "memcached", "memcache" } do
-      local options = { storage = storage, memcached = MEMCACHED, store_metadata = true }
-      local s = session.new(options)
-      s:set_subject("ada")
-      s:set("name", "Ada")
-      assert(s:save())
-      browser:next()
-      local opened, err, exists = session.open(options)
-      assert.is_nil(err)
-      assert.is_true(exists)
-      assert.equal("Ada", opened:get("name"))
-      assert.same({ true, nil, true, true }, { session.destroy(options) })
-    end
-  end)
-
-  it("names what is wrong with an option", function()
-    local ok, err = pcall(session.new, { storage = "memcached", memcached = { port = 70000 } })
-    assert.is_false(ok)
-    assert.equal("invalid memcached port (at most 65535)", err)
   end)
 end)

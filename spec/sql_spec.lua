@@ -1,6 +1,8 @@
 -- Needs a database server: `?storage=postgres&port=…`, and its tables.
 
 local contract = require "spec.contract"
+local found = require "spec.found"
+local mistakes = require "spec.mistakes"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
@@ -13,11 +15,31 @@ local OPTIONS = {
   connect_timeout = 2000, read_timeout = 3000, send_timeout = 3000,
 }
 
+local PROBLEMS = {
+  ["invalid " .. STORAGE .. " port (at most 65535)"] = { port = 70000 },
+  ["invalid " .. STORAGE .. " table_name (it is no table's name)"] = { table_name = "sessions; DROP TABLE x" },
+  ["invalid " .. STORAGE .. " table_meta (it is no table's name)"] = { table_meta = "a b" },
+  ["invalid mysql charset (it is no character set's name)"] = MYSQL and { charset = "latin1; --" } or nil,
+  ["invalid postgres ssl_required (it needs ssl)"] = not MYSQL and { ssl_required = true } or nil,
+}
+
+-- The storage's own name and its other, with the options under both.
+local function by_every_name()
+  local other = MYSQL and "mariadb" or "postgresql"
+  return {
+    { storage = STORAGE, [STORAGE] = OPTIONS },
+    { storage = other, [STORAGE] = OPTIONS },
+    { storage = other, [other] = OPTIONS },
+  }
+end
+
 describe(STORAGE, function()
   contract(function(more)
     return require("resty.session." .. STORAGE).new(support.with(OPTIONS, more))
   end)
   sessions({ storage = STORAGE, [STORAGE] = OPTIONS })
+  found(by_every_name())
+  mistakes(STORAGE, PROBLEMS)
 end)
 
 describe(STORAGE .. " in sessions", function()
@@ -25,25 +47,6 @@ describe(STORAGE .. " in sessions", function()
 
   support.fresh(function(fresh)
     browser = fresh
-  end)
-
-  it("is found by every name", function()
-    local names = MYSQL and { "mysql", "mariadb" } or { "postgres", "postgresql" }
-    for _, name in ipairs(names) do
-      for _, option in ipairs { name, STORAGE } do
-        local options = { storage = name, [option] = OPTIONS, store_metadata = true }
-        local s = session.new(options)
-        s:set_subject("ada")
-        s:set("name", "Ada")
-        assert(s:save())
-        browser:next()
-        local opened, err, exists = session.open(options)
-        assert.is_nil(err)
-        assert.is_true(exists)
-        assert.equal("Ada", opened:get("name"))
-        assert.same({ true, nil, true, true }, { session.destroy(options) })
-      end
-    end
   end)
 
   it("keeps whatever a session holds, or says that it cannot", function()
@@ -96,23 +99,5 @@ describe(STORAGE .. " in sessions", function()
       assert.matches("too long", err)
     end
     assert.equal("v", storage:get("'", key, ngx.time()))
-  end)
-
-  it("names what is wrong with an option", function()
-    local problems = {
-      ["invalid " .. STORAGE .. " port (at most 65535)"] = { port = 70000 },
-      ["invalid " .. STORAGE .. " table_name (it is no table's name)"] = { table_name = "sessions; DROP TABLE x" },
-      ["invalid " .. STORAGE .. " table_meta (it is no table's name)"] = { table_meta = "a b" },
-    }
-    if MYSQL then
-      problems["invalid mysql charset (it is no character set's name)"] = { charset = "latin1; --" }
-    else
-      problems["invalid postgres ssl_required (it needs ssl)"] = { ssl_required = true }
-    end
-    for problem, options in pairs(problems) do
-      local ok, err = pcall(session.new, { storage = STORAGE, [STORAGE] = options })
-      assert.is_false(ok)
-      assert.equal(problem, err)
-    end
   end)
 end)

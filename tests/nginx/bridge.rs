@@ -82,11 +82,11 @@ fn aborted_requests_leave_nothing_behind() {
             }
         }
         // Requests that are aborted while they really wait: the server hangs meanwhile.
-        redis.signal(Signal::SIGSTOP);
+        redis.process.signal(Signal::SIGSTOP);
         for number in 0..300 {
             abort(&nginx, ["/slow", "/open"][number % 2], &cookie);
         }
-        redis.signal(Signal::SIGCONT);
+        redis.process.signal(Signal::SIGCONT);
         wait_for("all answers", || counts(&nginx)["in_flight"] == 0);
     };
     round(ABORTED);
@@ -185,7 +185,7 @@ fn a_worker_that_exits_still_gets_its_answers() {
     let redis = Redis::start(&[]);
     let nginx = nginx(&redis, "");
     assert_eq!(Browser::new().get(nginx.url("/echo?v=1")), "same");
-    redis.signal(Signal::SIGSTOP);
+    redis.process.signal(Signal::SIGSTOP);
     let old = nginx.workers();
     let waiting = std::thread::spawn({
         let url = nginx.url("/slow");
@@ -195,7 +195,7 @@ fn a_worker_that_exits_still_gets_its_answers() {
     nginx.reload();
     std::thread::sleep(Duration::from_millis(500));
     assert!(nginx.workers().iter().any(|pid| old.contains(pid)), "it waits for its request");
-    redis.signal(Signal::SIGCONT);
+    redis.process.signal(Signal::SIGCONT);
     assert_eq!(waiting.join().unwrap(), "nil");
     let start = Instant::now();
     wait_for("the old worker to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));

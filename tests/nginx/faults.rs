@@ -170,6 +170,7 @@ pub fn certificates(directory: &std::path::Path, name: &str) {
 /// Stands between nginx and a server, and can spoil what the server answers.
 pub struct Spoiler {
     pub port: u16,
+    connections: Arc<AtomicUsize>,
     spoil: Arc<Mutex<Option<Spoil>>>,
 }
 
@@ -179,6 +180,8 @@ pub enum Spoil {
     Cut,
     /// Sends something else instead.
     Garbage,
+    /// Sends what this makes of it.
+    Edited(fn(&[u8]) -> Vec<u8>),
 }
 
 impl Spoiler {
@@ -186,9 +189,11 @@ impl Spoiler {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let spoil = Arc::<Mutex<Option<Spoil>>>::default();
-        let shared = spoil.clone();
+        let connections = Arc::<AtomicUsize>::default();
+        let (shared, count) = (spoil.clone(), connections.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::SeqCst);
                 let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut &from, &mut &to));
@@ -196,7 +201,7 @@ impl Spoiler {
                 thread::spawn(move || Self::answer(&server, &client, &spoil));
             }
         });
-        Self { port, spoil }
+        Self { port, connections, spoil }
     }
 
     fn answer(mut server: &TcpStream, mut client: &TcpStream, spoil: &Mutex<Option<Spoil>>) {
@@ -208,6 +213,7 @@ impl Spoiler {
                 None => client.write_all(&buffer[..size]),
                 Some(Spoil::Garbage) => client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
                 Some(Spoil::Cut) => client.write_all(&buffer[..size / 2]),
+                Some(Spoil::Edited(edit)) => client.write_all(&edit(&buffer[..size])),
             };
             if sent.is_err() || matches!(spoil, Some(Spoil::Cut)) {
                 break;
@@ -219,6 +225,11 @@ impl Spoiler {
 
     pub fn spoil(&self, spoil: Option<Spoil>) {
         *self.spoil.lock().unwrap() = spoil;
+    }
+
+    /// How many connections there were so far.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod bridge;
 mod demo;
+mod dshm_server;
+mod dshm_storage;
 mod faults;
 mod file_storage;
 mod http;

@@ -3,21 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::server::{free_port, wait_for};
+use super::server::{Process, free_port, wait_for};
 
 pub struct Memcached {
-    child: Option<Child>,
+    pub process: Process,
     pub port: u16,
-    arguments: Vec<String>,
-}
-
-fn spawn(arguments: &[String]) -> Child {
-    Command::new("memcached").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 impl Memcached {
@@ -41,28 +32,14 @@ impl Memcached {
         if nix::unistd::geteuid().is_root() {
             all.extend(["-u", "root"].map(str::to_owned));
         }
-        let child = Some(spawn(&all));
-        Self { child, port, arguments: all }
+        Self { process: Process::start("memcached", all), port }
     }
 
     /// Starts a server that was killed, on its port.
     pub fn start_again(&mut self) {
-        self.child = Some(spawn(&self.arguments));
+        self.process.start_again();
         let port = self.port;
         wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    }
-
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap();
-    }
-
-    pub fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.child.take().unwrap().wait().unwrap();
     }
 
     /// What the server says to a request, of which the CRLF at its end is left out in both.
@@ -96,14 +73,5 @@ impl Memcached {
     pub fn value(&self, name: &str) -> String {
         let answer = self.ask(&format!("mg {name} v"));
         answer.split_once("\r\n").unwrap_or_else(|| panic!("{name}: {answer}")).1.to_owned()
-    }
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use super::faults::{certificates, id, open_records};
+use super::faults::{Spoil, certificates, id, open_records};
 use super::http::Browser;
 use super::memcached_server::Memcached;
 use super::server::{Nginx, Site};
@@ -15,11 +15,11 @@ impl Server for Memcached {
     }
 
     fn signal(&self, signal: Signal) {
-        self.signal(signal);
+        self.process.signal(signal);
     }
 
     fn kill(&mut self) {
-        self.kill();
+        self.process.kill();
     }
 
     fn start_again(&mut self) {
@@ -194,27 +194,7 @@ fn tls_is_verified_unless_the_program_says_not_to() {
     certificates(directory.path(), "memcached.test");
     let files = format!("ssl_chain_cert={},ssl_key={}", path("server.pem"), path("server.key"));
     let memcached = Memcached::start(&["-Z", "-o", &files]);
-    let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", path("ca.pem")),
-        server: &format!(
-            r#"location / {{ content_by_lua_block {{
-                local ok, err = require("resty.session.memcached").new({{
-                    port = {}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
-                    ssl_verify = ngx.var.arg_verify ~= "no", server_name = ngx.var.arg_name,
-                }}):set("tls", "key", "value", 60)
-                ngx.say(ok and "saved" or err)
-            }} }}"#,
-            memcached.port
-        ),
-        ..Site::default()
-    });
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/?name=memcached.test")), "saved");
-    assert_eq!(browser.get(nginx.url("/?verify=no")), "saved");
-    for path in ["/", "/?name=other.test"] {
-        let answer = browser.get(nginx.url(path));
-        assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");
-    }
+    storages::verifies_tls("memcached", memcached.port, directory.path());
 }
 
 #[test]
@@ -229,5 +209,5 @@ fn memcached_may_refuse_and_start_again() {
 
 #[test]
 fn memcached_may_send_less_or_something_else() {
-    storages::spoils("memcached", &Memcached::start(&[]));
+    storages::spoils("memcached", &Memcached::start(&[]), &[Spoil::Cut, Spoil::Garbage]);
 }

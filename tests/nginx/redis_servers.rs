@@ -1,20 +1,16 @@
 //! Redis servers of their own: one, a Sentinel group, a Cluster.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use redis::{Client, Connection};
 
-use super::server::{free_port, wait_for};
+use super::server::{Process, free_port, wait_for};
 
 pub struct Redis {
-    child: Option<Child>,
+    pub process: Process,
     pub port: u16,
-    directory: tempfile::TempDir,
-    arguments: Vec<String>,
-    program: &'static str,
+    _directory: tempfile::TempDir,
 }
 
 impl Redis {
@@ -35,31 +31,19 @@ impl Redis {
             all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
         }
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut redis = Self { child: None, port, directory, arguments: all, program };
-        redis.start_again();
+        let redis = Self { process: Process::start(program, all), port, _directory: directory };
+        redis.wait();
         redis
     }
 
     /// Starts a server that was killed, on its port.
     pub fn start_again(&mut self) {
-        let log = fs::File::create(self.directory.path().join("log")).unwrap();
-        self.child =
-            Some(Command::new(self.program).args(&self.arguments).stdout(log).stdin(Stdio::null()).spawn().unwrap());
-        let port = self.port;
-        wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        self.process.start_again();
+        self.wait();
     }
 
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap();
-    }
-
-    pub fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.child.take().unwrap().wait().unwrap();
+    fn wait(&self) {
+        wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
     pub fn connect(&self) -> Connection {
@@ -79,15 +63,6 @@ impl Redis {
     pub fn clients(&self) -> usize {
         let list: String = self.ask("CLIENT LIST");
         list.lines().filter(|line| line.contains("lib-name=redis-rs") || !line.contains("cmd=client")).count()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, certificates, id, open_records, recovery};
+use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
 use super::server::{Nginx, Site};
@@ -17,11 +17,11 @@ impl Server for Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        self.signal(signal);
+        self.process.signal(signal);
     }
 
     fn kill(&mut self) {
-        self.kill();
+        self.process.kill();
     }
 
     fn start_again(&mut self) {
@@ -158,31 +158,12 @@ fn tls_is_verified_unless_the_program_says_not_to() {
         "--tls-auth-clients",
         "no",
     ]);
-    let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", path("ca.pem")),
-        server: &format!(
-            r#"location / {{ content_by_lua_block {{
-                local ok, err = require("resty.session.redis").new({{
-                    port = {tls_port}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
-                    ssl_verify = ngx.var.arg_verify ~= "no", server_name = ngx.var.arg_name,
-                }}):set("tls", "key", "value", 60)
-                ngx.say(ok and "saved" or err)
-            }} }}"#
-        ),
-        ..Site::default()
-    });
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/?name=redis.test")), "saved");
-    assert_eq!(browser.get(nginx.url("/?verify=no")), "saved");
-    for path in ["/", "/?name=other.test"] {
-        let answer = browser.get(nginx.url(path));
-        assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");
-    }
+    storages::verifies_tls("redis", tls_port, directory.path());
 }
 
 #[test]
 fn redis_may_send_less_or_something_else() {
-    storages::spoils("redis", &Redis::start(&[]));
+    storages::spoils("redis", &Redis::start(&[]), &[Spoil::Cut, Spoil::Garbage]);
 }
 
 #[test]

@@ -54,6 +54,50 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A server's process, which can be made to fail, and to start again as it was. It ends with this value.
+pub struct Process {
+    child: Option<Child>,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Process {
+    pub fn start(program: impl Into<PathBuf>, arguments: Vec<String>) -> Self {
+        let mut process = Self { child: None, program: program.into(), arguments };
+        process.start_again();
+        process
+    }
+
+    /// Starts what was killed. Who needs it waits until it serves.
+    pub fn start_again(&mut self) {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program.display())));
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.take().unwrap().wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 fn modules(nginx: &str) -> String {
     let output = Command::new(root().join("scripts/nginx-modules")).arg(nginx).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -20,7 +20,8 @@ pub fn run(file: &str, arguments: &str) {
 }
 
 /// Those that are run where their servers, or their files, are.
-const WITH_SERVERS: [&str; 4] = ["file_spec.lua", "memcached_spec.lua", "redis_spec.lua", "sql_spec.lua"];
+const WITH_SERVERS: [&str; 5] =
+    ["dshm_spec.lua", "file_spec.lua", "memcached_spec.lua", "redis_spec.lua", "sql_spec.lua"];
 
 macro_rules! specs {
     ($($name:ident)*) => {

@@ -1,5 +1,6 @@
 //! What the tests of storages behind a network share: sites over them, and what each must do when its server fails.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -74,22 +75,49 @@ pub fn refuses(storage: &str, server: &mut impl Server) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// Answers that are cut or garbage are errors and no values.
-pub fn spoils(storage: &str, server: &impl Server) {
+/// Answers that are spoiled are errors and no values, and each ends its connection.
+pub fn spoils(storage: &str, server: &impl Server, spoils: &[Spoil]) {
     let spoiler = Spoiler::start(server.port());
     let nginx = nginx(storage, &format!("port = {}", spoiler.port));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    for spoil in [Spoil::Cut, Spoil::Garbage] {
-        spoiler.spoil(Some(spoil));
+    for (number, spoil) in spoils.iter().enumerate() {
+        let before = spoiler.connections();
+        spoiler.spoil(Some(*spoil));
         for _ in 0..3 {
             let (answer, took) = timed(&browser, nginx.url("/get"));
-            assert!(answer.starts_with("unable to load session ("), "{answer}");
-            assert!(took < Duration::from_millis(1300), "{took:?}");
+            assert!(answer.starts_with("unable to load session ("), "{number}: {answer}");
+            assert!(took < Duration::from_millis(1300), "{number}: {took:?}");
             assert_eq!(browser.get(nginx.url("/plain")), "ok");
         }
         spoiler.spoil(None);
         assert_eq!(browser.get(nginx.url("/get")), "1");
+        assert!(spoiler.connections() >= before + 3, "{number}");
     }
     assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// A server at this port, whose certificate is for `STORAGE.test` and from the directory, is verified unless the program says
+/// not to.
+pub fn verifies_tls(storage: &str, port: u16, directory: &Path) {
+    let nginx = Nginx::start(&Site {
+        main: &format!("env SSL_CERT_FILE={};", directory.join("ca.pem").display()),
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local ok, err = require("resty.session.{storage}").new({{
+                    port = {port}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
+                    ssl_verify = ngx.var.arg_verify ~= "no", server_name = ngx.var.arg_name,
+                }}):set("tls", "key", "value", 60)
+                ngx.say(ok and "saved" or err)
+            }} }}"#
+        ),
+        ..Site::default()
+    });
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url(&format!("/?name={storage}.test"))), "saved");
+    assert_eq!(browser.get(nginx.url("/?verify=no")), "saved");
+    for path in ["/", "/?name=other.test"] {
+        let answer = browser.get(nginx.url(path));
+        assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");
+    }
 }
