@@ -47,6 +47,7 @@ impl MySql {
     where
         F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
     {
+        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let lease = self.pool.take(&self.options).await?;
         let running = lease.run(run);
         match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
@@ -57,7 +58,6 @@ impl MySql {
 
     /// Runs statements as one transaction.
     async fn write(&self, steps: Vec<Step>) -> Result<(), Error> {
-        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         outlast_deadlocks(|| {
             let steps = steps.clone();
             self.run(|mut conn| async move {

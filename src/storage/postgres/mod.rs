@@ -55,6 +55,7 @@ impl Postgres {
         kind: Kind,
         parameters: Vec<Parameter>,
     ) -> Result<Vec<Row>, Failure> {
+        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let connect = || async { connect(&self.options).await.map(Arc::new) };
         let mut connection = link.get(connect).await?;
         if connection.handle.client.is_closed() {
@@ -86,7 +87,6 @@ impl Postgres {
     }
 
     async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<(), Error> {
-        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let lane = self.writes.least_busy();
         outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await.map(drop)
     }
