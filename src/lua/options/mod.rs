@@ -123,7 +123,7 @@ impl Reader<'_> {
     /// A cleanup of at most `RATE` records a second, every `INTERVAL` seconds.
     fn cleanup(&self) -> Result<Cleanup, String> {
         const INTERVAL: u64 = 60;
-        const RATE: u64 = 2500;
+        const RATE: u64 = 2000;
         Ok(Cleanup {
             interval: Duration::from_secs(self.number("cleanup_interval")?.unwrap_or(INTERVAL)),
             rate: self.number("cleanup_rate")?.unwrap_or(RATE).max(1),
