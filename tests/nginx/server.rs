@@ -80,7 +80,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap();
+        send(self.pid(), signal);
     }
 
     pub fn kill(&mut self) {
@@ -210,4 +210,20 @@ http {{
 }}
 "#
     )
+}
+
+/// Sends a process a signal. One that stops it is waited for until each of its threads has stopped.
+pub fn send(process: i32, signal: Signal) {
+    kill(Pid::from_raw(process), signal).unwrap();
+    if signal == Signal::SIGSTOP {
+        wait_for("a process to stop", || {
+            let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default()).all(
+                |stat| {
+                    // The state stands behind the name, which is in parentheses.
+                    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+                },
+            )
+        });
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
-use super::server::{free_port, root, wait_for};
+use super::server::{free_port, root, send, wait_for};
 
 /// A server, its data in a directory of its own.
 pub struct Database {
@@ -251,7 +251,7 @@ impl Database {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         for process in children.split_whitespace().map(|pid| pid.parse().unwrap()).chain([i32::try_from(pid).unwrap()])
         {
-            let _ = kill(Pid::from_raw(process), signal);
+            send(process, signal);
         }
     }
 
