@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use nix::sys::signal::Signal;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -131,12 +130,8 @@ impl Server for Dshm {
         self.port
     }
 
-    fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
-    }
-
-    fn kill(&mut self) {
-        self.process.kill();
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn start_again(&mut self) {

@@ -98,7 +98,7 @@ fn a_session_outlives_the_node_that_it_was_saved_at() {
     assert_eq!(browser.get(there.url("/get")), "1");
     let [first, second] = nodes.each_ref().map(Dshm::entries);
     assert!(first.len() == 3 && first.keys().eq(second.keys()), "{first:?} {second:?}");
-    nodes[0].kill();
+    nodes[0].process().kill();
     assert!(browser.get(here.url("/get")).starts_with("unable to load session ("));
     assert_eq!(browser.get(there.url("/get")), "1");
     assert_eq!(browser.get(there.url("/set?v=2")), "saved");
@@ -132,7 +132,7 @@ fn tls_is_verified_unless_the_program_says_not_to() {
 
 #[test]
 fn dshm_may_hang() {
-    storages::hangs("dshm", &Dshm::start());
+    storages::hangs("dshm", &mut Dshm::start());
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Sessions in memcached: what stands there, and what happens when it fails.
 
-use nix::sys::signal::Signal;
-
 use super::faults::{Spoil, certificates, id, open_records};
 use super::http::Browser;
 use super::memcached_server::Memcached;
-use super::server::{Nginx, Site};
+use super::server::{Nginx, Process, Site};
 use super::storages::{self, Server, now, port_of};
 use super::{specs, storages::nginx as site};
 
@@ -14,12 +12,8 @@ impl Server for Memcached {
         self.port
     }
 
-    fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
-    }
-
-    fn kill(&mut self) {
-        self.process.kill();
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn start_again(&mut self) {
@@ -199,7 +193,7 @@ fn tls_is_verified_unless_the_program_says_not_to() {
 
 #[test]
 fn memcached_may_hang() {
-    storages::hangs("memcached", &Memcached::start(&[]));
+    storages::hangs("memcached", &mut Memcached::start(&[]));
 }
 
 #[test]

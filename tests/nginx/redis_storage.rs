@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Site};
+use super::server::{Nginx, Process, Site};
 use super::specs;
 use super::storages::{self, Server, now, port_of};
 
@@ -16,12 +16,8 @@ impl Server for Redis {
         self.port
     }
 
-    fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
-    }
-
-    fn kill(&mut self) {
-        self.process.kill();
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn start_again(&mut self) {
@@ -134,7 +130,7 @@ fn a_unix_socket_a_database_and_a_password_will_do() {
 
 #[test]
 fn redis_may_hang() {
-    storages::hangs("redis", &Redis::start(&[]));
+    storages::hangs("redis", &mut Redis::start(&[]));
 }
 
 #[test]
@@ -245,7 +241,7 @@ fn a_sentinel_group_may_lose_its_master() {
     let load = Load::start(&nginx, 4);
     std::thread::sleep(Duration::from_millis(300));
     let old = group.master();
-    group.servers.iter_mut().find(|server| server.port == old).unwrap().kill();
+    group.servers.iter_mut().find(|server| server.port == old).unwrap().process.kill();
     super::server::wait_for("a failover", || group.master() != old);
     let new = group.master();
     let promoted = group.servers.iter().find(|server| server.port == new).unwrap();
@@ -299,7 +295,7 @@ fn lose_a_master(signal: Signal) {
     }
     let load = Load::start(&nginx, 4);
     let lost = cluster.masters(None)[1];
-    cluster.0[lost].signal(signal);
+    cluster.0[lost].process.signal(signal);
     super::server::wait_for("a failover", || {
         let others = cluster.masters(Some(lost));
         let is_ok = |at: &usize| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok");

@@ -7,13 +7,12 @@ use nix::sys::signal::Signal;
 
 use super::faults::{PROGRAM, Spoil, Spoiler, timed};
 use super::http::Browser;
-use super::server::{Nginx, Site};
+use super::server::{Nginx, Process, Site};
 
 /// A server that can be made to fail.
 pub trait Server {
     fn port(&self) -> u16;
-    fn signal(&self, signal: Signal);
-    fn kill(&mut self);
+    fn process(&mut self) -> &mut Process;
     /// On the same port, without what was stored.
     fn start_again(&mut self);
 }
@@ -37,11 +36,11 @@ pub fn now() -> u64 {
 }
 
 /// A server that hangs is a timeout, and other requests go on.
-pub fn hangs(storage: &str, server: &impl Server) {
+pub fn hangs(storage: &str, server: &mut impl Server) {
     let nginx = nginx(storage, &port_of(server));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    server.signal(Signal::SIGSTOP);
+    server.process().signal(Signal::SIGSTOP);
     for _ in 0..3 {
         let (answer, took) = timed(&browser, nginx.url("/get"));
         assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
@@ -50,7 +49,7 @@ pub fn hangs(storage: &str, server: &impl Server) {
         assert_eq!(answer, "ok");
         assert!(took < Duration::from_millis(200), "{took:?}");
     }
-    server.signal(Signal::SIGCONT);
+    server.process().signal(Signal::SIGCONT);
     assert_eq!(browser.get(nginx.url("/get")), "1");
     assert_eq!(nginx.complaints(), [""; 0]);
 }
@@ -60,7 +59,7 @@ pub fn refuses(storage: &str, server: &mut impl Server) {
     let nginx = nginx(storage, &port_of(server));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    server.kill();
+    server.process().kill();
     for _ in 0..3 {
         let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
         assert!(answer.starts_with("unable to store session data ("), "{answer}");
