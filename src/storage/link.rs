@@ -1,10 +1,9 @@
 //! One connection that many requests share, made when it is needed, and made anew when it is lost.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::Error;
@@ -16,11 +15,10 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// A slot for a connection of type `C`, which clones cheaply and can be used by many at once.
 pub struct Link<C> {
+    /// Never locked while something is waited for.
     slot: Mutex<Slot<C>>,
-    /// Attempts to connect so far.
-    attempts: AtomicU64,
-    /// The last attempt whose connection failed later.
-    broken: AtomicU64,
+    /// Locked by who connects.
+    connecting: tokio::sync::Mutex<()>,
     connect_timeout: Duration,
     /// A connection that was unused for longer is not used again: what is between may have forgotten it.
     keepalive: Duration,
@@ -28,6 +26,9 @@ pub struct Link<C> {
 
 struct Slot<C> {
     connection: Option<Connection<C>>,
+    /// Attempts to connect so far.
+    attempts: u64,
+    /// Why, and when, the last attempt failed.
     failure: Option<(Error, Instant)>,
     last_used: Instant,
 }
@@ -41,11 +42,10 @@ pub struct Connection<C> {
 
 impl<C: Clone> Link<C> {
     pub fn new(timeouts: &Timeouts) -> Self {
-        let slot = Slot { connection: None, failure: None, last_used: Instant::now() };
+        let slot = Slot { connection: None, attempts: 0, failure: None, last_used: Instant::now() };
         Self {
             slot: Mutex::new(slot),
-            attempts: AtomicU64::new(0),
-            broken: AtomicU64::new(0),
+            connecting: tokio::sync::Mutex::new(()),
             connect_timeout: timeouts.connect,
             keepalive: timeouts.keepalive,
         }
@@ -56,53 +56,88 @@ impl<C: Clone> Link<C> {
     where
         F: Future<Output = Result<C, Error>>,
     {
-        let asked_after = self.attempts.load(Ordering::Acquire);
-        let mut slot = self.slot.lock().await;
-        let broken = self.broken.load(Ordering::Acquire);
-        if slot.last_used.elapsed() > self.keepalive
-            || slot.connection.as_ref().is_some_and(|connection| connection.attempt <= broken)
-        {
-            slot.connection = None;
-        }
-        slot.last_used = Instant::now();
-        if let Some(connection) = &slot.connection {
-            return Ok(connection.clone());
-        }
-        if let Some((error, when)) = &slot.failure {
-            if self.attempts.load(Ordering::Acquire) > asked_after {
-                return Err(error.clone());
+        let asked_after = {
+            let mut slot = self.slot();
+            if let Some(connection) = slot.usable(self.keepalive) {
+                return Ok(connection);
             }
-            sleep(PAUSE.saturating_sub(when.elapsed())).await;
+            slot.attempts
+        };
+        // Boxed: connecting is rare, and takes kilobytes that every operation would carry.
+        Box::pin(self.connect(asked_after, connect)).await
+    }
+
+    async fn connect<F>(&self, asked_after: u64, connect: impl FnOnce() -> F) -> Result<Connection<C>, Error>
+    where
+        F: Future<Output = Result<C, Error>>,
+    {
+        let _connecting = self.connecting.lock().await;
+        let pause = {
+            let mut slot = self.slot();
+            if let Some(connection) = slot.usable(self.keepalive) {
+                return Ok(connection);
+            }
+            match &slot.failure {
+                Some((error, _)) if slot.attempts > asked_after => return Err(error.clone()),
+                Some((_, when)) => PAUSE.saturating_sub(when.elapsed()),
+                None => Duration::ZERO,
+            }
+        };
+        if !pause.is_zero() {
+            sleep(pause).await;
         }
         let result = timeout(self.connect_timeout, connect()).await.unwrap_or(Err(Error::ConnectTimeout));
-        let attempt = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
-        match result {
-            Ok(handle) => {
-                let connection = Connection { handle, attempt };
-                slot.connection = Some(connection.clone());
-                slot.failure = None;
-                Ok(connection)
-            }
-            Err(error) => {
-                slot.failure = Some((error.clone(), Instant::now()));
-                Err(error)
-            }
-        }
+        self.slot().attempted(result)
     }
 
     /// Closes the connection if it was unused for too long.
     pub fn close_idle(&self) {
-        // Who has the slot uses it.
-        if let Ok(mut slot) = self.slot.try_lock()
-            && slot.last_used.elapsed() > self.keepalive
-        {
-            slot.connection = None;
-        }
+        self.slot().drop_idle(Instant::now(), self.keepalive);
     }
 
     /// Gives a connection up that failed, and those before it; one that was made since stays.
     pub fn give_up(&self, failed: &Connection<C>) {
-        self.broken.fetch_max(failed.attempt, Ordering::AcqRel);
+        let mut slot = self.slot();
+        if slot.connection.as_ref().is_some_and(|connection| connection.attempt <= failed.attempt) {
+            slot.connection = None;
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot<C>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Clone> Slot<C> {
+    /// The connection, if there is one to be used, as it is from now on.
+    fn usable(&mut self, keepalive: Duration) -> Option<Connection<C>> {
+        let now = Instant::now();
+        self.drop_idle(now, keepalive);
+        self.last_used = now;
+        self.connection.clone()
+    }
+
+    fn drop_idle(&mut self, now: Instant, keepalive: Duration) {
+        if now.saturating_duration_since(self.last_used) > keepalive {
+            self.connection = None;
+        }
+    }
+
+    /// Notes what an attempt to connect came to.
+    fn attempted(&mut self, result: Result<C, Error>) -> Result<Connection<C>, Error> {
+        self.attempts += 1;
+        match result {
+            Ok(handle) => {
+                let connection = Connection { handle, attempt: self.attempts };
+                self.connection = Some(connection.clone());
+                self.failure = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                self.failure = Some((error.clone(), Instant::now()));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -110,6 +145,7 @@ impl<C: Clone> Link<C> {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const SECOND: Duration = Duration::from_secs(1);
     const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };

@@ -94,8 +94,10 @@ pub fn notes(naming: &Naming, record: &Record) -> Vec<Cmd> {
 }
 
 pub fn get(naming: &Naming, name: &str, key: &str) -> Cmd {
-    let mut get = cmd("GET");
-    get.arg(naming.record(name, key));
+    let key = naming.record(name, key);
+    // With room for all of it at once: it is what is sent most.
+    let mut get = Cmd::with_capacity(2, "GET".len() + key.len());
+    get.arg("GET").arg(key);
     get
 }
 
