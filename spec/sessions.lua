@@ -202,6 +202,17 @@ return function(options)
     assert.equal(2, opened().info:get("seen"))
   end)
 
+  if stored then
+    it("keeps no info of a session that another request destroyed", function()
+      saved()
+      local here, there = opened(), opened()
+      assert(there:destroy())
+      here.info:set("seen", 1)
+      assert.same({ nil, "unable to store session info (there is no such session any more)" }, { here.info:save() })
+      assert.is_false((select(3, session.open(with()))))
+    end)
+  end
+
   it("hashes the storage's key", function()
     local hashed = { hash_storage_key = true }
     local id = saved(hashed):get_property("id")

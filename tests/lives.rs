@@ -295,6 +295,20 @@ fn a_storage_that_fails_says_so() {
 }
 
 #[test]
+fn info_does_not_bring_a_destroyed_session_back() {
+    let mut world = World::stored(options("s"), T0);
+    world.sign_in(ADA);
+    let (session, _) = world.open();
+    let records = std::mem::take(&mut world.memory.records);
+    let (session, result) = world.save_info(Session { info: Some(b"{}".to_vec()), ..session });
+    assert_eq!(result.unwrap_err().to_string(), "unable to store session info (there is no such session any more)");
+    assert!(world.memory.records.is_empty());
+    world.memory.records = records;
+    let (_, result) = world.save_info(session);
+    result.unwrap();
+}
+
+#[test]
 fn info_is_saved_without_a_cookie() {
     let mut world = World::stored(remembering(), T0);
     world.sign_in(ADA);

@@ -193,7 +193,7 @@ local function carry(profile, task, ...)
   if not task then
     return ...
   elseif type(task) == "number" then
-    return carry(profile, native.resume(task, nil, profile.wait(task, (...))))
+    return carry(profile, native.go_on(task, profile.wait(task, (...))))
   end
   local storage = profile.storage
   return carry(profile, native.resume(task, storage[(...)](storage, select(2, ...))))
@@ -221,12 +221,11 @@ function lazy_meta.__index(meta, name)
 end
 
 -- `value` is that of the first cookie.
-local function new_meta(profile, now, key, value, ciphertext)
+local function new_meta(profile, now, key, value)
   return setmetatable({
     timestamp = now,
     ikm = profile.ikms[key],
     value = value,
-    ciphertext = ciphertext or false,
   }, lazy_meta)
 end
 
@@ -288,7 +287,7 @@ end
 
 -- Takes over what an act came to; answers true, or nil and an error. `opens` is the cookie that an act which opens was
 -- given, false for others.
-local function take_over(self, now, opens, err, _, lines, warning, key, value, ciphertext, payload, index, info, remembered)
+local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, info, remembered)
   if payload then
     local data, problem = convert("decode", json.decode, "data", payload)
     if info and not problem then
@@ -307,10 +306,10 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, c
   respond(lines, warning)
   value = value or opens
   if key and value then
-    self.meta = new_meta(self.profile, now, key, value, ciphertext)
+    self.meta = new_meta(self.profile, now, key, value)
   end
   if remembered then
-    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value, remembered.ciphertext)
+    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value)
   end
   return not err or nil, err
 end
@@ -338,7 +337,7 @@ local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
   return take_over(self, now, false, carry(self.profile, act(
     self.profile.handle, now, problem_of(self.profile), self.state == "open", self.remember, self.forget,
-    meta.value, meta.ikm, meta.ciphertext or nil, self.remember_meta or nil, payload, self.data_index, info)))
+    meta.value, meta.ikm, self.remember_meta or nil, payload, self.data_index, info)))
 end
 
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.

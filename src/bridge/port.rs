@@ -2,13 +2,16 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
-use tokio::task::spawn;
+use tokio::task::{spawn, unconstrained};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::storage::Error;
@@ -26,7 +29,10 @@ pub enum Answer {
 
 /// An answer on its way to who waits for the ticket.
 pub struct Completion {
-    pub ticket: u64,
+    pub ticket: usize,
+    /// Which of the port's operations it was. A ticket may be given out again while an operation that nobody waits for any
+    /// more is still under way.
+    pub number: u64,
     pub result: Result<Answer, Error>,
 }
 
@@ -68,40 +74,44 @@ struct Shared {
 /// How far off the timer is that is always pending; see [`Port::beat`].
 const BEAT: Duration = Duration::from_millis(10);
 
-type Submission = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// An operation that was submitted.
+struct Submission {
+    operation: Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>,
+    deadline: Instant,
+    promise: Promise,
+}
 
 impl Port {
-    /// Takes an operation for the next flush; its answer comes with a drain after that, under the ticket that is
-    /// returned.
+    /// Takes an operation for the next flush; its answer comes with a drain after that, under the ticket, and the number
+    /// that is returned.
     ///
     /// No operation takes longer than `limit`: then its answer is [`Error::Timeout`].
-    pub fn submit<F>(&self, limit: Duration, operation: F) -> u64
+    pub fn submit<F>(&self, ticket: usize, limit: Duration, operation: F) -> u64
     where
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
-        let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut promise = Promise { port: self.clone(), ticket, kept: false };
-        // The time runs from here: an operation that is flushed too late is not done at all.
-        let deadline = Instant::now() + limit;
-        let submission: Submission = Box::pin(async move {
-            let result = timeout_at(deadline, async {
-                if Instant::now() < deadline { operation.await } else { Err(Error::Timeout) }
-            });
-            promise.keep(result.await.unwrap_or(Err(Error::Timeout)));
-        });
+        let number = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed);
+        let submission = Submission {
+            operation: Box::pin(operation),
+            // The time runs from here: an operation that is flushed too late is not done at all.
+            deadline: Instant::now() + limit,
+            promise: Promise { port: self.clone(), ticket, number, kept: false },
+        };
         self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner).push(submission);
-        ticket
+        number
     }
 
     /// Runs on the runtime what was submitted, waking its thread once for all of it.
     pub fn flush(&self, runtime: &Handle) {
         let submissions = self.take_submissions();
+        if submissions.is_empty() {
+            return;
+        }
         let port = self.clone();
         runtime.spawn(async move {
-            for submission in submissions {
-                spawn(submission);
-            }
             port.beat();
+            // One task for many operations, each with a budget of its own.
+            unconstrained(run(submissions)).await;
         });
     }
 
@@ -117,15 +127,19 @@ impl Port {
     /// Keeps a timer pending that is nearer than those of the operations, for as long as there are any.
     ///
     /// tokio wakes its own thread, by a system call, for each timer that becomes the nearest. An operation's hardly ever
-    /// runs out, and mostly is the only one: without this, every operation would pay for that.
+    /// runs out, and mostly is the only one: without this, many would pay for that.
     fn beat(&self) {
         if self.0.beating.swap(true, Ordering::Relaxed) {
             return;
         }
         let port = self.clone();
         spawn(async move {
-            while port.counts().in_flight() > 0 {
+            loop {
+                let submitted = port.counts().submitted.load(Ordering::Relaxed);
                 sleep(BEAT).await;
+                if port.counts().in_flight() == 0 && port.counts().submitted.load(Ordering::Relaxed) == submitted {
+                    break;
+                }
             }
             port.0.beating.store(false, Ordering::Relaxed);
         });
@@ -194,17 +208,57 @@ impl Port {
     }
 }
 
+/// Runs operations side by side until each is done, or its time is over.
+async fn run(submissions: Vec<Submission>) {
+    let mut running: FuturesUnordered<_> = in_time(submissions).collect();
+    // Time hardly ever runs out: one timer for all is enough.
+    while let Some(deadline) = running.iter().map(|submission| submission.deadline).min() {
+        let all = async { while running.next().await.is_some() {} };
+        if timeout_at(deadline, all).await.is_err() {
+            running = in_time(running).collect();
+        }
+    }
+}
+
+/// Those whose time is not over. The others are answered so.
+fn in_time(submissions: impl IntoIterator<Item = Submission>) -> impl Iterator<Item = Submission> {
+    let now = Instant::now();
+    submissions.into_iter().filter_map(move |mut submission| {
+        if now < submission.deadline {
+            return Some(submission);
+        }
+        submission.promise.keep(Err(Error::Timeout));
+        None
+    })
+}
+
+impl Future for Submission {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let operation = self.operation.as_mut();
+        // A driver that panics fails its operation, not those beside it; the promise says so when it is dropped.
+        match catch_unwind(AssertUnwindSafe(|| operation.poll(context))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(result)) => self.promise.keep(result),
+            Err(_) => {}
+        }
+        Poll::Ready(())
+    }
+}
+
 /// The answer that a ticket was promised. It comes in any case, even if the driver fails beyond all errors.
 struct Promise {
     port: Port,
-    ticket: u64,
+    ticket: usize,
+    number: u64,
     kept: bool,
 }
 
 impl Promise {
     fn keep(&mut self, result: Result<Answer, Error>) {
         self.kept = true;
-        self.port.complete(Completion { ticket: self.ticket, result });
+        self.port.complete(Completion { ticket: self.ticket, number: self.number, result });
     }
 }
 
@@ -251,9 +305,9 @@ mod tests {
     fn answers_come_under_their_tickets_and_one_ring_announces_many() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        let tickets: Vec<u64> = (0..100_u8)
-            .map(|number| port.submit(SECOND, async move { Ok(Answer::Record(Some(vec![number]))) }))
-            .collect();
+        for number in 0..100_u8 {
+            port.submit(usize::from(number), SECOND, async move { Ok(Answer::Record(Some(vec![number]))) });
+        }
         port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();
@@ -261,13 +315,15 @@ mod tests {
         bell.read_exact(&mut [0]).unwrap();
         let mut drained = port.drain();
         drained.sort_by_key(|completion| completion.ticket);
-        for (number, (completion, ticket)) in (0..).zip(drained.into_iter().zip(tickets)) {
-            assert_eq!(completion.ticket, ticket);
+        assert_eq!(drained.len(), 100);
+        for (number, completion) in (0..).zip(drained) {
+            assert_eq!(completion.ticket, usize::from(number));
+            assert_eq!(completion.number, u64::from(number));
             assert_eq!(completion.result.unwrap(), Answer::Record(Some(vec![number])));
         }
         bell.set_nonblocking(true).unwrap();
         assert!(bell.read(&mut [0]).is_err(), "a second byte");
-        port.submit(SECOND, async { Ok(Answer::Done) });
+        port.submit(0, SECOND, async { Ok(Answer::Done) });
         port.flush(runtime.handle());
         bell.set_nonblocking(false).unwrap();
         bell.read_exact(&mut [0]).unwrap();
@@ -278,7 +334,7 @@ mod tests {
     fn no_operation_takes_longer_than_its_limit() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        port.submit(Duration::from_millis(10), std::future::pending());
+        port.submit(0, Duration::from_millis(10), std::future::pending());
         port.flush(runtime.handle());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Timeout)));
@@ -288,7 +344,7 @@ mod tests {
     fn a_driver_that_panics_is_an_error() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        port.submit(SECOND, async { panic!("as a test") });
+        port.submit(0, SECOND, async { panic!("as a test") });
         port.flush(runtime.handle());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Broken)));
@@ -298,7 +354,7 @@ mod tests {
     fn answers_that_came_before_the_bell_ring_it() {
         let runtime = runtime();
         let port = Port::default();
-        port.submit(SECOND, async { Ok(Answer::Done) });
+        port.submit(0, SECOND, async { Ok(Answer::Done) });
         port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();

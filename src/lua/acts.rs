@@ -3,13 +3,13 @@
 //! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it depends on the storage: what
 //! a storage on the bridge is to do is submitted at once, and the row starts with a ticket, to be waited for. For a storage of
 //! the program's own the row starts with a task, followed by the storage method's name and arguments; the shim calls
-//! the method. `resume` then answers such a row again. What of the request is needed, a second cookie or the values to bind
+//! the method. `go_on` and `resume` then answer such a row again. What of the request is needed, a second cookie or the values to bind
 //! to, is read by calling back into Lua at once.
 
 use std::rc::Rc;
 
 use mlua::prelude::*;
-use mlua::{BString, Either};
+use mlua::{BString, Either, Variadic};
 
 use super::bridge::bridge;
 use super::configuration::Handle;
@@ -26,11 +26,10 @@ type HandleRef = LuaUserDataRef<Handle>;
 type Slot = Either<Option<String>, LuaValue>;
 
 /// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it needs (`method, ...`);
-/// or nil and the result (`err, exists, lines, warning,
-/// key, cookie, ciphertext, payload, index, info, remembered`). The cookie is the value of the session's first
-/// cookie, header and initial chunk, where it is no longer the one that was read.
-type Row = (Option<Either<u64, Running>>, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot, Slot);
-const SLOTS: usize = 11;
+/// or nil and the result (`err, exists, lines, warning, key, cookie, payload, index, info, remembered`). The cookie is the
+/// value of the session's first cookie, header and initial chunk, where it is no longer the one that was read. Nils at the
+/// end are left out.
+type Row = Variadic<Slot>;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("open", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Open))?)?;
@@ -48,7 +47,8 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
         .set("save_info", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::SaveInfo))?)?;
     module.set("instance", instance)?;
     module.set("set_reader", lua.create_function(set_reader)?)?;
-    module.set("resume", lua.create_function(resume)?)
+    module.set("resume", lua.create_function(resume)?)?;
+    module.set("go_on", lua.create_function(go_on)?)
 }
 
 /// The shim's function that reads what an act needs of the request: another cookie's value when it is given a
@@ -99,7 +99,7 @@ fn open_instance(lua: &Lua, (handle, now, cookie, problem, audience, remember): 
     running.start(lua, cookie)
 }
 
-/// `handle, now, problem, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
+/// `handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
 type InstanceArgs = (
     HandleRef,
     u64,
@@ -109,7 +109,6 @@ type InstanceArgs = (
     bool,
     Option<BString>,
     Option<BString>,
-    Option<String>,
     Option<LuaTable>,
     Option<BString>,
     Option<usize>,
@@ -127,10 +126,9 @@ enum Method {
 }
 
 fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> {
-    let (handle, now, problem, open, remember, forget, cookie, ikm, ciphertext, remembered, payload, index, info) =
-        args;
+    let (handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info) = args;
     let configuration = &handle.configuration;
-    let metas = meta(configuration, cookie, ikm, ciphertext)
+    let metas = meta(configuration, cookie, ikm)
         .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
     let (meta, remember_meta) = match metas {
         Ok(metas) => metas,
@@ -161,22 +159,16 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
     running.start(lua, None)
 }
 
-fn meta(
-    configuration: &Configuration,
-    cookie: Option<BString>,
-    ikm: Option<BString>,
-    ciphertext: Option<String>,
-) -> Result<Option<Meta>, Error> {
+fn meta(configuration: &Configuration, cookie: Option<BString>, ikm: Option<BString>) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
     let ikm = ikm.unwrap_or_default();
     let key = configuration.keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
-    Meta::from_value(cookie.into(), key, ciphertext).map(Some)
+    Meta::from_value(cookie.into(), key).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
     let text = |name: &str| table.get::<Option<BString>>(name).ok().flatten();
-    let ciphertext = text("ciphertext").and_then(|text| String::from_utf8(text.into()).ok());
-    meta(configuration, text("value"), text("ikm"), ciphertext)
+    meta(configuration, text("value"), text("ikm"))
 }
 
 /// An act's session, and what the act came to.
@@ -273,27 +265,24 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
     reader.ok_or_else(|| LuaError::runtime("no reader was set"))
 }
 
-/// `resume(task, value, err)`: goes on with a storage's answer. `resume(ticket, nil, err)`: goes on with what came for the
-/// ticket, or with the error where nothing came.
-fn resume(lua: &Lua, (task, value, error): (Either<LuaAnyUserData, u64>, LuaValue, LuaValue)) -> LuaResult<Row> {
+/// `resume(task, value, err)`: goes on with what a storage of the program's own answered.
+fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
+    let mut running: Running = task.take()?;
     let cause = || if error.is_nil() { None } else { error.to_string().ok() };
-    let (mut running, answer) = match task {
-        Either::Left(task) => {
-            let running: Running = task.take()?;
-            let answer = answer_of(&running, &value, cause);
-            (running, answer)
-        }
-        Either::Right(ticket) => {
-            let (running, result) = bridge(lua)?.forget(ticket);
-            let Some(running) = running else { return Ok(failed(&"the act is over")) };
-            let answer = match result {
-                Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
-                Some(Ok(_)) => Answer::Done(Ok(())),
-                Some(Err(error)) => running.refused(error.to_string()),
-                None => running.refused(cause().unwrap_or_else(|| "no answer".to_owned())),
-            };
-            (running, answer)
-        }
+    let answer = answer_of(&running, &value, cause);
+    let step = running.task.resume(answer);
+    running.go_on(lua, step)
+}
+
+/// `go_on(ticket, err)`: goes on with what came for the ticket, or with the error where nothing came.
+fn go_on(lua: &Lua, (ticket, error): (usize, Option<String>)) -> LuaResult<Row> {
+    let (running, result) = bridge(lua)?.forget(ticket);
+    let Some(mut running) = running else { return Ok(failed(&"the act is over")) };
+    let answer = match result {
+        Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
+        Some(Ok(_)) => Answer::Done(Ok(())),
+        Some(Err(error)) => running.refused(error.to_string()),
+        None => running.refused(error.unwrap_or_else(|| "no answer".to_owned())),
     };
     let step = running.task.resume(answer);
     running.go_on(lua, step)
@@ -310,11 +299,6 @@ fn answer_of(running: &Running, value: &LuaValue, cause: impl Fn() -> Option<Str
         None if succeeded => Answer::Record(Err(Some(format!("string expected, got {}", value.type_name())))),
         None => Answer::Record(Err(cause())),
     }
-}
-
-fn row(task: Option<Either<u64, Running>>, slots: [Slot; SLOTS]) -> Row {
-    let [a, b, c, d, e, f, g, h, i, j, k] = slots;
-    (task, a, b, c, d, e, f, g, h, i, j, k)
 }
 
 fn nil() -> Slot {
@@ -339,42 +323,34 @@ fn bytes(lua: &Lua, bytes: Option<Vec<u8>>) -> LuaResult<Slot> {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Row {
-    let mut slots = std::array::from_fn(|_| nil());
-    slots[0] = text(error.to_string());
-    row(None, slots)
+    vec![nil(), text(error.to_string())].into()
 }
 
 fn waits((ticket, limit): Submitted) -> Row {
-    let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| nil());
-    slots[0] = Either::Right(LuaValue::Number(limit));
-    row(Some(Either::Left(ticket)), slots)
+    vec![number(ticket as u64), Either::Right(LuaValue::Number(limit))].into()
 }
 
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
-    let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| nil());
-    match effect {
-        Effect::Get(get) => {
-            [slots[0], slots[1], slots[2], slots[3]] =
-                [text("get"), text(&*get.name), text(get.key), number(get.current_time)];
-        }
+    let task = Either::Right(LuaValue::UserData(lua.create_userdata(task)?));
+    let row = match effect {
+        Effect::Get(get) => vec![task, text("get"), text(&*get.name), text(get.key), number(get.current_time)],
         Effect::Set(set) => {
             let Set { name, key, value, ttl, current_time, replacing } = *set;
-            [slots[0], slots[1], slots[2], slots[3]] = [text("set"), text(&*name), text(key), text(value)];
-            [slots[4], slots[5]] = [number(ttl), number(current_time)];
+            let value = bytes(lua, Some(value))?;
+            let mut row = vec![task, text("set"), text(&*name), text(key), value, number(ttl), number(current_time)];
             if let Some(replacing) = replacing {
-                slots[6] = Either::Left(replacing.old_key);
-                slots[7] = number(replacing.stale_ttl);
-                slots[8] = metadata(lua, replacing.metadata)?;
+                row.extend([Either::Left(replacing.old_key), number(replacing.stale_ttl)]);
+                row.push(metadata(lua, replacing.metadata)?);
             }
+            row
         }
         Effect::Delete(delete) => {
-            [slots[0], slots[1], slots[2]] = [text("delete"), text(&*delete.name), text(delete.key)];
-            slots[3] = number(delete.current_time);
-            slots[4] = metadata(lua, delete.metadata)?;
+            let metadata = metadata(lua, delete.metadata)?;
+            vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
         }
         Effect::Cookie { .. } | Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
-    }
-    Ok(row(Some(Either::Right(task)), slots))
+    };
+    Ok(row.into())
 }
 
 fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
@@ -392,27 +368,30 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
     let index = session.index.map_or_else(nil, |index| number(index as u64 + 1));
     let info = payload.as_ref().and_then(|_| session.info.take());
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
-    let (key, cookie, ciphertext) = match session.meta {
+    let (key, cookie) = match session.meta {
         Some(meta) => {
             let changed = !session.lines.is_empty();
-            (number(meta.key as u64 + 1), Either::Left(changed.then(|| meta.value())), Either::Left(meta.ciphertext))
+            (number(meta.key as u64 + 1), Either::Left(changed.then(|| meta.value())))
         }
-        None => (nil(), nil(), nil()),
+        None => (nil(), nil()),
     };
-    let slots = [
+    let mut row = vec![
+        nil(),
         Either::Left(result.err().map(|error| error.to_string())),
         Either::Right(LuaValue::Boolean(exists)),
         lines(lua, session.lines)?,
         Either::Left(session.warning),
         key,
         cookie,
-        ciphertext,
         bytes(lua, payload)?,
         index,
         bytes(lua, info)?,
         remembered.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))),
     ];
-    Ok(row(None, slots))
+    while matches!(row.last(), Some(Either::Left(None))) {
+        row.pop();
+    }
+    Ok(row.into())
 }
 
 /// One line as a string, several as an array.
@@ -428,6 +407,5 @@ fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     table.set("value", meta.value())?;
     table.set("key", meta.key + 1)?;
-    table.set("ciphertext", meta.ciphertext.as_deref())?;
     Ok(table)
 }

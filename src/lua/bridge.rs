@@ -1,25 +1,25 @@
 //! The bridge for Lua: its doorbell, the tickets of what waits, and the answers that came for them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mlua::Either;
 use mlua::prelude::*;
+use slab::Slab;
 
 use super::acts::Running;
 use crate::bridge::runtime::{self, Runtime};
-use crate::bridge::{Answer, Port, doorbell};
+use crate::bridge::{Answer, Completion, Port, doorbell};
 use crate::storage::Error;
 
 /// This VM's end of the bridge.
 pub struct Bridge {
     port: Port,
     runtime: OnceCell<Arc<Runtime>>,
-    /// What was submitted, until its answer is taken or forgotten.
-    tickets: RefCell<HashMap<u64, Ticket>>,
+    /// What was submitted, until its answer is taken or forgotten. Tickets are given out again then.
+    tickets: RefCell<Slab<Ticket>>,
     swept: Cell<Instant>,
 }
 
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
 #[derive(Default)]
 struct Ticket {
+    /// The operation's number.
+    number: u64,
     act: Option<Running>,
     result: Option<Result<Answer, Error>>,
     /// Whether it had been drained at the last sweep.
@@ -76,12 +78,15 @@ impl Bridge {
     }
 
     /// Submits an operation; `act` goes on with its answer. Its ticket.
-    pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> u64
+    pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> usize
     where
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
-        let ticket = self.port.submit(limit, operation);
-        self.tickets.borrow_mut().insert(ticket, Ticket { act, ..Ticket::default() });
+        let mut tickets = self.tickets.borrow_mut();
+        let entry = tickets.vacant_entry();
+        let ticket = entry.key();
+        let number = self.port.submit(ticket, limit, operation);
+        entry.insert(Ticket { number, act, ..Ticket::default() });
         ticket
     }
 
@@ -108,17 +113,16 @@ impl Bridge {
     }
 
     /// `drain()`: the tickets whose answers have come, in an array.
-    fn drain(&self) -> Vec<u64> {
+    fn drain(&self) -> Vec<usize> {
         self.sweep();
         let mut tickets = self.tickets.borrow_mut();
-        let completions = self.port.drain().into_iter();
-        let known = completions.map(|completion| {
-            if let Some(ticket) = tickets.get_mut(&completion.ticket) {
-                ticket.result = Some(completion.result);
-            }
-            completion.ticket
+        let awaited = self.port.drain().into_iter().filter_map(|Completion { ticket, number, result }| {
+            // Nobody waits any more for an answer whose ticket is gone, or given out again.
+            let waiting = tickets.get_mut(ticket).filter(|waiting| waiting.number == number)?;
+            waiting.result = Some(result);
+            Some(ticket)
         });
-        known.collect()
+        awaited.collect()
     }
 
     /// Forgets answers that were drained and that nobody came for: a request that is aborted after its light thread was
@@ -128,21 +132,19 @@ impl Bridge {
             return;
         }
         self.swept.set(Instant::now());
-        let is_stale = |_: &u64, ticket: &mut Ticket| std::mem::replace(&mut ticket.stale, ticket.result.is_some());
-        // They are dropped when the map is free again.
-        let forgotten: Vec<_> = self.tickets.borrow_mut().extract_if(is_stale).collect();
-        drop(forgotten);
+        let mut tickets = self.tickets.borrow_mut();
+        tickets.retain(|_, ticket| !std::mem::replace(&mut ticket.stale, ticket.result.is_some()));
     }
 
     /// The act that waits for a ticket, and what its operation came to.
-    pub fn forget(&self, ticket: u64) -> (Option<Running>, Option<Result<Answer, Error>>) {
-        let ticket = self.tickets.borrow_mut().remove(&ticket).unwrap_or_default();
+    pub fn forget(&self, ticket: usize) -> (Option<Running>, Option<Result<Answer, Error>>) {
+        let ticket = self.tickets.borrow_mut().try_remove(ticket).unwrap_or_default();
         (ticket.act, ticket.result)
     }
 }
 
 /// `forget(ticket)`: nobody waits for it any more.
-fn forget(lua: &Lua, ticket: u64) -> LuaResult<()> {
+fn forget(lua: &Lua, ticket: usize) -> LuaResult<()> {
     // What goes with it goes when the bridge is free again.
     let forgotten = bridge(lua)?.forget(ticket);
     drop(forgotten);
@@ -150,7 +152,7 @@ fn forget(lua: &Lua, ticket: u64) -> LuaResult<()> {
 }
 
 /// `take(ticket)`: what its operation came to, nil where there is nothing; or `nil, err`.
-fn take(lua: &Lua, ticket: u64) -> LuaResult<(LuaValue, Option<String>)> {
+fn take(lua: &Lua, ticket: usize) -> LuaResult<(LuaValue, Option<String>)> {
     let (_, result) = bridge(lua)?.forget(ticket);
     Ok(match result {
         Some(Ok(answer)) => (value(lua, answer)?, None),

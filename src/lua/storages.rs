@@ -83,7 +83,7 @@ impl Source {
 }
 
 /// What is to be waited for: its ticket, and the most seconds that it may take.
-pub type Submitted = (u64, f64);
+pub type Submitted = (usize, f64);
 
 /// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ impl StorageHandle {
                     replacing.map_or_else(Default::default, |it| (it.old_key, it.stale_ttl, it.metadata));
                 let record = Record {
                     name: set.name.to_string(),
-                    value: set.value.into_bytes(),
+                    value: set.value,
                     ttl: set.ttl.max(1),
                     current_time: set.current_time,
                     old_key: replaced(old_key, &set.key),
@@ -156,7 +156,7 @@ fn owners(metadata: Option<Metadata>) -> Vec<Owner> {
 }
 
 /// Ticket and limit, or nil and an error.
-type Answered = (Option<u64>, Either<f64, String>);
+type Answered = (Option<usize>, Either<f64, String>);
 
 fn answered(submitted: Result<Submitted, String>) -> LuaResult<Answered> {
     Ok(match submitted {

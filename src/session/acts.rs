@@ -46,13 +46,11 @@ pub struct Meta {
     pub key: usize,
     /// The payload's start that stands in the first cookie; empty with a storage.
     pub initial_chunk: String,
-    /// The whole payload as it was sealed, where it lives in a storage.
-    pub ciphertext: Option<String>,
 }
 
 impl Meta {
     /// From the value of the first cookie.
-    pub fn from_value(mut value: Vec<u8>, key: usize, ciphertext: Option<String>) -> Result<Self, Error> {
+    pub fn from_value(mut value: Vec<u8>, key: usize) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
         if header.flags().contains(Flags::STORED) {
             // Whatever somebody put behind the header is not ours.
@@ -60,7 +58,7 @@ impl Meta {
         }
         value.drain(..ENCODED_SIZE);
         let initial_chunk = String::from_utf8(value).map_err(|_| cookie::Error::InvalidPayload)?;
-        Ok(Self { header, key, initial_chunk, ciphertext })
+        Ok(Self { header, key, initial_chunk })
     }
 
     /// The value of the first cookie.
@@ -267,27 +265,26 @@ impl Session {
     /// Writes the record's info anew, and the remember record's: no cookie, no new id.
     pub async fn save_info(&mut self, act: &Act) -> Result<(), Error> {
         let Some(info) = self.info.clone() else { return Ok(()) };
-        if let Some(meta) = &self.meta {
-            act.store_info(Kind::Session, meta, &info).await?;
+        if let Some(meta) = &self.meta
+            && !act.store_info(Kind::Session, meta, &info).await?
+        {
+            return Err(Error::InfoOfNobody);
         }
-        if !self.remembers() {
-            return Ok(());
+        if self.remembers()
+            && self.find_remember(act).await
+            && let Some(meta) = &self.remember_meta
+        {
+            act.store_info(Kind::Remember, meta, &info).await?;
         }
-        if self.remember_meta.as_ref().is_none_or(|meta| meta.ciphertext.is_none()) {
-            self.remember_meta = self.read(act, Kind::Remember).await.ok().map(|opened| Box::new(opened.meta));
-        }
-        match &self.remember_meta {
-            Some(meta) => act.store_info(Kind::Remember, meta, &info).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Takes what is needed of the request's remember cookie, if it is good. Whether there is one.
     async fn find_remember(&mut self, act: &Act) -> bool {
         if self.remember_meta.is_none() {
             let verified = act.verify(Kind::Remember).await.ok();
-            self.remember_meta = verified
-                .map(|(header, key, _)| Box::new(Meta { header, key, initial_chunk: String::new(), ciphertext: None }));
+            self.remember_meta =
+                verified.map(|(header, key, _)| Box::new(Meta { header, key, initial_chunk: String::new() }));
         }
         self.remember_meta.is_some()
     }
@@ -298,7 +295,7 @@ impl Session {
         let (sealed, initial_size, info) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            (record.ciphertext.into_bytes(), 0, record.info)
+            (record.ciphertext, 0, record.info)
         } else {
             let mut payload = cookie;
             payload.drain(..ENCODED_SIZE);
@@ -309,14 +306,11 @@ impl Session {
         let payload = seal::open(&header, act.key(key), act.safety(kind), &sealed)?;
         let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
         let index = audiences::position(&audiences::entries(&payload)?, audience);
+        let mut initial_chunk = sealed;
+        initial_chunk.truncate(initial_size);
         // What was decoded as base64url is text.
-        let mut sealed = String::from_utf8(sealed).map_err(|_| cookie::Error::InvalidPayload)?;
-        let meta = if act.configuration.stored {
-            Meta { header, key, initial_chunk: String::new(), ciphertext: Some(sealed) }
-        } else {
-            sealed.truncate(initial_size);
-            Meta { header, key, initial_chunk: sealed, ciphertext: None }
-        };
+        let initial_chunk = String::from_utf8(initial_chunk).map_err(|_| cookie::Error::InvalidPayload)?;
+        let meta = Meta { header, key, initial_chunk };
         Ok(Opened { meta, payload, index, info })
     }
 
@@ -341,7 +335,7 @@ impl Session {
         let meta = if act.configuration.stored {
             self.store(act, kind, &sealed).await?;
             set_cookie::merge(&mut self.lines, [set_cookie::first(name, &sealed.header, "", &attributes)]);
-            Meta { header: sealed.header, key: 0, initial_chunk: String::new(), ciphertext: Some(sealed.payload) }
+            Meta { header: sealed.header, key: 0, initial_chunk: String::new() }
         } else {
             let (mut lines, first) = set_cookie::sealed(name, &sealed, &attributes)?;
             if let Some(before) = previous {
@@ -351,7 +345,7 @@ impl Session {
             set_cookie::merge(&mut self.lines, lines);
             let Sealed { header, mut payload } = sealed;
             payload.truncate(first);
-            Meta { header, key: 0, initial_chunk: payload, ciphertext: None }
+            Meta { header, key: 0, initial_chunk: payload }
         };
         match kind {
             Kind::Session => self.meta = Some(meta),
@@ -388,7 +382,7 @@ impl Session {
         let set = Set {
             name: act.name(kind).clone(),
             key: act.storage_key(&sealed.header),
-            value: record::encode(&sealed.payload, self.info.as_deref()),
+            value: record::encode(sealed.payload.as_bytes(), self.info.as_deref()),
             ttl: act.timeouts(kind).record_ttl(age, 0),
             current_time: act.now,
             replacing: Some(replacing),
@@ -499,21 +493,31 @@ impl Act {
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
         let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
         let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
-        record::decode(&text)
+        record::decode(text)
     }
 
-    async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<(), Error> {
-        let Some(ciphertext) = &meta.ciphertext else { return Ok(()) };
+    /// Writes a record's info anew. A record that another request has destroyed meanwhile does not come back: whether
+    /// there is one still.
+    async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
+        let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
+        let (name, key) = (self.name(kind).clone(), self.storage_key(&meta.header));
+        let get = Get { name: name.clone(), key: key.clone(), current_time: self.now };
+        let text = match self.host.get(get).await {
+            Ok(text) => text,
+            Err(None) => return Ok(false),
+            Err(Some(cause)) => return Err(failed(cause)),
+        };
         let age = self.now.saturating_sub(meta.header.creation_time());
         let set = Set {
-            name: self.name(kind).clone(),
-            key: self.storage_key(&meta.header),
-            value: record::encode(ciphertext, Some(info)),
+            name,
+            key,
+            value: record::encode(&record::decode(text)?.ciphertext, Some(info)),
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
             current_time: self.now,
             replacing: None,
         };
-        self.host.set(set).await.map_err(|cause| Error::StoreInfo(Cause(cause)))
+        self.host.set(set).await.map_err(|cause| Error::StoreInfo(Cause(cause)))?;
+        Ok(true)
     }
 
     /// The values that the flags bind to; those of the request only where they are needed.

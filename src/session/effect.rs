@@ -40,7 +40,8 @@ pub struct Set {
     /// The cookie's name.
     pub name: Rc<str>,
     pub key: String,
-    pub value: String,
+    /// base64url in JSON.
+    pub value: Vec<u8>,
     /// Seconds.
     pub ttl: u64,
     pub current_time: u64,

@@ -46,6 +46,8 @@ pub enum Error {
     Store(Cause),
     #[error("unable to store session info{0}")]
     StoreInfo(Cause),
+    #[error("unable to store session info (there is no such session any more)")]
+    InfoOfNobody,
     #[error("unable to destroy session{0}")]
     Delete(Cause),
 

@@ -6,25 +6,36 @@ use crate::cookie::base64url;
 
 pub struct Record {
     /// base64url, as it was sealed.
-    pub ciphertext: String,
+    pub ciphertext: Vec<u8>,
     /// JSON text, `{audience: {…}}`.
     pub info: Option<Vec<u8>>,
 }
 
-pub fn encode(ciphertext: &str, info: Option<&[u8]>) -> String {
+pub fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
     // base64url needs no escaping in JSON.
     match info {
-        Some(info) => format!("[\"{ciphertext}\",\"{}\"]", base64url::encode(info)),
-        None => format!("[\"{ciphertext}\"]"),
+        Some(info) => [b"[\"", ciphertext, b"\",\"", base64url::encode(info).as_bytes(), b"\"]"].concat(),
+        None => [b"[\"", ciphertext, b"\"]"].concat(),
     }
 }
 
-pub fn decode(text: &[u8]) -> Result<Record, Error> {
-    let mut parts = serde_json::from_slice::<Vec<Option<String>>>(text).map_err(Error::RecordFormat)?.into_iter();
-    let ciphertext = parts.next().flatten().ok_or(Error::RecordShape)?;
+pub fn decode(mut text: Vec<u8>) -> Result<Record, Error> {
+    if is_one_plain_string(&text) {
+        text.truncate(text.len() - 2);
+        text.drain(..2);
+        return Ok(Record { ciphertext: text, info: None });
+    }
+    let mut parts = serde_json::from_slice::<Vec<Option<String>>>(&text).map_err(Error::RecordFormat)?.into_iter();
+    let ciphertext = parts.next().flatten().ok_or(Error::RecordShape)?.into_bytes();
     let info = parts.next().flatten();
     let info = info.map(|info| base64url::decode(info.as_bytes()).map_err(Error::InfoEncoding)).transpose()?;
     Ok(Record { ciphertext, info })
+}
+
+/// Whether it is what [`encode`] mostly makes, `["…"]`: worth not parsing, for every open comes here.
+fn is_one_plain_string(text: &[u8]) -> bool {
+    let inner = text.strip_prefix(b"[\"").and_then(|rest| rest.strip_suffix(b"\"]"));
+    inner.is_some_and(|inner| memchr::memchr2(b'"', b'\\', inner).is_none())
 }
 
 #[cfg(test)]
@@ -33,20 +44,25 @@ mod tests {
 
     #[test]
     fn records_come_back() {
-        let record = decode(encode("AAAA", Some(b"{}")).as_bytes()).unwrap();
-        assert_eq!((record.ciphertext.as_str(), record.info.as_deref()), ("AAAA", Some(&b"{}"[..])));
-        assert!(decode(encode("AAAA", None).as_bytes()).unwrap().info.is_none());
+        for info in [Some(&b"{}"[..]), None] {
+            let record = decode(encode(b"AAAA", info)).unwrap();
+            assert_eq!((record.ciphertext.as_slice(), record.info.as_deref()), (&b"AAAA"[..], info));
+        }
+        for text in [" [ \"AAAA\" ]", "[\"AA\\u0041A\"]", "[\"AAAA\",null]"] {
+            let record = decode(text.into()).unwrap();
+            assert_eq!((record.ciphertext.as_slice(), record.info), (&b"AAAA"[..], None), "{text}");
+        }
     }
 
     #[test]
     fn what_is_no_record_is_an_error() {
-        for text in ["", "{}", "null", "[1]", "[\"a\"", "true"] {
-            let error = decode(text.as_bytes()).err().unwrap().to_string();
+        for text in ["", "{}", "null", "[1]", "[\"a\"", "[\"]", "true"] {
+            let error = decode(text.into()).err().unwrap().to_string();
             assert!(error.starts_with("unable to json decode session ("), "{error}");
         }
         for text in ["[]", "[null]"] {
-            assert!(matches!(decode(text.as_bytes()), Err(Error::RecordShape)));
+            assert!(matches!(decode(text.into()), Err(Error::RecordShape)));
         }
-        assert!(matches!(decode(b"[\"a\",\"!\"]"), Err(Error::InfoEncoding(_))));
+        assert!(matches!(decode(b"[\"a\",\"!\"]".to_vec()), Err(Error::InfoEncoding(_))));
     }
 }

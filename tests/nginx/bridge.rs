@@ -140,10 +140,20 @@ impl Load<'_> {
     }
 }
 
+/// Ends the load with the test, even one that fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `disturb` while four clients send requests; what went wrong for them.
 fn under_load(nginx: &Nginx, disturb: impl FnOnce()) -> Vec<String> {
     let load = Load { nginx, stop: AtomicBool::new(false), answered: AtomicUsize::new(0) };
     std::thread::scope(|scope| {
+        let stop = Stop(&load.stop);
         let threads: Vec<_> = (0..4)
             .map(|thread| {
                 scope.spawn({
@@ -156,7 +166,7 @@ fn under_load(nginx: &Nginx, disturb: impl FnOnce()) -> Vec<String> {
         disturb();
         let so_far = load.answered.load(Ordering::Relaxed);
         wait_for("more answers", || load.answered.load(Ordering::Relaxed) > so_far + 50);
-        load.stop.store(true, Ordering::Relaxed);
+        drop(stop);
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     })
 }

@@ -40,6 +40,10 @@ pub struct Memory {
     pub calls: Vec<Effect>,
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
 impl Memory {
     fn perform(&mut self, effect: Effect, now: u64) -> Answer {
         let answer = self.answer(&effect, now);
@@ -58,7 +62,7 @@ impl Memory {
                 _ => Answer::Record(Err(None)),
             },
             Effect::Set(set) => {
-                self.records.insert(name(&set.name, &set.key), (set.value.clone(), now + set.ttl));
+                self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
                 let replacing = set.replacing.as_ref();
                 if let Some((old_key, stale_ttl)) = replacing.and_then(|r| Some((r.old_key.as_ref()?, r.stale_ttl)))
                     && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))

@@ -3,7 +3,8 @@
 --
 -- An operation that is submitted gets a ticket. Who submitted it waits for the ticket on a semaphore; one light thread a
 -- worker reads the doorbell, takes the answers over in one call, and posts their semaphores. Another flushes what was
--- submitted: nginx runs it when all that came in at the time is dealt with, so many operations cross at once.
+-- submitted. It is woken by the doorbell, too: so nginx first deals with all that came in meanwhile, and many operations
+-- cross at once.
 --
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
@@ -102,11 +103,19 @@ local function flush_for_ever()
   end
 end
 
+-- The flusher runs when what nginx found to do together with the doorbell is done.
+local function wake_flusher()
+  if flush_due then
+    submitted:post(1)
+  end
+end
+
 -- Reads the doorbell until the worker exits and nobody waits any more.
 local function read_doorbell(socket)
   while not (exiting() and bridge.in_flight() == 0) do
     local _, problem = socket:receiveany(64)
     deliver()
+    wake_flusher()
     if problem and problem ~= "timeout" then
       return problem
     end
@@ -123,6 +132,7 @@ function listen()
   local socket, err = connect()
   if socket then
     local flusher = ngx.thread.spawn(flush_for_ever)
+    wake_flusher() -- for what was submitted before
     local _, problem = pcall(read_doorbell, socket)
     err = problem
     ngx.thread.kill(flusher)
@@ -213,7 +223,7 @@ function waiting_module.wait(ticket, limit)
   if resident then
     if not flush_due then
       flush_due = true
-      submitted:post(1)
+      bridge.ring()
     end
     ok, err = waiter.semaphore:wait(limit)
   else
