@@ -53,7 +53,7 @@ fn nginx(redis: &Redis) -> Nginx {
         "#,
         redis.port
     );
-    Nginx::start(&Site { init: &init, server: &server, ..Site::default() })
+    Nginx::start(&Site { main: "worker_cpu_affinity auto;", init: &init, server: &server, ..Site::default() })
 }
 
 /// Ticks that a process has had of the processor.

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod commands;
+mod gathering;
 mod options;
 mod sentinel;
 mod single;

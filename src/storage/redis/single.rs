@@ -1,43 +1,83 @@
 //! One Redis server, and the storage on it.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult, Value};
 
+use super::gathering::{self, Gathering};
 use super::options::{Options, Target};
 use super::{commands, describe, is_broken};
 use crate::storage::link::Link;
 use crate::storage::network::Address;
-use crate::storage::{Error, Operation, Owner, Record, Storage};
+use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
 
-/// The way to one server, whichever it is at the time: the configured one, or the one that Sentinels name.
-pub struct Server {
+/// One server, whichever it is at the time: the configured one, or the one that Sentinels name.
+pub struct Server(Arc<Connected>);
+
+/// The way to it.
+struct Connected {
     link: Link<MultiplexedConnection>,
+    gathering: Gathering,
     options: Options,
 }
 
 impl Server {
     pub fn new(options: Options) -> Self {
-        Self { link: Link::new(&options.timeouts), options }
+        Self(Arc::new(Connected { link: Link::new(&options.timeouts), gathering: Gathering::default(), options }))
+    }
+
+    fn naming(&self) -> &Naming {
+        &self.0.options.naming
+    }
+
+    /// Runs a command together with those that are asked for at the same time.
+    async fn run<T: FromRedisValue>(&self, command: Cmd) -> Result<T, Error> {
+        let (is_first, answer) = self.0.gathering.add(command);
+        if is_first {
+            // It comes to this when those that run already have added theirs, and goes on if this one is given up.
+            let connected = self.0.clone();
+            tokio::spawn(async move { connected.send_gathered().await });
+        }
+        let value = answer.await.unwrap_or(Err(Error::Broken))?;
+        redis::from_redis_value(value).map_err(|error| Error::Server(error.to_string()))
+    }
+}
+
+impl Connected {
+    async fn send_gathered(&self) {
+        let (commands, answers) = self.gathering.take();
+        let values = self.run(|mut connection| async move { gathering::send(&mut connection, commands).await }).await;
+        match values {
+            Ok(values) => {
+                for (answer, value) in answers.into_iter().zip(values) {
+                    // Who does not wait any more has gone.
+                    let _ = answer.send(value.map_err(Error::from));
+                }
+            }
+            Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+        }
     }
 
     /// Runs commands on the server's connection, making one where there is none.
     ///
     /// A connection that failed, or answered too late, or leads to a server that cannot be written to, is given up: the
-    /// next operation connects anew. This one fails: what it asked for may have been done.
-    async fn run<T, F>(&self, run: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, Error>
+    /// next operation connects anew. These fail: what they asked for may have been done.
+    async fn run<F>(&self, run: impl FnOnce(MultiplexedConnection) -> F) -> Result<Vec<RedisResult<Value>>, Error>
     where
-        F: Future<Output = Result<T, RedisError>>,
+        F: Future<Output = RedisResult<Vec<RedisResult<Value>>>>,
     {
         let connection = self.link.get(|| self.connect()).await?;
-        let result = run(connection.handle.clone()).await;
-        if let Err(error) = &result
-            && is_lost(error)
-        {
+        let results = run(connection.handle.clone()).await;
+        let is_lost = match &results {
+            Ok(results) => results.iter().any(|result| result.as_ref().is_err_and(is_lost)),
+            Err(error) => is_lost(error),
+        };
+        if is_lost {
             self.link.give_up(&connection);
         }
-        Ok(result?)
+        Ok(results?)
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
@@ -84,26 +124,26 @@ fn is_lost(error: &RedisError) -> bool {
 
 impl Storage for Server {
     fn set(&self, record: Record) -> Operation<'_, ()> {
-        let set = commands::set(&self.options.naming, &record);
-        Box::pin(self.run(move |mut connection| async move { set.query_async(&mut connection).await }))
+        Box::pin(self.run(commands::set(self.naming(), &record)))
     }
 
     fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-        let get = commands::get(&self.options.naming, &name, &key);
-        Box::pin(self.run(move |mut connection| async move { get.query_async(&mut connection).await }))
+        Box::pin(self.run(commands::get(self.naming(), &name, &key)))
     }
 
     fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
-        let delete = commands::delete(&self.options.naming, &name, &key, &owners, current_time);
-        Box::pin(self.run(move |mut connection| async move { delete.query_async(&mut connection).await }))
+        let delete = commands::delete(self.naming(), &name, &key, &owners, current_time);
+        Box::pin(async move {
+            let run = |mut connection| async move { Ok(vec![delete.query_async(&mut connection).await]) };
+            self.0.run(run).await?.into_iter().try_for_each(|result| result.map(|_: Value| ()).map_err(Error::from))
+        })
     }
 
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
-        let sessions = commands::sessions(&self.options.naming, &name, &owner, current_time);
-        Box::pin(self.run(move |mut connection| async move { sessions.query_async(&mut connection).await }))
+        Box::pin(self.run(commands::sessions(self.naming(), &name, &owner, current_time)))
     }
 
     fn close_idle(&self) {
-        self.link.close_idle();
+        self.0.link.close_idle();
     }
 }

@@ -1,0 +1,54 @@
+//! Commands that are asked for at the same time, and go out as one pipeline.
+//!
+//! For the driver, a request is a message to its task, a channel for the answer, and a timer. The bridge asks for many
+//! commands at once: like this, all of them are one request.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisResult, Value};
+use tokio::sync::oneshot;
+
+use crate::storage::Error;
+
+/// Commands that wait to be sent, and who waits for their answers.
+#[derive(Default)]
+pub struct Gathering(Mutex<Vec<(Cmd, Answer)>>);
+
+type Answer = oneshot::Sender<Result<Value, Error>>;
+
+impl Gathering {
+    /// Adds a command. Whether it is the first: then they have to be [taken](Self::take) and sent soon.
+    pub fn add(&self, command: Cmd) -> (bool, oneshot::Receiver<Result<Value, Error>>) {
+        let (answer, receiver) = oneshot::channel();
+        let mut gathered = self.gathered();
+        gathered.push((command, answer));
+        (gathered.len() == 1, receiver)
+    }
+
+    pub fn take(&self) -> (Vec<Cmd>, Vec<Answer>) {
+        std::mem::take(&mut *self.gathered()).into_iter().unzip()
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Vec<(Cmd, Answer)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends commands, and waits for their answers: one for each, in their order.
+pub async fn send(
+    connection: &mut MultiplexedConnection,
+    mut commands: Vec<Cmd>,
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    let values = match (commands.len(), commands.pop()) {
+        (1, Some(command)) => vec![connection.send_packed_command(&command).await?],
+        (count, last) => {
+            let mut pipeline = Pipeline::with_capacity(count);
+            for command in commands.into_iter().chain(last) {
+                pipeline.add_command(command);
+            }
+            connection.send_packed_commands(&pipeline, 0, count).await?
+        }
+    };
+    Ok(values.into_iter().map(Value::extract_error).collect())
+}
