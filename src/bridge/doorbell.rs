@@ -33,6 +33,7 @@ pub struct Address {
 ///
 /// Neither a directory nor a loopback port could be had.
 pub fn open(runtime: &Handle, port: &Port) -> io::Result<Address> {
+    port.take_down();
     let _entered = runtime.enter();
     for place in places() {
         if let Ok(address) = open_in(place, runtime, port) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
-use tokio::task::{spawn, unconstrained};
+use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::storage::Error;
@@ -110,8 +110,7 @@ impl Port {
         let port = self.clone();
         runtime.spawn(async move {
             port.beat();
-            // One task for many operations, each with a budget of its own.
-            unconstrained(run(submissions)).await;
+            run(submissions).await;
         });
     }
 
@@ -174,6 +173,11 @@ impl Port {
         std::mem::take(&mut queue.completions)
     }
 
+    /// Takes the doorbell down, whose reader has gone: who rings before there is another rings that one.
+    pub fn take_down(&self) {
+        self.queue().bell = None;
+    }
+
     /// Hangs up another doorbell; it is rung at once where answers wait.
     pub fn hang(&self, bell: Bell) {
         let mut queue = self.queue();
@@ -184,7 +188,8 @@ impl Port {
         }
     }
 
-    /// Rings whether there are answers or not, to wake who reads the doorbell.
+    /// Rings whether there are answers or not, to wake who reads the doorbell: the worker does so itself when there is
+    /// something to flush, or when it exits.
     pub fn ring(&self) {
         let mut queue = self.queue();
         queue.wanted = queue.bell.is_none();
@@ -341,13 +346,33 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_panics_is_an_error() {
+    fn those_that_are_flushed_together_fail_each_for_itself() {
         let runtime = runtime();
-        let (port, mut bell) = port_and_bell();
-        port.submit(0, SECOND, async { panic!("as a test") });
+        let port = Port::default();
+        let millis = Duration::from_millis;
+        let after = |time| async move {
+            sleep(time).await;
+            Ok(Answer::Done)
+        };
+        port.submit(0, millis(20), std::future::pending());
+        port.submit(1, millis(40), after(SECOND));
+        port.submit(2, SECOND, after(millis(60)));
+        port.submit(3, SECOND, async { panic!("as a test") });
+        port.submit(4, Duration::ZERO, async { panic!("too late to be done at all") });
         port.flush(runtime.handle());
-        bell.read_exact(&mut [0]).unwrap();
-        assert!(matches!(port.drain()[0].result, Err(Error::Broken)));
+        while port.counts().in_flight() > 0 {
+            std::thread::yield_now();
+        }
+        let mut drained = port.drain();
+        drained.sort_by_key(|completion| completion.ticket);
+        let results: Vec<_> = drained.into_iter().map(|completion| completion.result).collect();
+        assert!(
+            matches!(
+                results[..],
+                [Err(Error::Timeout), Err(Error::Timeout), Ok(Answer::Done), Err(Error::Broken), Err(Error::Timeout)]
+            ),
+            "{results:?}"
+        );
     }
 
     #[test]

@@ -145,9 +145,7 @@ impl Bridge {
 
 /// `forget(ticket)`: nobody waits for it any more.
 fn forget(lua: &Lua, ticket: usize) -> LuaResult<()> {
-    // What goes with it goes when the bridge is free again.
-    let forgotten = bridge(lua)?.forget(ticket);
-    drop(forgotten);
+    drop(bridge(lua)?.forget(ticket));
     Ok(())
 }
 
@@ -181,4 +179,40 @@ fn counts(lua: &Lua, (): ()) -> LuaResult<LuaTable> {
         ("rings", counts.rings.load(Ordering::Relaxed)),
         ("drains", counts.drains.load(Ordering::Relaxed)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_not_the_next_one_s() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let bridge = Bridge::new();
+        let submit = || {
+            let (answer, receiver) = oneshot::channel::<u8>();
+            let operation = async move { Ok(Answer::Record(receiver.await.ok().map(|byte| vec![byte]))) };
+            (bridge.submit(Duration::from_secs(9), operation, None), answer)
+        };
+        let completed = |count| {
+            while bridge.port.counts().completed.load(Ordering::Relaxed) < count {
+                std::thread::yield_now();
+            }
+        };
+        let (first, first_answer) = submit();
+        bridge.port.flush(runtime.handle());
+        bridge.forget(first);
+        let (second, second_answer) = submit();
+        bridge.port.flush(runtime.handle());
+        assert_eq!(first, second, "the ticket is given out again");
+        first_answer.send(1).unwrap();
+        completed(1);
+        assert_eq!(bridge.drain(), [0; 0]);
+        second_answer.send(2).unwrap();
+        completed(2);
+        assert_eq!(bridge.drain(), [second]);
+        assert_eq!(bridge.forget(second).1.unwrap().unwrap(), Answer::Record(Some(vec![2])));
+        assert!(bridge.tickets.borrow().is_empty());
+    }
 }

@@ -274,7 +274,8 @@ impl Session {
             && self.find_remember(act).await
             && let Some(meta) = &self.remember_meta
         {
-            act.store_info(Kind::Remember, meta, &info).await?;
+            // Only a warning, as for the remember cookie's save.
+            self.warning = act.store_info(Kind::Remember, meta, &info).await.err().map(|error| error.to_string());
         }
         Ok(())
     }
@@ -496,8 +497,8 @@ impl Act {
         record::decode(text)
     }
 
-    /// Writes a record's info anew. A record that another request has destroyed meanwhile does not come back: whether
-    /// there is one still.
+    /// Writes a record's info anew, if there still is a record: one that another request has destroyed does not come back,
+    /// unless that happens between the two operations.
     async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
         let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
         let (name, key) = (self.name(kind).clone(), self.storage_key(&meta.header));
@@ -507,11 +508,14 @@ impl Act {
             Err(None) => return Ok(false),
             Err(Some(cause)) => return Err(failed(cause)),
         };
+        let ciphertext = record::decode(text).map_err(|error| failed(error.to_string()))?.ciphertext;
+        // Nobody has authenticated it here, and it is to stand between quotes.
+        base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
         let age = self.now.saturating_sub(meta.header.creation_time());
         let set = Set {
             name,
             key,
-            value: record::encode(&record::decode(text)?.ciphertext, Some(info)),
+            value: record::encode(&ciphertext, Some(info)),
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
             current_time: self.now,
             replacing: None,

@@ -130,6 +130,7 @@ impl<C: Clone> Slot<C> {
             Ok(handle) => {
                 let connection = Connection { handle, attempt: self.attempts };
                 self.connection = Some(connection.clone());
+                self.last_used = Instant::now();
                 self.failure = None;
                 Ok(connection)
             }

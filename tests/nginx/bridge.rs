@@ -12,7 +12,8 @@ use super::http::Browser;
 use super::redis_servers::Redis;
 use super::server::{Nginx, Site, wait_for};
 
-/// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server hangs.
+/// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server hangs; `/info`, a moment
+/// after a save, does what takes two operations.
 fn nginx(redis: &Redis, http: &str) -> Nginx {
     let server = format!(
         r#"
@@ -30,6 +31,16 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
         location /slow {{ content_by_lua_block {{
             local storage = require("resty.session.redis").new({{ port = {0}, read_timeout = 2000 }})
             ngx.print(tostring(storage:get("echo", "slow")))
+        }} }}
+        location /info {{ content_by_lua_block {{
+            local options = {{ secret = "bridge", storage = "redis", redis = {{ port = {0}, read_timeout = 2000 }} }}
+            local s = require("resty.session").new(options)
+            s:set("a", 1)
+            assert(s:save())
+            ngx.sleep(0.5)
+            s.info:set("a", 1)
+            local ok, err = s.info:save()
+            ngx.print(ok and "saved" or err)
         }} }}
         location /save {{ content_by_lua_block {{
             local s = require("resty.session").new({{ secret = "bridge", storage = "redis", redis = {{ port = {0} }} }})
@@ -207,6 +218,27 @@ fn a_worker_that_exits_still_gets_its_answers() {
     assert!(nginx.workers().iter().any(|pid| old.contains(pid)), "it waits for its request");
     redis.process.signal(Signal::SIGCONT);
     assert_eq!(waiting.join().unwrap(), "nil");
+    let start = Instant::now();
+    wait_for("the old worker to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+#[test]
+fn a_worker_that_exits_goes_on_with_what_takes_two_operations() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let old = nginx.workers();
+    let waiting = std::thread::spawn({
+        let url = nginx.url("/info");
+        move || Browser::new().get(url)
+    });
+    std::thread::sleep(Duration::from_millis(250));
+    redis.process.signal(Signal::SIGSTOP);
+    nginx.reload();
+    std::thread::sleep(Duration::from_millis(500));
+    redis.process.signal(Signal::SIGCONT);
+    assert_eq!(waiting.join().unwrap(), "saved");
     let start = Instant::now();
     wait_for("the old worker to leave", || nginx.workers().iter().all(|pid| !old.contains(pid)));
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());

@@ -163,6 +163,45 @@ fn redis_may_send_less_or_something_else() {
 }
 
 #[test]
+fn one_of_many_commands_that_fails_fails_alone() {
+    let redis = Redis::start(&[]);
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location / {{ content_by_lua_block {{
+                local storage = require("resty.session.redis").new({{ port = {} }})
+                local threads, answers = {{}}, {{}}
+                for i = 1, 9 do
+                    threads[i] = ngx.thread.spawn(function()
+                        if i % 3 == 0 then
+                            return storage:set("session", "s" .. i, "value", 60, ngx.time())
+                        end
+                        return storage:get("session", "k" .. i, ngx.time())
+                    end)
+                end
+                for i = 1, 9 do
+                    local _, value, err = ngx.thread.wait(threads[i])
+                    answers[i] = tostring(value or err)
+                end
+                ngx.say(table.concat(answers, " "))
+            }} }}"#,
+            redis.port
+        ),
+        ..Site::default()
+    });
+    for key in [1, 2, 4, 5, 7] {
+        redis.ask::<()>(&format!("SET session:k{key} v{key}"));
+    }
+    redis.ask::<()>("LPUSH session:k8 no text");
+    for _ in 0..50 {
+        let answer = Browser::new().get(nginx.url("/"));
+        let (others, error) = answer.split_at("v1 v2 true v4 v5 true v7 ".len());
+        assert_eq!(others, "v1 v2 true v4 v5 true v7 ");
+        assert!(error.starts_with("WRONGTYPE ") && error.ends_with(" true"), "{answer}");
+    }
+    assert_eq!(redis.clients(), 1);
+}
+
+#[test]
 fn a_full_or_read_only_server_says_so() {
     let redis = Redis::start(&[]);
     let nginx = nginx(&port_of(&redis));

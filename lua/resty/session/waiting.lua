@@ -94,10 +94,11 @@ end
 
 local function flush_for_ever()
   while true do
-    if submitted:wait(FLUSH_PATIENCE) then
+    local woken = submitted:wait(FLUSH_PATIENCE)
+    if flush_due then
       flush_due = false
       bridge.flush()
-    elseif exiting() then
+    elseif not woken and exiting() then
       bridge.ring() -- should the far-off timer have been lost
     end
   end
@@ -221,6 +222,9 @@ function waiting_module.wait(ticket, limit)
   waiting[ticket] = waiter
   local ok, err
   if resident then
+    if not is_listening() then
+      start_listening() -- a listener that ended with the worker's last answer, before its act asked for more
+    end
     if not flush_due then
       flush_due = true
       bridge.ring()

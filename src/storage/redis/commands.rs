@@ -116,13 +116,10 @@ pub fn forget(naming: &Naming, name: &str, key: &str, owner: &Owner, current_tim
     [expired, this]
 }
 
-/// The whole of a delete, for keys that one server holds.
+/// The whole of a delete with owners, for keys that one server holds.
 pub fn delete(naming: &Naming, name: &str, key: &str, owners: &[Owner], current_time: u64) -> Pipeline {
     let mut pipeline = pipe();
-    pipeline.add_command(unlink(naming, name, key)).ignore();
-    if !owners.is_empty() {
-        pipeline.atomic();
-    }
+    pipeline.atomic().add_command(unlink(naming, name, key)).ignore();
     for command in owners.iter().flat_map(|owner| forget(naming, name, key, owner, current_time)) {
         pipeline.add_command(command).ignore();
     }

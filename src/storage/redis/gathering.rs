@@ -13,9 +13,11 @@ use crate::storage::Error;
 
 /// Commands that wait to be sent, and who waits for their answers.
 #[derive(Default)]
-pub struct Gathering(Mutex<Vec<(Cmd, Answer)>>);
+pub struct Gathering(Mutex<Vec<Gathered>>);
 
-type Answer = oneshot::Sender<Result<Value, Error>>;
+pub type Gathered = (Cmd, Answer);
+
+pub type Answer = oneshot::Sender<Result<Value, Error>>;
 
 impl Gathering {
     /// Adds a command. Whether it is the first: then they have to be [taken](Self::take) and sent soon.
@@ -26,12 +28,27 @@ impl Gathering {
         (gathered.len() == 1, receiver)
     }
 
-    pub fn take(&self) -> (Vec<Cmd>, Vec<Answer>) {
-        std::mem::take(&mut *self.gathered()).into_iter().unzip()
+    pub fn take(&self) -> Vec<Gathered> {
+        std::mem::take(&mut *self.gathered())
     }
 
-    fn gathered(&self) -> MutexGuard<'_, Vec<(Cmd, Answer)>> {
+    fn gathered(&self) -> MutexGuard<'_, Vec<Gathered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Commands of one pipeline, at most: its answers come together, within the time for one.
+const LONGEST: usize = 64;
+
+/// Divides commands into pipelines, without those that nobody waits for any more.
+pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = Vec<Gathered>> {
+    let mut rest = gathered.into_iter().filter(|(_, answer)| !answer.is_closed());
+    std::iter::from_fn(move || Some(rest.by_ref().take(LONGEST).collect::<Vec<_>>()).filter(|some| !some.is_empty()))
+}
+
+pub fn refuse(answers: impl IntoIterator<Item = Answer>, error: &Error) {
+    for answer in answers {
+        let _ = answer.send(Err(error.clone()));
     }
 }
 

@@ -1,15 +1,14 @@
 //! One Redis server, and the storage on it.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult};
 
-use super::gathering::{self, Gathering};
+use super::gathering::{self, Gathered, Gathering};
 use super::options::{Options, Target};
 use super::{commands, describe, is_broken};
-use crate::storage::link::Link;
+use crate::storage::link::{Connection, Link};
 use crate::storage::network::Address;
 use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
 
@@ -47,37 +46,41 @@ impl Server {
 
 impl Connected {
     async fn send_gathered(&self) {
-        let (commands, answers) = self.gathering.take();
-        let values = self.run(|mut connection| async move { gathering::send(&mut connection, commands).await }).await;
-        match values {
-            Ok(values) => {
-                for (answer, value) in answers.into_iter().zip(values) {
-                    // Who does not wait any more has gone.
-                    let _ = answer.send(value.map_err(Error::from));
-                }
+        let gathered = self.gathering.take();
+        match self.connection().await {
+            Ok(connection) => {
+                let pipelines = gathering::pipelines(gathered).map(|gathered| self.send(&connection, gathered));
+                futures_util::future::join_all(pipelines).await;
             }
-            Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+            Err(error) => gathering::refuse(gathered.into_iter().map(|(_, answer)| answer), &error),
         }
     }
 
-    /// Runs commands on the server's connection, making one where there is none.
-    ///
-    /// A connection that failed, or answered too late, or leads to a server that cannot be written to, is given up: the
-    /// next operation connects anew. These fail: what they asked for may have been done.
-    async fn run<F>(&self, run: impl FnOnce(MultiplexedConnection) -> F) -> Result<Vec<RedisResult<Value>>, Error>
-    where
-        F: Future<Output = RedisResult<Vec<RedisResult<Value>>>>,
-    {
-        let connection = self.link.get(|| self.connect()).await?;
-        let results = run(connection.handle.clone()).await;
-        let is_lost = match &results {
-            Ok(results) => results.iter().any(|result| result.as_ref().is_err_and(is_lost)),
-            Err(error) => is_lost(error),
-        };
-        if is_lost {
-            self.link.give_up(&connection);
+    async fn send(&self, connection: &Connection<MultiplexedConnection>, gathered: Vec<Gathered>) {
+        let (commands, answers): (Vec<_>, Vec<_>) = gathered.into_iter().unzip();
+        let result = gathering::send(&mut connection.handle.clone(), commands).await;
+        match self.checked(connection, result) {
+            Ok(values) => {
+                for (answer, value) in answers.into_iter().zip(values) {
+                    // Who does not wait any more has gone.
+                    let _ = answer.send(self.checked(connection, value));
+                }
+            }
+            Err(error) => gathering::refuse(answers, &error),
         }
-        Ok(results?)
+    }
+
+    async fn connection(&self) -> Result<Connection<MultiplexedConnection>, Error> {
+        self.link.get(|| self.connect()).await
+    }
+
+    /// A connection that failed, or answered too late, or leads to a server that cannot be written to, is given up: the
+    /// next operation connects anew. This one fails: what it asked for may have been done.
+    fn checked<T>(&self, connection: &Connection<MultiplexedConnection>, result: RedisResult<T>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(is_lost) {
+            self.link.give_up(connection);
+        }
+        Ok(result?)
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
@@ -132,10 +135,14 @@ impl Storage for Server {
     }
 
     fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+        if owners.is_empty() {
+            return Box::pin(self.run(commands::unlink(self.naming(), &name, &key)));
+        }
         let delete = commands::delete(self.naming(), &name, &key, &owners, current_time);
         Box::pin(async move {
-            let run = |mut connection| async move { Ok(vec![delete.query_async(&mut connection).await]) };
-            self.0.run(run).await?.into_iter().try_for_each(|result| result.map(|_: Value| ()).map_err(Error::from))
+            let connection = self.0.connection().await?;
+            let result = delete.query_async(&mut connection.handle.clone()).await;
+            self.0.checked(&connection, result)
         })
     }
 
