@@ -2,7 +2,7 @@
 //!
 //! A record is a string with a time to live. An owner's sessions are a sorted set, score = expiry, member = key.
 //! Only commands that Redis 5 and Valkey have are used. Commands of many requests share one connection a worker, or one
-//! a node, and are pipelined on it.
+//! a node, and are pipelined on it; see [`gathering`] for those of one moment.
 
 mod cluster;
 mod commands;
