@@ -386,7 +386,8 @@ fn cleaning_up_is_bounded_and_done_by_one_at_a_time() {
     let held = File::create(&cleaning).unwrap();
     held.lock().unwrap();
     let nginx = Nginx::start(&Site {
-        init: &site(directory, "cleanup_interval = 1, cleanup_rate = 30"),
+        // Not about time limits: a busy machine may take its time.
+        init: &site(directory, "cleanup_interval = 1, cleanup_rate = 30, read_timeout = 2000"),
         server: PROGRAM,
         workers: 2,
         ..Site::default()
