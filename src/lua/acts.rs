@@ -3,8 +3,8 @@
 //! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it depends on the storage: what
 //! a storage on the bridge is to do is submitted at once, and the row starts with a ticket, to be waited for. For a storage of
 //! the program's own the row starts with a task, followed by the storage method's name and arguments; the shim calls
-//! the method. `go_on` and `resume` then answer such a row again. What of the request is needed, a second cookie or the values to bind
-//! to, is read by calling back into Lua at once.
+//! the method. `go_on` and `resume` then answer such a row again. What of the request is needed, a second cookie or the
+//! values to bind to, is read by calling back into Lua at once.
 
 use std::rc::Rc;
 
@@ -99,7 +99,8 @@ fn open_instance(lua: &Lua, (handle, now, cookie, problem, audience, remember): 
     running.start(lua, cookie)
 }
 
-/// `handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info`: whether the instance is open; what its meta, its remember_meta and its data say.
+/// `handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info`: whether the instance is
+/// open; what its meta, its remember_meta and its data say.
 type InstanceArgs = (
     HandleRef,
     u64,

@@ -53,19 +53,16 @@ pub fn refuse(answers: impl IntoIterator<Item = Answer>, error: &Error) {
 }
 
 /// Sends commands, and waits for their answers: one for each, in their order.
-pub async fn send(
-    connection: &mut MultiplexedConnection,
-    mut commands: Vec<Cmd>,
-) -> RedisResult<Vec<RedisResult<Value>>> {
-    let values = match (commands.len(), commands.pop()) {
-        (1, Some(command)) => vec![connection.send_packed_command(&command).await?],
-        (count, last) => {
-            let mut pipeline = Pipeline::with_capacity(count);
-            for command in commands.into_iter().chain(last) {
-                pipeline.add_command(command);
-            }
-            connection.send_packed_commands(&pipeline, 0, count).await?
+pub async fn send(connection: &mut MultiplexedConnection, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
+    let values = if let [command] = commands.as_slice() {
+        vec![connection.send_packed_command(command).await?]
+    } else {
+        let count = commands.len();
+        let mut pipeline = Pipeline::with_capacity(count);
+        for command in commands {
+            pipeline.add_command(command);
         }
+        connection.send_packed_commands(&pipeline, 0, count).await?
     };
     Ok(values.into_iter().map(Value::extract_error).collect())
 }
