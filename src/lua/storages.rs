@@ -113,7 +113,7 @@ impl StorageHandle {
     pub fn submit_effect(&self, lua: &Lua, effect: Effect, act: Running) -> Result<Submitted, String> {
         match effect {
             Effect::Get(Get { name, key, current_time }) => {
-                let name = name.to_string();
+                let name = String::from(&*name);
                 self.submit(lua, Some(act), |storage| async move {
                     storage.get(name, key, current_time).await.map(Answer::Record)
                 })
@@ -123,7 +123,7 @@ impl StorageHandle {
                 let (old_key, stale_ttl, metadata) =
                     replacing.map_or_else(Default::default, |it| (it.old_key, it.stale_ttl, it.metadata));
                 let record = Record {
-                    name: set.name.to_string(),
+                    name: String::from(&*set.name),
                     value: set.value,
                     ttl: set.ttl.max(1),
                     current_time: set.current_time,
@@ -135,7 +135,7 @@ impl StorageHandle {
                 self.submit(lua, Some(act), |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
             }
             Effect::Delete(Delete { name, key, current_time, metadata }) => {
-                let (name, owners) = (name.to_string(), owners(metadata));
+                let (name, owners) = (String::from(&*name), owners(metadata));
                 self.submit(lua, Some(act), |storage| async move {
                     storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
                 })
