@@ -269,11 +269,14 @@ local function convert(direction, convert_json, what, value)
   return result
 end
 
--- Takes over the data of a session that was opened. Without an index the current audience is added to them.
-local function take_data(self, data, index, info)
+-- Takes over the data of a session that was opened. Without an index the current audience is added to them; with 0 they are
+-- that one's, and there is no other.
+local function take_data(self, data, index, subject, info)
   local current, found = self.data and self.data[self.data_index], index ~= nil
   self.state = found and "open" or "new"
-  if not found then
+  if index == 0 then
+    data, index = { { data, tostring(current and current[2] or self.profile.audience), subject } }, 1
+  elseif not found then
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
@@ -287,7 +290,7 @@ end
 
 -- Takes over what an act came to; answers true, or nil and an error. `opens` is the cookie that an act which opens was
 -- given, false for others.
-local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, info, remembered)
+local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, subject, info, remembered)
   if payload then
     local data, problem = convert("decode", json.decode, "data", payload)
     if info and not problem then
@@ -297,7 +300,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, p
       respond(lines, warning)
       return nil, problem
     elseif opens then
-      take_data(self, data, index, info)
+      take_data(self, data, index, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
       self.data, self.data_index, self.info.data = data, index, info or false

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::audiences::{self, Metadata};
+use super::audiences::{self, Metadata, Sole};
 use super::configuration::Random;
 use super::effect::{Delete, Get, Host, Replacing, Set};
 use super::error::Cause;
@@ -86,6 +86,8 @@ pub struct Session {
     pub payload: Vec<u8>,
     /// The current audience's place in the payload; `None` where it is to be added.
     pub index: Option<usize>,
+    /// The parts of a payload that was opened and has only the current audience; with one it never changes.
+    pub sole: Option<Sole>,
     /// JSON of the info store, `{audience: {…}}`.
     pub info: Option<Vec<u8>>,
     /// Set-Cookie lines to send, in order.
@@ -105,6 +107,7 @@ impl Session {
             audience: None,
             payload: Vec::new(),
             index: None,
+            sole: None,
             info: None,
             lines: Lines::new(),
             warning: None,
@@ -151,6 +154,7 @@ impl Session {
             remember_meta: Some(Box::new(opened.meta)),
             payload: opened.payload,
             index: opened.index,
+            sole: opened.sole,
             info: opened.info,
             ..self.clone()
         };
@@ -171,6 +175,7 @@ impl Session {
         self.meta = Some(opened.meta);
         self.payload = opened.payload;
         self.index = opened.index;
+        self.sole = opened.sole;
         self.info = opened.info;
         if self.index.is_none() {
             self.state = State::New;
@@ -306,13 +311,15 @@ impl Session {
         };
         let payload = seal::open(&header, act.key(key), act.safety(kind), &sealed)?;
         let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
-        let index = audiences::position(&audiences::entries(&payload)?, audience);
+        let entries = audiences::entries(&payload)?;
+        let index = audiences::position(&entries, audience);
+        let sole = index.and_then(|_| Sole::of(&payload, &entries));
         let mut initial_chunk = sealed;
         initial_chunk.truncate(initial_size);
         // What was decoded as base64url is text.
         let initial_chunk = String::from_utf8(initial_chunk).map_err(|_| cookie::Error::InvalidPayload)?;
         let meta = Meta { header, key, initial_chunk };
-        Ok(Opened { meta, payload, index, info })
+        Ok(Opened { meta, payload, index, sole, info })
     }
 
     /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
@@ -456,6 +463,7 @@ struct Opened {
     meta: Meta,
     payload: Vec<u8>,
     index: Option<usize>,
+    sole: Option<Sole>,
     info: Option<Vec<u8>>,
 }
 

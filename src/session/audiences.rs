@@ -5,6 +5,7 @@
 //! hold bytes that are no UTF-8. What is read are the names behind them. Nesting is counted, not recursed into.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde_bytes::ByteBuf;
 
@@ -17,6 +18,7 @@ use crate::cookie::keys::sha256;
 pub struct Entry<'a> {
     /// The whole `[data, audience, subject]`, as it stands.
     text: &'a [u8],
+    data: &'a [u8],
     pub audience: Option<Cow<'a, [u8]>>,
     pub subject: Option<Cow<'a, [u8]>>,
 }
@@ -26,6 +28,28 @@ pub struct Entry<'a> {
 pub struct Metadata {
     pub audiences: Vec<String>,
     pub subjects: Vec<String>,
+}
+
+/// Where the data are, and the subject, in a payload with one audience, as most have, whose names are written as they are:
+/// `[[data,"audience"]]` or `[[data,"audience","subject"]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sole {
+    pub data: Range<usize>,
+    pub subject: Option<Range<usize>>,
+}
+
+impl Sole {
+    /// Nothing where it is another payload.
+    pub fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
+        let [Entry { data, audience: Some(audience), subject, .. }] = entries else { return None };
+        let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?;
+        let rest = rest.strip_prefix(b",\"")?.strip_prefix(&**audience)?.strip_prefix(b"\"")?;
+        let data = 2..2 + data.len();
+        let Some(subject) = subject else { return (rest == b"]]").then_some(Self { data, subject: None }) };
+        let start = payload.len() - rest.len() + 2;
+        let rest = rest.strip_prefix(b",\"")?.strip_prefix(&**subject)?;
+        (rest == b"\"]]").then_some(Self { data, subject: Some(start..start + subject.len()) })
+    }
 }
 
 /// Splits a payload into its audiences.
@@ -141,14 +165,14 @@ impl<'a> Scanner<'a> {
     fn entry(&mut self) -> Result<Entry<'a>, Error> {
         self.demand(b'[', "array of an audience expected")?;
         let start = self.at - 1;
-        self.value()?;
+        let data = self.value()?;
         let audience = self.name()?;
         let subject = self.name()?;
         while self.accept(b',') {
             self.value()?;
         }
         self.demand(b']', "end of an audience's array expected")?;
-        Ok(Entry { text: &self.text[start..self.at], audience, subject })
+        Ok(Entry { text: &self.text[start..self.at], data, audience, subject })
     }
 
     /// The next element of an entry, if there is one.
@@ -276,6 +300,34 @@ mod tests {
             names(b"[[{\"k\":\"\xff\xfe\"},\"\xff\",\"\x80\\n\"]]"),
             [(Some(vec![0xff]), Some(vec![0x80, b'\n']))]
         );
+    }
+
+    #[test]
+    fn a_sole_audience_s_parts_are_known_where_they_are_written_as_they_are() {
+        let sole = |payload: &'static str| {
+            let Sole { data, subject } = Sole::of(payload.as_bytes(), &entries(payload.as_bytes()).unwrap())?;
+            Some((&payload[data], subject.map(|subject| &payload[subject])))
+        };
+        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, Some("ada"))));
+        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, Some(""))));
+        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", None)));
+        for other in [
+            r"[]",
+            r"[[1]]",
+            r#"[[1,"a"],[2,"b"]]"#,
+            r#"[[1,"a\n"]]"#,
+            r#"[[1,"a","\u0062"]]"#,
+            r"[[1,2]]",
+            r#"[[1,"a",2]]"#,
+            r#"[[1,"a",null]]"#,
+            r#"[[1,null,"b"]]"#,
+            r#"[[1,"a","b",3]]"#,
+            r#"[[1, "a"]]"#,
+            r#" [[1,"a"]]"#,
+            r#"[[1,"a"]] "#,
+        ] {
+            assert_eq!(sole(other), None, "{other}");
+        }
     }
 
     #[test]
