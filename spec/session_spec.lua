@@ -414,6 +414,15 @@ describe("resty.session", function()
       assert.equal(s:get_property("id"), browser.header["Session-Id"])
       assert.is_not_nil(browser.header["Session-Rolling-Timeout"])
     end)
+
+    it("takes the client's own word for nothing", function()
+      local s = session.new()
+      s:set("signed", "out")
+      assert.is_true(s:save())
+      browser.request = { ["Session-Subject"] = "eve", ["Session-Id"] = "eve's" }
+      assert.is_true(s:set_request_headers("subject", "id"))
+      assert.same({ ["Session-Id"] = s:get_property("id") }, browser.request)
+    end)
   end)
 
   describe("hiding", function()

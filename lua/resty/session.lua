@@ -621,7 +621,7 @@ local function set_property_headers(self, set, names)
   for i = 1, #names do
     local header_name = HEADERS[names[i]]
     local value = header_name and get_property(self, names[i])
-    if value then
+    if value or header_name and set == set_request_header then -- a client's own header must not pass for the session's
       set(header_name, value)
     end
   end

@@ -29,12 +29,13 @@ const PROGRAM: &str = r#"
         access_by_lua_block {
             local s = require("resty.session").open()
             s:hide()
-            s:set_request_headers("id", "audience")
+            s:set_request_headers("id", "audience", "subject")
         }
         proxy_pass http://127.0.0.1:$server_port/upstream;
     }
     location /upstream { content_by_lua_block {
-        ngx.say(ngx.var.http_cookie or "no cookie", " ", #(ngx.var.http_session_id or ""), " ", ngx.var.http_session_audience or "")
+        ngx.say(ngx.var.http_cookie or "no cookie", " ", #(ngx.var.http_session_id or ""), " ", ngx.var.http_session_audience or "", " ",
+            ngx.var.http_session_subject or "")
     } }
     location /twice { content_by_lua_block {
         local session = require("resty.session")
@@ -131,7 +132,11 @@ fn an_upstream_sees_headers_instead_of_cookies() {
     let nginx = nginx();
     let browser = Browser::new();
     browser.get(nginx.url("/set?key=a&value=1"));
-    assert_eq!(browser.get(nginx.url("/hidden")), "no cookie 43 default");
+    let cookie = format!("session={}", browser.cookie("session").unwrap());
+    // What the client says of itself does not pass for the session's: this one has no subject.
+    let request = ureq::get(nginx.url("/hidden")).header("Cookie", cookie).header("Session-Subject", "eve");
+    let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+    assert_eq!(answer.trim(), "no cookie 43 default");
 }
 
 #[test]
