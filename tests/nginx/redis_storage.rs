@@ -263,15 +263,31 @@ fn phases_that_cannot_wait_say_so_and_a_timer_can() {
     assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
 }
 
-#[test]
-fn a_sentinel_group_may_lose_its_master() {
-    let mut group = Group::start();
+fn sentinel_nginx(group: &Group) -> Nginx {
     let sentinels: Vec<String> = group
         .sentinels
         .iter()
         .map(|sentinel| format!("{{ host = \"127.0.0.1\", port = {} }}", sentinel.port))
         .collect();
-    let nginx = nginx(&format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", ")));
+    nginx(&format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", ")))
+}
+
+#[test]
+fn sentinels_that_hang_keep_no_other_from_being_asked() {
+    let group = Group::start();
+    let nginx = sentinel_nginx(&group);
+    for hanging in &group.sentinels[..2] {
+        hanging.process.signal(Signal::SIGSTOP);
+    }
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
+    assert_eq!(browser.get(nginx.url("/get")), "1");
+}
+
+#[test]
+fn a_sentinel_group_may_lose_its_master() {
+    let mut group = Group::start();
+    let nginx = sentinel_nginx(&group);
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     // What is replicated outlives the master.

@@ -1,19 +1,52 @@
 //! A Redis server that Sentinels name: the master, or a replica, whichever that is when a connection is made.
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, TlsMode};
+use tokio::time::timeout;
 
 use super::options::{Options, Target};
 use super::single::connect_error;
 use crate::storage::Error;
+use crate::storage::network::Node;
 
-/// Asks the Sentinels, one after the other, and connects to the server that they name.
+/// Asks the Sentinels, and connects to the server that they name. The next one is asked when one fails, or beside it when it
+/// has not answered after its share of the time: one that hangs must not keep the others from being asked.
 pub(super) async fn connect(options: &Options, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Error> {
-    let Target::Sentinel { master, replica, sentinels, username, password } = &options.target else {
-        return Err(Error::Connect("no sentinels".into()));
+    let Target::Sentinel { sentinels, .. } = &options.target else { return Err(Error::Connect(NONE.into())) };
+    let share = options.timeouts.connect / (sentinels.len() as u32 + 1);
+    let mut asked = FuturesUnordered::new();
+    let mut problem = Error::Connect(NONE.into());
+    for sentinel in sentinels {
+        asked.push(connect_by(sentinel, options, config));
+        match timeout(share, asked.next()).await {
+            Ok(Some(Ok(connection))) => return Ok(connection),
+            Ok(Some(Err(error))) => problem = error,
+            Ok(None) | Err(_) => {}
+        }
+    }
+    while let Some(result) = asked.next().await {
+        match result {
+            Ok(connection) => return Ok(connection),
+            Err(error) => problem = error,
+        }
+    }
+    Err(problem)
+}
+
+const NONE: &str = "no sentinels";
+
+/// Connects to the server that one Sentinel names.
+async fn connect_by(
+    sentinel: &Node,
+    options: &Options,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, Error> {
+    let Target::Sentinel { master, replica, username, password, .. } = &options.target else {
+        return Err(Error::Connect(NONE.into()));
     };
-    let addresses = sentinels.iter().map(|node| ConnectionAddr::Tcp(node.host.clone(), node.port));
+    let addresses = [ConnectionAddr::Tcp(sentinel.host.clone(), sentinel.port)];
     let server_type = if *replica { SentinelServerType::Replica } else { SentinelServerType::Master };
     let mut builder = SentinelClientBuilder::new(addresses, master, server_type)?
         .set_client_to_redis_db(options.database)
