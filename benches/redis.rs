@@ -118,7 +118,7 @@ fn main() {
     let (mut open, mut bare, mut empty) = (Measured::default(), Measured::default(), Measured::default());
     // What differs by a tenth needs more rounds, and each of them a ratio of its own: the machine is faster at one time than at
     // another.
-    for _ in 0..2 * ROUNDS {
+    for _ in 0..4 * ROUNDS {
         empty.round(&nginx, &redis, "/empty", &cookie);
         open.round(&nginx, &redis, "/open", &cookie);
         bare.round(&nginx, &redis, &get, &cookie);
