@@ -620,9 +620,9 @@ local function set_response_header(name, value) header[name] = value end
 local function set_property_headers(self, set, names)
   for i = 1, #names do
     local header_name = HEADERS[names[i]]
-    local value = header_name and get_property(self, names[i])
+    local value = header_name and self.state == "open" and get_property(self, names[i])
     if value or header_name and set == set_request_header then -- a client's own header must not pass for the session's
-      set(header_name, value)
+      set(header_name, value or nil)
     end
   end
 end
@@ -631,15 +631,15 @@ end
 local function header_setter(kind, to_request, to_response)
   return function(self, ...)
     live(self, "unable to set " .. kind .. " headers on closed session")
-    if self.state ~= "open" then
-      return nil, "unable to set " .. kind .. " headers on nonexistent session"
-    end
     local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
     if to_request then
       set_property_headers(self, set_request_header, names or self.profile.request_headers)
     end
     if to_response then
       set_property_headers(self, set_response_header, names or self.profile.response_headers)
+    end
+    if self.state ~= "open" then
+      return nil, "unable to set " .. kind .. " headers on nonexistent session"
     end
     return true
   end
@@ -652,7 +652,7 @@ end
 -- @treturn string error
 metatable.set_headers = header_setter("request/response", true, true)
 
---- Sets request headers only; see `set_headers`.
+--- Sets request headers only; see `set_headers`. One without a value is removed, and where there is no session, all are.
 -- @function metatable:set_request_headers
 metatable.set_request_headers = header_setter("request", true, false)
 

@@ -29,13 +29,16 @@ const PROGRAM: &str = r#"
         access_by_lua_block {
             local s = require("resty.session").open()
             s:hide()
-            s:set_request_headers("id", "audience", "subject")
+            local ok, err = s:set_request_headers("id", "audience", "subject")
+            if not ok then
+                ngx.req.set_header("X-Error", err)
+            end
         }
         proxy_pass http://127.0.0.1:$server_port/upstream;
     }
     location /upstream { content_by_lua_block {
         ngx.say(ngx.var.http_cookie or "no cookie", " ", #(ngx.var.http_session_id or ""), " ", ngx.var.http_session_audience or "", " ",
-            ngx.var.http_session_subject or "")
+            ngx.var.http_session_subject or "", ngx.var.http_x_error or "")
     } }
     location /twice { content_by_lua_block {
         local session = require("resty.session")
@@ -137,6 +140,9 @@ fn an_upstream_sees_headers_instead_of_cookies() {
     let request = ureq::get(nginx.url("/hidden")).header("Cookie", cookie).header("Session-Subject", "eve");
     let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
     assert_eq!(answer.trim(), "no cookie 43 default");
+    let request = ureq::get(nginx.url("/hidden")).header("Session-Id", "mine").header("Session-Subject", "eve");
+    let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
+    assert_eq!(answer.trim(), "no cookie 0  unable to set request headers on nonexistent session");
 }
 
 #[test]
