@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Process, Site};
+use super::server::{Nginx, Process, Site, free_port};
 use super::specs;
 use super::storages::{self, Server, now, port_of};
 
@@ -263,19 +263,17 @@ fn phases_that_cannot_wait_say_so_and_a_timer_can() {
     assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
 }
 
-fn sentinel_nginx(group: &Group) -> Nginx {
-    let sentinels: Vec<String> = group
-        .sentinels
-        .iter()
-        .map(|sentinel| format!("{{ host = \"127.0.0.1\", port = {} }}", sentinel.port))
-        .collect();
-    nginx(&format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", ")))
+fn sentinels(ports: impl IntoIterator<Item = u16>) -> String {
+    let sentinels: Vec<String> =
+        ports.into_iter().map(|port| format!("{{ host = \"127.0.0.1\", port = {port} }}")).collect();
+    format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", "))
 }
 
 #[test]
 fn sentinels_that_hang_keep_no_other_from_being_asked() {
     let group = Group::start();
-    let nginx = sentinel_nginx(&group);
+    // Enough for a connection on a busy machine, once the third one has been asked.
+    let nginx = nginx(&format!("{}, connect_timeout = 1500", sentinels(group.sentinels.iter().map(|one| one.port))));
     for hanging in &group.sentinels[..2] {
         hanging.process.signal(Signal::SIGSTOP);
     }
@@ -285,9 +283,20 @@ fn sentinels_that_hang_keep_no_other_from_being_asked() {
 }
 
 #[test]
+fn a_sentinel_that_hangs_does_not_hide_what_another_says() {
+    let hanging = Redis::start(&[]);
+    hanging.process.signal(Signal::SIGSTOP);
+    for ports in [[hanging.port, free_port()], [free_port(), hanging.port]] {
+        let nginx = nginx(&sentinels(ports));
+        let answer = Browser::new().get(nginx.url("/set?v=1"));
+        assert!(answer.starts_with("unable to store session data (") && answer.contains("refused"), "{answer}");
+    }
+}
+
+#[test]
 fn a_sentinel_group_may_lose_its_master() {
     let mut group = Group::start();
-    let nginx = sentinel_nginx(&group);
+    let nginx = nginx(&sentinels(group.sentinels.iter().map(|one| one.port)));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     // What is replicated outlives the master.

@@ -3,7 +3,7 @@
 use mlua::prelude::*;
 
 use super::Reader;
-use crate::storage::redis::{Options, Target};
+use crate::storage::redis::{Options, Sentinels, Target};
 
 /// The options of a Redis storage: with `nodes` a cluster's, with `sentinels` a Sentinel group's.
 pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
@@ -16,7 +16,7 @@ pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
     let database = reader.number("database")?.unwrap_or_default();
     let target = target(&reader)?;
     let mut tls = reader.tls()?;
-    if let (Some(tls), Target::Sentinel { .. } | Target::Cluster { .. }) = (&mut tls, &target) {
+    if let (Some(tls), Target::Sentinel(_) | Target::Cluster { .. }) = (&mut tls, &target) {
         // Several servers have no one name: each certificate must bear its own server's.
         tls.server_name = None;
     }
@@ -40,19 +40,19 @@ fn target(reader: &Reader) -> Result<Target, String> {
         let redirections = reader.number("max_redirections")?.map_or(REDIRECTIONS, |number| number.min(1000) as u32);
         return Ok(Target::Cluster { nodes, max_redirections: redirections });
     }
-    if let Some(sentinels) = reader.nodes("sentinels", SENTINEL_PORT)? {
+    if let Some(nodes) = reader.nodes("sentinels", SENTINEL_PORT)? {
         let replica = match reader.text("role")?.as_deref() {
             None | Some("master") => false,
             Some("slave" | "replica") => true,
             Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
         };
-        return Ok(Target::Sentinel {
+        return Ok(Target::Sentinel(Sentinels {
+            nodes,
             master: reader.text("master")?.unwrap_or_else(|| "mymaster".into()),
             replica,
-            sentinels,
             username: reader.text("sentinel_username")?,
             password: reader.text("sentinel_password")?,
-        });
+        }));
     }
     Ok(Target::Single(reader.address(PORT)?))
 }

@@ -12,7 +12,7 @@ mod sentinel;
 mod single;
 
 pub use cluster::Cluster;
-pub use options::{Options, Target};
+pub use options::{Options, Sentinels, Target};
 pub use single::Server;
 
 impl From<redis::RedisError> for super::Error {

@@ -13,8 +13,19 @@ use crate::storage::{Error, Naming, Storage};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     Single(Address),
-    Sentinel { master: String, replica: bool, sentinels: Vec<Node>, username: Option<String>, password: Option<String> },
+    Sentinel(Sentinels),
     Cluster { nodes: Vec<Node>, max_redirections: u32 },
+}
+
+/// The Sentinels, and which of the servers that they watch.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Sentinels {
+    pub nodes: Vec<Node>,
+    pub master: String,
+    /// One of its replicas is asked for, not the master itself.
+    pub replica: bool,
+    pub username: Option<String>,
+    pub password: Option<String>,
 }
 
 /// It holds passwords, and so has no `Debug`.
@@ -41,7 +52,7 @@ impl crate::storage::Options for Options {
 
     fn storage(self) -> Arc<dyn Storage> {
         match self.target {
-            Target::Single(_) | Target::Sentinel { .. } => Arc::new(Server::new(self)),
+            Target::Single(_) | Target::Sentinel(_) => Arc::new(Server::new(self)),
             Target::Cluster { .. } => Arc::new(Cluster::new(self)),
         }
     }

@@ -1,54 +1,41 @@
-//! A Redis server that Sentinels name: the master, or a replica, whichever that is when a connection is made.
+//! The Redis server that Sentinels name: the master, or a replica, whichever that is when a connection is made.
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, TlsMode};
-use tokio::time::timeout;
+use redis::{Client, ConnectionAddr, ProtocolVersion, TlsMode};
+use tokio::time::{Instant, timeout_at};
 
-use super::options::{Options, Target};
+use super::options::{Options, Sentinels};
 use super::single::connect_error;
 use crate::storage::Error;
 use crate::storage::network::Node;
 
-/// Asks the Sentinels, and connects to the server that they name. The next one is asked when one fails, or beside it when it
-/// has not answered after its share of the time: one that hangs must not keep the others from being asked.
-pub(super) async fn connect(options: &Options, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Error> {
-    let Target::Sentinel { sentinels, .. } = &options.target else { return Err(Error::Connect(NONE.into())) };
-    let share = options.timeouts.connect / (sentinels.len() as u32 + 1);
+/// Asks the Sentinels for the server. The next one is asked when one fails, or beside it when it has not answered after its
+/// share of the time: one that hangs must not keep the others from being asked. The last share is left for connecting.
+pub(super) async fn client(sentinels: &Sentinels, options: &Options) -> Result<Client, Error> {
+    let share = options.timeouts.connect / (sentinels.nodes.len() as u32 + 1);
     let mut asked = FuturesUnordered::new();
-    let mut problem = Error::Connect(NONE.into());
-    for sentinel in sentinels {
-        asked.push(connect_by(sentinel, options, config));
-        match timeout(share, asked.next()).await {
-            Ok(Some(Ok(connection))) => return Ok(connection),
-            Ok(Some(Err(error))) => problem = error,
-            Ok(None) | Err(_) => {}
-        }
-    }
-    while let Some(result) = asked.next().await {
-        match result {
-            Ok(connection) => return Ok(connection),
-            Err(error) => problem = error,
+    let mut problem = Error::ConnectTimeout;
+    for node in &sentinels.nodes {
+        asked.push(ask(node, sentinels, options));
+        let until = Instant::now() + share;
+        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
+            match answer {
+                Ok(client) => return Ok(client),
+                // That one took too long says less than what another said.
+                Err(Error::ConnectTimeout) => {}
+                Err(error) => problem = error,
+            }
         }
     }
     Err(problem)
 }
 
-const NONE: &str = "no sentinels";
-
-/// Connects to the server that one Sentinel names.
-async fn connect_by(
-    sentinel: &Node,
-    options: &Options,
-    config: &AsyncConnectionConfig,
-) -> Result<MultiplexedConnection, Error> {
-    let Target::Sentinel { master, replica, username, password, .. } = &options.target else {
-        return Err(Error::Connect(NONE.into()));
-    };
-    let addresses = [ConnectionAddr::Tcp(sentinel.host.clone(), sentinel.port)];
-    let server_type = if *replica { SentinelServerType::Replica } else { SentinelServerType::Master };
-    let mut builder = SentinelClientBuilder::new(addresses, master, server_type)?
+/// The server that one Sentinel names, which has said that it is the one.
+async fn ask(node: &Node, sentinels: &Sentinels, options: &Options) -> Result<Client, Error> {
+    let addresses = [ConnectionAddr::Tcp(node.host.clone(), node.port)];
+    let server_type = if sentinels.replica { SentinelServerType::Replica } else { SentinelServerType::Master };
+    let mut builder = SentinelClientBuilder::new(addresses, &sentinels.master, server_type)?
         .set_client_to_redis_db(options.database)
         .set_client_to_redis_protocol(ProtocolVersion::RESP2)
         .set_client_to_sentinel_protocol(ProtocolVersion::RESP2);
@@ -58,16 +45,15 @@ async fn connect_by(
     if let Some(password) = &options.password {
         builder = builder.set_client_to_redis_password(password);
     }
-    if let Some(username) = username {
+    if let Some(username) = &sentinels.username {
         builder = builder.set_client_to_sentinel_username(username);
     }
-    if let Some(password) = password {
+    if let Some(password) = &sentinels.password {
         builder = builder.set_client_to_sentinel_password(password);
     }
     if let Some(tls) = &options.tls {
         let mode = if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };
         builder = builder.set_client_to_redis_tls_mode(mode);
     }
-    let mut client = builder.build()?;
-    client.get_async_connection_with_config(config).await.map_err(|error| connect_error(&error))
+    builder.build()?.async_get_client().await.map_err(|error| connect_error(&error))
 }

@@ -84,20 +84,13 @@ impl Connected {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        match &self.options.target {
-            Target::Single(address) => self.connect_to(address).await,
-            Target::Sentinel { .. } => super::sentinel::connect(&self.options, &self.config(None)).await,
-            Target::Cluster { .. } => Err(Error::Connect("a cluster is no single server".into())),
-        }
-    }
-
-    async fn connect_to(&self, address: &Address) -> Result<MultiplexedConnection, Error> {
-        let node = match address {
-            Address::Tcp(node) => Some(node.host.clone()),
-            Address::Unix(_) => None,
+        let (client, host) = match &self.options.target {
+            Target::Single(address @ Address::Tcp(node)) => (self.options.client(address)?, Some(node.host.clone())),
+            Target::Single(address @ Address::Unix(_)) => (self.options.client(address)?, None),
+            Target::Sentinel(sentinels) => (super::sentinel::client(sentinels, &self.options).await?, None),
+            Target::Cluster { .. } => return Err(Error::Connect("a cluster is no single server".into())),
         };
-        let client = self.options.client(address)?;
-        let config = self.config(node);
+        let config = self.config(host);
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| connect_error(&error))
     }
 
