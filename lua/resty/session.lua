@@ -269,13 +269,13 @@ local function convert(direction, convert_json, what, value)
   return result
 end
 
--- Takes over the data of a session that was opened. Without an index the current audience is added to them; with 0 they are
--- that one's, and there is no other.
+-- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
+-- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
   local current, found = self.data and self.data[self.data_index], index ~= nil
   self.state = found and "open" or "new"
-  if index == 0 then
-    data, index = { { data, tostring(current and current[2] or self.profile.audience), subject } }, 1
+  if type(index) == "string" then
+    data, index = { { data, index, subject } }, 1
   elseif not found then
     index = #data + 1
     data[index] = current or new_entry(self.profile)

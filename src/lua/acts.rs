@@ -6,7 +6,6 @@
 //! the method. `go_on` and `resume` then answer such a row again. What of the request is needed, a second cookie or the
 //! values to bind to, is read by calling back into Lua at once.
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use mlua::prelude::*;
@@ -17,7 +16,7 @@ use super::configuration::Handle;
 use super::storages::{StorageHandle, Submitted};
 use crate::bridge::Answer as BridgeAnswer;
 use crate::cookie::{Binding, Error as CookieError};
-use crate::session::audiences::{Metadata, Sole};
+use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Set, Step, Task};
 use crate::session::{self, Act, Configuration, Error, Meta, Outcome, Session, State};
 
@@ -28,9 +27,9 @@ type Slot = Either<Option<String>, LuaValue>;
 
 /// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it needs (`method, ...`);
 /// or nil and the result (`err, exists, lines, warning, key, cookie, payload, index, subject, info, remembered`). The cookie is
-/// the value of the session's first cookie, header and initial chunk, where it is no longer the one that was read. Index 0
-/// says that the payload is no more than the current audience's data, and the subject that one's: there is no other, and
-/// fewer tables are decoded. Nils at the end are left out.
+/// the value of the session's first cookie, header and initial chunk, where it is no longer the one that was read. Where
+/// there is no other audience than the current one, the index is its name, the payload no more than its data, and the
+/// subject that one's: fewer tables are decoded. Nils at the end are left out.
 type Row = Variadic<Slot>;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -369,9 +368,12 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
     // The payload is the shim's own unless the act opened a session or dropped audiences.
     let payload = (session.payload.len() != payload_size).then_some(session.payload);
     let info = payload.as_ref().and_then(|_| session.info.take());
-    let parts = payload.as_deref().zip(session.sole.as_ref()).and_then(|(payload, sole)| split(payload, sole));
-    let place = if parts.is_some() { Some(0) } else { session.index.map(|index| index as u64 + 1) };
-    let (payload, subject) = parts.unwrap_or((payload, None));
+    let parts = payload.as_deref().zip(session.sole).and_then(|(payload, sole)| sole.split(payload));
+    let (place, subject) = match &parts {
+        Some(parts) => (bytes(lua, Some(parts.audience.to_vec()))?, parts.subject.map(<[u8]>::to_vec)),
+        None => (session.index.map_or_else(nil, |index| number(index as u64 + 1)), None),
+    };
+    let payload = parts.map(|parts| parts.data.to_vec()).or(payload);
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
     let (key, cookie) = match session.meta {
         Some(meta) => {
@@ -389,7 +391,7 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
         key,
         cookie,
         bytes(lua, payload)?,
-        place.map_or_else(nil, number),
+        place,
         bytes(lua, subject)?,
         bytes(lua, info)?,
         remembered.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))),
@@ -398,14 +400,6 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
         row.pop();
     }
     Ok(row.into())
-}
-
-type Text = Option<Vec<u8>>;
-
-/// The sole audience's data and subject, where the payload has no other.
-fn split(payload: &[u8], sole: &Sole) -> Option<(Text, Text)> {
-    let part = |range: &Range<usize>| payload.get(range.clone()).map(<[u8]>::to_vec);
-    Some((Some(part(&sole.data)?), sole.subject.as_ref().and_then(part)))
 }
 
 /// One line as a string, several as an array.

@@ -30,25 +30,48 @@ pub struct Metadata {
     pub subjects: Vec<String>,
 }
 
-/// Where the data are, and the subject, in a payload with one audience, as most have, whose names are written as they are:
+/// Where the parts are of a payload with one audience, as most have, whose names are written as they are:
 /// `[[data,"audience"]]` or `[[data,"audience","subject"]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sole {
-    pub data: Range<usize>,
-    pub subject: Option<Range<usize>>,
+    data: Range<usize>,
+    audience: Range<usize>,
+    subject: Option<Range<usize>>,
+}
+
+/// Those parts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parts<'a> {
+    pub data: &'a [u8],
+    pub audience: &'a [u8],
+    pub subject: Option<&'a [u8]>,
 }
 
 impl Sole {
     /// Nothing where it is another payload.
     pub fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
         let [Entry { data, audience: Some(audience), subject, .. }] = entries else { return None };
-        let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?;
-        let rest = rest.strip_prefix(b",\"")?.strip_prefix(&**audience)?.strip_prefix(b"\"")?;
+        // A quote that was escaped could end another name here, and a NUL ends the text for a program's JSON library.
+        let is_odd = |name: &Cow<[u8]>| name.iter().any(|byte| matches!(byte, b'"' | 0));
+        if is_odd(audience) || subject.as_ref().is_some_and(is_odd) {
+            return None;
+        }
+        let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?.strip_prefix(b",\"")?.strip_prefix(&**audience)?;
         let data = 2..2 + data.len();
-        let Some(subject) = subject else { return (rest == b"]]").then_some(Self { data, subject: None }) };
-        let start = payload.len() - rest.len() + 2;
-        let rest = rest.strip_prefix(b",\"")?.strip_prefix(&**subject)?;
-        (rest == b"\"]]").then_some(Self { data, subject: Some(start..start + subject.len()) })
+        let audience = data.end + 2..data.end + 2 + audience.len();
+        let Some(subject) = subject else {
+            return (rest == b"\"]]").then_some(Self { data, audience, subject: None });
+        };
+        let rest = rest.strip_prefix(b"\",\"")?.strip_prefix(&**subject)?;
+        let subject = audience.end + 3..audience.end + 3 + subject.len();
+        (rest == b"\"]]").then_some(Self { data, audience, subject: Some(subject) })
+    }
+
+    /// The parts of the payload that it is of.
+    pub fn split<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
+        let part = |range: &Range<usize>| payload.get(range.clone());
+        let subject = self.subject.as_ref().and_then(part);
+        Some(Parts { data: part(&self.data)?, audience: part(&self.audience)?, subject })
     }
 }
 
@@ -230,10 +253,10 @@ impl<'a> Scanner<'a> {
 
 /// Where the string ends whose opening quote is at `at`.
 fn closing_quote(text: &[u8], mut at: usize) -> Result<usize, Error> {
-    const OPEN: Error = Error::PayloadFormat("unexpected end of a string");
+    const UNCLOSED: Error = Error::PayloadFormat("unexpected end of a string");
     loop {
         let rest = text.get(at + 1..).unwrap_or_default();
-        let Some(found) = find_quote_or_escape(rest) else { return Err(OPEN) };
+        let Some(found) = find_quote_or_escape(rest) else { return Err(UNCLOSED) };
         at += 1 + found;
         if text[at] == b'"' {
             return Ok(at);
@@ -304,13 +327,15 @@ mod tests {
 
     #[test]
     fn a_sole_audience_s_parts_are_known_where_they_are_written_as_they_are() {
+        let as_text = |bytes| std::str::from_utf8(bytes).unwrap();
         let sole = |payload: &'static str| {
-            let Sole { data, subject } = Sole::of(payload.as_bytes(), &entries(payload.as_bytes()).unwrap())?;
-            Some((&payload[data], subject.map(|subject| &payload[subject])))
+            let payload = payload.as_bytes();
+            let parts = Sole::of(payload, &entries(payload).unwrap())?.split(payload)?;
+            Some((as_text(parts.data), as_text(parts.audience), parts.subject.map(as_text)))
         };
-        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, Some("ada"))));
-        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, Some(""))));
-        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", None)));
+        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, "shop", Some("ada"))));
+        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, "", Some(""))));
+        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", "j\u{f6}hn", None)));
         for other in [
             r"[]",
             r"[[1]]",
@@ -318,6 +343,7 @@ mod tests {
             r#"[[1,"a\n"]]"#,
             r#"[[1,"a","\u0062"]]"#,
             r"[[1,2]]",
+            r"[[1, 2 ]]",
             r#"[[1,"a",2]]"#,
             r#"[[1,"a",null]]"#,
             r#"[[1,null,"b"]]"#,
@@ -325,6 +351,8 @@ mod tests {
             r#"[[1, "a"]]"#,
             r#" [[1,"a"]]"#,
             r#"[[1,"a"]] "#,
+            "[[1,\"a\0\"]]",
+            r#"[[1,"a\"]]"]]"#,
         ] {
             assert_eq!(sole(other), None, "{other}");
         }
