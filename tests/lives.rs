@@ -226,7 +226,7 @@ fn hashed_subjects_are_hashed_for_every_audience() {
     let mut world = World::stored(Options { store_metadata: Some(true), hash_subject: Some(true), ..options("s") }, T0);
     world.sign_in(r#"[[{},"a","john"],[{},"b","jane"]]"#);
     let Some(Effect::Set(set)) = world.memory.calls.last() else { panic!() };
-    let metadata = set.replacing.as_ref().unwrap().metadata.as_ref().unwrap();
+    let metadata = set.metadata.as_ref().unwrap();
     assert_eq!(metadata.audiences.len(), 2);
     assert!(metadata.subjects.iter().all(|subject| subject.len() == 22), "{metadata:?}");
 }
@@ -322,12 +322,11 @@ fn info_is_saved_without_a_cookie() {
     assert!(keys.iter().all(|key| world.memory.records.contains_key(key)) && keys.len() == 2);
     assert_eq!(world.open().0.info, Some(info.clone()));
     for call in &world.memory.calls {
-        if let Effect::Set(set) = call
-            && set.replacing.is_none()
-        {
-            assert_eq!(set.ttl, if &*set.name == "session" { 3500 } else { 604_700 });
+        if let Effect::Update(update) = call {
+            assert_eq!(update.ttl, if &*update.name == "session" { 3500 } else { 604_700 });
         }
     }
+    assert_eq!(world.memory.calls.iter().filter(|call| matches!(call, Effect::Update(_))).count(), 2);
     world.cookies.remove("session");
     assert_eq!(world.open().0.info, Some(info), "the remember record has it too");
 }

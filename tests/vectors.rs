@@ -260,7 +260,6 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
         let metadata = record.metadata.as_ref().map(|metadata| (metadata.audiences.clone(), metadata.subjects.clone()));
         match call {
             Effect::Set(set) => {
-                let replacing = set.replacing.as_ref().unwrap();
                 assert_eq!(record.op, "set");
                 assert_eq!(
                     (&*set.name, &set.key, Some(set.ttl)),
@@ -269,8 +268,8 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
                     vector.name
                 );
                 assert_eq!(Some(set.current_time), record.current_time);
-                assert_eq!((&replacing.old_key, Some(replacing.stale_ttl)), (&record.old_key, record.stale_ttl));
-                let ours = replacing.metadata.clone().map(|metadata| (metadata.audiences, metadata.subjects));
+                assert_eq!((&set.old_key, Some(set.stale_ttl)), (&record.old_key, record.stale_ttl));
+                let ours = set.metadata.clone().map(|metadata| (metadata.audiences, metadata.subjects));
                 assert_eq!(ours, metadata, "{}", vector.name);
                 if !vector.deflated() {
                     assert_eq!(Some(&set.value[..]), record.value.as_deref().map(str::as_bytes), "{}", vector.name);

@@ -195,8 +195,7 @@ local function carry(profile, task, ...)
   elseif type(task) == "number" then
     return carry(profile, native.go_on(task, profile.wait(task, (...))))
   end
-  local storage = profile.storage
-  return carry(profile, native.resume(task, storage[(...)](storage, select(2, ...))))
+  return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
 end
 
 -- Why the storage can't be waited for, if it can't.

@@ -17,7 +17,7 @@ use super::storages::{StorageHandle, Submitted};
 use crate::bridge::Answer as BridgeAnswer;
 use crate::cookie::{Binding, Error as CookieError};
 use crate::session::audiences::Metadata;
-use crate::session::effect::{Answer, Effect, Host, Set, Step, Task};
+use crate::session::effect::{Answer, Effect, Host, Step, Task};
 use crate::session::{self, Act, Configuration, Error, Meta, Outcome, Session, State};
 
 type HandleRef = LuaUserDataRef<Handle>;
@@ -337,14 +337,16 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
     let row = match effect {
         Effect::Get(get) => vec![task, text("get"), text(&*get.name), text(get.key), number(get.current_time)],
         Effect::Set(set) => {
-            let Set { name, key, value, ttl, current_time, replacing } = *set;
-            let value = bytes(lua, Some(value))?;
-            let mut row = vec![task, text("set"), text(&*name), text(key), value, number(ttl), number(current_time)];
-            if let Some(replacing) = replacing {
-                row.extend([Either::Left(replacing.old_key), number(replacing.stale_ttl)]);
-                row.push(metadata(lua, replacing.metadata)?);
-            }
+            let value = bytes(lua, Some(set.value))?;
+            let mut row = vec![task, text("set"), text(&*set.name), text(set.key), value];
+            row.extend([number(set.ttl), number(set.current_time), Either::Left(set.old_key), number(set.stale_ttl)]);
+            row.push(metadata(lua, set.metadata)?);
             row
+        }
+        Effect::Update(update) => {
+            let value = bytes(lua, Some(update.value))?;
+            let (ttl, current_time) = (number(update.ttl), number(update.current_time));
+            vec![task, text("update"), text(&*update.name), text(update.key), value, ttl, current_time]
         }
         Effect::Delete(delete) => {
             let metadata = metadata(lua, delete.metadata)?;

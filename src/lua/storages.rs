@@ -15,8 +15,8 @@ use crate::bridge::Answer;
 use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
 use crate::session::audiences::Metadata;
-use crate::session::effect::{Delete, Effect, Get};
-use crate::storage::{Error, Options, Owner, Record, Storage};
+use crate::session::effect::{Delete, Effect, Get, Update};
+use crate::storage::{self, Error, Options, Owner, Record, Storage};
 
 /// The storages' makers by name, and their operations.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
@@ -30,6 +30,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     ])?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
+    table.set("update", lua.create_function(update)?)?;
     table.set("delete", lua.create_function(delete)?)?;
     table.set("read_metadata", lua.create_function(read_metadata)?)?;
     Ok(table)
@@ -119,20 +120,26 @@ impl StorageHandle {
                 })
             }
             Effect::Set(set) => {
-                let replacing = set.replacing;
-                let (old_key, stale_ttl, metadata) =
-                    replacing.map_or_else(Default::default, |it| (it.old_key, it.stale_ttl, it.metadata));
                 let record = Record {
                     name: String::from(&*set.name),
                     value: set.value,
                     ttl: set.ttl.max(1),
                     current_time: set.current_time,
-                    old_key: replaced(old_key, &set.key),
-                    stale_ttl,
-                    owners: owners(metadata),
+                    old_key: replaced(set.old_key, &set.key),
+                    stale_ttl: set.stale_ttl,
+                    owners: owners(set.metadata),
                     key: set.key,
                 };
                 self.submit(lua, Some(act), |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
+            }
+            Effect::Update(update) => {
+                let Update { name, key, value, ttl, current_time } = *update;
+                let update = storage::Update { name: String::from(&*name), key, value, ttl: ttl.max(1), current_time };
+                self.submit(
+                    lua,
+                    Some(act),
+                    |storage| async move { storage.update(update).await.map(|()| Answer::Done) },
+                )
             }
             Effect::Delete(Delete { name, key, current_time, metadata }) => {
                 let (name, owners) = (String::from(&*name), owners(metadata));
@@ -203,6 +210,13 @@ fn set(lua: &Lua, args: SetArgs) -> LuaResult<Answered> {
         key,
     };
     answered(storage.submit(lua, None, |storage| async move { storage.set(record).await.map(|()| Answer::Done) }))
+}
+
+/// `update(storage, name, key, value, ttl, current_time)`.
+fn update(lua: &Lua, args: (StorageRef, String, String, BString, u64, u64)) -> LuaResult<Answered> {
+    let (storage, name, key, value, ttl, current_time) = args;
+    let update = storage::Update { name, key, value: value.into(), ttl: ttl.max(1), current_time };
+    answered(storage.submit(lua, None, |storage| async move { storage.update(update).await.map(|()| Answer::Done) }))
 }
 
 /// `delete(storage, name, key, current_time, metadata)`.

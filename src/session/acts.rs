@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::audiences::{self, Metadata, Sole};
 use super::configuration::Random;
-use super::effect::{Delete, Get, Host, Replacing, Set};
+use super::effect::{Delete, Get, Host, Set, Update};
 use super::error::Cause;
 use super::times::{self, Refresh};
 use super::{Configuration, Error, record};
@@ -382,18 +382,15 @@ impl Session {
 
     async fn store(&self, act: &Act, kind: Kind, sealed: &Sealed) -> Result<(), Error> {
         let age = act.now.saturating_sub(sealed.header.creation_time());
-        let replacing = Replacing {
-            old_key: self.meta_of(kind).map(|meta| act.storage_key(&meta.header)),
-            stale_ttl: act.configuration.stale_ttl,
-            metadata: self.metadata(act)?,
-        };
         let set = Set {
             name: act.name(kind).clone(),
             key: act.storage_key(&sealed.header),
             value: record::encode(sealed.payload.as_bytes(), self.info.as_deref()),
             ttl: act.timeouts(kind).record_ttl(age, 0),
             current_time: act.now,
-            replacing: Some(replacing),
+            old_key: self.meta_of(kind).map(|meta| act.storage_key(&meta.header)),
+            stale_ttl: act.configuration.stale_ttl,
+            metadata: self.metadata(act)?,
         };
         act.host.set(set).await.map_err(|cause| Error::Store(Cause(cause)))
     }
@@ -505,8 +502,8 @@ impl Act {
         record::decode(text)
     }
 
-    /// Writes a record's info anew, if there still is a record: one that another request has destroyed does not come back,
-    /// unless that happens between the two operations.
+    /// Writes a record's info anew, if there is a record: one that another request has destroyed does not come back, and
+    /// one that another save has replaced lives no longer for it.
     async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
         let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
         let (name, key) = (self.name(kind).clone(), self.storage_key(&meta.header));
@@ -520,15 +517,14 @@ impl Act {
         // Nobody has authenticated it here, and it is to stand between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
         let age = self.now.saturating_sub(meta.header.creation_time());
-        let set = Set {
+        let update = Update {
             name,
             key,
             value: record::encode(&ciphertext, Some(info)),
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
             current_time: self.now,
-            replacing: None,
         };
-        self.host.set(set).await.map_err(|cause| Error::StoreInfo(Cause(cause)))?;
+        self.host.update(update).await.map_err(|cause| Error::StoreInfo(Cause(cause)))?;
         Ok(true)
     }
 

@@ -24,6 +24,8 @@ pub enum Effect {
     Get(Get),
     /// Storing a record: [`Answer::Done`].
     Set(Box<Set>),
+    /// Writing a record anew if it is there, for as long as it would have lived at most: [`Answer::Done`].
+    Update(Box<Update>),
     /// Deleting a record: [`Answer::Done`].
     Delete(Delete),
 }
@@ -45,16 +47,22 @@ pub struct Set {
     /// Seconds.
     pub ttl: u64,
     pub current_time: u64,
-    /// What a save says besides; absent where only the record's info is written anew.
-    pub replacing: Option<Replacing>,
-}
-
-#[derive(Debug, PartialEq)]
-pub struct Replacing {
     /// The record that the new one replaces, which must go on working for `stale_ttl` seconds.
     pub old_key: Option<String>,
     pub stale_ttl: u64,
     pub metadata: Option<Metadata>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Update {
+    /// The cookie's name.
+    pub name: Rc<str>,
+    pub key: String,
+    /// base64url in JSON.
+    pub value: Vec<u8>,
+    /// Seconds.
+    pub ttl: u64,
+    pub current_time: u64,
 }
 
 #[derive(Debug, PartialEq)]
@@ -108,6 +116,10 @@ impl Host {
 
     pub async fn set(&self, set: Set) -> Result<(), Option<String>> {
         Self::done(self.ask(Effect::Set(Box::new(set))).await)
+    }
+
+    pub async fn update(&self, update: Update) -> Result<(), Option<String>> {
+        Self::done(self.ask(Effect::Update(Box::new(update))).await)
     }
 
     pub async fn delete(&self, delete: Delete) -> Result<(), Option<String>> {

@@ -1,6 +1,6 @@
 //! Storages: where the records of sessions live that are not kept in their cookies.
 //!
-//! A [`Storage`] is as small as can be: four operations on records and their metadata. It is asked on the bridge's
+//! A [`Storage`] is as small as can be: five operations on records and their metadata. It is asked on the bridge's
 //! runtime by many requests at once, and may wait; it must not block. It connects when it is first needed, replaces
 //! a connection that is lost, and never retries what may have been done already.
 //!
@@ -73,6 +73,26 @@ impl Record {
     }
 }
 
+/// A record to be written anew.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The cookie's name.
+    pub name: String,
+    pub key: String,
+    pub value: Vec<u8>,
+    /// Seconds that it lives at most, at least 1.
+    pub ttl: u64,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+}
+
+impl Update {
+    /// When it expires at the latest, in seconds since the epoch.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl)
+    }
+}
+
 /// Who a session belongs to: metadata, as it stands in the names of the storage.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -84,6 +104,10 @@ pub trait Storage: Send + Sync {
     /// Stores a record, lets the one that it replaces expire soon, and notes the record among its owners' sessions: all
     /// of it, or, as far as the storage can, nothing.
     fn set(&self, record: Record) -> Operation<'_, ()>;
+
+    /// Writes a record anew if there is one: one that was deleted meanwhile stays so, and one that was about to expire does,
+    /// as far as the storage can tell.
+    fn update(&self, update: Update) -> Operation<'_, ()>;
 
     /// The record's value, if there is such a record and it has not expired.
     fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>>;

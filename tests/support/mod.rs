@@ -56,18 +56,26 @@ impl Memory {
         let name = |name: &str, key: &str| format!("{name}:{key}");
         match effect {
             Effect::Get(_) if broken => Answer::Record(Err(Some("connection refused".into()))),
-            Effect::Set(_) | Effect::Delete(_) if broken => Answer::Done(Err(Some("connection refused".into()))),
+            Effect::Set(_) | Effect::Update(_) | Effect::Delete(_) if broken => {
+                Answer::Done(Err(Some("connection refused".into())))
+            }
             Effect::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
                 Some((value, expiry)) if *expiry > now => Answer::Record(Ok(value.clone().into_bytes())),
                 _ => Answer::Record(Err(None)),
             },
             Effect::Set(set) => {
                 self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
-                let replacing = set.replacing.as_ref();
-                if let Some((old_key, stale_ttl)) = replacing.and_then(|r| Some((r.old_key.as_ref()?, r.stale_ttl)))
+                if let Some(old_key) = &set.old_key
                     && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
                 {
-                    *expiry = (*expiry).min(now + stale_ttl);
+                    *expiry = (*expiry).min(now + set.stale_ttl);
+                }
+                Answer::Done(Ok(()))
+            }
+            Effect::Update(update) => {
+                if let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) {
+                    *value = text(&update.value);
+                    *expiry = (*expiry).min(now + update.ttl);
                 }
                 Answer::Done(Ok(()))
             }

@@ -54,6 +54,11 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata)
 end
 
+-- Writes a record anew if it is there; it lives no longer than it would have.
+function metatable:__update(name, key, value, ttl, current_time)
+  return run(self, "update", name, key, value, ttl, current_time)
+end
+
 --- Reads a record.
 -- @tparam string name the cookie's name
 -- @tparam string key

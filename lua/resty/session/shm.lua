@@ -164,6 +164,17 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   return true
 end
 
+-- Writes a record anew if it is there; it lives no longer than it would have.
+function metatable:__update(name, key, value, ttl)
+  local dict, entry = self.dict, get_name(self, name, key)
+  local left = dict:ttl(entry)
+  if left and left > 0 then
+    ttl = math.min(left, ttl)
+  end
+  local ok, err = dict:replace(entry, value, ttl)
+  return ok or err == "not found" or nil, err ~= "not found" and err or nil
+end
+
 --- Reads a record.
 -- @tparam string name the cookie's name
 -- @tparam string key

@@ -58,6 +58,21 @@ function storages.on_bridge(storage)
   end
 end
 
+--- Has a storage that is not on the bridge do what an act needs.
+-- @tparam table storage
+-- @tparam string method `set`, `get`, `delete`, or `update`: to write a record anew if it is there. A storage of the
+--   program's own has no such method, and is asked to set it.
+-- @param ... the method's arguments
+-- @return what the method answers
+function storages.ask(storage, method, ...)
+  local act = storage[method ~= "update" and method or "set"]
+  if method == "update" then
+    local meta = getmetatable(storage)
+    act = type(meta) == "table" and meta.__update or act
+  end
+  return act(storage, ...)
+end
+
 --- Loads what the option `storage` says.
 -- @param storage false, a name, or a storage itself
 -- @tparam table configuration the session's

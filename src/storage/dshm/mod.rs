@@ -15,7 +15,7 @@ use futures_util::future::try_join_all;
 
 use super::network::Endpoint;
 use super::pipeline::Client;
-use super::{Error, Naming, Operation, Owner, Record, Storage, metadata};
+use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
 use locks::Locks;
 use wire::{Lines, Name};
 
@@ -49,10 +49,10 @@ impl Server {
     }
 
     /// Stores a value, and beside it when it expires.
-    async fn store(&self, name: &Name, record: &Record) -> Result<(), Error> {
-        let expiry = record.expiry().to_string();
-        let value = wire::set(name, &record.value, record.ttl)?;
-        let beside = wire::set(&name.expiry(), expiry.as_bytes(), record.ttl)?;
+    async fn store(&self, name: &Name, value: &[u8], ttl: u64, current_time: u64) -> Result<(), Error> {
+        let expiry = current_time.saturating_add(ttl).to_string();
+        let value = wire::set(name, value, ttl)?;
+        let beside = wire::set(&name.expiry(), expiry.as_bytes(), ttl)?;
         self.client.ask_all([&value, &beside]).await.map(|_| ())
     }
 
@@ -109,12 +109,28 @@ impl Storage for Server {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move {
             let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
-            self.store(&self.record_name(&record.name, &record.key), &record).await?;
+            let name = self.record_name(&record.name, &record.key);
+            self.store(&name, &record.value, record.ttl, record.current_time).await?;
             self.note_all(&record.name, &record.owners, &items, record.current_time).await?;
             match &record.old_key {
                 Some(key) => self.shorten(&self.record_name(&record.name, key), &record).await,
                 None => Ok(()),
             }
+        })
+    }
+
+    /// The server has no way to do this as a whole: what others do to the record between the two requests is lost.
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let name = self.record_name(&update.name, &update.key);
+            let [present, known] = self.client.ask_all([&wire::get(&name), &wire::get(&name.expiry())]).await?;
+            let (present, known) = (present.value()?, known.value()?);
+            if present.is_none() {
+                return Ok(());
+            }
+            let left = expiry(known.as_deref()).map(|expiry| expiry.saturating_sub(update.current_time).max(1));
+            let ttl = left.map_or(update.ttl, |left| left.min(update.ttl));
+            self.store(&name, &update.value, ttl, update.current_time).await
         })
     }
 

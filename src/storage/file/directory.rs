@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use tempfile::NamedTempFile;
 
 use super::{Error, SIZE_LIMIT, names};
 
@@ -68,20 +69,44 @@ impl Directory {
     ///
     /// `expiry` is in seconds since the epoch.
     pub fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
+        let file = self.prepare(content)?;
+        self.replace(name, file, expiry)
+    }
+
+    /// Writes a file anew if it is there and its time is after `expired`; it is over no later than it would have been.
+    pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<(), Error> {
+        let file = self.prepare(content)?;
+        // As late as can be: a file that is removed, or shortened, after this comes back.
+        let Some((_, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
+        match self::expiry(&metadata) {
+            left if left > expired => self.replace(name, file, left.min(expiry)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file under another name, with its content.
+    fn prepare(&self, content: &[u8]) -> Result<NamedTempFile, Error> {
         self.allowed_size(content.len() as u64)?;
-        let write = || {
+        let prepare = || {
             let mut file = tempfile::Builder::new()
                 .prefix(&names::temporary(SystemTime::now()))
                 .rand_bytes(RANDOM_SIZE)
                 .make_in(&self.0, |path| OpenOptions::new().write(true).create_new(true).mode(MODE).open(path))?;
             file.as_file_mut().write_all(content)?;
+            Ok(file)
+        };
+        prepare().map_err(self.io("write"))
+    }
+
+    fn replace(&self, name: &str, file: NamedTempFile, expiry: u64) -> Result<(), Error> {
+        let replace = || {
             file.as_file().set_times(FileTimes::new().set_modified(time(expiry)))?;
             let (file, temporary) = file.into_parts();
             // A network share may say only now that it is full.
             nix::unistd::close(file)?;
             temporary.persist(self.join(name)).map_err(io::Error::from)
         };
-        write().map_err(self.io("write"))
+        replace().map_err(self.io("write"))
     }
 
     /// Lets a file expire at `expiry` where it would later. One that is absent is no error.
@@ -178,6 +203,22 @@ mod tests {
             assert_eq!(super::expiry(&fs::metadata(directory.join("file")).unwrap()), expected);
         }
         directory.shorten("absent", 1).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_there_is_updated() {
+        let (_temporary, directory) = directory();
+        directory.update("file", b"new", 1000, 0).unwrap();
+        assert_eq!(count(&directory), 0);
+        directory.write("file", b"old", 1000).unwrap();
+        directory.update("file", b"new", 2000, 1000).unwrap();
+        assert_eq!(directory.read("file", None).unwrap().unwrap(), b"old");
+        for (expiry, expected) in [(2000, 1000), (500, 500)] {
+            directory.update("file", b"new", expiry, 0).unwrap();
+            assert_eq!(directory.read("file", Some(expected - 1)).unwrap().unwrap(), b"new");
+            assert_eq!(directory.read("file", Some(expected)).unwrap(), None);
+        }
+        assert_eq!(count(&directory), 1);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
-use super::{Naming, Operation, Owner, Record, Storage, metadata};
+use super::{Naming, Operation, Owner, Record, Storage, Update, metadata};
 
 mod directory;
 mod error;
@@ -169,6 +169,14 @@ async fn blocking<T: Send + 'static>(
 impl Storage for Files {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(self.store(record))
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let file = names::record(&self.naming, &update.name, &update.key)?;
+            let (expiry, now) = (update.expiry(), update.current_time);
+            self.run(move |directory| directory.update(&file, &update.value, expiry, now)).await
+        })
     }
 
     fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {

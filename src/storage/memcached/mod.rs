@@ -13,8 +13,8 @@ use futures_util::future::try_join_all;
 
 use super::network::Endpoint;
 use super::pipeline::Client;
-use super::{Error, Naming, Operation, Owner, Record, Storage, metadata};
-use wire::{Answer, Expiry, Meta, Mode, Name, Ttl};
+use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
+use wire::{Answer, Expiry, Facts, Meta, Mode, Name, Ttl};
 
 /// What a memcached storage is configured with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,25 +48,29 @@ impl Server {
         owners.iter().map(|owner| Name::new(&self.naming.metadata(name, owner))).collect()
     }
 
-    async fn store(&self, name: &Name, record: &Record) -> Result<(), Error> {
-        let expiry = Expiry::after(record.ttl, record.current_time);
-        match self.client.ask(&wire::store(name, &record.value, expiry, Mode::Set)).await? {
-            Answer::Done(_) => Ok(()),
+    async fn store(&self, name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Answer, Error> {
+        match self.client.ask(&wire::store(name, value, expiry, mode)).await? {
             Answer::Failed(cause) => {
-                let size = record.value.len();
+                let size = value.len();
                 Err(Error::Server(format!("the server refuses a record of {size} bytes: {cause}")))
             }
+            answer => Ok(answer),
+        }
+    }
+
+    /// What is left of a record's time, and which change made it what it is, if there is one.
+    async fn look(&self, name: &Name) -> Result<Option<Facts>, Error> {
+        match self.client.ask(&wire::look(name)).await? {
+            Answer::Done(facts) => Ok(Some(facts)),
+            Answer::Absent => Ok(None),
             other => other.unexpected(),
         }
     }
 
     /// Lets a replaced record expire soon, if it would live longer.
     async fn shorten(&self, name: &Name, stale_ttl: u64, current_time: u64) -> Result<(), Error> {
-        match self.client.ask(&wire::look(name)).await? {
-            Answer::Absent => return Ok(()),
-            Answer::Done(facts) if facts.ttl <= Some(Ttl::Seconds(stale_ttl)) => return Ok(()),
-            Answer::Done(_) => {}
-            other => return other.unexpected(),
+        if self.look(name).await?.is_none_or(|facts| facts.ttl <= Some(Ttl::Seconds(stale_ttl))) {
+            return Ok(());
         }
         let request = match stale_ttl {
             0 => wire::delete(name),
@@ -88,7 +92,11 @@ impl Storage for Server {
             let old = record.old_key.as_deref().map(|key| self.record_name(&record.name, key)).transpose()?;
             let owners = self.owner_names(&record.name, &record.owners)?;
             let items = if owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
-            self.store(&name, &record).await?;
+            let expiry = Expiry::after(record.ttl, record.current_time);
+            match self.store(&name, &record.value, expiry, Mode::Set).await? {
+                Answer::Done(_) => {}
+                other => return other.unexpected(),
+            }
             let notes =
                 owners.iter().map(|owner| notes::add(&self.client, owner, &items, record.ttl, record.current_time));
             try_join_all(notes).await?;
@@ -96,6 +104,26 @@ impl Storage for Server {
                 Some(old) => self.shorten(&old, record.stale_ttl, record.current_time).await,
                 None => Ok(()),
             }
+        })
+    }
+
+    /// Only where nobody changed it in between. Shortening its time is no change to memcached: that may get lost.
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let name = self.record_name(&update.name, &update.key)?;
+            while let Some(facts) = self.look(&name).await? {
+                let ttl = match facts.ttl {
+                    Some(Ttl::Seconds(left)) => left.min(update.ttl),
+                    _ => update.ttl,
+                };
+                let expiry = Expiry::after(ttl, update.current_time);
+                match self.store(&name, &update.value, expiry, Mode::IfUnchanged(facts.change)).await? {
+                    Answer::Done(_) | Answer::Absent => break,
+                    Answer::Changed => {}
+                    other => return other.unexpected(),
+                }
+            }
+            Ok(())
         })
     }
 

@@ -60,9 +60,9 @@ pub fn get_for_change(Name(name): &Name) -> Vec<u8> {
     format!("mg {name} k t s c v\r\n").into_bytes()
 }
 
-/// Asks for size and time to live.
+/// Asks for size, time to live, and which change it is.
 pub fn look(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} t s\r\n").into_bytes()
+    format!("mg {name} t s c\r\n").into_bytes()
 }
 
 pub fn touch(Name(name): &Name, Expiry(expiry): Expiry) -> Vec<u8> {

@@ -20,7 +20,7 @@ use self::pool::Pool;
 use self::statements::Statements;
 use super::cleanup::Cleaner;
 use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Storage};
+use super::{Error, Operation, Owner, Record, Storage, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -134,6 +134,14 @@ async fn run_all(conn: &mut Conn, mut steps: Vec<Step>) -> Result<(), mysql_asyn
 impl Storage for MySql {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move { self.write(steps(&self.statements, record)?).await })
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let expires = update.expiry();
+            let values = values!(sql::text(update.value)?, expires, update.key, update.current_time);
+            self.write(vec![(self.statements.update.clone(), values)]).await
+        })
     }
 
     fn get(&self, _: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {

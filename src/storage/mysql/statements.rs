@@ -14,6 +14,8 @@ pub struct Statements {
     pub save: String,
     /// The latest expiry, key, the latest expiry again.
     pub shorten: String,
+    /// Value, the latest expiry, key, time.
+    pub update: String,
     /// Key.
     pub forget: String,
     /// Key.
@@ -36,6 +38,10 @@ impl Statements {
             ),
             shorten: format!(
                 "UPDATE {sessions} SET exp = {EPOCH} + INTERVAL ? SECOND \
+                 WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"
+            ),
+            update: format!(
+                "UPDATE {sessions} SET data = ?, exp = LEAST(exp, {EPOCH} + INTERVAL ? SECOND) \
                  WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"
             ),
             forget: format!("DELETE FROM {metadata} WHERE sid = ?"),

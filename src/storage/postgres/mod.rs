@@ -25,7 +25,7 @@ use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Storage};
+use super::{Error, Operation, Owner, Record, Storage, Update};
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -107,6 +107,13 @@ impl Storage for Postgres {
             let (audiences, subjects) = record.owners.into_iter().map(|owner| (owner.audience, owner.subject)).unzip();
             parameters.extend([Texts(audiences), Texts(subjects)]);
             self.write(Kind::ReplaceWithMetadata, parameters).await
+        })
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let (expires, now) = (Time(update.expiry()), Time(update.current_time));
+            self.write(Kind::Update, vec![Text(update.key), Text(sql::text(update.value)?), expires, now]).await
         })
     }
 

@@ -8,11 +8,12 @@ pub enum Kind {
     Save,
     Replace,
     ReplaceWithMetadata,
+    Update,
     Delete,
     Sessions,
 }
 
-pub const KINDS: usize = 6;
+pub const KINDS: usize = 7;
 
 /// Their texts, by kind. Times are seconds since the epoch: no time zone has a say.
 pub struct Statements([String; KINDS]);
@@ -39,12 +40,16 @@ impl Statements {
              SELECT DISTINCT owner.aud, owner.sub, $1 FROM unnest($7::text[], $8::text[]) AS owner (aud, sub) \
              ON CONFLICT DO NOTHING"
         );
+        let update = format!(
+            "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
+             WHERE sid = $1 AND exp > to_timestamp($4)"
+        );
         let delete = format!("DELETE FROM {sessions} WHERE sid = $1");
         let sessions_of_an_owner = format!(
             "SELECT session.sid, extract(epoch FROM session.exp)::bigint FROM {metadata} AS owner \
              JOIN {sessions} AS session ON session.sid = owner.sid \
              WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND session.exp > to_timestamp($4)"
         );
-        Self([get, save, replace, replace_with_metadata, delete, sessions_of_an_owner])
+        Self([get, save, replace, replace_with_metadata, update, delete, sessions_of_an_owner])
     }
 }

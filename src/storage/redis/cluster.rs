@@ -11,7 +11,7 @@ use super::single::connect_error;
 use super::{commands, is_broken};
 use crate::storage::link::{Connection, Link};
 use crate::storage::network::Timeouts;
-use crate::storage::{Error, Operation, Owner, Record, Storage};
+use crate::storage::{Error, Operation, Owner, Record, Storage, Update};
 
 /// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
 pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
@@ -100,6 +100,10 @@ impl Storage for Cluster {
                 None => Ok(()),
             }
         })
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(async move { self.run(&commands::update(&self.options.naming, &update)).await })
     }
 
     fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {

@@ -1,8 +1,8 @@
-//! The commands of the four operations.
+//! The commands of the operations.
 
 use redis::{Cmd, Pipeline, cmd, pipe};
 
-use crate::storage::{Naming, Owner, Record};
+use crate::storage::{Naming, Owner, Record, Update};
 
 /// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
 /// trip, and as a whole. The replaced record comes last: where something fails, it must go on working.
@@ -24,6 +24,19 @@ end
 if ARGV[6] ~= '' and redis.call('TTL', KEYS[2]) > tonumber(ARGV[3]) then
   redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
+return 1
+";
+
+/// Writes a record anew if it is there; it lives no longer than it would have. `KEYS`: the record. `ARGV`: value, ttl.
+const UPDATE: &str = r"
+local left, ttl = redis.call('PTTL', KEYS[1]), 1000 * ARGV[2]
+if left == -2 then
+  return 0
+end
+if left == -1 or left > ttl then
+  left = ttl
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', math.max(left, 1))
 return 1
 ";
 
@@ -70,6 +83,12 @@ pub fn set(naming: &Naming, record: &Record) -> Cmd {
     }
     eval.arg(&record.value[..]).arg(record.ttl).arg(record.stale_ttl);
     eval.arg(record.current_time).arg(&record.key).arg(old_key);
+    eval
+}
+
+pub fn update(naming: &Naming, update: &Update) -> Cmd {
+    let mut eval = cmd("EVAL");
+    eval.arg(UPDATE).arg(1).arg(naming.record(&update.name, &update.key)).arg(&update.value[..]).arg(update.ttl);
     eval
 }
 

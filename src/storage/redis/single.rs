@@ -10,7 +10,7 @@ use super::options::{Options, Target};
 use super::{commands, describe, is_broken};
 use crate::storage::link::{Connection, Link};
 use crate::storage::network::Address;
-use crate::storage::{Error, Naming, Operation, Owner, Record, Storage};
+use crate::storage::{Error, Naming, Operation, Owner, Record, Storage, Update};
 
 /// One server, whichever it is at the time: the configured one, or the one that Sentinels name.
 pub struct Server(Arc<Connected>);
@@ -121,6 +121,10 @@ fn is_lost(error: &RedisError) -> bool {
 impl Storage for Server {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(self.run(commands::set(self.naming(), &record)))
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, ()> {
+        Box::pin(self.run(commands::update(self.naming(), &update)))
     }
 
     fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
