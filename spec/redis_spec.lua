@@ -1,4 +1,5 @@
--- Needs a Redis server, a Sentinel group and a Cluster: `?redis=port&sentinels=port,port&nodes=port,port`.
+-- Needs a Redis server, a Sentinel group, a Cluster, and a server whose user `sessions` has few rights:
+-- `?redis=port&sentinels=port,port&nodes=port,port&limited=port`.
 
 local contract = require "spec.contract"
 local found = require "spec.found"
@@ -30,6 +31,13 @@ for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["red
     sessions({ storage = name:gsub("%.", "-"), redis = options })
   end)
 end
+
+describe("redis with the rights that are documented", function()
+  local user = { port = tonumber(ngx.var.arg_limited), username = "sessions", password = "secret" }
+  contract(function(more)
+    return require("resty.session.redis").new(support.with(support.with(REDIS, user), more))
+  end)
+end)
 
 describe("redis", function()
   found({

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Process, Site, free_port};
+use super::server::{Nginx, Process, Site};
 use super::specs;
 use super::storages::{self, Server, now, port_of};
 
@@ -31,8 +31,14 @@ fn nginx(options: &str) -> Nginx {
 
 #[test]
 fn every_kind_of_redis_keeps_the_contract() {
+    // As docs/storages.md says.
+    const RIGHTS: &str =
+        "+get +set +unlink +ttl +expire +eval +zadd +zrem +zremrangebyscore +zrangebyscore +multi +exec";
+    let user: Vec<&str> = "--user sessions on >secret ~*".split(' ').chain(RIGHTS.split(' ')).collect();
     let (redis, group, cluster) = (Redis::start(&[]), Group::start(), Cluster::start());
-    let arguments = format!("redis={}&sentinels={}&nodes={}", redis.port, group.sentinel_ports(), cluster.ports());
+    let limited = Redis::start(&user);
+    let servers = format!("redis={}&limited={}", redis.port, limited.port);
+    let arguments = format!("{servers}&sentinels={}&nodes={}", group.sentinel_ports(), cluster.ports());
     specs::run("redis_spec.lua", &arguments);
 }
 
@@ -286,7 +292,8 @@ fn sentinels_that_hang_keep_no_other_from_being_asked() {
 fn a_sentinel_that_hangs_does_not_hide_what_another_says() {
     let hanging = Redis::start(&[]);
     hanging.process.signal(Signal::SIGSTOP);
-    for ports in [[hanging.port, free_port()], [free_port(), hanging.port]] {
+    const REFUSING: u16 = 1;
+    for ports in [[hanging.port, REFUSING], [REFUSING, hanging.port]] {
         let nginx = nginx(&sentinels(ports));
         let answer = Browser::new().get(nginx.url("/set?v=1"));
         assert!(answer.starts_with("unable to store session data (") && answer.contains("refused"), "{answer}");

@@ -11,24 +11,30 @@ use crate::storage::Error;
 use crate::storage::network::Node;
 
 /// Asks the Sentinels for the server. The next one is asked when one fails, or beside it when it has not answered after its
-/// share of the time: one that hangs must not keep the others from being asked. The last share is left for connecting.
+/// share of the time: one that hangs must not keep the others from being asked. A quarter of the time is left for connecting.
 pub(super) async fn client(sentinels: &Sentinels, options: &Options) -> Result<Client, Error> {
-    let share = options.timeouts.connect / (sentinels.nodes.len() as u32 + 1);
+    let time = options.timeouts.connect * 3 / 4;
+    let (share, end) = (time / sentinels.nodes.len().max(1) as u32, Instant::now() + time);
     let mut asked = FuturesUnordered::new();
     let mut problem = Error::ConnectTimeout;
-    for node in &sentinels.nodes {
-        asked.push(ask(node, sentinels, options));
-        let until = Instant::now() + share;
-        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
-            match answer {
-                Ok(client) => return Ok(client),
-                // That one took too long says less than what another said.
-                Err(Error::ConnectTimeout) => {}
-                Err(error) => problem = error,
+    let mut nodes = sentinels.nodes.iter();
+    loop {
+        let until = match nodes.next() {
+            Some(node) => {
+                asked.push(ask(node, sentinels, options));
+                Instant::now() + share
             }
+            None => end,
+        };
+        match timeout_at(until, asked.next()).await {
+            Ok(Some(Ok(client))) => return Ok(client),
+            // That one took too long says less than what another said.
+            Ok(Some(Err(Error::ConnectTimeout))) => {}
+            Ok(Some(Err(error))) => problem = error,
+            Err(_) if until < end => {}
+            Ok(None) | Err(_) => return Err(problem),
         }
     }
-    Err(problem)
 }
 
 /// The server that one Sentinel names, which has said that it is the one.
