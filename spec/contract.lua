@@ -68,23 +68,24 @@ return function(make)
   end)
 
   it("writes anew what is there, and lets it live no longer", function()
-    local absent, long, stale, deleted = key(), key(), key(), key()
-    assert.same({ true }, { storage:__update(NAME, absent, "new", 60, ngx.time()) })
-    assert.is_nil((storage:get(NAME, absent, ngx.time())))
-    assert(storage:set(NAME, long, "old", 60, ngx.time()))
-    assert(storage:set(NAME, stale, "old", 60, ngx.time()))
-    assert(storage:set(NAME, key(), "v", 60, ngx.time(), stale, 2))
-    assert(storage:set(NAME, deleted, "old", 60, ngx.time()))
-    assert(storage:delete(NAME, deleted, ngx.time()))
-    for _, k in ipairs { long, stale, deleted } do
-      assert.same({ true }, { storage:__update(NAME, k, "new", 50, ngx.time()) })
+    local absent, long, short, stale, deleted = key(), key(), key(), key(), key()
+    for _, k in ipairs { long, short, stale, deleted } do
+      assert(storage:set(NAME, k, "old", 60, ngx.time()))
     end
-    assert.equal("new", storage:get(NAME, long, ngx.time()))
-    assert.equal("new", storage:get(NAME, stale, ngx.time()))
-    assert.is_nil((storage:get(NAME, deleted, ngx.time())))
-    assert.same({ true }, { storage:__update(NAME, long, "newer", 1, ngx.time()) })
+    assert(storage:set(NAME, key(), "v", 60, ngx.time(), stale, 2))
+    assert(storage:delete(NAME, deleted, ngx.time()))
+    for _, k in ipairs { long, stale } do
+      assert.same({ true }, { storage:__update(NAME, k, "new", 50, ngx.time()) })
+      assert.equal("new", storage:get(NAME, k, ngx.time()))
+    end
+    for _, k in ipairs { absent, deleted } do
+      assert.same({}, { storage:__update(NAME, k, "new", 50, ngx.time()) })
+      assert.is_nil((storage:get(NAME, k, ngx.time())))
+    end
+    assert.same({ true }, { storage:__update(NAME, short, "new", 1, ngx.time()) })
     wait(3.1)
-    assert.is_nil((storage:get(NAME, long, ngx.time())))
+    assert.equal("new", storage:get(NAME, long, ngx.time()))
+    assert.is_nil((storage:get(NAME, short, ngx.time())))
     assert.is_nil((storage:get(NAME, stale, ngx.time())))
   end)
 

@@ -115,6 +115,53 @@ describe("storage", function()
     assert.same({ "delete", "session", id, memory.calls[3][4], metadata }, memory.calls[3])
   end)
 
+  local GONE = "unable to store session info (there is no such session any more)"
+
+  it("of a program's own is asked to set a record for its info", function()
+    local memory = support.memory()
+    local s = session.new({ storage = memory })
+    assert(s:save())
+    s.info:set("seen", 1)
+    assert.is_true(s.info:save())
+    local call = memory.calls[#memory.calls]
+    assert.same({ "set", "session", s:get_property("id"), call[4], call[5], call[6] }, call)
+    assert.is_near(3600, call[5], 1)
+    assert.is_near(ngx.time(), call[6], 1)
+    memory.set = function() end
+    assert.same({ nil, "unable to store session info (the storage gives no reason)" }, { s.info:save() })
+    memory.records = {}
+    assert.same({ nil, GONE }, { s.info:save() })
+  end)
+
+  it("brings no session back that is destroyed while its info is saved", function()
+    local storage = require("resty.session.shm").new()
+    local s = session.new({ storage = storage })
+    assert(s:save())
+    s.info:set("seen", 1)
+    local shm = getmetatable(storage)
+    function storage:get(...)
+      local value = shm.get(self, ...)
+      shm.delete(self, ...)
+      return value
+    end
+    assert.same({ nil, GONE }, { s.info:save() })
+    assert.is_nil((shm.get(storage, "session", s:get_property("id"))))
+  end)
+
+  it("is used by the methods that a program has replaced", function()
+    local storage, sets = require("resty.session.shm").new(), 0
+    local shm = getmetatable(storage)
+    function storage:set(...)
+      sets = sets + 1
+      return shm.set(self, ...)
+    end
+    local s = session.new({ storage = storage })
+    assert(s:save())
+    s.info:set("seen", 1)
+    assert.is_true(s.info:save())
+    assert.equal(2, sets)
+  end)
+
   it("keeps no info of an audience that is gone", function()
     for _, leave in ipairs { "module", "instance", "enforced" } do
       local options = { storage = support.memory() }

@@ -21,6 +21,8 @@ use crate::storage::Error;
 pub enum Answer {
     /// Done, with nothing to tell.
     Done,
+    /// Not done: what it was to be done to is not there.
+    Absent,
     /// A record, or that there is none.
     Record(Option<Vec<u8>>),
     /// Live sessions' keys, and when they expire, in seconds since the epoch.

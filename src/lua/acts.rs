@@ -282,7 +282,8 @@ fn go_on(lua: &Lua, (ticket, error): (usize, Option<String>)) -> LuaResult<Row> 
     let Some(mut running) = running else { return Ok(failed(&"the act is over")) };
     let answer = match result {
         Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
-        Some(Ok(_)) => Answer::Done(Ok(())),
+        Some(Ok(BridgeAnswer::Absent)) => Answer::Done(Err(None)),
+        Some(Ok(BridgeAnswer::Done | BridgeAnswer::Sessions(_))) => Answer::Done(Ok(())),
         Some(Err(error)) => running.refused(error.to_string()),
         None => running.refused(error.unwrap_or_else(|| "no answer".to_owned())),
     };

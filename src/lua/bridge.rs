@@ -162,7 +162,7 @@ fn take(lua: &Lua, ticket: usize) -> LuaResult<(LuaValue, Option<String>)> {
 fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
     Ok(match answer {
         Answer::Done => LuaValue::Boolean(true),
-        Answer::Record(None) => LuaValue::Nil,
+        Answer::Absent | Answer::Record(None) => LuaValue::Nil,
         Answer::Record(Some(record)) => LuaValue::String(lua.create_string(record)?),
         Answer::Sessions(sessions) => LuaValue::Table(lua.create_table_from(sessions)?),
     })

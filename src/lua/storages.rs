@@ -135,11 +135,7 @@ impl StorageHandle {
             Effect::Update(update) => {
                 let Update { name, key, value, ttl, current_time } = *update;
                 let update = storage::Update { name: String::from(&*name), key, value, ttl: ttl.max(1), current_time };
-                self.submit(
-                    lua,
-                    Some(act),
-                    |storage| async move { storage.update(update).await.map(|()| Answer::Done) },
-                )
+                self.submit(lua, Some(act), |storage| async move { storage.update(update).await.map(updated) })
             }
             Effect::Delete(Delete { name, key, current_time, metadata }) => {
                 let (name, owners) = (String::from(&*name), owners(metadata));
@@ -150,6 +146,10 @@ impl StorageHandle {
             Effect::Cookie { .. } | Effect::Binding => Err("a request's value is no storage's".to_owned()),
         }
     }
+}
+
+fn updated(found: bool) -> Answer {
+    if found { Answer::Done } else { Answer::Absent }
 }
 
 /// What replaces itself replaces nothing.
@@ -216,7 +216,7 @@ fn set(lua: &Lua, args: SetArgs) -> LuaResult<Answered> {
 fn update(lua: &Lua, args: (StorageRef, String, String, BString, u64, u64)) -> LuaResult<Answered> {
     let (storage, name, key, value, ttl, current_time) = args;
     let update = storage::Update { name, key, value: value.into(), ttl: ttl.max(1), current_time };
-    answered(storage.submit(lua, None, |storage| async move { storage.update(update).await.map(|()| Answer::Done) }))
+    answered(storage.submit(lua, None, |storage| async move { storage.update(update).await.map(updated) }))
 }
 
 /// `delete(storage, name, key, current_time, metadata)`.

@@ -524,8 +524,11 @@ impl Act {
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
             current_time: self.now,
         };
-        self.host.update(update).await.map_err(|cause| Error::StoreInfo(Cause(cause)))?;
-        Ok(true)
+        match self.host.update(update).await {
+            Ok(()) => Ok(true),
+            Err(None) => Ok(false),
+            Err(Some(cause)) => Err(failed(cause)),
+        }
     }
 
     /// The values that the flags bind to; those of the request only where they are needed.

@@ -24,7 +24,8 @@ pub enum Effect {
     Get(Get),
     /// Storing a record: [`Answer::Done`].
     Set(Box<Set>),
-    /// Writing a record anew if it is there, for as long as it would have lived at most: [`Answer::Done`].
+    /// Writing a record anew if it is there, for as long as it would have lived at most: [`Answer::Done`]; an error without
+    /// words says that it is not there.
     Update(Box<Update>),
     /// Deleting a record: [`Answer::Done`].
     Delete(Delete),

@@ -106,8 +106,8 @@ pub trait Storage: Send + Sync {
     fn set(&self, record: Record) -> Operation<'_, ()>;
 
     /// Writes a record anew if there is one: one that was deleted meanwhile stays so, and one that was about to expire does,
-    /// as far as the storage can tell.
-    fn update(&self, update: Update) -> Operation<'_, ()>;
+    /// as far as the storage can tell. Answers whether there was one.
+    fn update(&self, update: Update) -> Operation<'_, bool>;
 
     /// The record's value, if there is such a record and it has not expired.
     fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>>;

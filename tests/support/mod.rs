@@ -73,10 +73,11 @@ impl Memory {
                 Answer::Done(Ok(()))
             }
             Effect::Update(update) => {
-                if let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) {
-                    *value = text(&update.value);
-                    *expiry = (*expiry).min(now + update.ttl);
-                }
+                let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else {
+                    return Answer::Done(Err(None));
+                };
+                *value = text(&update.value);
+                *expiry = (*expiry).min(now + update.ttl);
                 Answer::Done(Ok(()))
             }
             Effect::Delete(delete) => {

@@ -54,7 +54,8 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata)
 end
 
--- Writes a record anew if it is there; it lives no longer than it would have.
+-- Writes a record anew if it is there; it lives no longer than it would have. Sessions' acts ask the native storage by
+-- themselves. Answers true; nil where it is not there; or nil and an error.
 function metatable:__update(name, key, value, ttl, current_time)
   return run(self, "update", name, key, value, ttl, current_time)
 end

@@ -115,6 +115,12 @@ local function shorten(dict, name, stale_ttl)
   end
 end
 
+local function warn_of(forced)
+  if forced then
+    ngx.log(ngx.WARN, "[session] shared memory zone is full: the least recently used session was dropped")
+  end
+end
+
 local function add_metadata(self, name, key, expiry, current_time, old_key, metadata)
   for i, audience in ipairs(metadata.audiences) do
     local list = get_name(self, name, audience, metadata.subjects[i])
@@ -149,9 +155,7 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   if not ok then
     return nil, err
   end
-  if forced then
-    ngx.log(ngx.WARN, "[session] shared memory zone is full: the least recently used session was dropped")
-  end
+  warn_of(forced)
   if metadata then
     ok, err = add_metadata(self, name, key, current_time + ttl, current_time, old_key, metadata)
     if not ok then
@@ -164,15 +168,17 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   return true
 end
 
--- Writes a record anew if it is there; it lives no longer than it would have.
+-- Writes a record anew if it is there; it lives no longer than it would have. Answers true; nil where it is not there; or
+-- nil and an error.
 function metatable:__update(name, key, value, ttl)
   local dict, entry = self.dict, get_name(self, name, key)
   local left = dict:ttl(entry)
   if left and left > 0 then
     ttl = math.min(left, ttl)
   end
-  local ok, err = dict:replace(entry, value, ttl)
-  return ok or err == "not found" or nil, err ~= "not found" and err or nil
+  local ok, err, forced = dict:replace(entry, value, ttl)
+  warn_of(forced)
+  return ok or nil, err ~= "not found" and err or nil
 end
 
 --- Reads a record.

@@ -58,19 +58,27 @@ function storages.on_bridge(storage)
   end
 end
 
+-- Writes a record anew by a storage that is not on the bridge: if it is there, where the storage has a way to do that. A
+-- program's own storage has none; nor has one of ours whose `set` a program has replaced.
+local function update(storage, ...)
+  local meta = getmetatable(storage)
+  if type(meta) == "table" and meta.__update and storage.set == meta.set then
+    return meta.__update(storage, ...)
+  end
+  local ok, err = storage:set(...)
+  return ok, not ok and err == nil and "the storage gives no reason" or err
+end
+
 --- Has a storage that is not on the bridge do what an act needs.
 -- @tparam table storage
--- @tparam string method `set`, `get`, `delete`, or `update`: to write a record anew if it is there. A storage of the
---   program's own has no such method, and is asked to set it.
+-- @tparam string method `set`, `get`, `delete`, or `update`
 -- @param ... the method's arguments
 -- @return what the method answers
 function storages.ask(storage, method, ...)
-  local act = storage[method ~= "update" and method or "set"]
   if method == "update" then
-    local meta = getmetatable(storage)
-    act = type(meta) == "table" and meta.__update or act
+    return update(storage, ...)
   end
-  return act(storage, ...)
+  return storage[method](storage, ...)
 end
 
 --- Loads what the option `storage` says.

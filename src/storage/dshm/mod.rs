@@ -120,17 +120,17 @@ impl Storage for Server {
     }
 
     /// The server has no way to do this as a whole: what others do to the record between the two requests is lost.
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key);
             let [present, known] = self.client.ask_all([&wire::get(&name), &wire::get(&name.expiry())]).await?;
             let (present, known) = (present.value()?, known.value()?);
             if present.is_none() {
-                return Ok(());
+                return Ok(false);
             }
             let left = expiry(known.as_deref()).map(|expiry| expiry.saturating_sub(update.current_time).max(1));
             let ttl = left.map_or(update.ttl, |left| left.min(update.ttl));
-            self.store(&name, &update.value, ttl, update.current_time).await
+            self.store(&name, &update.value, ttl, update.current_time).await.map(|()| true)
         })
     }
 

@@ -74,14 +74,16 @@ impl Directory {
     }
 
     /// Writes a file anew if it is there and its time is after `expired`; it is over no later than it would have been.
-    pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<(), Error> {
+    /// Answers whether it is there.
+    pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
         let file = self.prepare(content)?;
         // As late as can be: a file that is removed, or shortened, after this comes back.
-        let Some((_, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
-        match self::expiry(&metadata) {
-            left if left > expired => self.replace(name, file, left.min(expiry)),
-            _ => Ok(()),
+        let Some((_, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(false) };
+        let left = self::expiry(&metadata);
+        if left <= expired {
+            return Ok(false);
         }
+        self.replace(name, file, left.min(expiry)).map(|()| true)
     }
 
     /// A file under another name, with its content.
@@ -208,13 +210,13 @@ mod tests {
     #[test]
     fn only_what_is_there_is_updated() {
         let (_temporary, directory) = directory();
-        directory.update("file", b"new", 1000, 0).unwrap();
+        assert!(!directory.update("file", b"new", 1000, 0).unwrap());
         assert_eq!(count(&directory), 0);
         directory.write("file", b"old", 1000).unwrap();
-        directory.update("file", b"new", 2000, 1000).unwrap();
+        assert!(!directory.update("file", b"new", 2000, 1000).unwrap());
         assert_eq!(directory.read("file", None).unwrap().unwrap(), b"old");
         for (expiry, expected) in [(2000, 1000), (500, 500)] {
-            directory.update("file", b"new", expiry, 0).unwrap();
+            assert!(directory.update("file", b"new", expiry, 0).unwrap());
             assert_eq!(directory.read("file", Some(expected - 1)).unwrap().unwrap(), b"new");
             assert_eq!(directory.read("file", Some(expected)).unwrap(), None);
         }

@@ -171,7 +171,7 @@ impl Storage for Files {
         Box::pin(self.store(record))
     }
 
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move {
             let file = names::record(&self.naming, &update.name, &update.key)?;
             let (expiry, now) = (update.expiry(), update.current_time);

@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 
 use super::network::Endpoint;
-use super::pipeline::Client;
+use super::pipeline::{Client, unintelligible};
 use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
-use wire::{Answer, Expiry, Facts, Meta, Mode, Name, Ttl};
+use wire::{Answer, Expiry, Meta, Mode, Name, Ttl};
 
 /// What a memcached storage is configured with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,10 +58,10 @@ impl Server {
         }
     }
 
-    /// What is left of a record's time, and which change made it what it is, if there is one.
-    async fn look(&self, name: &Name) -> Result<Option<Facts>, Error> {
+    /// What is left of a record's time, if there is one.
+    async fn time_left(&self, name: &Name) -> Result<Option<Ttl>, Error> {
         match self.client.ask(&wire::look(name)).await? {
-            Answer::Done(facts) => Ok(Some(facts)),
+            Answer::Done(facts) => Ok(Some(facts.ttl.ok_or_else(unintelligible)?)),
             Answer::Absent => Ok(None),
             other => other.unexpected(),
         }
@@ -69,7 +69,7 @@ impl Server {
 
     /// Lets a replaced record expire soon, if it would live longer.
     async fn shorten(&self, name: &Name, stale_ttl: u64, current_time: u64) -> Result<(), Error> {
-        if self.look(name).await?.is_none_or(|facts| facts.ttl <= Some(Ttl::Seconds(stale_ttl))) {
+        if self.time_left(name).await?.is_none_or(|left| left <= Ttl::Seconds(stale_ttl)) {
             return Ok(());
         }
         let request = match stale_ttl {
@@ -107,23 +107,21 @@ impl Storage for Server {
         })
     }
 
-    /// Only where nobody changed it in between. Shortening its time is no change to memcached: that may get lost.
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    /// One that is shortened between the two requests may live for the time that it had before.
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key)?;
-            while let Some(facts) = self.look(&name).await? {
-                let ttl = match facts.ttl {
-                    Some(Ttl::Seconds(left)) => left.min(update.ttl),
-                    _ => update.ttl,
-                };
-                let expiry = Expiry::after(ttl, update.current_time);
-                match self.store(&name, &update.value, expiry, Mode::IfUnchanged(facts.change)).await? {
-                    Answer::Done(_) | Answer::Absent => break,
-                    Answer::Changed => {}
-                    other => return other.unexpected(),
-                }
+            let ttl = match self.time_left(&name).await? {
+                Some(Ttl::Seconds(left)) => left.min(update.ttl),
+                Some(Ttl::Endless) => update.ttl,
+                None => return Ok(false),
+            };
+            let expiry = Expiry::after(ttl, update.current_time);
+            match self.store(&name, &update.value, expiry, Mode::Replace).await? {
+                Answer::Done(_) => Ok(true),
+                Answer::NotStored => Ok(false),
+                other => other.unexpected(),
             }
-            Ok(())
         })
     }
 

@@ -47,6 +47,8 @@ pub enum Mode {
     Set,
     /// Only where there is none; otherwise [`Answer::NotStored`].
     Add,
+    /// Only where there is one; otherwise [`Answer::NotStored`].
+    Replace,
     /// Only where nobody changed it since; otherwise [`Answer::Changed`] or [`Answer::Absent`].
     IfUnchanged(u64),
 }
@@ -60,9 +62,9 @@ pub fn get_for_change(Name(name): &Name) -> Vec<u8> {
     format!("mg {name} k t s c v\r\n").into_bytes()
 }
 
-/// Asks for size, time to live, and which change it is.
+/// Asks for size and time to live.
 pub fn look(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} t s c\r\n").into_bytes()
+    format!("mg {name} t s\r\n").into_bytes()
 }
 
 pub fn touch(Name(name): &Name, Expiry(expiry): Expiry) -> Vec<u8> {
@@ -75,6 +77,7 @@ pub fn store(Name(name): &Name, value: &[u8], Expiry(expiry): Expiry, mode: Mode
         match mode {
             Mode::Set => format!("ms {name} {size} T{expiry}\r\n"),
             Mode::Add => format!("ms {name} {size} ME T{expiry}\r\n"),
+            Mode::Replace => format!("ms {name} {size} MR T{expiry}\r\n"),
             Mode::IfUnchanged(change) => format!("ms {name} {size} C{change} T{expiry}\r\n"),
         },
         value,

@@ -136,11 +136,19 @@ impl Storage for MySql {
         Box::pin(async move { self.write(steps(&self.statements, record)?).await })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move {
             let expires = update.expiry();
             let values = values!(sql::text(update.value)?, expires, update.key, update.current_time);
-            self.write(vec![(self.statements.update.clone(), values)]).await
+            outlast_deadlocks(|| {
+                let (statement, values) = (self.statements.update.clone(), values.clone());
+                self.run(|mut conn| async move {
+                    let result = conn.exec_drop(statement, values).await;
+                    let found = conn.affected_rows() > 0;
+                    (conn, result.map(|()| found))
+                })
+            })
+            .await
         })
     }
 

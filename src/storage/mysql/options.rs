@@ -58,6 +58,8 @@ impl Options {
             .db_name(self.database.clone())
             .max_allowed_packet(self.max_packet_size)
             .stmt_cache_size(64)
+            // A row that is updated to what it was counts, too.
+            .client_found_rows(true)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
             .setup(self.setup());
         match &self.address {

@@ -86,9 +86,9 @@ impl Postgres {
         Ok(self.run(&self.reads, kind, parameters).await?)
     }
 
-    async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<(), Error> {
+    async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
         let lane = self.writes.least_busy();
-        outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await.map(drop)
+        outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await
     }
 }
 
@@ -97,23 +97,29 @@ impl Storage for Postgres {
         Box::pin(async move {
             let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(&record)));
             let mut parameters = vec![Text(record.key), Text(record.name), Text(sql::text(record.value)?), expires];
-            if record.owners.is_empty() && record.old_key.is_none() {
-                return self.write(Kind::Save, parameters).await;
+            let kind = match (&record.owners[..], &record.old_key) {
+                ([], None) => Kind::Save,
+                ([], Some(_)) => Kind::Replace,
+                _ => Kind::ReplaceWithMetadata,
+            };
+            if kind != Kind::Save {
+                parameters.extend([Optional(record.old_key), stale]);
             }
-            parameters.extend([Optional(record.old_key), stale]);
-            if record.owners.is_empty() {
-                return self.write(Kind::Replace, parameters).await;
+            if kind == Kind::ReplaceWithMetadata {
+                let owners = record.owners.into_iter().map(|owner| (owner.audience, owner.subject));
+                let (audiences, subjects) = owners.unzip();
+                parameters.extend([Texts(audiences), Texts(subjects)]);
             }
-            let (audiences, subjects) = record.owners.into_iter().map(|owner| (owner.audience, owner.subject)).unzip();
-            parameters.extend([Texts(audiences), Texts(subjects)]);
-            self.write(Kind::ReplaceWithMetadata, parameters).await
+            self.write(kind, parameters).await.map(drop)
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move {
             let (expires, now) = (Time(update.expiry()), Time(update.current_time));
-            self.write(Kind::Update, vec![Text(update.key), Text(sql::text(update.value)?), expires, now]).await
+            let parameters = vec![Text(update.key), Text(sql::text(update.value)?), expires, now];
+            let rows = self.write(Kind::Update, parameters).await?;
+            Ok(!rows.is_empty())
         })
     }
 
@@ -128,7 +134,7 @@ impl Storage for Postgres {
 
     /// Its metadata goes with it.
     fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
-        Box::pin(async move { self.write(Kind::Delete, vec![Text(key)]).await })
+        Box::pin(async move { self.write(Kind::Delete, vec![Text(key)]).await.map(drop) })
     }
 
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {

@@ -42,7 +42,7 @@ impl Statements {
         );
         let update = format!(
             "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
-             WHERE sid = $1 AND exp > to_timestamp($4)"
+             WHERE sid = $1 AND exp > to_timestamp($4) RETURNING sid"
         );
         let delete = format!("DELETE FROM {sessions} WHERE sid = $1");
         let sessions_of_an_owner = format!(

@@ -102,7 +102,7 @@ impl Storage for Cluster {
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(async move { self.run(&commands::update(&self.options.naming, &update)).await })
     }
 

@@ -29,14 +29,14 @@ return 1
 
 /// Writes a record anew if it is there; it lives no longer than it would have. `KEYS`: the record. `ARGV`: value, ttl.
 const UPDATE: &str = r"
-local left, ttl = redis.call('PTTL', KEYS[1]), 1000 * ARGV[2]
+local left = redis.call('TTL', KEYS[1])
 if left == -2 then
   return 0
 end
-if left == -1 or left > ttl then
-  left = ttl
+if left == -1 or left > tonumber(ARGV[2]) then
+  left = ARGV[2]
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', math.max(left, 1))
+redis.call('SET', KEYS[1], ARGV[1], 'EX', math.max(left, 1))
 return 1
 ";
 

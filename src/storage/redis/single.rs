@@ -123,7 +123,7 @@ impl Storage for Server {
         Box::pin(self.run(commands::set(self.naming(), &record)))
     }
 
-    fn update(&self, update: Update) -> Operation<'_, ()> {
+    fn update(&self, update: Update) -> Operation<'_, bool> {
         Box::pin(self.run(commands::update(self.naming(), &update)))
     }
 
