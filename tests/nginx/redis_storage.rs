@@ -1,5 +1,7 @@
 //! Sessions in Redis: what stands there, and what happens when it fails.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -82,19 +84,37 @@ fn records_that_lua_resty_session_wrote_open() {
     });
 }
 
+/// Sends requests on one connection, a hundred at a time, whose answers each say `saved`.
+fn ask(nginx: &Nginx, count: usize) {
+    const BATCH: usize = 100;
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
+    for _ in 0..count / BATCH {
+        stream.write_all(REQUEST.repeat(BATCH).as_bytes()).unwrap();
+        let mut answers = Vec::new();
+        while memchr::memmem::find_iter(&answers, b"saved").count() < BATCH {
+            let mut bytes = [0; 1 << 16];
+            let size = stream.read(&mut bytes).unwrap();
+            assert!(size > 0, "{}", String::from_utf8_lossy(&answers));
+            answers.extend_from_slice(&bytes[..size]);
+        }
+    }
+}
+
 #[test]
 fn configuring_on_every_request_opens_no_connection_more() {
+    const REQUESTS: usize = 100_000;
+    const CLIENTS: usize = 4;
     let redis = Redis::start(&[]);
     let nginx = Nginx::start(&Site {
         server: &format!(
-            r#"location / {{ content_by_lua_block {{
+            r#"keepalive_requests 1000000;
+            location / {{ content_by_lua_block {{
                 local session = require("resty.session")
-                for _ = 1, 500 do
-                    session.init({{ secret = "x", storage = "redis", redis = {{ port = {0} }} }})
-                    local s = session.open({{ secret = "x", storage = "redis", redis = {{ port = {0}, prefix = "p" }} }})
-                    require("resty.session.redis").new({{ port = {0} }}):get("a", "b")
-                end
-                local ok, err = session.new():save()
+                session.init({{ secret = "x", storage = "redis", redis = {{ port = {0} }} }})
+                local s = session.open({{ secret = "x", storage = "redis", redis = {{ port = {0}, prefix = "p" }} }})
+                require("resty.session.redis").new({{ port = {0} }}):get("a", "b")
+                local ok, err = s:save()
                 ngx.say(ok and "saved" or err)
             }} }}"#,
             redis.port
@@ -103,10 +123,14 @@ fn configuring_on_every_request_opens_no_connection_more() {
         ..Site::default()
     });
     let mut clients = Vec::new();
-    for _ in 0..200 {
-        assert_eq!(Browser::new().get(nginx.url("/")), "saved");
-        clients.push(redis.clients());
-    }
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| ask(&nginx, REQUESTS / CLIENTS))).collect();
+        while !asking.iter().all(|one| one.is_finished()) {
+            clients.push(redis.clients());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    clients.push(redis.clients());
     // Two storages a worker.
     assert!(clients.iter().all(|count| *count <= 4 + 1), "{clients:?}");
 }
