@@ -293,10 +293,14 @@ fn phases_that_cannot_wait_say_so_and_a_timer_can() {
     assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
 }
 
+/// An array of addresses, whose hosts are called as `host` says.
+fn addresses(host: &str, ports: impl IntoIterator<Item = u16>) -> String {
+    let address = |port| format!("{{ {host} = \"127.0.0.1\", port = {port} }}");
+    format!("{{ {} }}", ports.into_iter().map(address).collect::<Vec<_>>().join(", "))
+}
+
 fn sentinels(ports: impl IntoIterator<Item = u16>) -> String {
-    let sentinels: Vec<String> =
-        ports.into_iter().map(|port| format!("{{ host = \"127.0.0.1\", port = {port} }}")).collect();
-    format!("master = \"sessions\", sentinels = {{ {} }}", sentinels.join(", "))
+    format!("master = \"sessions\", sentinels = {}", addresses("host", ports))
 }
 
 #[test]
@@ -358,9 +362,7 @@ fn a_sentinel_group_may_lose_its_master() {
 }
 
 fn cluster_nginx(cluster: &Cluster) -> Nginx {
-    let nodes: Vec<String> =
-        cluster.0.iter().map(|node| format!("{{ ip = \"127.0.0.1\", port = {} }}", node.port)).collect();
-    nginx(&format!("nodes = {{ {} }}", nodes.join(", ")))
+    nginx(&format!("nodes = {}", addresses("ip", cluster.0.iter().map(|node| node.port))))
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub fn hangs(storage: &str, server: &mut impl Server) {
         assert!(took < Duration::from_millis(1300), "{took:?}");
         let (answer, took) = timed(&browser, nginx.url("/plain"));
         assert_eq!(answer, "ok");
-        assert!(took < Duration::from_millis(400), "{took:?}");
+        assert!(took < Duration::from_millis(200), "{took:?}");
     }
     server.process().signal(Signal::SIGCONT);
     assert_eq!(browser.get(nginx.url("/get")), "1");
