@@ -1,4 +1,5 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
+# `make stress` and `make bench` take longer.
 #
 # NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's.
 
@@ -13,7 +14,7 @@ LUA_FILES := $(shell find lua -name '*.lua')
 
 export NGINX
 
-.PHONY: build run test lint bench install clean
+.PHONY: build run test lint stress bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -41,8 +42,15 @@ test:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test nginx --benches -- -D warnings
+	$(CARGO) clippy --locked --test nginx --test stress --benches -- -D warnings
 	luacheck -q lua spec examples
+
+# Programs that abort, exit and wait in odd places, for a while on each storage: ten minutes in all.
+STRESS_SECONDS ?= 75
+stress:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --locked --test stress -- --nocapture --test-threads=1 stress:: other_storages::
 
 bench:
 	@scripts/setup bench

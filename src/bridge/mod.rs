@@ -28,4 +28,4 @@ mod port;
 pub mod registry;
 pub mod runtime;
 
-pub use port::{Answer, Completion, Counts, Port};
+pub use port::{Answer, Completion, Counts, Port, Ticket};

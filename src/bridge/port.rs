@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,12 +29,13 @@ pub enum Answer {
     Sessions(Vec<(String, u64)>),
 }
 
-/// An answer on its way to who waits for the ticket.
+/// Names one operation of a port: its number. No two operations of a port ever have the same one, so a reply
+/// can't be taken for another operation's.
+pub type Ticket = u64;
+
+/// A reply on its way to whoever waits for the ticket.
 pub struct Completion {
-    pub ticket: usize,
-    /// Which of the port's operations it was. A ticket may be given out again while an operation that nobody waits for any
-    /// more is still under way.
-    pub number: u64,
+    pub ticket: Ticket,
     pub result: Result<Answer, Error>,
 }
 
@@ -84,28 +85,27 @@ struct Submission {
 }
 
 impl Port {
-    /// Takes an operation for the next flush; its answer comes with a drain after that, under the ticket, and the number
-    /// that is returned.
+    /// Takes an operation for the next flush, and returns its ticket. A drain after that returns its reply.
     ///
-    /// No operation takes longer than `limit`: then its answer is [`Error::Timeout`].
-    pub fn submit<F>(&self, ticket: usize, limit: Duration, operation: F) -> u64
+    /// No operation takes longer than `limit`: its reply is [`Error::Timeout`] then.
+    pub fn submit<F>(&self, limit: Duration, operation: F) -> Ticket
     where
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
-        let number = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed);
         let submission = Submission {
             operation: Box::pin(operation),
             // The time runs from here: an operation that is flushed too late is not done at all.
             deadline: Instant::now() + limit,
-            promise: Promise { port: self.clone(), ticket, number, kept: false },
+            promise: Promise { port: self.clone(), ticket, kept: false },
         };
-        self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner).push(submission);
-        number
+        self.submissions().push(submission);
+        ticket
     }
 
     /// Runs on the runtime what was submitted, waking its thread once for all of it.
     pub fn flush(&self, runtime: &Handle) {
-        let submissions = self.take_submissions();
+        let submissions = std::mem::take(&mut *self.submissions());
         if submissions.is_empty() {
             return;
         }
@@ -116,13 +116,8 @@ impl Port {
         });
     }
 
-    /// Drops what was submitted and not flushed; its answer is [`Error::Broken`].
-    pub fn discard(&self) {
-        drop(self.take_submissions());
-    }
-
-    fn take_submissions(&self) -> Vec<Submission> {
-        std::mem::take(&mut *self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner))
+    fn submissions(&self) -> MutexGuard<'_, Vec<Submission>> {
+        self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a timer pending that is nearer than those of the operations, for as long as there are any.
@@ -149,10 +144,12 @@ impl Port {
     fn complete(&self, completion: Completion) {
         let first = {
             let mut queue = self.queue();
+            // Counted before it can be drained: a worker that exits leaves once nothing is in flight, and nothing
+            // would tell it so after it has drained the last reply.
+            self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
             queue.completions.push(completion);
             queue.completions.len() == 1
         };
-        self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
         if first {
             self.ring_soon();
         }
@@ -210,7 +207,7 @@ impl Port {
         &self.0.counts
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -257,15 +254,14 @@ impl Future for Submission {
 /// The answer that a ticket was promised. It comes in any case, even if the driver fails beyond all errors.
 struct Promise {
     port: Port,
-    ticket: usize,
-    number: u64,
+    ticket: Ticket,
     kept: bool,
 }
 
 impl Promise {
     fn keep(&mut self, result: Result<Answer, Error>) {
         self.kept = true;
-        self.port.complete(Completion { ticket: self.ticket, number: self.number, result });
+        self.port.complete(Completion { ticket: self.ticket, result });
     }
 }
 
@@ -313,7 +309,7 @@ mod tests {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
         for number in 0..100_u8 {
-            port.submit(usize::from(number), SECOND, async move { Ok(Answer::Record(Some(vec![number]))) });
+            port.submit(SECOND, async move { Ok(Answer::Record(Some(vec![number]))) });
         }
         port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
@@ -324,13 +320,12 @@ mod tests {
         drained.sort_by_key(|completion| completion.ticket);
         assert_eq!(drained.len(), 100);
         for (number, completion) in (0..).zip(drained) {
-            assert_eq!(completion.ticket, usize::from(number));
-            assert_eq!(completion.number, u64::from(number));
+            assert_eq!(completion.ticket, u64::from(number));
             assert_eq!(completion.result.unwrap(), Answer::Record(Some(vec![number])));
         }
         bell.set_nonblocking(true).unwrap();
         assert!(bell.read(&mut [0]).is_err(), "a second byte");
-        port.submit(0, SECOND, async { Ok(Answer::Done) });
+        port.submit(SECOND, async { Ok(Answer::Done) });
         port.flush(runtime.handle());
         bell.set_nonblocking(false).unwrap();
         bell.read_exact(&mut [0]).unwrap();
@@ -341,7 +336,7 @@ mod tests {
     fn no_operation_takes_longer_than_its_limit() {
         let runtime = runtime();
         let (port, mut bell) = port_and_bell();
-        port.submit(0, Duration::from_millis(10), std::future::pending());
+        port.submit(Duration::from_millis(10), std::future::pending());
         port.flush(runtime.handle());
         bell.read_exact(&mut [0]).unwrap();
         assert!(matches!(port.drain()[0].result, Err(Error::Timeout)));
@@ -356,11 +351,11 @@ mod tests {
             sleep(time).await;
             Ok(Answer::Done)
         };
-        port.submit(0, millis(20), std::future::pending());
-        port.submit(1, millis(40), after(SECOND));
-        port.submit(2, SECOND, after(millis(60)));
-        port.submit(3, SECOND, async { panic!("as a test") });
-        port.submit(4, Duration::ZERO, async { panic!("too late to be done at all") });
+        port.submit(millis(20), std::future::pending());
+        port.submit(millis(40), after(SECOND));
+        port.submit(SECOND, after(millis(60)));
+        port.submit(SECOND, async { panic!("as a test") });
+        port.submit(Duration::ZERO, async { panic!("too late to be done at all") });
         port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();
@@ -381,7 +376,7 @@ mod tests {
     fn answers_that_came_before_the_bell_ring_it() {
         let runtime = runtime();
         let port = Port::default();
-        port.submit(0, SECOND, async { Ok(Answer::Done) });
+        port.submit(SECOND, async { Ok(Answer::Done) });
         port.flush(runtime.handle());
         while port.counts().in_flight() > 0 {
             std::thread::yield_now();
@@ -389,5 +384,19 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         port.hang(socket_bell(ours).unwrap());
         theirs.read_exact(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn what_was_drained_is_not_in_flight_any_more() {
+        let runtime = runtime();
+        let port = Port::default();
+        for round in 0..2000 {
+            port.submit(SECOND, async { Ok(Answer::Done) });
+            port.flush(runtime.handle());
+            while port.drain().is_empty() {
+                std::hint::spin_loop();
+            }
+            assert_eq!(port.counts().in_flight(), 0, "round {round}");
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! One tokio runtime with one thread for each process, started on first use.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,18 +17,8 @@ const BLOCKING_THREADS: usize = 256;
 /// What belongs to one process: its runtime, and the storages that are connected there.
 pub struct Runtime {
     process: u32,
-    /// Whether a Lua VM has taken the doorbell; see [`claim`](Self::claim).
-    claimed: AtomicBool,
     pub handle: Handle,
     pub registry: Arc<Registry>,
-}
-
-impl Runtime {
-    /// Whether the caller is the first to ask: a process has one Lua VM that lives as long as it does and can listen at
-    /// the doorbell. With `lua_code_cache off` each request has a VM of its own besides, which must not outlive it.
-    pub fn claim(&self) -> bool {
-        !self.claimed.swap(true, Ordering::Relaxed)
-    }
 }
 
 /// How often connections are looked for that nobody uses.
@@ -72,7 +61,7 @@ fn start(process: u32) -> io::Result<Runtime> {
     thread?;
     let registry = Arc::<Registry>::default();
     handle.spawn(close_idle(registry.clone()));
-    Ok(Runtime { process, claimed: AtomicBool::new(false), handle, registry })
+    Ok(Runtime { process, handle, registry })
 }
 
 /// Looks again and again for connections that nobody uses any more.

@@ -14,7 +14,7 @@ use mlua::{BString, Either, Variadic};
 use super::bridge::bridge;
 use super::configuration::Handle;
 use super::storages::{StorageHandle, Submitted};
-use crate::bridge::Answer as BridgeAnswer;
+use crate::bridge::{Answer as BridgeAnswer, Ticket};
 use crate::cookie::{Binding, Error as CookieError};
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Step, Task};
@@ -277,8 +277,8 @@ fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue))
 }
 
 /// `go_on(ticket, err)`: goes on with what came for the ticket, or with the error where nothing came.
-fn go_on(lua: &Lua, (ticket, error): (usize, Option<String>)) -> LuaResult<Row> {
-    let (running, result) = bridge(lua)?.forget(ticket);
+fn go_on(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
+    let (running, result) = bridge(lua)?.take(ticket);
     let Some(mut running) = running else { return Ok(failed(&"the act is over")) };
     let answer = match result {
         Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
@@ -330,7 +330,7 @@ fn failed(error: &dyn std::fmt::Display) -> Row {
 }
 
 fn waits((ticket, limit): Submitted) -> Row {
-    vec![number(ticket as u64), Either::Right(LuaValue::Number(limit))].into()
+    vec![number(ticket), Either::Right(LuaValue::Number(limit))].into()
 }
 
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {

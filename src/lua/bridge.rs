@@ -1,52 +1,47 @@
-//! The bridge for Lua: its doorbell, the tickets of what waits, and the answers that came for them.
+//! The bridge for Lua: its doorbell, the tickets of what waits, and the replies that came for them.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlua::Either;
 use mlua::prelude::*;
-use slab::Slab;
 
 use super::acts::Running;
 use crate::bridge::runtime::{self, Runtime};
-use crate::bridge::{Answer, Completion, Port, doorbell};
+use crate::bridge::{Answer, Completion, Port, Ticket, doorbell};
 use crate::storage::Error;
 
 /// This VM's end of the bridge.
+#[derive(Default)]
 pub struct Bridge {
     port: Port,
     runtime: OnceCell<Arc<Runtime>>,
-    /// What was submitted, until its answer is taken or forgotten. Tickets are given out again then.
-    tickets: RefCell<Slab<Ticket>>,
-    swept: Cell<Instant>,
+    /// What was submitted, until its reply is taken or forgotten.
+    waiting: RefCell<HashMap<Ticket, Waiting>>,
+    /// The tickets that were drained since the last sweep.
+    drained: RefCell<Vec<Ticket>>,
 }
-
-/// How long an answer that was drained may wait to be taken, at least: who waits for it is run at once.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
 #[derive(Default)]
-struct Ticket {
-    /// The operation's number.
-    number: u64,
+struct Waiting {
     act: Option<Running>,
     result: Option<Result<Answer, Error>>,
-    /// Whether it had been drained at the last sweep.
-    stale: bool,
 }
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
-    lua.set_app_data(Bridge::new());
+    lua.set_app_data(Bridge::default());
     let table = lua.create_table()?;
-    table.set("claim", lua.create_function(|_, ()| Ok(runtime::current().is_ok_and(|runtime| runtime.claim())))?)?;
+    table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
     table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;
     table.set("take", lua.create_function(take)?)?;
     table.set("forget", lua.create_function(forget)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
-    table.set("discard", action(lua, |bridge| bridge.port.discard())?)?;
+    table.set("sweep", action(lua, Bridge::sweep)?)?;
     table.set("ring", action(lua, |bridge| bridge.port.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.port.counts().in_flight()))?)?;
@@ -68,25 +63,13 @@ pub fn bridge(lua: &Lua) -> LuaResult<mlua::AppDataRef<'_, Bridge>> {
 type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
 
 impl Bridge {
-    fn new() -> Self {
-        Self {
-            port: Port::default(),
-            runtime: OnceCell::new(),
-            tickets: RefCell::default(),
-            swept: Cell::new(Instant::now()),
-        }
-    }
-
-    /// Submits an operation; `act` goes on with its answer. Its ticket.
-    pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> usize
+    /// Submits an operation, with whose reply `act` goes on. Returns its ticket.
+    pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> Ticket
     where
         F: Future<Output = Result<Answer, Error>> + Send + 'static,
     {
-        let mut tickets = self.tickets.borrow_mut();
-        let entry = tickets.vacant_entry();
-        let ticket = entry.key();
-        let number = self.port.submit(ticket, limit, operation);
-        entry.insert(Ticket { number, act, ..Ticket::default() });
+        let ticket = self.port.submit(limit, operation);
+        self.waiting.borrow_mut().insert(ticket, Waiting { act, result: None });
         ticket
     }
 
@@ -112,46 +95,80 @@ impl Bridge {
         }
     }
 
-    /// `drain()`: the tickets whose answers have come, in an array.
-    fn drain(&self) -> Vec<usize> {
-        self.sweep();
-        let mut tickets = self.tickets.borrow_mut();
-        let awaited = self.port.drain().into_iter().filter_map(|Completion { ticket, number, result }| {
-            // Nobody waits any more for an answer whose ticket is gone, or given out again.
-            let waiting = tickets.get_mut(ticket).filter(|waiting| waiting.number == number)?;
-            waiting.result = Some(result);
+    /// `drain()`: the tickets whose replies have come, in an array.
+    fn drain(&self) -> Vec<Ticket> {
+        let mut waiting = self.waiting.borrow_mut();
+        let awaited = self.port.drain().into_iter().filter_map(|Completion { ticket, result }| {
+            // Nobody waits any more for a reply whose ticket was forgotten.
+            waiting.get_mut(&ticket)?.result = Some(result);
             Some(ticket)
         });
-        awaited.collect()
+        let awaited: Vec<_> = awaited.collect();
+        self.drained.borrow_mut().extend(&awaited);
+        awaited
     }
 
-    /// Forgets answers that were drained and that nobody came for: a request that is aborted after its light thread was
-    /// woken, and before it was run, leaves one.
+    /// `sweep()`: drops the replies that were drained and that nobody has taken since. Called once everyone who was
+    /// woken for a reply has run: a request that ended before that has left its reply behind.
     fn sweep(&self) {
-        if self.swept.get().elapsed() < PATIENCE {
-            return;
+        let mut waiting = self.waiting.borrow_mut();
+        for ticket in self.drained.borrow_mut().drain(..) {
+            waiting.remove(&ticket);
         }
-        self.swept.set(Instant::now());
-        let mut tickets = self.tickets.borrow_mut();
-        tickets.retain(|_, ticket| !std::mem::replace(&mut ticket.stale, ticket.result.is_some()));
     }
 
-    /// The act that waits for a ticket, and what its operation came to.
-    pub fn forget(&self, ticket: usize) -> (Option<Running>, Option<Result<Answer, Error>>) {
-        let ticket = self.tickets.borrow_mut().try_remove(ticket).unwrap_or_default();
-        (ticket.act, ticket.result)
+    /// Takes the act that waits for a ticket, and what its operation came to.
+    pub fn take(&self, ticket: Ticket) -> (Option<Running>, Option<Result<Answer, Error>>) {
+        let waiting = self.waiting.borrow_mut().remove(&ticket).unwrap_or_default();
+        (waiting.act, waiting.result)
     }
 }
 
+/// `in_entry_thread()`: whether this is the thread that nginx runs a `*_by_lua_block` in. False in a coroutine and in
+/// a light thread, and where it can't be told, such as in a file's code.
+///
+/// The oldest function on the stack tells: in such a thread it is the block itself, a chunk that is named after its
+/// directive and its place in the configuration.
+fn in_entry_thread(lua: &Lua) -> bool {
+    let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
+    let mut beyond = 8;
+    while exists(beyond) {
+        beyond *= 2;
+    }
+    let depth = partition_point(beyond, exists);
+    let is_block = depth.checked_sub(1).and_then(|oldest| {
+        lua.inspect_stack(oldest, |debug| {
+            let source = debug.source();
+            source.what == "main"
+                && source.source.is_some_and(|name| name.starts_with('=') && name.contains("_by_lua("))
+        })
+    });
+    is_block.unwrap_or(false)
+}
+
+/// The first number from 0 to `end` for which `holds` is false, given that it holds for all numbers below that one.
+fn partition_point(end: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low.midpoint(high);
+        if holds(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
 /// `forget(ticket)`: nobody waits for it any more.
-fn forget(lua: &Lua, ticket: usize) -> LuaResult<()> {
-    drop(bridge(lua)?.forget(ticket));
+fn forget(lua: &Lua, ticket: Ticket) -> LuaResult<()> {
+    drop(bridge(lua)?.take(ticket));
     Ok(())
 }
 
 /// `take(ticket)`: what its operation came to, nil where there is nothing; or `nil, err`.
-fn take(lua: &Lua, ticket: usize) -> LuaResult<(LuaValue, Option<String>)> {
-    let (_, result) = bridge(lua)?.forget(ticket);
+fn take(lua: &Lua, ticket: Ticket) -> LuaResult<(LuaValue, Option<String>)> {
+    let (_, result) = bridge(lua)?.take(ticket);
     Ok(match result {
         Some(Ok(answer)) => (value(lua, answer)?, None),
         Some(Err(error)) => (LuaValue::Nil, Some(error.to_string())),
@@ -175,7 +192,7 @@ fn counts(lua: &Lua, (): ()) -> LuaResult<LuaTable> {
         ("submitted", counts.submitted.load(Ordering::Relaxed)),
         ("completed", counts.completed.load(Ordering::Relaxed)),
         ("in_flight", counts.in_flight()),
-        ("waiting", bridge.tickets.borrow().len() as u64),
+        ("waiting", bridge.waiting.borrow().len() as u64),
         ("rings", counts.rings.load(Ordering::Relaxed)),
         ("drains", counts.drains.load(Ordering::Relaxed)),
     ])
@@ -186,33 +203,58 @@ mod tests {
     use super::*;
     use tokio::sync::oneshot;
 
+    fn operation() -> (oneshot::Sender<u8>, impl Future<Output = Result<Answer, Error>> + Send + 'static) {
+        let (reply, receiver) = oneshot::channel::<u8>();
+        (reply, async move { Ok(Answer::Record(receiver.await.ok().map(|byte| vec![byte]))) })
+    }
+
     #[test]
-    fn an_answer_that_nobody_waits_for_is_not_the_next_one_s() {
+    fn no_ticket_is_ever_given_out_again_and_only_its_own_reply_comes_for_it() {
+        const LIMIT: Duration = Duration::from_secs(9);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let bridge = Bridge::new();
-        let submit = || {
-            let (answer, receiver) = oneshot::channel::<u8>();
-            let operation = async move { Ok(Answer::Record(receiver.await.ok().map(|byte| vec![byte]))) };
-            (bridge.submit(Duration::from_secs(9), operation, None), answer)
-        };
+        let bridge = Bridge::default();
         let completed = |count| {
             while bridge.port.counts().completed.load(Ordering::Relaxed) < count {
                 std::thread::yield_now();
             }
         };
-        let (first, first_answer) = submit();
+        let [(first_reply, first), (second_reply, second)] = [operation(), operation()];
+        let first = bridge.submit(LIMIT, first, None);
         bridge.port.flush(runtime.handle());
-        bridge.forget(first);
-        let (second, second_answer) = submit();
+        bridge.take(first);
+        let second = bridge.submit(LIMIT, second, None);
         bridge.port.flush(runtime.handle());
-        assert_eq!(first, second, "the ticket is given out again");
-        first_answer.send(1).unwrap();
+        assert_ne!(first, second);
+        first_reply.send(1).unwrap();
         completed(1);
         assert_eq!(bridge.drain(), [0; 0]);
-        second_answer.send(2).unwrap();
+        second_reply.send(2).unwrap();
         completed(2);
         assert_eq!(bridge.drain(), [second]);
-        assert_eq!(bridge.forget(second).1.unwrap().unwrap(), Answer::Record(Some(vec![2])));
-        assert!(bridge.tickets.borrow().is_empty());
+        assert_eq!(bridge.take(second).1.unwrap().unwrap(), Answer::Record(Some(vec![2])));
+        assert!(bridge.waiting.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_sweep_drops_drained_replies_only() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let bridge = Bridge::default();
+        let [(drained_reply, drained), (_reply, pending)] = [operation(), operation()];
+        bridge.submit(Duration::from_secs(9), drained, None);
+        let pending = bridge.submit(Duration::from_secs(9), pending, None);
+        bridge.port.flush(runtime.handle());
+        drained_reply.send(1).unwrap();
+        while bridge.drain().is_empty() {
+            std::thread::yield_now();
+        }
+        bridge.sweep();
+        assert_eq!(bridge.waiting.borrow().keys().collect::<Vec<_>>(), [&pending]);
+    }
+
+    #[test]
+    fn the_partition_point_is_the_first_that_fails() {
+        for size in 0..20 {
+            assert_eq!(partition_point(20, |number| number < size), size);
+        }
     }
 }

@@ -11,9 +11,9 @@ use mlua::{BString, Either};
 use super::acts::Running;
 use super::bridge::bridge;
 use super::options;
-use crate::bridge::Answer;
 use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
+use crate::bridge::{Answer, Ticket};
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Delete, Effect, Get, Update};
 use crate::storage::{self, Error, Options, Owner, Record, Storage};
@@ -84,7 +84,7 @@ impl Source {
 }
 
 /// What is to be waited for: its ticket, and the most seconds that it may take.
-pub type Submitted = (usize, f64);
+pub type Submitted = (Ticket, f64);
 
 /// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -163,7 +163,7 @@ fn owners(metadata: Option<Metadata>) -> Vec<Owner> {
 }
 
 /// Ticket and limit, or nil and an error.
-type Answered = (Option<usize>, Either<f64, String>);
+type Answered = (Option<Ticket>, Either<f64, String>);
 
 fn answered(submitted: Result<Submitted, String>) -> LuaResult<Answered> {
     Ok(match submitted {

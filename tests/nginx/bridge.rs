@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::faults::timed;
 use super::http::Browser;
 use super::redis_servers::Redis;
 use super::server::{Nginx, Site, wait_for};
@@ -52,6 +53,12 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
             local options = {{ secret = "bridge", storage = "redis", redis = {{ port = {0}, read_timeout = 2000 }} }}
             local _, err, exists = require("resty.session").open(options)
             ngx.print(exists and "opened" or err)
+        }} }}
+        location /uncached {{ lua_code_cache off; content_by_lua_block {{
+            ngx.print(require("resty.session.redis").new({{ port = {0} }}):get("echo", "none") or "nil")
+        }} }}
+        location /break {{ content_by_lua_block {{
+            require("resty.session.native").bridge.open_doorbell() -- takes down the one that is there
         }} }}
         location /counts {{ content_by_lua_block {{
             collectgarbage()
@@ -308,4 +315,147 @@ fn one_ring_announces_many_answers() {
     }
     let rings = counts(&nginx)["rings"].as_u64().unwrap() - before;
     assert!((1..=WAITING / 4).contains(&rings), "{rings} rings for {WAITING} answers");
+}
+
+/// nginx, in which one timer can run at a time.
+fn with_one_timer(redis: &Redis) -> Nginx {
+    let server = format!(
+        r#"
+        location /occupy_the_timer {{ content_by_lua_block {{
+            ngx.timer.at(0, function() ngx.sleep(2) end)
+        }} }}
+        location /get {{ content_by_lua_block {{
+            local value, err = require("resty.session.redis").new({{ port = {} }}):get("echo", "none")
+            ngx.print(value or err or "nil")
+        }} }}
+        location /counts {{ content_by_lua_block {{
+            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+        }} }}"#,
+        redis.port
+    );
+    let init = r#"require "resty.session""#;
+    Nginx::start(&Site { http: "lua_max_running_timers 1;", init, server: &server, ..Site::default() })
+}
+
+#[test]
+fn a_listener_that_nginx_drops_strands_nobody_and_is_started_again() {
+    let redis = Redis::start(&[]);
+    let nginx = with_one_timer(&redis);
+    let browser = Browser::new();
+    browser.get(nginx.url("/occupy_the_timer"));
+    wait_for("the timer to run", || {
+        let (answer, took) = timed(&browser, nginx.url("/get"));
+        assert_eq!(answer, "nil");
+        assert!(took < Duration::from_millis(500), "{took:?}");
+        nginx.log().contains("lua_max_running_timers are not enough")
+    });
+    assert_eq!(counts(&nginx)["rings"], 0);
+    wait_for("a listener", || {
+        assert_eq!(browser.get(nginx.url("/get")), "nil");
+        counts(&nginx)["rings"] != 0
+    });
+}
+
+#[test]
+fn replies_survive_a_doorbell_that_breaks() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    assert_eq!(Browser::new().get(nginx.url("/echo?v=1")), "same");
+    redis.process.signal(Signal::SIGSTOP);
+    let waiting = request(&nginx, "/slow");
+    wait_for("the request to wait", || counts(&nginx)["in_flight"] == 1);
+    Browser::new().get(nginx.url("/break"));
+    redis.process.signal(Signal::SIGCONT);
+    assert_eq!(waiting.join().unwrap(), "nil");
+    let rings = counts(&nginx)["rings"].as_u64();
+    wait_for("another listener", || {
+        assert_eq!(Browser::new().get(nginx.url("/echo?v=2")), "same");
+        counts(&nginx)["rings"].as_u64() > rings
+    });
+    assert_eq!(nginx.complaints().len(), 1, "{:?}", nginx.complaints());
+}
+
+/// Whatever raises in the listener or the housekeeper, and whoever wakes those who wait, each gets the reply.
+#[test]
+fn no_fault_of_nginx_or_of_a_program_strands_those_who_wait() {
+    let redis = Redis::start(&[]);
+    let nginx = with_faults(&redis);
+    let mut number = 0;
+    wait_for("all faults", || {
+        number += 1;
+        let (answer, took) = timed(&Browser::new(), nginx.url(&format!("/echo?v={number}")));
+        assert_eq!(answer, "same");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let log = nginx.log();
+        ["no socket", "no thread", "no flush", "no drain", "woken early", "no chores"]
+            .iter()
+            .all(|fault| log.contains(fault))
+    });
+}
+
+/// nginx, in which each thing that the bridge needs fails in turn, once the earlier ones do not any more.
+fn with_faults(redis: &Redis) -> Nginx {
+    let main = r#"
+        local bridge, semaphores = require("resty.session.native").bridge, require("ngx.semaphore")
+        local calls = 0
+        local function fail(place, name, times, text, condition)
+            local works = place[name]
+            place[name] = function(...)
+                calls = calls + 1
+                if times > 0 and calls > 3 and (not condition or condition()) then
+                    times = times - 1
+                    ngx.log(ngx.NOTICE, text)
+                    error(text)
+                end
+                return works(...)
+            end
+        end
+        fail(ngx.socket, "tcp", 1, "no socket")
+        fail(ngx.thread, "spawn", 1, "no thread")
+        fail(bridge, "flush", 2, "no flush")
+        fail(bridge, "flush", 2, "no chores", function()
+            return ngx.get_phase() == "timer" and not debug.traceback():find("pcall", 1, true) -- in the housekeeper
+        end)
+        fail(bridge, "drain", 2, "no drain")
+        local wait, early = semaphores.wait, 0
+        function semaphores.wait(self, time)
+            early = early + 1
+            if early % 3 == 0 then
+                if early == 3 then
+                    ngx.log(ngx.NOTICE, "woken early")
+                end
+                return true
+            end
+            return wait(self, time)
+        end
+    "#;
+    let server = format!(
+        r#"location /echo {{ content_by_lua_block {{
+            local storage = require("resty.session.redis").new({{ port = {} }})
+            for _ = 1, 5 do -- an error of the program's own call is the program's
+                local ok, set = pcall(storage.set, storage, "echo", ngx.var.arg_v, ngx.var.arg_v, 60)
+                local read, found, err = pcall(storage.get, storage, "echo", ngx.var.arg_v)
+                if ok and set and read then
+                    return ngx.print(found == ngx.var.arg_v and "same" or tostring(found or err))
+                end
+            end
+            ngx.print("nothing works")
+        }} }}"#,
+        redis.port
+    );
+    let init = format!("require 'resty.session' require 'resty.session.redis' {main}");
+    Nginx::start(&Site { init: &init, server: &server, ..Site::default() })
+}
+
+#[test]
+fn a_vm_of_a_request_that_comes_first_leaves_the_doorbell_to_the_worker_s() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/uncached")), "nil");
+    for number in 0..5 {
+        assert_eq!(browser.get(nginx.url(&format!("/echo?v={number}"))), "same");
+    }
+    let counts = counts(&nginx);
+    assert!(counts["rings"].as_u64() >= Some(10), "the worker's own VM polls: {counts}");
 }

@@ -18,6 +18,7 @@ mod specs;
 mod sql_servers;
 mod sql_storage;
 mod storages;
+mod stress;
 mod workers;
 
 #[path = "../support/vectors.rs"]

@@ -293,6 +293,63 @@ fn phases_that_cannot_wait_say_so_and_a_timer_can() {
     assert_eq!(browser.get(nginx.url("/timer")), "nil nil");
 }
 
+#[test]
+fn functions_that_c_code_calls_cannot_wait_and_what_comes_after_can() {
+    let redis = Redis::start(&[]);
+    let server = format!(
+        r#"location / {{ content_by_lua_block {{
+            local storage = require("resty.session.redis").new({{ port = {} }})
+            local sessions, said = require("resty.session"), nil
+            local function get()
+                said[#said + 1] = tostring(select(2, storage:get("a", "b")))
+                said[#said + 1] = tostring(select(2, sessions.new({{ storage = storage }}):save()))
+            end
+            local function method() get() return 1 end
+            local places = {{
+                gsub = function() string.gsub("x", "x", get) end,
+                sort = function() table.sort({{ 1, 2 }}, function(a, b) get() return a < b end) end,
+                require = function() package.preload.odd, package.loaded.odd = get, nil require("odd") end,
+                load = function() load(get) end,
+                ["error handler"] = function() xpcall(function() local none = nil; none() end, get) end,
+                finalizer = function()
+                    getmetatable(newproxy(true)).__gc = get
+                    collectgarbage() collectgarbage()
+                end,
+                callback = function()
+                    require("ffi").cast("int(*)(int)", method)(1)
+                end,
+                ["metamethod is fine"] = function() return setmetatable({{}}, {{ __index = method }}).x end,
+                ["iterator is fine"] = function() for _ in function() get() end do end end,
+                ["pcall is fine"] = function() pcall(get) end,
+                ["coroutine is fine"] = function() coroutine.wrap(get)() end,
+                ["thread is fine"] = function() ngx.thread.wait(ngx.thread.spawn(get)) end,
+            }}
+            jit.off(true, true)
+            for name, place in pairs(places) do
+                said = {{}}
+                pcall(place)
+                local refused = name:find("fine") and "nil" or "can't be waited for inside a function that C code calls"
+                if #said ~= 2 or not said[1]:find(refused, 1, true) or not said[2]:find(refused, 1, true) then
+                    ngx.say(name, ": ", table.concat(said, ", "))
+                end
+                said = {{}}
+                get()
+                if said[1] ~= "nil" or said[2] ~= "nil" then
+                    ngx.say("after ", name, ": ", table.concat(said, ", "))
+                end
+            end
+            ngx.say("end")
+        }} }}"#,
+        redis.port
+    );
+    let nginx = Nginx::start(&Site { init: r#"require "resty.session""#, server: &server, ..Site::default() });
+    let browser = Browser::new();
+    for _ in 0..3 {
+        assert_eq!(browser.get(nginx.url("/")), "end");
+    }
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
 /// An array of addresses, whose hosts are called as `host` says.
 fn addresses(host: &str, ports: impl IntoIterator<Item = u16>) -> String {
     let address = |port| format!("{{ {host} = \"127.0.0.1\", port = {port} }}");

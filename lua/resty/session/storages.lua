@@ -3,6 +3,9 @@
 --
 -- @module resty.session.storages
 
+-- Loaded with the first session: it learns from the phase how long this Lua VM lives.
+require "resty.session.waiting"
+
 local error = error
 local pcall = pcall
 local require = require

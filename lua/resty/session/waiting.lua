@@ -1,10 +1,11 @@
 ---
 -- Waiting for storages whose drivers run beside the worker; see `docs/architecture.md`, "The bridge".
 --
--- An operation that is submitted gets a ticket. Who submitted it waits for the ticket on a semaphore; one light thread a
--- worker reads the doorbell, takes the answers over in one call, and posts their semaphores. Another flushes what was
--- submitted. It is woken by the doorbell, too: so nginx first deals with all that came in meanwhile, and many operations
--- cross at once.
+-- An operation that is submitted gets a ticket, and whoever submitted it waits for the ticket on a semaphore. Two light
+-- threads a worker serve all of them. The listener reads the doorbell, takes over all replies that have come, and wakes
+-- those who wait for them. The housekeeper, which the listener wakes last, runs after them in the same turn of
+-- nginx's event loop: it flushes what was submitted, so that many operations cross at once, and drops the replies
+-- that nobody took.
 --
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
@@ -15,6 +16,7 @@ local semaphores = require "ngx.semaphore"
 local bridge, storages = native.bridge, native.storages
 local get_phase = ngx.get_phase
 local exiting = ngx.worker.exiting
+local now = ngx.now
 
 -- Phases in which a request cannot wait.
 local NO_WAITING = {
@@ -23,39 +25,135 @@ local NO_WAITING = {
 }
 
 -- nginx logs a read that times out as an error: the doorbell is read without a limit that matters, in milliseconds.
-local PATIENCE = 0x7fffffff
+local DOORBELL_TIMEOUT = 0x7fffffff
 -- Pending timers fire when the worker exits; this one is for nothing else. Seconds: some ten years.
 local FAR_OFF = 10 * 365 * 24 * 3600
 local CONNECT_TIMEOUT = 5000 -- milliseconds
-local FLUSH_PATIENCE = 5 -- seconds; then it looks whether the worker exits
--- nginx drops timers when it runs out of them, or of connections: a listener that was started and has not come by then, in
--- seconds, is started again.
-local START_PATIENCE = 1
-
-local waiting = {} -- by ticket: who waits, { semaphore =, done =, err = }
-local idle, idle_count = {}, 0 -- waiters to be used again
-local submitted = assert(semaphores.new(0)) -- wakes the flusher
-local flush_due = false
-local resident -- whether this Lua VM lives as long as the worker
-local listening = false -- or the time when the listener was started, or true once it runs
-local hung_for_exit = false
-
-local MAX_IDLE = 512
--- How often a VM looks for answers that must not outlive its request (`lua_code_cache off`), in seconds.
+local EXIT_CHECK_INTERVAL = 5 -- seconds; how often the housekeeper looks whether the worker exits
+local CHORES_TIMEOUT = 1 -- seconds; a housekeeper that takes longer has failed
+-- nginx drops timers when it runs out of them, or of connections: a listener that was started and does not run after so
+-- many seconds is started again.
+local RESTART_INTERVAL = 1
+-- How often those who wait look for replies themselves while no listener runs, in seconds.
 local POLL_INTERVAL = 0.001
+local MAX_IDLE = 512
 
+---@class resty.session.waiter
+---@field semaphore table
+---@field done boolean? whether the reply has come
+---@field looking boolean? whether it takes replies over itself, and so does not have to be woken
+
+local waiting = {} ---@type table<integer, resty.session.waiter> by ticket
+local idle, idle_count = {}, 0 -- waiters to be used again
+local housekeeper
+local chores, chores_done -- semaphores: one wakes the housekeeper, by the other it says that it is done
+local chores_due = false
+local flush_due = false -- whether something was submitted that was not flushed
+local flush_now = false -- whether the housekeeper is to flush it
+local listening = false -- whether a listener runs
+local started -- when one was last started
+local exit_timer = false -- whether there is a timer that rings when the worker exits
+
+-- Whether this thread can yield here. It cannot inside a function that C code called: a callback of `string.gsub`
+-- or `table.sort`, a module that `require` loads, an error handler, a finalizer.
+--
+-- `lua_isyieldable` is LuaJIT's own answer, but ngx_lua's `coroutine` table lacks the function that returns it. It is
+-- used as a Lua function itself here: it takes the Lua state and returns 1 or 0, by which it says that its
+-- last argument is its only result, or that it has none.
+local yieldable = coroutine.isyieldable
+if not yieldable then
+  local is_yieldable = package.loadlib("", "lua_isyieldable") or package.loadlib("libluajit-5.1.so.2", "lua_isyieldable")
+  assert(is_yieldable, "LuaJIT's function lua_isyieldable cannot be found")
+  function yieldable()
+    return is_yieldable(true)
+  end
+end
+
+-- How long this Lua VM lives --------------------------------------------------------------------------------------------
+
+-- `lua_code_cache off` makes a VM for each request, which must not outlive it: there, no listener is started. The
+-- worker's own VM was made before the workers were forked, or for `init_worker_by_lua`, or it serves a second request.
+local loading_phase, loading_process = get_phase(), ngx.worker.pid()
+local resident = loading_phase == "init_worker"
+local first_request
+
+local function request_number()
+  return ngx.var.connection .. ":" .. (ngx.var.connection_requests or "")
+end
+
+local function is_resident()
+  if resident then
+    return true
+  elseif loading_phase == "init" and ngx.worker.pid() ~= loading_process then
+    resident = true
+  elseif get_phase() ~= "timer" then
+    local known, request = pcall(request_number)
+    first_request = first_request or known and request
+    resident = known and request ~= first_request
+  end
+  return resident
+end
+
+-- The listener and the housekeeper ------------------------------------------------------------------------------------
+
+-- Takes over the replies that have come. Returns whether there were any.
 local function deliver()
   local tickets = bridge.drain()
   for i = 1, #tickets do
     local ticket = tickets[i]
     local waiter = waiting[ticket]
     waiting[ticket] = nil
-    -- A request that was aborted while it waited has left its ticket behind: its answer is nobody's.
-    if not waiter or resident and waiter.semaphore:count() >= 0 then
-      bridge.forget(ticket)
-    else
+    if waiter and waiter.looking then
+      waiter.done = true
+    elseif waiter and waiter.semaphore:count() < 0 then
       waiter.done = true
       waiter.semaphore:post(1)
+    else -- its request has ended
+      bridge.forget(ticket)
+    end
+  end
+  return #tickets > 0
+end
+
+local function flush()
+  flush_due, flush_now = false, false
+  bridge.flush()
+end
+
+local function keep_house()
+  while true do
+    local woken = chores:wait(EXIT_CHECK_INTERVAL)
+    if chores_due then
+      if flush_now then
+        flush()
+      end
+      bridge.sweep()
+      chores_due = false
+      chores_done:post(1)
+    elseif not woken and exiting() then
+      bridge.ring() -- should the far-off timer have been lost
+    end
+  end
+end
+
+local function start_housekeeper()
+  if housekeeper then
+    ngx.thread.kill(housekeeper)
+  end
+  chores, chores_done = assert(semaphores.new(0)), assert(semaphores.new(0))
+  housekeeper = ngx.thread.spawn(keep_house)
+end
+
+-- Lets everyone run who was woken, and then the housekeeper. The listener reads on only after that: replies that it took
+-- over meanwhile would count as not taken.
+local function do_chores()
+  chores_due = true
+  chores:post(1)
+  while chores_due do
+    if not chores_done:wait(CHORES_TIMEOUT) and chores_due then
+      start_housekeeper()
+      chores_due = false
+      flush()
     end
   end
 end
@@ -63,10 +161,10 @@ end
 local function connect()
   local host, number, token = bridge.open_doorbell()
   if not host then
-    return nil, number
+    error(number, 0)
   end
   local socket = ngx.socket.tcp()
-  socket:settimeouts(CONNECT_TIMEOUT, CONNECT_TIMEOUT, PATIENCE)
+  socket:settimeouts(CONNECT_TIMEOUT, CONNECT_TIMEOUT, DOORBELL_TIMEOUT)
   local ok, err
   if number then
     ok, err = socket:connect(host, number)
@@ -78,76 +176,54 @@ local function connect()
   end
   if not ok then
     socket:close()
-    return nil, err
+    error(err, 0)
   end
   return socket
 end
 
-local function fail_all(err)
-  bridge.discard() -- what failed must not be done later
-  for ticket, waiter in pairs(waiting) do
-    waiting[ticket] = nil
-    waiter.done, waiter.err = true, err
+-- Reads the doorbell until the worker exits and nobody waits any more.
+local function read_doorbell()
+  local socket = connect()
+  start_housekeeper()
+  listening = true
+  flush() -- what was submitted before
+  while not (exiting() and bridge.in_flight() == 0) do
+    local _, problem = socket:receiveany(64)
+    if problem and problem ~= "timeout" then
+      error(problem, 0)
+    end
+    flush_now = flush_due
+    if deliver() or flush_now then
+      do_chores()
+    end
+  end
+  socket:close()
+  deliver()
+end
+
+-- Has everyone who waits see for himself: no listener runs.
+local function wake_all()
+  for _, waiter in pairs(waiting) do
     waiter.semaphore:post(1)
   end
 end
 
-local function flush_for_ever()
-  while true do
-    local woken = submitted:wait(FLUSH_PATIENCE)
-    if flush_due then
-      flush_due = false
-      bridge.flush()
-    elseif not woken and exiting() then
-      bridge.ring() -- should the far-off timer have been lost
-    end
+-- Runs in a timer of its own.
+local function listen()
+  if listening then
+    return -- it comes late: another was started meanwhile
   end
-end
-
--- The flusher runs when what nginx found to do together with the doorbell is done.
-local function wake_flusher()
-  if flush_due then
-    submitted:post(1)
+  local ok, problem = pcall(read_doorbell)
+  listening, started = false, nil
+  if housekeeper then
+    ngx.thread.kill(housekeeper)
+    housekeeper = nil
   end
-end
-
--- Reads the doorbell until the worker exits and nobody waits any more.
-local function read_doorbell(socket)
-  while not (exiting() and bridge.in_flight() == 0) do
-    local _, problem = socket:receiveany(64)
-    deliver()
-    wake_flusher()
-    if problem and problem ~= "timeout" then
-      return problem
-    end
+  if not ok then
+    started = now()
+    ngx.log(ngx.ERR, "[session] unable to listen for storages: ", problem)
   end
-end
-
-local listen
-
-function listen()
-  if listening == true then
-    return -- one that came late, when another was started already
-  end
-  listening = true
-  local socket, err = connect()
-  if socket then
-    local flusher = ngx.thread.spawn(flush_for_ever)
-    wake_flusher() -- for what was submitted before
-    local _, problem = pcall(read_doorbell, socket)
-    err = problem
-    ngx.thread.kill(flusher)
-    socket:close()
-    deliver()
-  end
-  listening = false
-  if err then
-    ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
-    fail_all("unable to listen for storages (" .. tostring(err) .. ")")
-  elseif next(waiting) then
-    -- Somebody came just now.
-    listening = ngx.timer.at(0, listen) and ngx.now() or false
-  end
+  wake_all()
 end
 
 local function ring(premature)
@@ -156,21 +232,25 @@ local function ring(premature)
   end
 end
 
-local function start_listening()
-  if not hung_for_exit and not exiting() then
-    hung_for_exit = ngx.timer.at(FAR_OFF, ring) and true or false
+-- Starts a listener if none runs. Returns whether one runs.
+local function is_listening()
+  if listening or not is_resident() then
+    return listening
   end
-  local ok, err = ngx.timer.at(0, listen)
-  if not ok then
-    return nil, "unable to listen for storages (" .. tostring(err) .. ")"
+  if not started or now() - started >= RESTART_INTERVAL then
+    if not exit_timer and not exiting() then
+      exit_timer = ngx.timer.at(FAR_OFF, ring) and true or false
+    end
+    started = now()
+    local ok, err = ngx.timer.at(0, listen)
+    if not ok then
+      ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
+    end
   end
-  listening = ngx.now()
-  return true
+  return false
 end
 
-local function is_listening()
-  return listening == true or listening and ngx.now() - listening < START_PATIENCE
-end
+-- Those who wait ----------------------------------------------------------------------------------------------------
 
 local function new_waiter()
   if idle_count > 0 then
@@ -182,17 +262,49 @@ local function new_waiter()
   return { semaphore = assert(semaphores.new(0)) }
 end
 
--- Waits without a listener: correct, if slower.
-local function poll(waiter, limit)
-  local deadline = ngx.now() + limit
-  while not waiter.done do
-    if ngx.now() > deadline then
-      return nil, "timeout"
-    end
-    ngx.sleep(POLL_INTERVAL)
+-- Looks for replies while no listener runs: correct, if slower.
+local function look(waiter)
+  flush()
+  waiter.semaphore:wait(POLL_INTERVAL)
+  if not waiter.done then
+    waiter.looking = true
     deliver()
+    waiter.looking = nil
   end
-  return true
+end
+
+-- Waits until the reply has come, for `limit` seconds at most. Whatever wakes it, it is only done when the reply is there.
+-- Returns an error.
+local function wait_here(waiter, limit)
+  local deadline = now() + limit
+  repeat
+    local left = deadline - now()
+    if left < POLL_INTERVAL then
+      return "timeout"
+    elseif is_listening() then
+      if not flush_due then
+        flush_due = true
+        bridge.ring()
+      end
+      waiter.semaphore:wait(left)
+    else
+      look(waiter)
+    end
+  until waiter.done
+end
+
+-- Whether this is a light thread: what nginx says to one that would kill itself tells.
+local function in_light_thread()
+  local _, problem = ngx.thread.kill(coroutine.running())
+  return problem == "killer not parent"
+end
+
+-- ngx_lua ends the waiting of its own threads when a request ends early, but not that of a coroutine, which would be woken
+-- when it no longer exists. So a coroutine waits for a light thread, and that waits for the reply.
+local function wait_apart(waiter, limit)
+  local thread = ngx.thread.spawn(wait_here, waiter, limit)
+  local _, err = ngx.thread.wait(thread)
+  return err
 end
 
 local waiting_module = {}
@@ -203,56 +315,41 @@ function waiting_module.prepare()
   local phase = get_phase()
   if NO_WAITING[phase] then
     return "storages can't be waited for in the " .. phase .. " phase"
-  end
-  if resident == nil then
-    resident = bridge.claim()
-  end
-  if resident and not is_listening() then
-    local _, err = start_listening()
-    return err
+  elseif not yieldable() then
+    return "storages can't be waited for inside a function that C code calls: a callback of string.gsub or table.sort, "
+        .. "a module that require loads, an error handler"
   end
 end
 
 --- Waits for what was submitted.
 -- @tparam number ticket
--- @tparam number limit seconds; only a backstop: the native side answers in time, with a timeout if need be
--- @treturn string|nil error where no answer came
+-- @tparam number limit seconds; only a backstop: the native side replies in time, with a timeout if need be
+-- @treturn string|nil error if no reply came
 function waiting_module.wait(ticket, limit)
   local waiter = new_waiter()
   waiting[ticket] = waiter
-  local ok, err
-  if resident then
-    if not is_listening() then
-      start_listening() -- a listener that ended with the worker's last answer, before its act asked for more
-    end
-    if not flush_due then
-      flush_due = true
-      bridge.ring()
-    end
-    ok, err = waiter.semaphore:wait(limit)
+  local err
+  if bridge.in_entry_thread() or in_light_thread() then
+    err = wait_here(waiter, limit)
   else
-    bridge.flush()
-    ok, err = poll(waiter, limit)
+    err = wait_apart(waiter, limit)
   end
-  if not ok then
-    waiting[ticket] = nil
+  waiting[ticket] = nil
+  if err then
     return err
   end
-  err = waiter.err
-  waiter.done, waiter.err = nil, nil
-  -- Posted once and waited for once: it may be used again. One that an aborted request left goes with the request.
-  if resident and idle_count < MAX_IDLE then
+  waiter.done = nil
+  if idle_count < MAX_IDLE then
     idle_count = idle_count + 1
     idle[idle_count] = waiter
   end
-  return err
 end
 
---- Submits an operation and waits for its answer.
+--- Submits an operation and waits for its reply.
 -- @tparam string method `get`, `set`, `delete` or `read_metadata`
 -- @param storage a native storage
 -- @param ... the method's arguments
--- @return the answer; nil without an error where there is none
+-- @return the reply; nil without an error if there is none
 -- @treturn string|nil error
 function waiting_module.run(method, storage, ...)
   local err = waiting_module.prepare()
@@ -274,7 +371,7 @@ function waiting_module.run(method, storage, ...)
 end
 
 --- What the bridge of this worker has done.
--- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose answer was not taken yet;
+-- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose reply was not taken yet;
 -- `rings`, `drains`: of the doorbell
 function waiting_module.counts()
   return bridge.counts()
