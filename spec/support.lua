@@ -7,9 +7,35 @@ local support = {}
 local Browser = {}
 Browser.__index = Browser
 
+-- The request's variables: nginx's Cookie header and cookies are those that the browser has, or what a test sets.
+local function variables(cookies)
+  return setmetatable({}, {
+    __index = function(_, name)
+      if name ~= "http_cookie" then
+        return cookies[name:match("^cookie_(.*)")]
+      end
+      local list = {}
+      for cookie, value in pairs(cookies) do
+        table.insert(list, cookie .. "=" .. value)
+      end
+      table.sort(list)
+      return #list > 0 and table.concat(list, "; ") or nil
+    end,
+    __newindex = function(var, name, value)
+      local cookie = name:match("^cookie_(.*)")
+      if cookie then
+        cookies[cookie] = value
+      else
+        rawset(var, name, value)
+      end
+    end,
+  })
+end
+
 -- A browser with no cookies. Its site sees `var`, and sets `header`.
 function support.browser(request)
-  local self = setmetatable({ cookies = {}, var = {}, header = {}, request = {}, log = {} }, Browser)
+  local cookies = {}
+  local self = setmetatable({ cookies = cookies, var = variables(cookies), header = {}, request = {}, log = {} }, Browser)
   for name, value in pairs(request or {}) do
     self.var[name] = value
   end
@@ -70,14 +96,8 @@ function Browser:next()
       value = nil
     end
     self.cookies[name] = value
-    self.var["cookie_" .. name] = value
   end
-  local pairs_ = {}
-  for name, value in pairs(self.cookies) do
-    table.insert(pairs_, name .. "=" .. value)
-  end
-  table.sort(pairs_)
-  self.var.http_cookie = #pairs_ > 0 and table.concat(pairs_, "; ") or nil
+  self.var.http_cookie = nil
   for name in pairs(self.header) do
     self.header[name] = nil
   end

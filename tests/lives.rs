@@ -371,7 +371,8 @@ fn chunks_shrink_and_vanish() {
     assert_eq!(world.open().0.payload, big.as_bytes());
     world.save(Session { payload: ADA.into(), ..session }).1.unwrap();
     assert_eq!(world.cookies.len(), 1);
-    let too_big = Session { payload: vec![b'x'; 40_000], index: Some(0), ..world.session() };
+    let too_big = format!(r#"[[{{"big":"{}"}},"default"]]"#, "x".repeat(40_000));
+    let too_big = Session { payload: too_big.into(), index: Some(0), ..world.session() };
     assert_eq!(world.save(too_big).1.unwrap_err().to_string(), "cookie size limit exceeded");
 }
 

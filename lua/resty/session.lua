@@ -9,13 +9,11 @@
 -- @license BSD-2-Clause
 
 local native = require "resty.session.native"
+local http = require "resty.session.http"
 local storages = require "resty.session.storages"
 local json = require("cjson.safe").new()
 
-local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
-local header, var = ngx.header, ngx.var
-local log, time = ngx.log, ngx.time
-
+local respond, time = http.respond, ngx.time
 local band = require("bit").band
 
 local HEADERS = native.HEADERS
@@ -140,7 +138,6 @@ local function build(configuration, base, make, parent, storage)
   profile.base = base
   profile.configuration = copy(configuration, DEPTH)
   profile.storage = storage or false
-  profile.cookie_variable = "cookie_" .. profile.cookie_name
   known[oldest] = profile
   oldest = oldest % KNOWN_PROFILES + 1
   return profile
@@ -168,25 +165,7 @@ function session.init(configuration)
           or build(configuration, base, native.init, defaults and defaults.handle, false)
 end
 
--- The request and the response -------------------------------------------------------------------------------------
-
--- The native module reads with this what it needs of the request beside the session's own cookie.
-native.set_reader(function(name)
-  if name then
-    return var["cookie_" .. name]
-  end
-  return var.remote_addr, var.scheme, var.http_user_agent
-end)
-
-local function respond(lines, warning)
-  if lines then
-    local present = header["Set-Cookie"]
-    header["Set-Cookie"] = present and native.merge_cookies(present, lines) or lines
-  end
-  if warning then
-    log(ngx.WARN, "[session] ", warning)
-  end
-end
+-- Acts ------------------------------------------------------------------------------------------------------------
 
 -- Asks the storage what the native task needs, until the act is done. A storage on the bridge was asked already.
 local function carry(profile, task, ...)
@@ -205,26 +184,36 @@ end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
 
-local NO_META = {}
-
 -- Most programs never look at a header's fields: they are read when one first does.
 local lazy_meta = {}
 
 function lazy_meta.__index(meta, name)
+  local read = rawget(meta, "read")
+  if read then
+    meta.read, meta.value = nil, read:sub(meta.read_from, meta.read_to)
+  end
+  if name == "value" then
+    return rawget(meta, name)
+  end
   local fields = native.header_fields(rawget(meta, "value"))
   setmetatable(meta, nil)
-  for field, value in next, fields or NO_META do
+  for field, value in next, fields or {} do
     meta[field] = value
   end
   return rawget(meta, name)
 end
 
--- `value` is that of the first cookie.
-local function new_meta(profile, now, key, value)
+-- `value` is that of the first cookie, or where it starts in the Cookie header `read`; it ends at `read_to`. `known_at` is
+-- when its record was last known to exist: when it was opened or saved.
+local function new_meta(profile, now, key, value, known_at, read, read_to)
   return setmetatable({
     timestamp = now,
+    known_at = known_at or now,
     ikm = profile.ikms[key],
-    value = value,
+    value = not read_to and value or nil,
+    read = read_to and read,
+    read_from = read_to and value,
+    read_to = read_to,
   }, lazy_meta)
 end
 
@@ -234,7 +223,7 @@ info_metatable.__index = info_metatable
 local function new_instance(profile, data)
   local self = setmetatable({
     state = "new",
-    meta = NO_META,
+    meta = {},
     remember_meta = false,
     cookie_name = profile.cookie_name,
     cookie_flags = profile.cookie_flags,
@@ -280,16 +269,17 @@ local function take_data(self, data, index, subject, info)
     data[index] = current or new_entry(self.profile)
   end
   if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = data[index][2], self.info.data
+    local audience, own = tostring(data[index][2]), self.info.data
     info[audience] = found and info[audience] or own and own[audience] or nil
     self.info.data = info
   end
   self.data, self.data_index = data, index
 end
 
--- Takes over what an act came to; answers true, or nil and an error. `opens` is the cookie that an act which opens was
--- given, false for others.
-local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, subject, info, remembered)
+-- Takes over what an act came to. Returns the error, if there is one. `opens` is the Cookie header that was given to an act
+-- which opens, true if there is none, and false for other acts.
+local function take_over(self, now, opens, err, _, lines, warning, key, value, value_end, payload, index, subject, info,
+                         remembered, known_at)
   if payload then
     local data, problem = convert("decode", json.decode, "data", payload)
     if info and not problem then
@@ -297,7 +287,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, p
     end
     if problem then
       respond(lines, warning)
-      return nil, problem
+      return problem
     elseif opens then
       take_data(self, data, index, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
@@ -306,50 +296,58 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, p
     end
   end
   respond(lines, warning)
-  value = value or opens
   if key and value then
-    self.meta = new_meta(self.profile, now, key, value)
+    self.meta = new_meta(self.profile, now, key, value, known_at, opens, value_end)
   end
   if remembered then
     self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value)
   end
-  return not err or nil, err
+  return err
 end
 
-local function becomes(self, state, ok, err)
-  self.state = ok and state or self.state
-  return ok, err
+-- What a method returns: true alone, or nil and the error.
+local function result(err)
+  if err then
+    return nil, err
+  end
+  return true
+end
+
+local function becomes(self, state, err)
+  self.state = not err and state or self.state
+  return result(err)
 end
 
 -- The info store's JSON without one audience; nil where nothing is left.
 local function encode_info(self, without)
   local info = self.info.data
-  if info and without then
-    info = copy(info, 1)
-    info[without] = nil
+  if type(info) == "table" then
+    if without ~= nil then
+      info = copy(info, 1)
+      info[tostring(without)] = nil
+    end
+    info = next(info) ~= nil and info
   end
-  if not info or next(info) == nil then
+  if not info then
     return nil
   end
   return convert("encode", json.encode, "info", info)
 end
 
--- Runs an act of the native module on an instance.
+-- Runs an act of the native module on an instance. Returns the error, if there is one.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
   return take_over(self, now, false, carry(self.profile, act(
-    self.profile.handle, now, problem_of(self.profile), self.state == "open", self.remember, self.forget,
-    meta.value, meta.ikm, self.remember_meta or nil, payload, self.data_index, info)))
+    self.profile.handle, now, http.any_cookies(), http.unsendable(), problem_of(self.profile),
+    self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
+    payload, self.data_index, info)))
 end
 
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
 local function perform_save(self, act, leaving, perhaps)
   local payload, err = convert("encode", json.encode, "data", self.data)
   local info, problem = encode_info(self, leaving)
-  if err and not perhaps or problem then
-    return nil, err or problem
-  end
-  return perform(self, act, payload, info)
+  return (not perhaps and err) or problem or perform(self, act, payload, info)
 end
 
 local function get_remember(self)
@@ -368,8 +366,9 @@ function info_metatable:set(key, value)
   local current = owner.data[owner.data_index]
   local data = owner.storage and (self.data or {})
   if data then
-    data[current[2]] = data[current[2]] or {}
-    data[current[2]][key] = value
+    local audience = tostring(current[2]) -- JSON's keys are text, whatever an audience is
+    data[audience] = data[audience] or {}
+    data[audience][key] = value
     self.data = data
   else
     current[1]["@" .. key] = value
@@ -386,7 +385,7 @@ function info_metatable:get(key)
   if not owner.storage then
     return current[1]["@" .. key]
   end
-  local data = self.data and self.data[current[2]] or {}
+  local data = self.data and self.data[tostring(current[2])] or {}
   return data[key]
 end
 
@@ -403,10 +402,7 @@ function info_metatable:save()
     return owner:save()
   end
   local info, err = encode_info(owner)
-  if err then
-    return nil, err
-  end
-  return perform(owner, native.instance.save_info, nil, info)
+  return result(err or perform(owner, native.instance.save_info, nil, info))
 end
 
 -- The instance's methods ---------------------------------------------------------------------------------------------
@@ -463,8 +459,7 @@ function metatable:set_audience(audience)
   end
   local info = self.info.data
   if info then
-    info[audience] = info[former]
-    info[former] = nil
+    info[tostring(audience)], info[tostring(former)] = info[tostring(former)], nil
   end
   for i = #data, 1, -1 do
     if i ~= index and data[i][2] == audience then
@@ -539,10 +534,10 @@ end
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:open()
-  local profile, now = self.profile, time()
-  local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
-  return take_over(self, now, cookie or true, carry(profile, native.instance.open(
-    profile.handle, now, cookie, problem_of(profile), audience, self.remember)))
+  local profile, now, audience = self.profile, time(), tostring(self.data[self.data_index][2])
+  local cookies = http.cookies()
+  return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
+    profile.handle, now, cookies, http.unsendable(), problem_of(profile), audience, self.remember))))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -558,7 +553,7 @@ end
 -- @treturn string error
 function metatable:touch()
   live(self, "unable to touch closed session")
-  return perform(self, native.instance.touch)
+  return result(perform(self, native.instance.touch))
 end
 
 --- Saves or touches the session where it is time to.
@@ -566,7 +561,7 @@ end
 -- @treturn string error
 function metatable:refresh()
   live(self, "unable to refresh closed session")
-  return perform_save(self, native.instance.refresh, nil, true)
+  return result(perform_save(self, native.instance.refresh, nil, true))
 end
 
 --- Logs the current audience out: the last one takes the whole session along.
@@ -599,28 +594,19 @@ function metatable:clear_request_cookie()
   if self.state ~= "open" then
     return nil, "unable to clear session request cookie on nonexistent session"
   end
-  local cookies = var.http_cookie
-  if not cookies or cookies == "" then
-    return nil, "unable to clear session request cookie"
-  end
-  local rest = native.without_cookies(self.profile.handle, cookies, self.meta.value, get_remember(self))
-  if rest == "" then
-    clear_request_header("Cookie")
-  else
-    set_request_header("Cookie", rest)
-  end
-  return true
+  local found = http.hide(function(cookies)
+    return native.without_cookies(self.profile.handle, time(), cookies, self.meta.value, get_remember(self))
+  end)
+  return result(not found and "unable to clear session request cookie")
 end
 
 metatable.hide = metatable.clear_request_cookie
-
-local function set_response_header(name, value) header[name] = value end
 
 local function set_property_headers(self, set, names)
   for i = 1, #names do
     local header_name = HEADERS[names[i]]
     local value = header_name and self.state == "open" and get_property(self, names[i])
-    if value or header_name and set == set_request_header then -- a client's own header must not pass for the session's
+    if value or header_name and set == http.set_request_header then -- a client's own header must not pass for the session's
       set(header_name, value or nil)
     end
   end
@@ -632,10 +618,10 @@ local function header_setter(kind, to_request, to_response)
     live(self, "unable to set " .. kind .. " headers on closed session")
     local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
     if to_request then
-      set_property_headers(self, set_request_header, names or self.profile.request_headers)
+      set_property_headers(self, http.set_request_header, names or self.profile.request_headers)
     end
     if to_response then
-      set_property_headers(self, set_response_header, names or self.profile.response_headers)
+      set_property_headers(self, http.set_response_header, names or self.profile.response_headers)
     end
     if self.state ~= "open" then
       return nil, "unable to set " .. kind .. " headers on nonexistent session"
@@ -671,15 +657,14 @@ function session.new(configuration)
   return new_instance(profile, { new_entry(profile) })
 end
 
--- Opens the request's session by a native function. Answers the instance, whether all went well, and the error.
+-- Opens the request's session by a native function. Returns the instance, and the error, if there is one.
 local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
-  local self = new_instance(profile)
-  local cookie = var[profile.cookie_variable]
-  local ok, err = take_over(self, now, cookie or true, carry(profile, act(
-    profile.handle, now, cookie, problem_of(profile))))
+  local self, cookies = new_instance(profile), http.cookies()
+  local err = take_over(self, now, cookies or true, carry(profile, act(
+    profile.handle, now, cookies, http.unsendable(), problem_of(profile))))
   self.data = self.data or { new_entry(profile) }
-  return self, ok, err
+  return self, err
 end
 
 --- Opens the request's session, or makes a new one.
@@ -690,7 +675,7 @@ end
 ---@param configuration table?
 ---@return resty.session.instance session, string? err, boolean exists
 function session.open(configuration)
-  local self, _, err = on_request(native.open, configuration)
+  local self, err = on_request(native.open, configuration)
   return self, err, self.state == "open"
 end
 
@@ -703,20 +688,20 @@ end
 ---@param configuration table?
 ---@return resty.session.instance session, string? err, boolean exists, boolean refreshed
 function session.start(configuration)
-  local self, ok, err = on_request(native.start, configuration)
-  return self, err, self.state == "open", ok or false
+  local self, err = on_request(native.start, configuration)
+  return self, err, self.state == "open", not err
 end
 
 -- What an act on the request's session that leaves no instance came to, as the API has it.
 local function finish(err, exists, lines, warning)
   respond(lines, warning)
-  return not err or nil, err, exists, not err
+  return not err or nil, err, exists or false, not err
 end
 
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   return finish(carry(profile, act(
-    profile.handle, time(), var[profile.cookie_variable], problem_of(profile))))
+    profile.handle, time(), http.cookies(), http.unsendable(), problem_of(profile))))
 end
 
 --- Logs the configured audience out of the request's session.
@@ -745,11 +730,9 @@ end
 
 -- Seams for programs' own tests ---------------------------------------------------------------------------------------
 
-function session.__set_ngx_log(ngx_log) log = ngx_log end
-function session.__set_ngx_var(ngx_var) var = ngx_var end
-function session.__set_ngx_header(ngx_header) header = ngx_header end
-function session.__set_ngx_req_clear_header(clear_header) clear_request_header = clear_header end
-function session.__set_ngx_req_set_header(set_header) set_request_header = set_header end
+for _, seam in ipairs { "log", "var", "header", "req_clear_header", "req_set_header" } do
+  session["__set_ngx_" .. seam] = http["set_ngx_" .. seam]
+end
 
 session.init()
 

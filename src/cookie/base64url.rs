@@ -31,6 +31,11 @@ pub fn decode(text: &[u8]) -> Result<Vec<u8>, DecodeError> {
     ENGINE.decode(text)
 }
 
+/// Whether a text has no other characters than those of base64url.
+pub fn is_text(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
 /// Decodes a text that holds exactly as many bytes as `bytes` has room for.
 pub fn decode_exact(text: &[u8], bytes: &mut [u8]) -> Result<(), DecodeSliceError> {
     match ENGINE.decode_slice(text, bytes)? {

@@ -34,6 +34,16 @@ pub fn first_capacity(name: &str) -> usize {
     MAX_COOKIE_SIZE.saturating_sub(ENCODED_SIZE + name.len() + 1)
 }
 
+/// How many characters of a payload the `number`-th cookie holds, and none where that needs fewer cookies.
+pub fn part_size(name: &str, data_size: usize, number: usize) -> usize {
+    let each_more = MAX_COOKIE_SIZE.saturating_sub(name.len() + 2);
+    let (before, capacity) = match number {
+        0 | 1 => (0, first_capacity(name)),
+        _ => (first_capacity(name) + (number - 2) * each_more, each_more),
+    };
+    data_size.saturating_sub(before).min(capacity)
+}
+
 /// The payload's parts, the first cookie's first.
 pub fn split<'a>(name: &str, payload: &'a str) -> Result<Vec<&'a str>, Error> {
     let count = count(name, payload.len())?;
@@ -80,6 +90,9 @@ mod tests {
                 return Ok(());
             };
             prop_assert_eq!(parts.concat(), payload.as_str());
+            for (number, part) in (1..).zip(&parts) {
+                prop_assert_eq!(part.len(), part_size(&name, size, number));
+            }
             prop_assert!(name.len() + 1 + ENCODED_SIZE + parts[0].len() <= MAX_COOKIE_SIZE);
             for part in &parts[1..] {
                 prop_assert!(!part.is_empty() && name.len() + 2 + part.len() <= MAX_COOKIE_SIZE);

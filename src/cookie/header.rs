@@ -69,6 +69,12 @@ impl Flags {
     pub const BIND_USER_AGENT: Self = Self(0x0400);
 
     const BIND: Self = Self(Self::BIND_IP.0 | Self::BIND_SCHEME.0 | Self::BIND_USER_AGENT.0);
+    const KNOWN: Self = Self(Self::STORED.0 | Self::FORGET.0 | Self::DEFLATED.0 | Self::BIND.0);
+
+    /// Whether no other flags are set than those above.
+    pub const fn are_known(self) -> bool {
+        Self::KNOWN.contains(self)
+    }
 
     /// Whether all flags of `other` are set.
     pub const fn contains(self, other: Self) -> bool {

@@ -1,7 +1,10 @@
 //! Sealing a payload into header and ciphertext, verifying a header, and opening the payload again.
 
+use std::cell::OnceCell;
+
 use subtle::ConstantTimeEq;
 
+use super::cipher::OneTimeKey;
 use super::compression::{self, MAX_INFLATED_SIZE};
 use super::header::{Fields, Flags, Header, Sid, Tag};
 use super::keys::{Key, RememberSafety, sha256};
@@ -96,17 +99,38 @@ pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize,
 
 /// Decrypts and inflates the payload of a verified header.
 pub fn open(header: &Header, key: &Key, safety: RememberSafety, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    if payload.len() != header.data_size() {
-        return Err(Error::InvalidPayload);
+    Opener::new(header, key, safety).open(payload)
+}
+
+/// Opens what may be the payload of a verified header. However many are tried, the encryption key is derived once.
+pub struct Opener<'a> {
+    header: &'a Header,
+    key: &'a Key,
+    safety: RememberSafety,
+    encryption: OnceCell<OneTimeKey>,
+}
+
+impl<'a> Opener<'a> {
+    pub fn new(header: &'a Header, key: &'a Key, safety: RememberSafety) -> Self {
+        Self { header, key, safety, encryption: OnceCell::new() }
     }
-    let mut data = base64url::decode(payload).map_err(Error::PayloadEncoding)?;
-    key.encryption(header.sid(), safety)
-        .decrypt(&mut data, header.additional_data(), &header.tag())
-        .map_err(Error::Decrypt)?;
-    if header.flags().contains(Flags::DEFLATED) {
-        return compression::inflate(&data).map_err(Error::Inflate);
+
+    /// Decrypts and inflates a payload.
+    pub fn open(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        let header = self.header;
+        if payload.len() != header.data_size() {
+            return Err(Error::InvalidPayload);
+        }
+        let mut data = base64url::decode(payload).map_err(Error::PayloadEncoding)?;
+        self.encryption
+            .get_or_init(|| self.key.encryption(header.sid(), self.safety))
+            .decrypt(&mut data, header.additional_data(), &header.tag())
+            .map_err(Error::Decrypt)?;
+        if header.flags().contains(Flags::DEFLATED) {
+            return compression::inflate(&data).map_err(Error::Inflate);
+        }
+        Ok(data)
     }
-    Ok(data)
 }
 
 /// The header with another idling offset (clamped to what it can hold) and the MAC that goes with it.

@@ -28,10 +28,10 @@ pub fn sealed(name: &str, sealed: &Sealed, attributes: &str) -> Result<(Lines, u
     Ok((lines, parts[0].len()))
 }
 
-/// Lines that clear the cookies numbered `first` to `last`.
-pub fn expire(name: &str, first: usize, last: usize, attributes: &str) -> Lines {
+/// Lines that clear the cookies with these numbers.
+pub fn expire(name: &str, numbers: impl IntoIterator<Item = usize>, attributes: &str) -> Lines {
     let expired = attributes::expired(attributes);
-    (first..=last).map(|number| format!("{}={expired}", chunks::name(name, number))).collect()
+    numbers.into_iter().map(|number| format!("{}={expired}", chunks::name(name, number))).collect()
 }
 
 /// Puts `lines` among `present` ones: a cookie of the same name is replaced where it stands, others are added

@@ -3,10 +3,8 @@
 //! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it depends on the storage: what
 //! a storage on the bridge is to do is submitted at once, and the row starts with a ticket, to be waited for. For a storage of
 //! the program's own the row starts with a task, followed by the storage method's name and arguments; the shim calls
-//! the method. `go_on` and `resume` then answer such a row again. What of the request is needed, a second cookie or the
-//! values to bind to, is read by calling back into Lua at once.
-
-use std::rc::Rc;
+//! the method. `go_on` and `resume` then answer such a row again. The request's values to bind to are read by calling back
+//! into Lua at once, if they are needed.
 
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
@@ -26,8 +24,10 @@ type HandleRef = LuaUserDataRef<Handle>;
 type Slot = Either<Option<String>, LuaValue>;
 
 /// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it needs (`method, ...`);
-/// or nil and the result (`err, exists, lines, warning, key, cookie, payload, index, subject, info, remembered`). The cookie is
-/// the value of the session's first cookie, header and initial chunk, where it is no longer the one that was read. Where
+/// or nil and the result (`err, exists, lines, warning, key, cookie, cookie_end, payload, index, subject, info, remembered,
+/// known_at`). The cookie is the value of the session's first cookie, header and initial chunk, if the act changed it. If the
+/// act read it, `cookie` and `cookie_end` are where it starts and ends in the Cookie header. `known_at` is when the session's
+/// record was last known to exist, if that is not now. Where
 /// there is no other audience than the current one, the index is its name, the payload no more than its data, and the
 /// subject that one's: fewer tables are decoded. Nils at the end are left out.
 type Row = Variadic<Slot>;
@@ -52,8 +52,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("go_on", lua.create_function(go_on)?)
 }
 
-/// The shim's function that reads what an act needs of the request: another cookie's value when it is given a
-/// name, and remote_addr, scheme and user agent when it is not.
+/// The shim's function that reads the request's remote_addr, scheme and user agent.
 struct Reader(LuaFunction);
 
 /// `set_reader(read)`.
@@ -62,8 +61,9 @@ fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     Ok(())
 }
 
-/// `handle, now, cookie, problem`: the session cookie's value, and why storages can't be waited for, if they can't.
-type Args = (HandleRef, u64, Option<BString>, Option<String>);
+/// `handle, now, cookies, unsendable, problem`: the Cookie header; why the response can't set a cookie, and why storages can't be
+/// waited for, if they can't.
+type Args = (HandleRef, u64, Option<BString>, Option<String>, Option<String>);
 
 /// The functions that start from the request's cookie.
 #[derive(Clone, Copy)]
@@ -74,9 +74,11 @@ enum Function {
     Destroy,
 }
 
-fn on_request(lua: &Lua, (handle, now, cookie, problem): Args, function: Function) -> LuaResult<Row> {
+fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
+    let (handle, now, cookies, unsendable, problem) = args;
     let session = Session::new(&handle.configuration);
-    let running = Running::new(&handle, now, session, problem, move |act, mut session| async move {
+    let request = Request::new(now, cookies, unsendable, problem);
+    let running = Running::new(&handle, request, session, move |act, mut session| async move {
         let outcome = match function {
             Function::Open => session::open(&act, &mut session).await,
             Function::Start => session::start(&act, &mut session).await,
@@ -85,35 +87,40 @@ fn on_request(lua: &Lua, (handle, now, cookie, problem): Args, function: Functio
         };
         (session, outcome)
     });
-    running.start(lua, cookie)
+    running.start(lua)
 }
 
-/// `handle, now, cookie, problem, audience, remember`: opens on behalf of an instance.
-type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, BString, bool);
+/// `handle, now, cookies, unsendable, problem, audience, remember`: opens on behalf of an instance.
+type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, Option<String>, BString, bool);
 
-fn open_instance(lua: &Lua, (handle, now, cookie, problem, audience, remember): OpenArgs) -> LuaResult<Row> {
+fn open_instance(lua: &Lua, args: OpenArgs) -> LuaResult<Row> {
+    let (handle, now, cookies, unsendable, problem, audience, remember) = args;
+    let request = Request::new(now, cookies, unsendable, problem);
     let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.configuration) };
-    let running = Running::new(&handle, now, session, problem, |act, mut session| async move {
+    let running = Running::new(&handle, request, session, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)
     });
-    running.start(lua, cookie)
+    running.start(lua)
 }
 
-/// `handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info`: whether the instance is
-/// open; what its meta, its remember_meta and its data say.
+/// `handle, now, cookies, unsendable, problem, open, remember, forget, cookie, ikm, known_at, remembered, payload, index, info`:
+/// whether the instance is open; what its meta, its remember_meta and its data say.
 type InstanceArgs = (
     HandleRef,
     u64,
+    Option<BString>,
+    Option<String>,
     Option<String>,
     bool,
     bool,
     bool,
     Option<BString>,
     Option<BString>,
+    Option<u64>,
     Option<LuaTable>,
     Option<BString>,
-    Option<usize>,
+    LuaValue,
     Option<BString>,
 );
 
@@ -128,9 +135,10 @@ enum Method {
 }
 
 fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> {
-    let (handle, now, problem, open, remember, forget, cookie, ikm, remembered, payload, index, info) = args;
+    let (handle, now, cookies, unsendable, problem, open, remember, forget, ..) = args;
+    let (.., cookie, ikm, known_at, remembered, payload, index, info) = args;
     let configuration = &handle.configuration;
-    let metas = meta(configuration, cookie, ikm)
+    let metas = meta(configuration, cookie, ikm, known_at)
         .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
     let (meta, remember_meta) = match metas {
         Ok(metas) => metas,
@@ -143,11 +151,13 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         remember,
         forget,
         payload: payload.map(Into::into).unwrap_or_default(),
-        index: index.and_then(|index| index.checked_sub(1)),
+        // A program may have put anything in its place.
+        index: index.as_usize().and_then(|index| index.checked_sub(1)),
         info: info.map(Into::into),
         ..Session::new(configuration)
     };
-    let running = Running::new(&handle, now, session, problem, move |act, mut session| async move {
+    let request = Request::new(now, cookies, unsendable, problem);
+    let running = Running::new(&handle, request, session, move |act, mut session| async move {
         let result = match method {
             Method::Save => session.save(&act).await,
             Method::Touch => session.touch(&act).await,
@@ -158,19 +168,40 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         };
         (session, Outcome { exists: open, result })
     });
-    running.start(lua, None)
+    running.start(lua)
 }
 
-fn meta(configuration: &Configuration, cookie: Option<BString>, ikm: Option<BString>) -> Result<Option<Meta>, Error> {
+fn meta(
+    configuration: &Configuration,
+    cookie: Option<BString>,
+    ikm: Option<BString>,
+    known_at: Option<u64>,
+) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
     let ikm = ikm.unwrap_or_default();
     let key = configuration.keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
-    Meta::from_value(cookie.into(), key).map(Some)
+    Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
     let text = |name: &str| table.get::<Option<BString>>(name).ok().flatten();
-    meta(configuration, text("value"), text("ikm"))
+    meta(configuration, text("value"), text("ikm"), table.get("known_at").ok())
+}
+
+/// What an act is told of the request and the response.
+struct Request {
+    /// Seconds since the epoch.
+    now: u64,
+    /// The Cookie header.
+    cookies: Vec<u8>,
+    unsendable: Option<String>,
+    problem: Option<String>,
+}
+
+impl Request {
+    fn new(now: u64, cookies: Option<BString>, unsendable: Option<String>, problem: Option<String>) -> Self {
+        Self { now, cookies: cookies.map(Into::into).unwrap_or_default(), unsendable, problem }
+    }
 }
 
 /// An act's session, and what the act came to.
@@ -179,12 +210,12 @@ type Done = (Session, Outcome);
 /// An act under way, and what it takes to go on with it.
 pub struct Running {
     task: Task<Done>,
-    configuration: Rc<Configuration>,
     /// One on the bridge.
     storage: Option<StorageHandle>,
     /// Why storages on the bridge can't be waited for.
     problem: Option<String>,
     payload_size: usize,
+    now: u64,
 }
 
 impl LuaUserData for Running {}
@@ -192,26 +223,21 @@ impl LuaUserData for Running {}
 impl Running {
     fn new<F: Future<Output = Done> + 'static>(
         handle: &Handle,
-        now: u64,
+        request: Request,
         session: Session,
-        problem: Option<String>,
         run: impl FnOnce(Act, Session) -> F,
     ) -> Self {
         let Handle { configuration, storage } = handle;
         let payload_size = session.payload.len();
-        let act = |host: Host| Act { configuration: configuration.clone(), host, now, random: getrandom::fill };
+        let Request { now, cookies, unsendable, problem } = request;
+        let configuration = configuration.clone();
+        let act = |host: Host| Act { configuration, host, cookies, unsendable, now, random: getrandom::fill };
         let task = Task::new(|host| run(act(host), session));
-        Self { task, configuration: configuration.clone(), storage: storage.clone(), problem, payload_size }
+        Self { task, storage: storage.clone(), problem, payload_size, now }
     }
 
-    fn start(mut self, lua: &Lua, cookie: Option<BString>) -> LuaResult<Row> {
-        let mut step = self.task.start();
-        // The first that is asked for is the session cookie, which the shim has read already.
-        if let Step::Needs(Effect::Cookie { name }) = &step
-            && Rc::ptr_eq(name, &self.configuration.cookie_name)
-        {
-            step = self.task.resume(Answer::Cookie(cookie.map(Into::into)));
-        }
+    fn start(mut self, lua: &Lua) -> LuaResult<Row> {
+        let step = self.task.start();
         self.go_on(lua, step)
     }
 
@@ -219,7 +245,6 @@ impl Running {
     fn go_on(mut self, lua: &Lua, mut step: Step<Done>) -> LuaResult<Row> {
         loop {
             let answer = match step {
-                Step::Needs(Effect::Cookie { name }) => cookie(lua, &name),
                 Step::Needs(Effect::Binding) => binding(lua),
                 Step::Needs(effect) => match (&self.storage, &self.problem) {
                     (None, _) => return needs(lua, self, effect),
@@ -230,7 +255,7 @@ impl Running {
                     }
                     (Some(_), Some(problem)) => Ok(self.refused(problem.clone())),
                 },
-                Step::Done(result) => return done(lua, result, self.payload_size),
+                Step::Done(result) => return done(lua, result, self.payload_size, self.now),
                 Step::Over => return Ok(failed(&"the act is over")),
             };
             // Where nginx does not let the request be read, it says why.
@@ -245,11 +270,6 @@ impl Running {
     fn refused(&self, cause: String) -> Answer {
         if self.task.needs_record() { Answer::Record(Err(Some(cause))) } else { Answer::Done(Err(Some(cause))) }
     }
-}
-
-fn cookie(lua: &Lua, name: &str) -> LuaResult<Answer> {
-    let value: Option<BString> = reader(lua)?.call(name)?;
-    Ok(Answer::Cookie(value.map(Into::into)))
 }
 
 fn binding(lua: &Lua) -> LuaResult<Answer> {
@@ -341,7 +361,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
             let value = bytes(lua, Some(set.value))?;
             let mut row = vec![task, text("set"), text(&*set.name), text(set.key), value];
             row.extend([number(set.ttl), number(set.current_time), Either::Left(set.old_key), number(set.stale_ttl)]);
-            row.push(metadata(lua, set.metadata)?);
+            row.extend([metadata(lua, set.metadata)?, Either::Right(LuaValue::Boolean(set.old_must_exist))]);
             row
         }
         Effect::Update(update) => {
@@ -353,7 +373,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
             let metadata = metadata(lua, delete.metadata)?;
             vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
         }
-        Effect::Cookie { .. } | Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
+        Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
     };
     Ok(row.into())
 }
@@ -366,7 +386,7 @@ fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
     Ok(Either::Right(LuaValue::Table(table)))
 }
 
-fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResult<Row> {
+fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) -> LuaResult<Row> {
     let Outcome { exists, result } = outcome;
     // The payload is the shim's own unless the act opened a session or dropped audiences.
     let payload = (session.payload.len() != payload_size).then_some(session.payload);
@@ -378,12 +398,9 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
     };
     let payload = parts.map(|parts| parts.data.to_vec()).or(payload);
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
-    let (key, cookie) = match session.meta {
-        Some(meta) => {
-            let changed = !session.lines.is_empty();
-            (number(meta.key as u64 + 1), Either::Left(changed.then(|| meta.value())))
-        }
-        None => (nil(), nil()),
+    let (key, [cookie, cookie_end, known_at]) = match session.meta {
+        Some(meta) => (number(meta.key as u64 + 1), cookie_of(&meta, now, !session.lines.is_empty())),
+        None => (nil(), [nil(), nil(), nil()]),
     };
     let mut row = vec![
         nil(),
@@ -393,16 +410,27 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize) -> LuaResu
         Either::Left(session.warning),
         key,
         cookie,
+        cookie_end,
         bytes(lua, payload)?,
         place,
         bytes(lua, subject)?,
         bytes(lua, info)?,
         remembered.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))),
+        known_at,
     ];
     while matches!(row.last(), Some(Either::Left(None))) {
         row.pop();
     }
     Ok(row.into())
+}
+
+/// `cookie, cookie_end, known_at` of a [`Row`].
+fn cookie_of(meta: &Meta, now: u64, changed: bool) -> [Slot; 3] {
+    let known_at = if meta.known_at == now { nil() } else { number(meta.known_at) };
+    match &meta.place {
+        Some(place) => [number(place.start as u64 + 1), number(place.end as u64), known_at],
+        None => [Either::Left(changed.then(|| meta.value())), nil(), known_at],
+    }
 }
 
 /// One line as a string, several as an array.

@@ -51,32 +51,23 @@ fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, L
     }
 }
 
-/// `without_cookies(handle, cookies, value, remember)`: a Cookie header without the session's cookies, and
-/// without the remember cookie's where `remember` says so.
+/// `without_cookies(handle, now, cookies, value, remember)`: a Cookie header without the session's cookies, and without the
+/// remember cookie's if `remember` says so. `value` is that of the session's first cookie.
 fn without_cookies(
     lua: &Lua,
-    (handle, cookies, header, remember): (HandleRef, BString, BString, bool),
+    (handle, now, cookies, value, remember): (HandleRef, u64, BString, BString, bool),
 ) -> LuaResult<LuaString> {
     let configuration = &handle.configuration;
-    let chunk_count = |name: &str, value: &[u8]| match Header::decode(value) {
+    let name = &configuration.cookie_name;
+    let chunks = match Header::decode(&value) {
         Ok(header) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
         _ => 1,
     };
-    // A save may have shrunk the session since the browser sent its cookies.
-    let name = &configuration.cookie_name;
-    let sent = request::value(&cookies, name).unwrap_or_default();
-    let mut names = chunk_names(name, chunk_count(name, &header).max(chunk_count(name, sent)));
+    let mut rest = request::without_session(&cookies, name, chunks, now);
     if remember {
-        let name = &configuration.remember_cookie_name;
-        let value = request::value(&cookies, name).unwrap_or_default();
-        names.extend(chunk_names(name, chunk_count(name, value)));
+        rest = request::without_session(&rest, &configuration.remember_cookie_name, 1, now);
     }
-    let rest = request::without(&cookies, |name| names.iter().any(|other| other.as_bytes() == name));
     lua.create_string(rest)
-}
-
-fn chunk_names(name: &str, count: usize) -> Vec<String> {
-    (1..=count).map(|number| chunks::name(name, number)).collect()
 }
 
 /// `merge_cookies(present, lines)`: the Set-Cookie lines of a response with others put among them; each is a string

@@ -126,6 +126,7 @@ impl StorageHandle {
                     ttl: set.ttl.max(1),
                     current_time: set.current_time,
                     old_key: replaced(set.old_key, &set.key),
+                    old_must_exist: set.old_must_exist,
                     stale_ttl: set.stale_ttl,
                     owners: owners(set.metadata),
                     key: set.key,
@@ -143,7 +144,7 @@ impl StorageHandle {
                     storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
                 })
             }
-            Effect::Cookie { .. } | Effect::Binding => Err("a request's value is no storage's".to_owned()),
+            Effect::Binding => Err("a request's value is no storage's".to_owned()),
         }
     }
 }
@@ -194,17 +195,18 @@ impl FromLua for Owners {
     }
 }
 
-type SetArgs = (StorageRef, String, String, BString, u64, u64, Option<String>, Option<u64>, Owners);
+type SetArgs = (StorageRef, String, String, BString, u64, u64, Option<String>, Option<u64>, Owners, bool);
 
-/// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata)`.
+/// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)`.
 fn set(lua: &Lua, args: SetArgs) -> LuaResult<Answered> {
-    let (storage, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners)) = args;
+    let (storage, name, key, value, ttl, current_time, old_key, stale_ttl, Owners(owners), old_must_exist) = args;
     let record = Record {
         name,
         value: value.into(),
         ttl: ttl.max(1),
         current_time,
         old_key: replaced(old_key, &key),
+        old_must_exist,
         stale_ttl: stale_ttl.unwrap_or_default(),
         owners,
         key,

@@ -44,20 +44,28 @@ pub async fn start(act: &Act, session: &mut Session) -> Outcome {
     outcome
 }
 
-/// Opens the session and logs its audience out.
+/// Opens the session and logs its audience out. Cookies that don't open are cleared.
 pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
         outcome.result = Box::pin(session.logout(act)).await;
+    } else {
+        session.clear_refused(act);
     }
     outcome
 }
 
-/// Opens the session and destroys it.
+/// Opens the session and destroys it. Cookies that don't open are cleared.
 pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
         outcome.result = Box::pin(session.destroy(act)).await;
+        return outcome;
     }
-    outcome
+    session.clear_refused(act);
+    match Box::pin(session.destroy_remembered(act)).await {
+        Ok(false) => outcome,
+        Ok(true) => Outcome { exists: true, result: Ok(()) },
+        Err(error) => Outcome { exists: true, result: Err(error) },
+    }
 }

@@ -19,6 +19,8 @@ pub struct Entry<'a> {
     /// The whole `[data, audience, subject]`, as it stands.
     text: &'a [u8],
     data: &'a [u8],
+    /// How the audience's JSON starts; 0 if there is none.
+    kind: u8,
     pub audience: Option<Cow<'a, [u8]>>,
     pub subject: Option<Cow<'a, [u8]>>,
 }
@@ -98,6 +100,30 @@ pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
 /// The position of an audience.
 pub fn position(entries: &[Entry<'_>], audience: &[u8]) -> Option<usize> {
     entries.iter().position(|entry| entry.audience.as_deref() == Some(audience))
+}
+
+/// Whether a payload, once saved, opens again with the current audience at `index`.
+///
+/// # Errors
+///
+/// [`Error::InvalidData`], which says what is wrong.
+pub fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
+    let problem = |problem| Err(Error::InvalidData(problem));
+    let Ok(entries) = entries(payload) else { return problem("an array of { data, audience, subject } expected") };
+    if entries.iter().any(|entry| !matches!(entry.data.first(), Some(b'{' | b'['))) {
+        return problem("an audience's data must be a table");
+    }
+    let Some(current) = index.and_then(|index| entries.get(index)) else {
+        return problem("there is no audience at data_index");
+    };
+    let is_name = matches!(current.kind, b'"' | b'-' | b'0'..=b'9');
+    let Some(audience) = current.audience.as_ref().filter(|_| is_name) else {
+        return problem("the audience must be a string or a number");
+    };
+    if position(&entries, audience) != index {
+        return problem("the audience must not be there twice");
+    }
+    Ok(())
 }
 
 /// The payload of some of the entries.
@@ -189,13 +215,20 @@ impl<'a> Scanner<'a> {
         self.demand(b'[', "array of an audience expected")?;
         let start = self.at - 1;
         let data = self.value()?;
+        let kind = self.peek_second();
         let audience = self.name()?;
         let subject = self.name()?;
         while self.accept(b',') {
             self.value()?;
         }
         self.demand(b']', "end of an audience's array expected")?;
-        Ok(Entry { text: &self.text[start..self.at], data, audience, subject })
+        Ok(Entry { text: &self.text[start..self.at], data, kind, audience, subject })
+    }
+
+    /// The byte that follows the next one.
+    fn peek_second(&mut self) -> u8 {
+        let rest = self.peek().and_then(|_| self.text.get(self.at + 1..)).unwrap_or_default();
+        rest.trim_ascii_start().first().copied().unwrap_or_default()
     }
 
     /// The next element of an entry, if there is one.
@@ -376,6 +409,36 @@ mod tests {
         ] {
             assert!(entries(payload.as_bytes()).is_err(), "{payload}");
         }
+    }
+
+    #[test]
+    fn only_what_opens_again_may_be_saved() {
+        let problem = |payload: &str, index| check(payload.as_bytes(), index).err().map(|error| error.to_string());
+        for payload in [r#"[[{},"a"]]"#, r#" [ [ [] , -5 ] ]"#, r#"[[{},"a",{"any":"thing"}]]"#, r#"[[{},""]]"#] {
+            assert_eq!(problem(payload, Some(0)), None, "{payload}");
+        }
+        assert_eq!(problem(r#"[[{}],[[],"a",null]]"#, Some(1)), None, "another audience may be odd");
+        for (expected, payloads) in [
+            (
+                "an array of { data, audience, subject } expected",
+                &["{}", r#"{"1":[{},"a"],"name":"x"}"#, "null", r#"["a"]"#][..],
+            ),
+            ("an audience's data must be a table", &[r#"[["x","a"]]"#, r#"[[null,"a"]]"#, r#"[[{},"a"],[5,"b"]]"#]),
+            ("there is no audience at data_index", &["[]"]),
+            (
+                "the audience must be a string or a number",
+                &["[[{}]]", "[[{},null]]", "[[{},{}]]", "[[{},true]]", "[[{},[]]]"],
+            ),
+            ("the audience must not be there twice", &[]),
+        ] {
+            for payload in payloads {
+                assert_eq!(problem(payload, Some(0)), Some(format!("invalid session data ({expected})")), "{payload}");
+            }
+        }
+        let twice = r#"[[{},"a"],[{},"a"]]"#;
+        assert_eq!(problem(twice, Some(0)), None);
+        assert_eq!(problem(twice, Some(1)).unwrap(), "invalid session data (the audience must not be there twice)");
+        assert_eq!(problem(twice, None).unwrap(), "invalid session data (there is no audience at data_index)");
     }
 
     #[test]

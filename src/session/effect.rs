@@ -16,8 +16,6 @@ use crate::cookie::Binding;
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
-    /// The value of a request cookie: [`Answer::Cookie`].
-    Cookie { name: Rc<str> },
     /// The request's values that a MAC may cover: [`Answer::Binding`].
     Binding,
     /// The record of a storage: [`Answer::Record`].
@@ -50,6 +48,8 @@ pub struct Set {
     pub current_time: u64,
     /// The record that the new one replaces, which must go on working for `stale_ttl` seconds.
     pub old_key: Option<String>,
+    /// Whether to store nothing if that record is no longer there.
+    pub old_must_exist: bool,
     pub stale_ttl: u64,
     pub metadata: Option<Metadata>,
 }
@@ -77,7 +77,6 @@ pub struct Delete {
 /// What an [`Effect`] came to. Errors are a storage's own words, where it has any.
 #[derive(Debug)]
 pub enum Answer {
-    Cookie(Option<Vec<u8>>),
     Binding(Binding),
     Record(Result<Vec<u8>, Option<String>>),
     Done(Result<(), Option<String>>),
@@ -94,13 +93,6 @@ struct Mailbox {
 pub struct Host(Rc<RefCell<Mailbox>>);
 
 impl Host {
-    pub async fn cookie(&self, name: Rc<str>) -> Option<Vec<u8>> {
-        match self.ask(Effect::Cookie { name }).await {
-            Answer::Cookie(value) => value,
-            _ => None,
-        }
-    }
-
     pub async fn binding(&self) -> Binding {
         match self.ask(Effect::Binding).await {
             Answer::Binding(binding) => binding,

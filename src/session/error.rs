@@ -40,6 +40,12 @@ pub enum Error {
     NoPayload,
     #[error("unable to json decode session data ({0})")]
     PayloadFormat(&'static str),
+    #[error("invalid session data ({0})")]
+    InvalidData(&'static str),
+    #[error("invalid session info (a table of tables expected)")]
+    InvalidInfo,
+    #[error("unable to {act} session ({cause})")]
+    Unsendable { act: &'static str, cause: String },
     #[error("unable to generate session id ({0})")]
     Random(getrandom::Error),
     #[error("unable to store session data{0}")]
@@ -72,6 +78,13 @@ pub enum Error {
     SamePartyStrict,
     #[error("invalid {option} ({cause})")]
     InvalidOption { option: &'static str, cause: String },
+}
+
+impl Error {
+    /// Whether something outside failed, so that the same may succeed another time.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_))
+    }
 }
 
 /// What a storage said, if it said anything: ` (cause)`, or nothing.

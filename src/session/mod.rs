@@ -1,7 +1,7 @@
 //! The rules of a session: configuration, times, audiences, and what the acts on a session do.
 //!
-//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside, a cookie of
-//! the request or a storage's answer, it awaits from its [`Host`](effect::Host); nothing else is awaited, so
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside, the request's values
+//! to bind to or a storage's answer, it awaits from its [`Host`](effect::Host); nothing else is awaited, so
 //! whoever drives the act sees each need as an [`Effect`](effect::Effect) and decides how to meet it.
 //!
 //! ```
@@ -15,9 +15,12 @@
 //!
 //! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
 //! let mut task = Task::new(|host| async move {
-//!     let act = Act { configuration, host, now: 1_700_000_000, random: getrandom::fill };
+//!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
+//!     let (now, random) = (1_700_000_000, getrandom::fill);
+//!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
 //!     session.payload = br#"[[{"name":"Ada"},"default","ada"]]"#.to_vec();
+//!     session.index = Some(0);
 //!     let result = session.save(&act).await;
 //!     (session, result)
 //! });
@@ -35,10 +38,12 @@ pub mod audiences;
 pub mod configuration;
 pub mod effect;
 mod error;
+mod reading;
 pub mod record;
 pub mod times;
+mod writing;
 
-pub use acts::{Act, Kind, Meta, Session, State};
+pub use acts::{Act, Kind, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
 pub use error::Error;

@@ -105,9 +105,10 @@ impl Timeouts {
     }
 
     /// A session whose rolling timeout is three quarters spent is saved anew; one that idled for longer than
-    /// `touch_threshold` is touched.
+    /// `touch_threshold`, or for three quarters of its idling timeout, is touched.
     pub fn refresh(&self, header: &Header, now: u64, touch_threshold: u64) -> Refresh {
         let elapsed = elapsed(header, now);
+        let touch_threshold = touch_threshold.min(self.idling - self.idling.div_ceil(4));
         if exceeds(elapsed.rolling, self.rolling - self.rolling / 4) {
             Refresh::Save
         } else if self.idling != 0 && elapsed.idling > i64::try_from(touch_threshold).unwrap_or(i64::MAX) {
@@ -182,6 +183,18 @@ mod tests {
         assert_eq!(TIMEOUTS.refresh(&header(2000), CREATED + 2701, 60), Refresh::Touch);
         let off = Timeouts::default();
         assert_eq!(off.refresh(&header(0), CREATED + 1_000_000, 60), Refresh::Nothing);
+    }
+
+    #[test]
+    fn refresh_touches_before_the_idling_timeout_whatever_the_threshold() {
+        for (idling, first) in [(1, 1), (2, 2), (3, 3), (4, 4), (30, 23), (60, 46), (79, 60), (80, 61), (900, 61)] {
+            let timeouts = Timeouts { idling, ..TIMEOUTS };
+            assert_eq!(timeouts.refresh(&header(0), CREATED + first - 1, 60), Refresh::Nothing, "{idling}");
+            assert_eq!(timeouts.refresh(&header(0), CREATED + first, 60), Refresh::Touch, "{idling}");
+            assert!(timeouts.check_session(&header(0), CREATED + first).is_ok(), "{idling}");
+        }
+        let eager = Timeouts { idling: 30, ..TIMEOUTS };
+        assert_eq!(eager.refresh(&header(0), CREATED + 6, 5), Refresh::Touch);
     }
 
     #[test]

@@ -174,6 +174,7 @@ mod tests {
             ttl: 5,
             current_time: 100,
             old_key: Some(key('o')),
+            old_must_exist: false,
             stale_ttl: 0,
             owners: Vec::new(),
         };

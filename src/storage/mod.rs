@@ -40,6 +40,9 @@ pub enum Error {
     Busy,
     #[error("the driver failed")]
     Broken,
+    /// The record that was to be replaced is gone, though it must exist.
+    #[error("the session was destroyed meanwhile")]
+    Gone,
     /// What the server or the driver said.
     #[error("{0}")]
     Server(String),
@@ -61,12 +64,20 @@ pub struct Record {
     pub current_time: u64,
     /// The record that this one replaces.
     pub old_key: Option<String>,
+    /// Whether nothing may be stored if the record that is replaced is gone: [`Error::Gone`]. A storage that can't tell in
+    /// one step with storing pays no regard to it.
+    pub old_must_exist: bool,
     /// For how many seconds the replaced record goes on working; never longer than it would have anyway.
     pub stale_ttl: u64,
     pub owners: Vec<Owner>,
 }
 
 impl Record {
+    /// The record that is replaced, if it must still be there.
+    pub fn required(&self) -> Option<&str> {
+        self.old_key.as_deref().filter(|_| self.old_must_exist)
+    }
+
     /// When it expires, in seconds since the epoch.
     pub fn expiry(&self) -> u64 {
         self.current_time.saturating_add(self.ttl)

@@ -64,6 +64,10 @@ impl Memory {
                 _ => Answer::Record(Err(None)),
             },
             Effect::Set(set) => {
+                let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
+                if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
+                    return Answer::Done(Err(Some("the session was destroyed meanwhile".into())));
+                }
                 self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
                 if let Some(old_key) = &set.old_key
                     && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
@@ -84,7 +88,7 @@ impl Memory {
                 self.records.remove(&name(&delete.name, &delete.key));
                 Answer::Done(Ok(()))
             }
-            Effect::Cookie { .. } | Effect::Binding => panic!("not a storage's"),
+            Effect::Binding => panic!("not a storage's"),
         }
     }
 }
@@ -94,6 +98,9 @@ pub struct World {
     pub configuration: Rc<Configuration>,
     pub now: u64,
     pub cookies: BTreeMap<String, String>,
+    /// What the browser's Cookie header has before these cookies, and after them.
+    pub more_cookies: (String, String),
+    pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
     /// The Set-Cookie lines of the last act.
@@ -107,6 +114,8 @@ impl World {
             configuration: Rc::new(configuration),
             now,
             cookies: BTreeMap::new(),
+            more_cookies: Default::default(),
+            unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
             lines: Vec::new(),
@@ -133,8 +142,9 @@ impl World {
         &mut self,
         act: impl FnOnce(Act) -> F,
     ) -> (Session, T) {
-        let (configuration, now) = (self.configuration.clone(), self.now);
-        let mut task = Task::new(|host| act(Act { configuration, host, now, random }));
+        let (configuration, now, unsendable) = (self.configuration.clone(), self.now, self.unsendable.clone());
+        let cookies = self.header().into_bytes();
+        let mut task = Task::new(|host| act(Act { configuration, host, cookies, unsendable, now, random }));
         let mut step = task.start();
         loop {
             let answer = match step {
@@ -143,15 +153,19 @@ impl World {
                     self.receive();
                     return (session, result);
                 }
-                Step::Needs(Effect::Cookie { name }) => {
-                    Answer::Cookie(self.cookies.get(&*name).map(|value| value.clone().into_bytes()))
-                }
                 Step::Needs(Effect::Binding) => Answer::Binding(self.binding.clone()),
                 Step::Needs(effect) => self.memory.perform(effect, now),
                 Step::Over => panic!("nothing to go on with"),
             };
             step = task.resume(answer);
         }
+    }
+
+    /// The browser's Cookie header.
+    fn header(&self) -> String {
+        let own = self.cookies.iter().map(|(name, value)| format!("{name}={value}"));
+        let (before, after) = &self.more_cookies;
+        [before.clone()].into_iter().chain(own).chain([after.clone()]).collect::<Vec<_>>().join("; ")
     }
 
     fn receive(&mut self) {
@@ -220,10 +234,26 @@ impl World {
         })
     }
 
+    pub fn refresh(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.refresh(&act).await;
+            (session, result)
+        })
+    }
+
     pub fn save_info(&mut self, session: Session) -> (Session, Result<(), Error>) {
         self.act(|act| async move {
             let mut session = session;
             let result = session.save_info(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn logout_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.logout(&act).await;
             (session, result)
         })
     }

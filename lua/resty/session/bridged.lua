@@ -48,10 +48,11 @@ end
 -- @tparam[opt] string old_key the record that this one replaces
 -- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
 -- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
+-- @tparam[opt] boolean old_must_exist stores nothing if the replaced record is gone, where the storage can tell
 -- @treturn boolean|nil true
 -- @treturn string|nil error
-function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
-  return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata)
+function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
+  return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata, old_must_exist)
 end
 
 -- Writes a record anew if it is there; it lives no longer than it would have. Sessions' acts ask the native storage by

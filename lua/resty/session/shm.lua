@@ -147,10 +147,14 @@ end
 -- @tparam[opt] string old_key the record that this one replaces
 -- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
 -- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
+-- @tparam[opt] boolean old_must_exist stores nothing if the replaced record is gone
 -- @treturn boolean|nil true
 -- @treturn string|nil error
-function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
+function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
   local dict = self.dict
+  if old_must_exist and old_key and dict:get(get_name(self, name, old_key)) == nil then
+    return nil, "the session was destroyed meanwhile"
+  end
   local ok, err, forced = dict:set(get_name(self, name, key), value, ttl)
   if not ok then
     return nil, err

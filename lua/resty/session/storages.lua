@@ -72,6 +72,16 @@ local function update(storage, ...)
   return ok, not ok and err == nil and "the storage gives no reason" or err
 end
 
+-- Stores a record. Only a storage of ours, whose `set` is its own, is told that nothing may be stored if the record that it
+-- replaces is gone.
+local function set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
+  local meta = getmetatable(storage)
+  if old_must_exist and type(meta) == "table" and meta.__update and storage.set == meta.set then
+    return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, true)
+  end
+  return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
+end
+
 --- Has a storage that is not on the bridge do what an act needs.
 -- @tparam table storage
 -- @tparam string method `set`, `get`, `delete`, or `update`
@@ -80,6 +90,8 @@ end
 function storages.ask(storage, method, ...)
   if method == "update" then
     return update(storage, ...)
+  elseif method == "set" then
+    return set(storage, ...)
   end
   return storage[method](storage, ...)
 end

@@ -198,7 +198,17 @@ mod tests {
     fn record(old_key: Option<&str>) -> Record {
         let (name, key, value) = ("s".into(), "k".into(), b"[\"v\"]".to_vec());
         let old_key = old_key.map(str::to_owned);
-        Record { name, key, value, ttl: 60, current_time: 1000, old_key, stale_ttl: 10, owners: Vec::new() }
+        Record {
+            name,
+            key,
+            value,
+            ttl: 60,
+            current_time: 1000,
+            old_key,
+            old_must_exist: false,
+            stale_ttl: 10,
+            owners: Vec::new(),
+        }
     }
 
     const STORED: (&str, &str) = (

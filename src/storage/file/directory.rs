@@ -86,6 +86,12 @@ impl Directory {
         self.replace(name, file, left.min(expiry)).map(|()| true)
     }
 
+    /// Whether a file is there whose time is after `expired`.
+    pub fn exists(&self, name: &str, expired: u64) -> Result<bool, Error> {
+        let found = self.open(name, OpenOptions::new().read(true))?;
+        Ok(found.is_some_and(|(_, metadata)| self::expiry(&metadata) > expired))
+    }
+
     /// A file under another name, with its content.
     fn prepare(&self, content: &[u8]) -> Result<NamedTempFile, Error> {
         self.allowed_size(content.len() as u64)?;
@@ -221,6 +227,14 @@ mod tests {
             assert_eq!(directory.read("file", Some(expected)).unwrap(), None);
         }
         assert_eq!(count(&directory), 1);
+    }
+
+    #[test]
+    fn only_what_is_there_and_not_over_exists() {
+        let (_temporary, directory) = directory();
+        assert!(!directory.exists("file", 0).unwrap());
+        directory.write("file", b"x", 1000).unwrap();
+        assert!(directory.exists("file", 999).unwrap() && !directory.exists("file", 1000).unwrap());
     }
 
     #[test]

@@ -14,12 +14,17 @@ pub enum Error {
     TooLarge { directory: PathBuf, size: u64 },
     #[error("invalid {part} for a file's name ({cause})")]
     Name { part: &'static str, cause: &'static str },
+    #[error(transparent)]
+    Gone(crate::storage::Error),
     #[error("damaged metadata in {} ({cause})", directory.display())]
     Metadata { directory: PathBuf, cause: String },
 }
 
 impl From<Error> for crate::storage::Error {
     fn from(error: Error) -> Self {
-        Self::Server(error.to_string())
+        match error {
+            Error::Gone(gone) => gone,
+            other => Self::Server(other.to_string()),
+        }
     }
 }

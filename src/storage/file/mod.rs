@@ -133,7 +133,16 @@ impl Files {
         let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
         let changes = self.changes(&record.name, &record.owners, &items, record.current_time)?;
         let stale = record.current_time.saturating_add(record.stale_ttl);
-        let write = move |directory: &Directory| directory.write(&file, &record.value, record.expiry());
+        let required = old_file.clone().filter(|_| record.required().is_some());
+        let write = move |directory: &Directory| {
+            // As late as can be: one that is removed after this comes back under its new key.
+            if let Some(old) = required
+                && !directory.exists(&old, record.current_time)?
+            {
+                return Err(Error::Gone(super::Error::Gone));
+            }
+            directory.write(&file, &record.value, record.expiry())
+        };
         // The last: where something fails, the replaced record must go on working.
         let shorten = move |directory: &Directory| old_file.map_or(Ok(()), |file| directory.shorten(&file, stale));
         if changes.is_empty() {

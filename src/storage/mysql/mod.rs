@@ -56,16 +56,17 @@ impl MySql {
         }
     }
 
-    /// Runs statements as one transaction.
-    async fn write(&self, steps: Vec<Step>) -> Result<(), Error> {
-        outlast_deadlocks(|| {
-            let steps = steps.clone();
+    /// Runs statements as one transaction. `required` says whether there is the record that the first statement changes, if
+    /// nothing may be done when it is gone.
+    async fn write(&self, steps: Vec<Step>, required: Option<Step>) -> Result<(), Error> {
+        let done = outlast_deadlocks(|| {
+            let (steps, required) = (steps.clone(), required.clone());
             self.run(|mut conn| async move {
-                let result = run_all(&mut conn, steps).await;
+                let result = run_all(&mut conn, steps, required).await;
                 (conn, result)
             })
-        })
-        .await
+        });
+        if done.await? { Ok(()) } else { Err(Error::Gone) }
     }
 }
 
@@ -112,28 +113,50 @@ fn steps(statements: &Statements, record: Record) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// Runs statements as one transaction; one alone is one by itself.
-async fn run_all(conn: &mut Conn, mut steps: Vec<Step>) -> Result<(), mysql_async::Error> {
+/// Runs statements as one transaction; one alone is one by itself. Returns whether what was required is there.
+async fn run_all(
+    conn: &mut Conn,
+    mut steps: Vec<Step>,
+    mut required: Option<Step>,
+) -> Result<bool, mysql_async::Error> {
     if steps.len() == 1
         && let Some((statement, values)) = steps.pop()
     {
-        return conn.exec_drop(statement, values).await;
+        return conn.exec_drop(statement, values).await.map(|()| true);
     }
     // In plain statements: of a transaction that the driver knows of, it would wait for the end, for ever if need be.
     conn.query_drop("START TRANSACTION").await?;
     for (statement, values) in steps {
-        if let Err(error) = conn.exec_drop(statement, values).await {
+        let done = match conn.exec_drop(statement, values).await {
+            Ok(()) => exists(conn, required.take()).await,
+            Err(error) => Err(error),
+        };
+        if !matches!(done, Ok(true)) {
             // Where this fails, the connection is not used again.
             conn.query_drop("ROLLBACK").await?;
-            return Err(error);
+            return done;
         }
     }
-    conn.query_drop("COMMIT").await
+    conn.query_drop("COMMIT").await.map(|()| true)
+}
+
+/// Whether there is the record that a statement was to change. Only if it did not have to is it asked for, and locked.
+async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_async::Error> {
+    match required {
+        Some((statement, values)) if conn.affected_rows() == 0 => {
+            Ok(conn.exec_first::<Row, _, _>(statement, values).await?.is_some())
+        }
+        _ => Ok(true),
+    }
 }
 
 impl Storage for MySql {
     fn set(&self, record: Record) -> Operation<'_, ()> {
-        Box::pin(async move { self.write(steps(&self.statements, record)?).await })
+        Box::pin(async move {
+            let exists = |key| (self.statements.exists.clone(), values!(key, record.current_time));
+            let required = record.required().map(exists);
+            self.write(steps(&self.statements, record)?, required).await
+        })
     }
 
     fn update(&self, update: Update) -> Operation<'_, bool> {
@@ -165,7 +188,7 @@ impl Storage for MySql {
 
     /// Its metadata goes with it.
     fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
-        Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))]))
+        Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))], None))
     }
 
     fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {

@@ -14,6 +14,8 @@ pub struct Statements {
     pub save: String,
     /// The latest expiry, key, the latest expiry again.
     pub shorten: String,
+    /// Key, time.
+    pub exists: String,
     /// Value, the latest expiry, key, time.
     pub update: String,
     /// Key.
@@ -40,6 +42,7 @@ impl Statements {
                 "UPDATE {sessions} SET exp = {EPOCH} + INTERVAL ? SECOND \
                  WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"
             ),
+            exists: format!("SELECT 1 FROM {sessions} WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND FOR UPDATE"),
             update: format!(
                 "UPDATE {sessions} SET data = ?, exp = LEAST(exp, {EPOCH} + INTERVAL ? SECOND) \
                  WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"

@@ -96,21 +96,28 @@ impl Storage for Postgres {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(async move {
             let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(&record)));
+            let required = record.required().is_some();
             let mut parameters = vec![Text(record.key), Text(record.name), Text(sql::text(record.value)?), expires];
             let kind = match (&record.owners[..], &record.old_key) {
                 ([], None) => Kind::Save,
+                ([], Some(_)) if required => Kind::ReplaceExisting,
                 ([], Some(_)) => Kind::Replace,
+                _ if required => Kind::ReplaceExistingWithMetadata,
                 _ => Kind::ReplaceWithMetadata,
             };
             if kind != Kind::Save {
                 parameters.extend([Optional(record.old_key), stale]);
             }
-            if kind == Kind::ReplaceWithMetadata {
+            if required {
+                parameters.push(Time(record.current_time));
+            }
+            if !record.owners.is_empty() {
                 let owners = record.owners.into_iter().map(|owner| (owner.audience, owner.subject));
                 let (audiences, subjects) = owners.unzip();
                 parameters.extend([Texts(audiences), Texts(subjects)]);
             }
-            self.write(kind, parameters).await.map(drop)
+            let rows = self.write(kind, parameters).await?;
+            if required && rows.is_empty() { Err(Error::Gone) } else { Ok(()) }
         })
     }
 

@@ -8,12 +8,17 @@ pub enum Kind {
     Save,
     Replace,
     ReplaceWithMetadata,
+    ReplaceExisting,
+    ReplaceExistingWithMetadata,
     Update,
     Delete,
     Sessions,
 }
 
-pub const KINDS: usize = 7;
+pub const KINDS: usize = 9;
+
+/// What is saved where a record must have been replaced.
+const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
 
 /// Their texts, by kind. Times are seconds since the epoch: no time zone has a say.
 pub struct Statements([String; KINDS]);
@@ -40,6 +45,20 @@ impl Statements {
              SELECT DISTINCT owner.aud, owner.sub, $1 FROM unnest($7::text[], $8::text[]) AS owner (aud, sub) \
              ON CONFLICT DO NOTHING"
         );
+        // A row that a sign-out is about to delete is waited for, and then it is gone.
+        let existing = format!(
+            "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
+             WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"
+        );
+        let save_if_replaced = save.replace("VALUES ($1, $2, $3, to_timestamp($4))", SELECT_REPLACED);
+        let replace_existing = format!("WITH replaced AS ({existing}) {save_if_replaced} RETURNING sid");
+        let replace_existing_with_metadata = format!(
+            "WITH replaced AS ({existing}), saved AS ({save_if_replaced} RETURNING sid), \
+             forgotten AS (DELETE FROM {metadata} WHERE sid IN (SELECT sid FROM replaced)), \
+             noted AS (INSERT INTO {metadata} (aud, sub, sid) SELECT DISTINCT owner.aud, owner.sub, saved.sid \
+             FROM saved, unnest($8::text[], $9::text[]) AS owner (aud, sub) ON CONFLICT DO NOTHING) \
+             SELECT sid FROM saved"
+        );
         let update = format!(
             "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
              WHERE sid = $1 AND exp > to_timestamp($4) RETURNING sid"
@@ -50,6 +69,16 @@ impl Statements {
              JOIN {sessions} AS session ON session.sid = owner.sid \
              WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND session.exp > to_timestamp($4)"
         );
-        Self([get, save, replace, replace_with_metadata, update, delete, sessions_of_an_owner])
+        Self([
+            get,
+            save,
+            replace,
+            replace_with_metadata,
+            replace_existing,
+            replace_existing_with_metadata,
+            update,
+            delete,
+            sessions_of_an_owner,
+        ])
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult, Value};
 
 use super::gathering::{self, Gathered, Gathering};
 use super::options::{Options, Target};
@@ -120,7 +120,13 @@ fn is_lost(error: &RedisError) -> bool {
 
 impl Storage for Server {
     fn set(&self, record: Record) -> Operation<'_, ()> {
-        Box::pin(self.run(commands::set(self.naming(), &record)))
+        let set = self.run(commands::set(self.naming(), &record));
+        Box::pin(async move {
+            match set.await? {
+                Value::Int(0) => Err(Error::Gone),
+                _ => Ok(()),
+            }
+        })
     }
 
     fn update(&self, update: Update) -> Operation<'_, bool> {

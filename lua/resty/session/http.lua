@@ -1,0 +1,124 @@
+---
+-- The request and the response, as sessions use them. Programs' own tests put tables in place of nginx's.
+--
+-- @module resty.session.http
+-- @license BSD-2-Clause
+
+local native = require "resty.session.native"
+
+local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
+local header, var = ngx.header, ngx.var
+local log = ngx.log
+
+local http = {}
+
+-- Where `var` is a table that a program put in place of nginx's variables, it may hold cookies by their names alone.
+local var_is_replaced, header_is_replaced = false, false
+
+-- The cookies that a program's table holds by their names, as a Cookie header; nil if it holds none.
+local function named_cookies()
+  local cookies = {}
+  for name, value in next, var do
+    if type(name) == "string" and name:sub(1, 7) == "cookie_" and type(value) == "string" then
+      cookies[#cookies + 1] = name:sub(8) .. "=" .. value
+    end
+  end
+  return cookies[1] and table.concat(cookies, "; ")
+end
+
+--- Returns the request's Cookie header.
+-- @treturn string|nil
+-- @raise nginx's own error in a phase that has no request
+function http.cookies()
+  return var_is_replaced and named_cookies() or var.http_cookie
+end
+
+--- Returns the request's Cookie header, or nil in a phase that has no request.
+-- @treturn string|nil
+function http.any_cookies()
+  local ok, cookies = pcall(http.cookies)
+  return ok and cookies or nil
+end
+
+local function headers_sent()
+  return ngx.headers_sent
+end
+
+--- Why the response can't set a cookie any more, if it can't.
+-- @treturn string|nil
+function http.unsendable()
+  if header_is_replaced then
+    return nil
+  end
+  local ok, sent = pcall(headers_sent)
+  if not ok then
+    return "this phase has no response that could set a cookie"
+  end
+  return sent and "the response header was sent already" or nil
+end
+
+--- Sets cookies, and logs a warning.
+-- @tparam string|table|nil lines Set-Cookie lines, one or an array
+-- @tparam string|nil warning
+function http.respond(lines, warning)
+  if lines then
+    local present = header["Set-Cookie"]
+    header["Set-Cookie"] = present and native.merge_cookies(present, lines) or lines
+  end
+  if warning then
+    log(ngx.WARN, "[session] ", warning)
+  end
+end
+
+--- Removes a session's cookies from the request's Cookie header.
+-- @tparam function without makes the new header of the old one
+-- @treturn boolean whether there was a header
+function http.hide(without)
+  local cookies = var.http_cookie
+  if not cookies or cookies == "" then
+    return false
+  end
+  local rest = without(cookies)
+  if rest == "" then
+    clear_request_header("Cookie")
+  else
+    set_request_header("Cookie", rest)
+  end
+  return true
+end
+
+--- Sets a request header, or removes it.
+-- @tparam string name
+-- @param value nil removes it
+function http.set_request_header(name, value)
+  set_request_header(name, value)
+end
+
+--- Sets a response header.
+-- @tparam string name
+-- @param value
+function http.set_response_header(name, value)
+  header[name] = value
+end
+
+-- What the native module reads of the request by itself: the values that a cookie may be bound to.
+native.set_reader(function()
+  return var.remote_addr, var.scheme, var.http_user_agent
+end)
+
+-- Seams for programs' own tests.
+
+function http.set_ngx_log(ngx_log) log = ngx_log end
+
+function http.set_ngx_var(ngx_var)
+  var, var_is_replaced = ngx_var, ngx_var ~= ngx.var and type(ngx_var) == "table"
+end
+
+function http.set_ngx_header(ngx_header)
+  header, header_is_replaced = ngx_header, ngx_header ~= ngx.header
+end
+
+function http.set_ngx_req_clear_header(clear_header) clear_request_header = clear_header end
+function http.set_ngx_req_set_header(set_header) set_request_header = set_header end
+
+return http

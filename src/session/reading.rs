@@ -1,0 +1,187 @@
+//! Reading a session: its cookies, its record, and what they hold.
+
+use super::audiences::{self, Sole};
+use super::effect::Get;
+use super::error::Cause;
+use super::{Act, Error, Kind, Meta, Session, record};
+use crate::cookie::header::ENCODED_SIZE;
+use crate::cookie::seal::{self, Opener};
+use crate::cookie::{self, Flags, Header, chunks, request};
+
+/// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
+const CANDIDATES: usize = 5;
+/// How many ways to put chunks together are tried, if there are several cookies of a chunk's name.
+const COMBINATIONS: usize = 32;
+
+/// What a good cookie holds.
+pub(super) struct Opened {
+    pub meta: Meta,
+    pub payload: Vec<u8>,
+    /// The current audience's place in the payload.
+    pub index: Option<usize>,
+    pub sole: Option<Sole>,
+    pub info: Option<Vec<u8>>,
+}
+
+impl Session {
+    /// Reads and decrypts a cookie and, with a storage, its record. Of several cookies of that name the first that opens
+    /// counts; one that lacks the audience only if no other has it.
+    ///
+    /// # Errors
+    ///
+    /// The first cookie's error, or that of a storage that can't be asked.
+    pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
+        let mut candidates = act.candidates(kind);
+        let first = candidates.next().ok_or(cookie::Error::Missing)?;
+        let result = self.read_candidate(act, kind, first, 0).await;
+        if result.as_ref().is_ok_and(|opened| opened.index.is_some()) || candidates.next().is_none() {
+            return result;
+        }
+        // Boxed, because it seldom runs.
+        Box::pin(self.read_others(act, kind, result)).await
+    }
+
+    async fn read_others(&self, act: &Act, kind: Kind, mut best: Result<Opened, Error>) -> Result<Opened, Error> {
+        let candidates: Vec<&[u8]> = act.candidates(kind).collect();
+        for (number, candidate) in candidates.iter().enumerate().skip(1) {
+            if best.as_ref().is_err_and(Error::is_fault) {
+                break;
+            }
+            if candidates[..number].contains(candidate) {
+                continue;
+            }
+            match self.read_candidate(act, kind, candidate, number).await {
+                Ok(opened) if opened.index.is_some() => return Ok(opened),
+                Err(error) if error.is_fault() => best = Err(error),
+                Ok(opened) if best.is_err() => best = Ok(opened),
+                _ => {}
+            }
+        }
+        best
+    }
+
+    /// `number` is the cookie's among those of its name.
+    async fn read_candidate(&self, act: &Act, kind: Kind, cookie: &[u8], number: usize) -> Result<Opened, Error> {
+        let (header, key) = act.verify(kind, cookie).await?;
+        let (payload, initial_chunk, info) = if act.configuration.stored {
+            let record = act.load(kind, &header).await?;
+            record.info.as_deref().map(audiences::check_info).transpose()?;
+            let payload = seal::open(&header, act.key(key), act.safety(kind), &record.ciphertext)?;
+            (payload, String::new(), record.info)
+        } else {
+            let first = &cookie[ENCODED_SIZE..];
+            let payload = act.open_cookies(kind, &header, key, first, number)?;
+            // What was decoded as base64url is text.
+            let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
+            (payload, initial_chunk, None)
+        };
+        let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
+        let entries = audiences::entries(&payload)?;
+        let index = audiences::position(&entries, audience);
+        let sole = index.and_then(|_| Sole::of(&payload, &entries));
+        let place = request::place(&act.cookies, cookie);
+        let meta = Meta { header, key, initial_chunk, known_at: act.now, place };
+        Ok(Opened { meta, payload, index, sole, info })
+    }
+}
+
+impl Act {
+    /// The values of the request's first few cookies of that kind.
+    fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
+        request::values(&self.cookies, self.name(kind)).take(CANDIDATES)
+    }
+
+    /// Checks all of a cookie that can be checked without its payload; its header, and the key that authenticates it.
+    async fn verify(&self, kind: Kind, cookie: &[u8]) -> Result<(Header, usize), Error> {
+        let header = Header::decode(cookie)?;
+        if header.flags().contains(Flags::STORED) != self.configuration.stored {
+            return Err(Error::InvalidFlags);
+        }
+        match kind {
+            Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
+            Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
+        }
+        let binding = self.binding(header.flags()).await;
+        let key = seal::verify(&header, &self.configuration.keys, &binding)?;
+        Ok((header, key))
+    }
+
+    /// The request's cookies of that kind that a key authenticates, whether they open or not.
+    pub(super) async fn verified(&self, kind: Kind) -> Vec<Meta> {
+        let mut verified: Vec<Meta> = Vec::new();
+        for cookie in self.candidates(kind) {
+            let Ok((header, key)) = self.verify(kind, cookie).await else { continue };
+            if verified.iter().all(|other| other.header.sid() != header.sid()) {
+                verified.push(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None });
+            }
+        }
+        verified
+    }
+
+    /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is the `number`-th of its
+    /// name.
+    fn open_cookies(
+        &self,
+        kind: Kind,
+        header: &Header,
+        key: usize,
+        first: &[u8],
+        number: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let opener = Opener::new(header, self.key(key), self.safety(kind));
+        // More than nine cookies can hold was never written by a save.
+        let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
+        if count == 1 {
+            return Ok(opener.open(first)?);
+        }
+        let places = (2..=count).map(|chunk| self.chunk_candidates(kind, header, chunk));
+        let places = places.collect::<Result<Vec<_>, _>>()?;
+        open_chunks(&opener, first, &places, number)
+    }
+
+    /// What the cookies with a chunk's name hold: those of the right size, if there are any.
+    fn chunk_candidates(&self, kind: Kind, header: &Header, number: usize) -> Result<Vec<&[u8]>, Error> {
+        let name = self.name(kind);
+        let mut values: Vec<&[u8]> = Vec::with_capacity(1);
+        for value in request::values(&self.cookies, &chunks::name(name, number)).take(CANDIDATES) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        if values.len() > 1 {
+            let size = chunks::part_size(name, header.data_size(), number);
+            if values.iter().any(|value| value.len() == size) {
+                values.retain(|value| value.len() == size);
+            }
+        }
+        if values.is_empty() { Err(cookie::Error::MissingChunk.into()) } else { Ok(values) }
+    }
+
+    async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
+        let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
+        let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
+        record::decode(text)
+    }
+}
+
+/// Decrypts a payload of which there may be several candidates for each chunk: the tag tells which belong together. A
+/// browser mostly sends cookies that were set together in the same order, so those that are the `number`-th each come
+/// first.
+fn open_chunks(opener: &Opener, first: &[u8], places: &[Vec<&[u8]>], number: usize) -> Result<Vec<u8>, Error> {
+    let all = places.iter().fold(1_usize, |product, place| product.saturating_mul(place.len()));
+    let mut problem = cookie::Error::InvalidPayload;
+    for attempt in 0..all.min(COMBINATIONS) {
+        let mut rest = attempt;
+        let mut parts = vec![first];
+        for place in places {
+            parts.push(place[(rest + number) % place.len()]);
+            rest /= place.len();
+        }
+        match opener.open(&parts.concat()) {
+            Ok(payload) => return Ok(payload),
+            Err(error) if attempt == 0 => problem = error,
+            Err(_) => {}
+        }
+    }
+    Err(problem.into())
+}
