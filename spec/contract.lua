@@ -1,5 +1,6 @@
--- What every storage must do, with the same assertions for each: `require("spec.contract")(make)` in a `describe`, where
--- `make(options)` makes the storage anew.
+-- What every storage must do, with the same assertions for each: `require("spec.contract")(make, tells)` in a `describe`,
+-- where `make(options)` makes the storage anew. `tells` is false for one that can't tell in one step with storing whether
+-- the replaced record is still there.
 
 local utils = require "resty.session.utils"
 
@@ -23,7 +24,7 @@ local function owners(count, subject)
   return metadata
 end
 
-return function(make)
+return function(make, tells)
   local spec = getfenv(2) -- busted gives its functions to spec files only
   local before_each, it, assert = spec.before_each, spec.it, spec.assert
   local storage
@@ -52,19 +53,54 @@ return function(make)
     assert.equal("v", storage:get(NAME, k, ngx.time()))
     wait(2.1)
     assert.is_nil((storage:get(NAME, k, ngx.time())))
+    local ok = storage:set(NAME, key(), "new", 60, ngx.time(), k, 10, nil, true)
+    assert.equal(tells == false or nil, ok, "what has expired is gone")
   end)
 
   it("keeps the old record for stale_ttl, and no longer than it would have lived", function()
-    local old, short, new = key(), key(), key()
+    local old, short, new, required = key(), key(), key(), key()
     assert(storage:set(NAME, old, "old", 60, ngx.time()))
+    assert(storage:set(NAME, required, "old", 60, ngx.time()))
+    assert(storage:set(NAME, key(), "new", 60, ngx.time(), required, 2, nil, true))
     assert(storage:set(NAME, short, "short", 1, ngx.time()))
     assert(storage:set(NAME, new, "new", 60, ngx.time(), old, 2))
     assert(storage:set(NAME, key(), "new", 60, ngx.time(), short, 60))
     assert.equal("old", storage:get(NAME, old, ngx.time()))
     wait(3.1)
-    assert.is_nil((storage:get(NAME, old, ngx.time())))
-    assert.is_nil((storage:get(NAME, short, ngx.time())))
+    for _, k in ipairs { old, short, required } do
+      assert.is_nil((storage:get(NAME, k, ngx.time())))
+    end
     assert.equal("new", storage:get(NAME, new, ngx.time()))
+  end)
+
+  it("stores nothing where the record that must be replaced is gone", function()
+    for _, metadata in ipairs { false, owners(2, key()) } do
+      local now, there, replaced, deleted, absent = ngx.time(), key(), key(), key(), key()
+      metadata = metadata or nil
+      for _, k in ipairs { there, replaced, deleted } do
+        assert(storage:set(NAME, k, "old", 60, now, nil, nil, metadata))
+      end
+      assert(storage:set(NAME, key(), "v", 60, now, replaced, 10, metadata))
+      assert(storage:delete(NAME, deleted, now, metadata))
+      local function live(k)
+        return metadata and storage:read_metadata(NAME, metadata.audiences[2], metadata.subjects[2], now)[k] or nil
+      end
+      for old, is_there in pairs { [there] = true, [replaced] = true, [deleted] = false, [absent] = false } do
+        local k = key()
+        local result = { storage:set(NAME, k, "new", 60, now, old, 10, metadata, true) }
+        if is_there or tells == false then
+          assert.same({ true }, result)
+          assert.equal("new", storage:get(NAME, k, now))
+          assert.equal(metadata and now + 60, live(k))
+          assert.is_nil(live(old))
+        else
+          assert.same({ nil, "the session was destroyed meanwhile" }, result)
+          assert.is_nil((storage:get(NAME, k, now)))
+          assert.is_nil(live(k))
+        end
+        assert.same({ true }, { storage:set(NAME, key(), "new", 60, now, old, 10, metadata, false) })
+      end
+    end
   end)
 
   it("writes anew what is there, and lets it live no longer", function()

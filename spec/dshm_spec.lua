@@ -19,9 +19,9 @@ describe("dshm", function()
     return require("resty.session.dshm").new(support.with(DSHM, more))
   end
 
-  contract(make)
+  contract(make, false)
   names(make)
-  sessions({ storage = "dshm", dshm = DSHM })
+  sessions({ storage = "dshm", dshm = DSHM }, false)
   found({ { storage = "dshm", dshm = DSHM } })
   mistakes("dshm", {
     ["invalid dshm port (at most 65535)"] = { port = 70000 },

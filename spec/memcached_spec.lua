@@ -17,9 +17,9 @@ describe("memcached", function()
     return require("resty.session.memcached").new(support.with(MEMCACHED, more))
   end
 
-  contract(make)
+  contract(make, false)
   names(make)
-  sessions({ storage = "memcached", memcached = MEMCACHED })
+  sessions({ storage = "memcached", memcached = MEMCACHED }, false)
   found({ { storage = "memcached", memcached = MEMCACHED }, { storage = "memcache", memcached = MEMCACHED } })
   mistakes("memcached", { ["invalid memcached port (at most 65535)"] = { port = 70000 } })
 

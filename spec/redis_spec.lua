@@ -26,9 +26,10 @@ for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["red
       return require("resty.session." .. name).new(support.with(options, more))
     end
 
-    contract(make)
+    local tells = name ~= "redis.cluster" -- whose keys lie on different nodes
+    contract(make, tells)
     names(make)
-    sessions({ storage = name:gsub("%.", "-"), redis = options })
+    sessions({ storage = name:gsub("%.", "-"), redis = options }, tells)
   end)
 end
 

@@ -16,7 +16,7 @@ local function wait(seconds)
   ngx.update_time()
 end
 
-return function(options)
+return function(options, tells)
   local spec = getfenv(2) -- busted gives its functions to spec files only
   local it, assert = spec.it, spec.assert
   local stored = options.storage ~= "cookie"
@@ -210,6 +210,48 @@ return function(options)
       here.info:set("seen", 1)
       assert.same({ nil, "unable to store session info (there is no such session any more)" }, { here.info:save() })
       assert.is_false((select(3, session.open(with()))))
+    end)
+  end
+
+  it("returns as many values as the API says", function()
+    local s = saved(REMEMBER)
+    s.info:set("seen", 1)
+    for _, method in ipairs { "open", "touch", "refresh", "save", "logout" } do
+      assert.equal(1, select("#", s[method](s)), method)
+    end
+    s = saved()
+    s.info:set("seen", 1)
+    assert.equal(1, select("#", s.info:save()))
+    assert.equal(3, select("#", session.open(with())))
+    assert.equal(4, select("#", session.start(with())))
+    assert.equal(1, select("#", opened():destroy()))
+    saved()
+    assert.equal(4, select("#", session.destroy(with())))
+  end)
+
+  if stored then
+    it("does not bring back by a save what another request destroyed, if the storage can tell", function()
+      saved(REMEMBER)
+      local here, there = opened(REMEMBER), opened(REMEMBER)
+      assert(there:destroy())
+      browser.header["Set-Cookie"] = nil
+      local result = { here:save() }
+      if tells == false then
+        assert.same({ true }, result)
+        assert.equal("Ada", (browser:next() and opened():get("name")))
+      else
+        assert.same({ nil, "unable to store session data (the session was destroyed meanwhile)" }, result)
+        assert.same({}, browser:lines())
+      end
+    end)
+
+    it("saves again and again what nobody destroyed, also when it was replaced meanwhile", function()
+      saved(REMEMBER)
+      local here, there = opened(REMEMBER), opened(REMEMBER)
+      for _, s in ipairs { there, here, here } do
+        assert.is_true(s:save())
+      end
+      assert.same({}, browser.log)
     end)
   end
 

@@ -162,6 +162,22 @@ describe("storage", function()
     assert.equal(2, sets)
   end)
 
+  it("of a program's own gets no more arguments than the reference says", function()
+    local shm = require("resty.session.shm").new()
+    for name, storage in pairs { own = support.memory(), replaced = shm } do
+      local set, most = storage.set, 0
+      function storage:set(...)
+        most = math.max(most, select("#", ...))
+        return set(self, ...)
+      end
+      local s = session.new({ storage = storage })
+      assert(s:save())
+      assert(storage:delete("session", s:get_property("id"), ngx.time()))
+      assert.is_true(s:save(), name)
+      assert.equal(8, most)
+    end
+  end)
+
   it("keeps no info of an audience that is gone", function()
     for _, leave in ipairs { "module", "instance", "enforced" } do
       local options = { storage = support.memory() }

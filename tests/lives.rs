@@ -396,3 +396,169 @@ fn acts_on_a_session_that_is_not_there_are_errors() {
     assert_eq!(world.touch(session.clone()).1.unwrap_err().to_string(), "unable to touch nonexistent session");
     assert_eq!(world.destroy_session(session).1.unwrap_err().to_string(), "unable to destroy nonexistent session");
 }
+
+/// Adds an audience to a session that opened without it, and saves it.
+fn add(world: &mut World, session: Session, entry: &str) -> Session {
+    let mut payload = session.payload[..session.payload.len() - 1].to_vec();
+    payload.extend_from_slice(format!(",{entry}]").as_bytes());
+    let (session, result) = world.save(Session { payload, index: Some(1), ..session });
+    result.unwrap();
+    session
+}
+
+#[test]
+fn a_remember_cookie_that_lacks_the_audience_hands_the_others_over() {
+    both(&remembering(), |mut world| {
+        world.sign_in(ADA);
+        world.now += 100_000;
+        world.configure(audience("api"));
+        let (session, outcome) = world.start();
+        assert!(!outcome.exists);
+        assert_eq!(outcome.result.unwrap_err().to_string(), "session absolute timeout exceeded");
+        assert!(world.lines.is_empty());
+        assert_eq!((session.state, session.index, session.meta.is_none()), (State::New, None, true));
+        assert_eq!(session.payload, ADA.as_bytes());
+        assert!(world.destroy_session(session.clone()).1.is_err(), "it is not the audience's to destroy");
+
+        add(&mut world, session, r#"[{"key":1},"api"]"#);
+        assert_eq!(world.lines.len(), 2);
+        for name in ["default", "api"] {
+            for from_remember in [false, true] {
+                if from_remember {
+                    world.cookies.remove("session");
+                }
+                world.configure(audience(name));
+                let (session, outcome) = world.open();
+                outcome.result.unwrap();
+                assert_eq!(session.payload, br#"[[{"name":"Ada"},"default","ada"],[{"key":1},"api"]]"#);
+                assert_eq!(session.meta.unwrap().header.creation_time(), T0 + 100_000);
+                let Some(meta) = session.remember_meta else { continue };
+                assert_eq!(meta.header.creation_time(), T0, "the remember cookie goes on");
+            }
+        }
+    });
+}
+
+/// Signs in again when the session is over; when the remember cookie was created.
+fn sign_in_again(world: &mut World) -> u64 {
+    world.now = T0 + 200_000;
+    world.sign_in(ADA).remember_meta.unwrap().header.creation_time()
+}
+
+#[test]
+fn only_a_remember_cookie_that_opens_goes_on() {
+    both(&remembering(), |mut world| {
+        world.sign_in(ADA);
+        assert_eq!(sign_in_again(&mut world), T0);
+    });
+    let dead: [fn(&mut World); 4] = [
+        |world| world.memory.records.clear(),
+        |world| world.memory.records.retain(|name, _| name.starts_with("session:")),
+        |world| world.memory.records.values_mut().for_each(|record| record.0 = r#"["AAAA"]"#.into()),
+        |world| {
+            for (value, _) in world.memory.records.values_mut() {
+                *value = format!(r#"["{}"]"#, "A".repeat(value.len() - 4));
+            }
+        },
+    ];
+    for kill in dead {
+        let mut world = World::stored(remembering(), T0);
+        world.sign_in(ADA);
+        kill(&mut world);
+        assert_eq!(sign_in_again(&mut world), T0 + 200_000);
+    }
+    let changes: [fn(&mut World); 3] = [
+        |world| drop(world.cookies.remove("remember2")),
+        |world| drop(world.cookies.insert("remember2".into(), "A".into())),
+        |world| {
+            let size = world.cookies["remember2"].len();
+            world.cookies.insert("remember2".into(), "A".repeat(size));
+        },
+    ];
+    for change in changes {
+        let mut world = World::new(Options { compression_threshold: Some(0), ..remembering() }, T0);
+        world.sign_in(&format!(r#"[[{{"big":"{}"}},"default"]]"#, "x".repeat(5000)));
+        change(&mut world);
+        assert_eq!(sign_in_again(&mut world), T0 + 200_000);
+        assert!(!world.cookies.contains_key("remember2"), "what is left of the old one goes");
+    }
+}
+
+#[test]
+fn saving_info_does_not_make_a_dead_remember_cookie_go_on() {
+    let mut world = World::stored(remembering(), T0);
+    let session = world.sign_in(ADA);
+    world.memory.records.retain(|name, _| name.starts_with("session:"));
+    let session = Session { info: Some(b"{}".to_vec()), remember_meta: None, ..session };
+    world.now += 100;
+    let (session, result) = world.save_info(session);
+    result.unwrap();
+    let (session, result) = world.save(session);
+    result.unwrap();
+    assert_eq!(session.warning, None);
+    assert_eq!(session.remember_meta.unwrap().header.creation_time(), T0 + 100);
+}
+
+const DESTROYED: &str = "unable to store session data (the session was destroyed meanwhile)";
+
+#[test]
+fn a_save_that_races_with_a_sign_out_brings_nothing_back() {
+    let mut world = World::stored(options("s"), T0);
+    world.sign_in(ADA);
+    for (age, refresh) in [(9, false), (0, true)] {
+        world.now += 2800;
+        world.configure(Options { idling_timeout: Some(0), ..Options::default() });
+        let (session, outcome) = world.open();
+        outcome.result.unwrap();
+        let records = std::mem::take(&mut world.memory.records);
+        world.now += age;
+        let (session, result) = if refresh { world.refresh(session) } else { world.save(session) };
+        assert_eq!(result.unwrap_err().to_string(), DESTROYED);
+        assert!(world.memory.records.is_empty() && world.lines.is_empty());
+        assert_eq!(session.state, State::Open);
+        world.memory.records = records;
+        world.save(session).1.unwrap();
+    }
+    let (session, outcome) = world.open();
+    outcome.result.unwrap();
+    world.memory.records.clear();
+    world.now += 10;
+    world.save(session).1.unwrap();
+    assert_eq!(world.memory.records.len(), 1, "it may have been replaced, and its time may be over");
+}
+
+#[test]
+fn a_touch_does_not_count_as_having_seen_the_record() {
+    let mut world = World::stored(options("s"), T0);
+    world.sign_in(ADA);
+    let (session, _) = world.open();
+    world.now += 9;
+    let (session, result) = world.touch(session);
+    result.unwrap();
+    world.memory.records.clear();
+    world.now += 1;
+    let (session, result) = world.save(session);
+    result.unwrap();
+    world.memory.records.clear();
+    world.now += 9;
+    assert_eq!(world.save(session).1.unwrap_err().to_string(), DESTROYED, "a save does");
+}
+
+#[test]
+fn a_record_whose_own_time_is_over_was_not_destroyed() {
+    let mut world = World::stored(Options { rolling_timeout: Some(5), ..options("s") }, T0);
+    let session = world.sign_in(ADA);
+    world.now += 5;
+    world.save(session).1.unwrap();
+}
+
+#[test]
+fn a_destroyed_remember_record_does_not_come_back_either() {
+    let mut world = World::stored(remembering(), T0);
+    let session = world.sign_in(ADA);
+    world.memory.records.retain(|name, _| name.starts_with("session:"));
+    let (session, result) = world.save(session);
+    result.unwrap();
+    assert_eq!(session.warning.as_deref(), Some(DESTROYED));
+    assert!(world.lines.len() == 1 && world.memory.records.keys().all(|name| name.starts_with("session:")));
+}

@@ -60,6 +60,50 @@ const PROGRAM: &str = r#"
         }
         content_by_lua_block { ngx.say("ok") }
     }
+    location /stored { content_by_lua_block {
+        local s = require("resty.session").open({ storage = "shm" })
+        s:set("name", ngx.var.arg_name)
+        ngx.say(s:save())
+    } }
+    location /stored_name { content_by_lua_block {
+        local s, err, exists = require("resty.session").open({ storage = "shm" })
+        ngx.say(exists and s:get("name") or err)
+    } }
+    location /late {
+        content_by_lua_block {
+            local session = require("resty.session")
+            local s = session.open({ storage = ngx.var.arg_storage })
+            s.info:set("seen", 1)
+            ngx.say("sent")
+            ngx.flush(true)
+            for _, method in ipairs { "save", "touch", "refresh", "info" } do
+                if method == "info" then
+                    ngx.say("info: ", s.info:save())
+                else
+                    ngx.say(method, ": ", s[method](s))
+                end
+            end
+            local _, err, exists, refreshed = session.start({ storage = ngx.var.arg_storage, idling_timeout = 9, touch_threshold = 0 })
+            ngx.say(err or "no error", " ", exists, " ", refreshed)
+            if ngx.var.arg_destroy then
+                ngx.say("destroy: ", s:destroy())
+            end
+        }
+        log_by_lua_block {
+            local _, err = require("resty.session").new():save()
+            ngx.shared.sessions:set("logged", err)
+        }
+    }
+    location /timer { content_by_lua_block {
+        local s, answer = require("resty.session").open({ storage = "shm" }), nil
+        local semaphore = require("ngx.semaphore").new()
+        assert(ngx.timer.at(0, function()
+            answer = { select(2, s:save()), s:destroy() }
+            semaphore:post()
+        end))
+        assert(semaphore:wait(5))
+        ngx.say(answer[1], " ", answer[2], "; ", ngx.shared.sessions:get("logged"))
+    } }
     location /cookie { content_by_lua_block {
         local s, err, exists = require("resty.session").open()
         ngx.say(exists and "a session" or err)
@@ -160,6 +204,76 @@ fn a_cookie_session_can_be_saved_in_header_filter() {
     assert_eq!(browser.get(nginx.url("/header_filter")), "ok");
     assert_eq!(browser.get(nginx.url("/get?key=saved+in")), "nil");
     assert_eq!(browser.get(nginx.url("/cookie")), "a session");
+}
+
+/// Saving after the header was sent would store a record that no cookie names, and end the one that the browser has.
+#[test]
+fn a_save_that_comes_too_late_is_refused_and_a_destroy_is_not() {
+    const SENT: &str = "session (the response header was sent already)";
+    let nginx = Nginx::start(&Site {
+        init: r#"require("resty.session").init({ secret = "http tests", idling_timeout = 0, stale_ttl = 1 })"#,
+        server: PROGRAM,
+        ..Site::default()
+    });
+    let browser = Browser::new();
+    assert_eq!(browser.get(nginx.url("/stored?name=Ada")), "true");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let refused = format!("save: nilunable to save {SENT}\ntouch: nilunable to touch {SENT}\nrefresh: true");
+    let due = format!("unable to refresh {SENT} true false");
+    assert_eq!(browser.get(nginx.url("/late?storage=shm")), format!("sent\n{refused}\ninfo: true\n{due}"));
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert_eq!(browser.get(nginx.url("/stored_name")), "Ada", "the record that the browser has lives on");
+    assert_eq!(
+        browser.get(nginx.url("/timer")),
+        format!(
+            "unable to save session (this phase has no response that could set a cookie) true; unable to save {SENT}"
+        )
+    );
+    assert_eq!(browser.get(nginx.url("/stored_name")), "unable to load session");
+
+    assert_eq!(browser.get(nginx.url("/stored?name=Grace")), "true");
+    let answer = browser.get(nginx.url("/late?storage=shm&destroy=1"));
+    assert!(answer.ends_with("\ndestroy: true"), "{answer}");
+    assert_eq!(browser.get(nginx.url("/stored_name")), "unable to load session");
+
+    browser.get(nginx.url("/destroy"));
+    assert_eq!(browser.get(nginx.url("/set?key=a&value=1")), "saved");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let answer = browser.get(nginx.url("/late?destroy=1"));
+    let refused =
+        format!("sent\n{refused}\ninfo: nilunable to save {SENT}\n{due}\ndestroy: nilunable to destroy {SENT}");
+    assert_eq!(answer, refused);
+    assert_eq!(browser.get(nginx.url("/get?key=a")), "1");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+#[test]
+fn cookies_are_read_and_hidden_by_their_exact_names() {
+    let nginx = nginx();
+    let set = |value: &str| {
+        let line = set_cookie(&nginx, &format!("/set?key=a&value={value}"), "x=y").remove(0);
+        line.split(['=', ';']).nth(1).unwrap().to_owned()
+    };
+    let (mine, theirs) = (set("mine"), set("theirs"));
+    let get = |path: &str, cookies: &[&str]| {
+        let request = ureq::get(nginx.url(path));
+        let request = cookies.iter().fold(request, |request, cookie| request.header("Cookie", *cookie));
+        request.call().unwrap().body_mut().read_to_string().unwrap().trim().to_owned()
+    };
+    for (cookies, expected) in [
+        (&[&*format!("session={mine}")][..], "mine"),
+        (&["a=1", &*format!("session={mine}")], "mine"),
+        (&[&*format!("Session={theirs}; a=1,session={theirs}; session={mine}")], "mine"),
+        (&[&*format!("session=junk; session={mine}; session={theirs}")], "mine"),
+        (&[&*format!("Session={theirs}; a=1,session={theirs}")], "missing session cookie"),
+    ] {
+        assert_eq!(get("/get?key=a", cookies), expected, "{cookies:?}");
+    }
+    let cookie = format!(
+        "Session={theirs}; a=1,session={theirs}; b=2; session={theirs}x; session={mine}; session4=AAAA; SESSION=spring"
+    );
+    assert_eq!(get("/hidden", &[&cookie]), "a=1; b=2; SESSION=spring 43 default");
+    assert_eq!(nginx.complaints(), [""; 0]);
 }
 
 #[test]
