@@ -131,8 +131,8 @@ local function build(configuration, base, make, parent, storage)
   if configuration.storage ~= nil then
     storage = storages.load(configuration.storage, configuration)
   end
-  local prepare, wait = storages.on_bridge(storage)
-  local profile, err = make(configuration, parent, storage and true or false, prepare and storage.native)
+  local native_storage, prepare, wait = storages.native(storage)
+  local profile, err = make(configuration, parent, storage and true or false, native_storage)
   if not profile then
     error(err, 0)
   end
@@ -198,9 +198,16 @@ local function carry(profile, task, ...)
   return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
 end
 
--- Why the storage can't be waited for, if it can't.
-local function problem_of(profile)
-  return profile.prepare and profile.prepare(profile.storage)
+-- The handle to run an act with, and why the storage can't be waited for, if it can't. An act asks a native storage by
+-- itself, unless the program has replaced a method of the storage's object: then the act calls the object's methods.
+local function handle_of(profile)
+  local storage = profile.storage
+  if not profile.prepare then
+    return profile.handle
+  elseif storages.is_original(storage) then
+    return profile.handle, profile.prepare(storage)
+  end
+  return profile.calling_handle
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -337,8 +344,9 @@ end
 -- Runs an act of the native module on an instance.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
+  local handle, problem = handle_of(self.profile)
   return take_over(self, now, false, carry(self.profile, act(
-    self.profile.handle, now, problem_of(self.profile), self.state == "open", self.remember, self.forget,
+    handle, now, problem, self.state == "open", self.remember, self.forget,
     meta.value, meta.ikm, self.remember_meta or nil, payload, self.data_index, info)))
 end
 
@@ -541,8 +549,9 @@ end
 function metatable:open()
   local profile, now = self.profile, time()
   local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
+  local handle, problem = handle_of(profile)
   return take_over(self, now, cookie or true, carry(profile, native.instance.open(
-    profile.handle, now, cookie, problem_of(profile), audience, self.remember)))
+    handle, now, cookie, problem, audience, self.remember)))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -676,8 +685,8 @@ local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
   local self = new_instance(profile)
   local cookie = var[profile.cookie_variable]
-  local ok, err = take_over(self, now, cookie or true, carry(profile, act(
-    profile.handle, now, cookie, problem_of(profile))))
+  local handle, problem = handle_of(profile)
+  local ok, err = take_over(self, now, cookie or true, carry(profile, act(handle, now, cookie, problem)))
   self.data = self.data or { new_entry(profile) }
   return self, ok, err
 end
@@ -715,8 +724,8 @@ end
 
 local function end_session(act, configuration)
   local profile = resolve(configuration)
-  return finish(carry(profile, act(
-    profile.handle, time(), var[profile.cookie_variable], problem_of(profile))))
+  local handle, problem = handle_of(profile)
+  return finish(carry(profile, act(handle, time(), var[profile.cookie_variable], problem)))
 end
 
 --- Logs the configured audience out of the request's session.

@@ -7,6 +7,7 @@
 -- @module resty.session.shm
 -- @license BSD-2-Clause
 
+local storages = require "resty.session.storages"
 local utils = require "resty.session.utils"
 
 local get_name = utils.get_name
@@ -236,6 +237,8 @@ function metatable:read_metadata(name, audience, subject, current_time)
   end
   return sessions
 end
+
+storages.keep_originals(metatable)
 
 local shm = {}
 
