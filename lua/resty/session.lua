@@ -10,7 +10,7 @@
 
 local native = require "resty.session.native"
 local storages = require "resty.session.storages"
-local json = require("cjson.safe").new()
+local json = require "resty.session.json"
 
 local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
 local header, var = ngx.header, ngx.var
@@ -267,8 +267,9 @@ local function live(self, problem)
   end
 end
 
-local function convert(direction, convert_json, what, value)
-  local result, cause = convert_json(value)
+-- `levels` of the tables in a result are the session's own; the others hold what a program stored.
+local function convert(direction, convert_json, what, value, levels)
+  local result, cause = convert_json(value, levels)
   if result == nil then
     return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
   end
@@ -298,9 +299,9 @@ end
 -- given, false for others.
 local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, subject, info, remembered)
   if payload then
-    local data, problem = convert("decode", json.decode, "data", payload)
+    local data, problem = convert("decode", json.decode, "data", payload, type(index) == "string" and 1 or 3)
     if info and not problem then
-      info, problem = convert("decode", json.decode, "info", info)
+      info, problem = convert("decode", json.decode, "info", info, 2)
     end
     if problem then
       respond(lines, warning)
