@@ -17,6 +17,8 @@ local header, var = ngx.header, ngx.var
 local log, time = ngx.log, ngx.time
 
 local band = require("bit").band
+local encode_part, decode_part = json.encode_part, json.decode_part
+local handle_of = storages.handle_of
 
 local HEADERS = native.HEADERS
 local OPTIONS = native.OPTIONS
@@ -198,18 +200,6 @@ local function carry(profile, task, ...)
   return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
 end
 
--- The handle to run an act with, and why the storage can't be waited for, if it can't. An act asks a native storage by
--- itself, unless the program has replaced a method of the storage's object: then the act calls the object's methods.
-local function handle_of(profile)
-  local storage = profile.storage
-  if not profile.prepare then
-    return profile.handle
-  elseif storages.is_original(storage) then
-    return profile.handle, profile.prepare(storage)
-  end
-  return profile.calling_handle
-end
-
 -- Instances ----------------------------------------------------------------------------------------------------------
 
 local NO_META = {}
@@ -267,15 +257,6 @@ local function live(self, problem)
   end
 end
 
--- `levels` of the tables in a result are the session's own; the others hold what a program stored.
-local function convert(direction, convert_json, what, value, levels)
-  local result, cause = convert_json(value, levels)
-  if result == nil then
-    return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
-  end
-  return result
-end
-
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
 -- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
@@ -299,9 +280,9 @@ end
 -- given, false for others.
 local function take_over(self, now, opens, err, _, lines, warning, key, value, payload, index, subject, info, remembered)
   if payload then
-    local data, problem = convert("decode", json.decode, "data", payload, type(index) == "string" and 1 or 3)
+    local data, problem = decode_part("data", payload, type(index) == "string" and 1 or 3)
     if info and not problem then
-      info, problem = convert("decode", json.decode, "info", info, 2)
+      info, problem = decode_part("info", info, 2)
     end
     if problem then
       respond(lines, warning)
@@ -339,7 +320,7 @@ local function encode_info(self, without)
   if not info or next(info) == nil then
     return nil
   end
-  return convert("encode", json.encode, "info", info)
+  return encode_part("info", info)
 end
 
 -- Runs an act of the native module on an instance.
@@ -353,7 +334,7 @@ end
 
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
 local function perform_save(self, act, leaving, perhaps)
-  local payload, err = convert("encode", json.encode, "data", self.data)
+  local payload, err = encode_part("data", self.data)
   local info, problem = encode_info(self, leaving)
   if err and not perhaps or problem then
     return nil, err or problem
@@ -593,7 +574,7 @@ end
 function metatable:destroy()
   live(self, "unable to destroy closed session")
   -- The data say whose metadata go; a session whose data can't be encoded is destroyed all the same.
-  return becomes(self, "closed", perform(self, native.instance.destroy, (convert("encode", json.encode, "data", self.data))))
+  return becomes(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
 end
 
 --- Closes the instance; the session itself lives on.

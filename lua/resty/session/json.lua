@@ -125,4 +125,32 @@ end
 
 json.encode, json.decode = json.new(require "cjson.safe")
 
+local function part(result, cause, direction, what)
+  if result == nil then
+    return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
+  end
+  return result
+end
+
+--- Encodes a part of a session.
+-- @tparam string what the part: `data` or `info`
+-- @param value
+-- @treturn string|nil text
+-- @treturn string|nil an error that names the part
+function json.encode_part(what, value)
+  local text, err = json.encode(value)
+  return part(text, err, "encode", what)
+end
+
+--- Decodes a part of a session.
+-- @tparam string what the part: `data` or `info`
+-- @tparam string text
+-- @tparam number levels see `new`: that many are the session's own, the others hold what a program stored
+-- @return the value, or nil
+-- @treturn string|nil an error that names the part
+function json.decode_part(what, text, levels)
+  local value, err = json.decode(text, levels)
+  return part(value, err, "decode", what)
+end
+
 return json

@@ -87,14 +87,28 @@ local function originals_of(storage)
   end
 end
 
---- Whether a storage of ours has all the methods that acts call as they were made. It does not when a program has replaced
+-- Whether a storage of ours has all the methods that acts call as they were made. It does not when a program has replaced
 -- one in the object or in the metatable, or has replaced the metatable.
--- @tparam table storage
--- @treturn boolean
-function storages.is_original(storage)
+local function is_original(storage)
   local original = originals_of(storage)
   return original ~= nil
      and storage.get == original.get and storage.set == original.set and storage.delete == original.delete
+end
+
+--- The native handle to run an act with. An act asks a native storage by itself, unless the program has replaced a method of
+-- the storage's object: then the act calls the object's methods.
+-- @tparam table profile of a configuration: `storage`, `handle`, and where the storage is on the bridge `calling_handle`
+-- and `prepare`
+-- @return the handle
+-- @treturn string|nil why the native storage can't be waited for
+function storages.handle_of(profile)
+  local storage = profile.storage
+  if not profile.prepare then
+    return profile.handle
+  elseif is_original(storage) then
+    return profile.handle, profile.prepare(storage)
+  end
+  return profile.calling_handle
 end
 
 -- Writes a record anew by a storage that is not asked natively: if it is there, where the storage has a way to do that. A
