@@ -154,23 +154,37 @@ describe("shared memory", function()
       end
     end
     assert.equal(1, #log)
-    assert.matches("zone sessions is full; .* unused longest: 1, sessions that could not be listed: 0", log[1])
+    assert.matches("lua_shared_dict sessions: .* the zone is full: 1, sessions that could not be listed: 0$", log[1])
+  end)
+
+  it("saves a session that it can't list, and says so", function()
+    local offset = 5000
+    ngx.now = function() return real_now() + offset end -- luacheck: ignore
+    storage.dict = setmetatable({ rpush = function() return nil, "no memory" end }, { __index = function(_, method)
+      return function(_, ...) return dict[method](dict, ...) end
+    end })
+    local k = save("ada")
+    ngx.now = real_now -- luacheck: ignore
+    storage.dict = dict
+    assert.equal("v", storage:get(NAME, k))
+    assert.same({}, sessions("ada"))
+    assert.matches("sessions that could not be listed: [1-9]%d*$", log[1])
   end)
 
   it("warns again after a while, with a count", function()
-    local offset = 1000
+    local offset = 10000
     ngx.now = function() return real_now() + offset end -- luacheck: ignore
     local full = ("x"):rep(1500)
     for _ = 1, 1000 do
       save("ada", nil, full)
     end
     assert.equal(1, #log)
-    offset = 1061
+    offset = 10061
     save("ada", nil, full)
     save("ada", nil, full)
     ngx.now = real_now -- luacheck: ignore
     assert.equal(2, #log)
-    assert.is_true(tonumber(log[2]:match("unused longest: (%d+)")) > 100)
+    assert.is_true(tonumber(log[2]:match("full: (%d+)")) > 100)
   end)
 
   it("reads what lua-resty-session wrote, and writes what it reads", function()

@@ -12,7 +12,8 @@ local native = require "resty.session.native"
 local storages = require "resty.session.storages"
 local json = require "resty.session.json"
 
-local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
+local request = ngx.req or {}
+local clear_request_header, set_request_header = request.clear_header, request.set_header
 local header, var = ngx.header, ngx.var
 local log, time = ngx.log, ngx.time
 
@@ -326,7 +327,7 @@ end
 -- Runs an act of the native module on an instance.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
-  local handle, problem = handle_of(self.profile)
+  local handle, problem = handle_of(self.profile, header)
   return take_over(self, now, false, carry(self.profile, act(
     handle, now, problem, self.state == "open", self.remember, self.forget,
     meta.value, meta.ikm, self.remember_meta or nil, payload, self.data_index, info)))
@@ -530,8 +531,8 @@ end
 -- @treturn string error
 function metatable:open()
   local profile, now = self.profile, time()
+  local handle, problem = handle_of(profile, header)
   local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
-  local handle, problem = handle_of(profile)
   return take_over(self, now, cookie or true, carry(profile, native.instance.open(
     handle, now, cookie, problem, audience, self.remember)))
 end
@@ -665,9 +666,9 @@ end
 -- Opens the request's session by a native function. Answers the instance, whether all went well, and the error.
 local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
+  local handle, problem = handle_of(profile, header)
   local self = new_instance(profile)
   local cookie = var[profile.cookie_variable]
-  local handle, problem = handle_of(profile)
   local ok, err = take_over(self, now, cookie or true, carry(profile, act(handle, now, cookie, problem)))
   self.data = self.data or { new_entry(profile) }
   return self, ok, err
@@ -706,7 +707,7 @@ end
 
 local function end_session(act, configuration)
   local profile = resolve(configuration)
-  local handle, problem = handle_of(profile)
+  local handle, problem = handle_of(profile, header)
   return finish(carry(profile, act(handle, time(), var[profile.cookie_variable], problem)))
 end
 

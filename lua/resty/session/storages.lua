@@ -35,6 +35,12 @@ local MODULE = {
   shm = "resty.session.shm",
 }
 
+-- Phases that have no request.
+local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
+
+local get_phase = ngx.get_phase
+local response_header = ngx.header
+
 local storages = {}
 
 --- The part of a session's configuration that is a storage's own.
@@ -99,10 +105,18 @@ end
 -- the storage's object: then the act calls the object's methods.
 -- @tparam table profile of a configuration: `storage`, `handle`, and where the storage is on the bridge `calling_handle`
 -- and `prepare`
+-- @param header the response's headers: what `ngx.header` is, or what a program's tests put in its place
 -- @return the handle
 -- @treturn string|nil why the native storage can't be waited for
-function storages.handle_of(profile)
+-- @raise a string where there can be no session: in a stream block, and, before a storage is asked for one, without a
+-- request
+function storages.handle_of(profile, header)
   local storage = profile.storage
+  if not header then
+    error("sessions need nginx's http subsystem: a stream block has no cookies, it can only use storages", 0)
+  elseif storage and header == response_header and WITHOUT_REQUEST[get_phase()] then
+    error("sessions need a request: there is none in the " .. get_phase() .. " phase", 0)
+  end
   if not profile.prepare then
     return profile.handle
   elseif is_original(storage) then
