@@ -59,7 +59,7 @@ describe("redis", function()
 
   replaced(function()
     return require("resty.session.redis").new(REDIS)
-  end)
+  end, true)
 
   it("renews its password in a method that a program has replaced", function()
     local limited = { port = tonumber(ngx.var.arg_limited), username = "sessions", password = "old" }

@@ -1,5 +1,6 @@
 -- What sessions must do when a program replaces methods of a storage object of ours:
--- `require("spec.replaced")(make)` in a `describe`, where `make()` makes the storage anew.
+-- `require("spec.replaced")(make, refreshes)` in a `describe`, where `make()` makes the storage anew. Refreshing takes some
+-- seconds.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -64,7 +65,7 @@ local WAYS = {
   end,
 }
 
-return function(make)
+return function(make, refreshes)
   local spec = getfenv(2) -- busted gives its functions to spec files only
   local it, assert = spec.it, spec.assert
   local browser
@@ -162,19 +163,32 @@ return function(make)
       assert(ok, err)
     end)
 
-    it("refreshes with them", function()
-      local storage = make()
-      local calls, methods = counting(storage)
-      local options = { storage = storage }
-      ngx.sleep(1 - ngx.now() % 1) -- so that four whole seconds pass below, not five
-      local s = session.new(options)
-      assert(s:save())
-      browser:next()
-      put(methods, storage)
-      ngx.sleep(4.1)
-      ngx.update_time()
-      assert.is_true((select(4, session.start(support.with(options, { rolling_timeout = 4 })))))
-      assert.same({ get = 1, set = 1, delete = 0 }, calls)
+    if refreshes then
+      it("refreshes with them", function()
+        local storage = make()
+        local calls, methods = counting(storage)
+        local options = { storage = storage }
+        ngx.sleep(1 - ngx.now() % 1) -- so that four whole seconds pass below, not five
+        local s = session.new(options)
+        assert(s:save())
+        browser:next()
+        put(methods, storage)
+        ngx.sleep(4.1)
+        ngx.update_time()
+        assert.is_true((select(4, session.start(support.with(options, { rolling_timeout = 4 })))))
+        assert.same({ get = 1, set = 1, delete = 0 }, calls)
+      end)
+    end
+
+    it("leaves other storages alone when methods are replaced in a metatable", function()
+      local storage, other = make(), require("resty.session.memcached").new()
+      local meta, get = getmetatable(storage), other.get
+      local former = meta.get
+      meta.get = function() end
+      local other_get, fresh = other.get, make().get
+      meta.get = former
+      assert.equal(get, other_get)
+      assert.not_equal(former, fresh)
     end)
 
     it("uses fields that are assigned later", function()

@@ -100,7 +100,21 @@ function metatable:read_metadata(name, audience, subject, current_time)
   return run(self, "read_metadata", name, audience, subject, current_time or ngx.time())
 end
 
-storages.keep_originals(metatable)
+local metatables = {} -- by the native function that makes the storage
+
+-- The metatable of a storage's objects. Each storage has its own, since programs replace methods there.
+local function metatable_of(make)
+  if not metatables[make] then
+    local own = {}
+    for name, method in pairs(metatable) do
+      own[name] = method
+    end
+    own.__index = own
+    storages.keep_originals(own)
+    metatables[make] = own
+  end
+  return metatables[make]
+end
 
 local bridged = {}
 
@@ -127,7 +141,7 @@ function bridged.new(make, configuration)
     configuration = own,
     make = make,
     native = native,
-  }, metatable)
+  }, metatable_of(make))
   storages.register(storage)
   return storage
 end
