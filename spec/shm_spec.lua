@@ -205,6 +205,18 @@ describe("shared memory", function()
     assert.same({ [a] = now + 70, [d] = now + 60 }, utils.meta_get_latest(table.concat(items), now))
   end)
 
+  it("reads the time of every item as it was written", function()
+    local expected, now = {}, ngx.time()
+    for i = 0, 39 do
+      for _, expiry in ipairs { 2 ^ i, 2 ^ i - 1, 2 ^ 40 - 1 - 2 ^ i, now + 2 ^ i } do
+        local k = key()
+        dict:rpush(list_of("ada"), utils.meta_get_value(k, expiry))
+        expected[k] = expiry > now and expiry < 2 ^ 40 and expiry or nil
+      end
+    end
+    assert.same(expected, sessions("ada"))
+  end)
+
   it("keeps a list that lives for ever, or longer", function()
     dict:rpush(list_of("ever"), utils.meta_get_value(key(), ngx.time() + 1000))
     save("ever")
