@@ -47,14 +47,77 @@ return function(make, tells)
     assert.same({ true }, { storage:delete(NAME, key(), ngx.time()) })
   end)
 
-  it("forgets when the time is over", function()
-    local k = key()
-    assert(storage:set(NAME, k, "v", 1, ngx.time()))
-    assert.equal("v", storage:get(NAME, k, ngx.time()))
+  it("forgets when the time is over, which is at least a second, and whole seconds", function()
+    local keys = {}
+    for i, ttl in ipairs { 0, 0.5, 1, 1.9, "1" } do
+      keys[i] = key()
+      assert.same({ true }, { storage:set(NAME, keys[i], "v", ttl, ngx.time()) })
+      assert.equal("v", storage:get(NAME, keys[i], ngx.time()))
+    end
     wait(2.1)
-    assert.is_nil((storage:get(NAME, k, ngx.time())))
-    local ok = storage:set(NAME, key(), "new", 60, ngx.time(), k, 10, nil, true)
+    for i = 1, #keys do
+      assert.is_nil((storage:get(NAME, keys[i], ngx.time())))
+    end
+    local ok = storage:set(NAME, key(), "new", 60, ngx.time(), keys[1], 10, nil, true)
     assert.equal(tells == false or nil, ok, "what has expired is gone")
+  end)
+
+  it("refuses arguments that are not valid, and stores nothing", function()
+    local k, now = key(), ngx.time()
+    local function refused(...)
+      local ok, err = ...
+      assert.is_nil(ok)
+      assert.matches("^invalid argument %([^\n]+%)$", err)
+    end
+    for _, bad in ipairs { -1, 0 / 0, 1 / 0, "soon", {}, true } do
+      refused(storage:set(NAME, k, "v", bad, now))
+      refused(storage:set(NAME, k, "v", 60, bad))
+      refused(storage:set(NAME, k, "v", 60, now, key(), bad))
+      refused(storage:__update(NAME, k, "v", bad, now))
+      refused(storage:delete(NAME, k, bad))
+      refused(storage:read_metadata(NAME, "a", "s", bad))
+    end
+    refused(storage:set(NAME, k, "v", nil, now))
+    for _, bad in ipairs { {}, true } do
+      refused(storage:set(bad, k, "v", 60, now))
+      refused(storage:set(NAME, bad, "v", 60, now))
+      refused(storage:set(NAME, k, bad, 60, now))
+      refused(storage:set(NAME, k, "v", 60, now, bad, 10))
+      refused(storage:set(NAME, k, "v", 60, now, nil, nil, { audiences = { bad }, subjects = { "s" } }))
+      refused(storage:get(bad, k, now))
+      refused(storage:get(NAME, bad, now))
+      refused(storage:delete(bad, k, now))
+      refused(storage:delete(NAME, bad, now))
+      refused(storage:read_metadata(bad, "a", "s", now))
+      refused(storage:read_metadata(NAME, bad, "s", now))
+      refused(storage:read_metadata(NAME, "a", bad, now))
+    end
+    for _, metadata in ipairs { {}, { audiences = { "a" } }, { audiences = true, subjects = { "s" } } } do
+      refused(storage:set(NAME, k, "v", 60, now, nil, nil, metadata))
+      refused(storage:delete(NAME, k, now, metadata))
+    end
+    refused(storage:set(NAME, nil, "v", 60, now))
+    refused(storage:set(NAME, k, nil, 60, now))
+    refused(storage:get(NAME, nil, now))
+    refused(storage:delete(NAME, nil, now))
+    refused(storage:read_metadata(NAME, "a", nil, now))
+    assert.same({}, { storage:get(NAME, k, now) })
+  end)
+
+  it("works without the arguments that may be left out", function()
+    local old, k, metadata = key(), key(), owners(1, key())
+    assert.same({ true }, { storage:set(NAME, old, "old", 60) })
+    assert.same({ true }, { storage:set(NAME, k, "v", 60, nil, old, nil, metadata) })
+    assert.is_nil((storage:get(NAME, old)))
+    assert.equal("v", storage:get(NAME, k))
+    assert.is_near(ngx.time() + 60, storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1])[k], 2)
+    for _, none in ipairs { k, "" } do -- it replaces itself, or nothing
+      assert.same({ true }, { storage:set(NAME, k, "w", 60, nil, none, 0, metadata) })
+      assert.equal("w", storage:get(NAME, k))
+      assert.is_number(storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1])[k])
+    end
+    assert.same({ true }, { storage:delete(NAME, k, nil, metadata) })
+    assert.same({}, storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1]))
   end)
 
   it("keeps the old record for stale_ttl, and no longer than it would have lived", function()

@@ -5,6 +5,8 @@ local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
+local replaced = require "spec.replaced"
+local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 
@@ -55,6 +57,29 @@ describe("redis", function()
     ["invalid redis nodes (each must be { host = …, port = … })"] = { nodes = { "localhost" } },
     ["invalid redis role (\"master\" or \"slave\" expected)"] = { sentinels = SENTINEL.sentinels, role = "king" },
   })
+
+  replaced(function()
+    return require("resty.session.redis").new(REDIS)
+  end, true)
+
+  it("renews its password in a method that a program has replaced", function()
+    local limited = { port = tonumber(ngx.var.arg_limited), username = "sessions", password = "old" }
+    local storage = require("resty.session.redis").new(support.with(REDIS, limited))
+    support.browser()
+    local s = session.new({ storage = storage })
+    assert.is_nil((s:save()))
+    local set = storage.set
+    storage.set = function(self, ...)
+      self.password = "secret"
+      return set(self, ...)
+    end
+    assert.same({ true }, { s:save() })
+    storage.set = nil
+    assert.same({ true }, { s:save() })
+    storage.password = "old"
+    assert.is_nil((s:save()))
+    support.restore()
+  end)
 
   it("has modules by the storages' names", function()
     assert.is_table(require "resty.session.redis-cluster")

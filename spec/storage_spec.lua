@@ -1,5 +1,6 @@
 local contract = require "spec.contract"
 local names = require "spec.names"
+local replaced = require "spec.replaced"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
@@ -333,4 +334,5 @@ describe("shm", function()
   contract(make)
   names(make)
   sessions({ storage = "shm" })
+  replaced(make)
 end)

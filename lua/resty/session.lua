@@ -11,10 +11,11 @@
 local native = require "resty.session.native"
 local http = require "resty.session.http"
 local storages = require "resty.session.storages"
-local json = require("cjson.safe").new()
+local json = require "resty.session.json"
 
 local respond, time = http.respond, ngx.time
 local band = require("bit").band
+local encode_part, decode_part = json.encode_part, json.decode_part
 
 local HEADERS = native.HEADERS
 local OPTIONS = native.OPTIONS
@@ -129,8 +130,8 @@ local function build(configuration, base, make, parent, storage)
   if configuration.storage ~= nil then
     storage = storages.load(configuration.storage, configuration)
   end
-  local prepare, wait = storages.on_bridge(storage)
-  local profile, err = make(configuration, parent, storage and true or false, prepare and storage.native)
+  local native_storage, prepare, wait = storages.native(storage)
+  local profile, err = make(configuration, parent, storage and true or false, native_storage)
   if not profile then
     error(err, 0)
   end
@@ -167,6 +168,12 @@ end
 
 -- Acts ------------------------------------------------------------------------------------------------------------
 
+-- The native handle to run an act with, and why the storage can't be waited for, if it can't.
+local function handle_of(profile)
+  http.check()
+  return storages.handle_of(profile)
+end
+
 -- Asks the storage what the native task needs, until the act is done. A storage on the bridge was asked already.
 local function carry(profile, task, ...)
   if not task then
@@ -175,11 +182,6 @@ local function carry(profile, task, ...)
     return carry(profile, native.go_on(task, profile.wait(task, (...))))
   end
   return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
-end
-
--- Why the storage can't be waited for, if it can't.
-local function problem_of(profile)
-  return profile.prepare and profile.prepare(profile.storage)
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -249,14 +251,6 @@ local function live(self, problem)
   end
 end
 
-local function convert(direction, convert_json, what, value)
-  local result, cause = convert_json(value)
-  if result == nil then
-    return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
-  end
-  return result
-end
-
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
 -- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
@@ -281,9 +275,9 @@ end
 local function take_over(self, now, opens, err, _, lines, warning, key, value, value_end, payload, index, subject, info,
                          remembered, known_at)
   if payload then
-    local data, problem = convert("decode", json.decode, "data", payload)
+    local data, problem = decode_part("data", payload, type(index) == "string" and 1 or 3)
     if info and not problem then
-      info, problem = convert("decode", json.decode, "info", info)
+      info, problem = decode_part("info", info, 2)
     end
     if problem then
       respond(lines, warning)
@@ -331,21 +325,22 @@ local function encode_info(self, without)
   if not info then
     return nil
   end
-  return convert("encode", json.encode, "info", info)
+  return encode_part("info", info)
 end
 
 -- Runs an act of the native module on an instance. Returns the error, if there is one.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
+  local handle, problem = handle_of(self.profile)
   return take_over(self, now, false, carry(self.profile, act(
-    self.profile.handle, now, http.any_cookies(), http.unsendable(), problem_of(self.profile),
+    handle, now, http.any_cookies(), http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info)))
 end
 
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
 local function perform_save(self, act, leaving, perhaps)
-  local payload, err = convert("encode", json.encode, "data", self.data)
+  local payload, err = encode_part("data", self.data)
   local info, problem = encode_info(self, leaving)
   return (not perhaps and err) or problem or perform(self, act, payload, info)
 end
@@ -535,9 +530,10 @@ end
 -- @treturn string error
 function metatable:open()
   local profile, now, audience = self.profile, time(), tostring(self.data[self.data_index][2])
+  local handle, problem = handle_of(profile)
   local cookies = http.cookies()
   return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
-    profile.handle, now, cookies, http.unsendable(), problem_of(profile), audience, self.remember))))
+    handle, now, cookies, http.unsendable(), problem, audience, self.remember))))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -578,7 +574,7 @@ end
 function metatable:destroy()
   live(self, "unable to destroy closed session")
   -- The data say whose metadata go; a session whose data can't be encoded is destroyed all the same.
-  return becomes(self, "closed", perform(self, native.instance.destroy, (convert("encode", json.encode, "data", self.data))))
+  return becomes(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
 end
 
 --- Closes the instance; the session itself lives on.
@@ -660,9 +656,10 @@ end
 -- Opens the request's session by a native function. Returns the instance, and the error, if there is one.
 local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
+  local handle, problem = handle_of(profile)
   local self, cookies = new_instance(profile), http.cookies()
   local err = take_over(self, now, cookies or true, carry(profile, act(
-    profile.handle, now, cookies, http.unsendable(), problem_of(profile))))
+    handle, now, cookies, http.unsendable(), problem)))
   self.data = self.data or { new_entry(profile) }
   return self, err
 end
@@ -700,8 +697,8 @@ end
 
 local function end_session(act, configuration)
   local profile = resolve(configuration)
-  return finish(carry(profile, act(
-    profile.handle, time(), http.cookies(), http.unsendable(), problem_of(profile))))
+  local handle, problem = handle_of(profile)
+  return finish(carry(profile, act(handle, time(), http.cookies(), http.unsendable(), problem)))
 end
 
 --- Logs the configured audience out of the request's session.

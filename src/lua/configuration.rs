@@ -76,7 +76,8 @@ fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
     })
 }
 
-/// What the shim needs to know of a configuration, and the handle to give back with every act.
+/// What the shim needs to know of a configuration, and the handle to give back with every act. For a storage on the
+/// bridge there is a second handle, whose acts call the storage's methods in Lua.
 fn describe(
     lua: &Lua,
     configuration: Result<Configuration, Error>,
@@ -101,7 +102,13 @@ fn describe(
         ikms.raw_push(lua.create_string(key.ikm())?)?;
     }
     table.set("ikms", ikms)?;
-    let storage = storage.map(|storage| storage.clone());
-    table.set("handle", Handle { configuration: Rc::new(configuration), storage })?;
+    let configuration = Rc::new(configuration);
+    if let Some(storage) = storage {
+        let storage = Some(storage.clone());
+        table.set("calling_handle", Handle { configuration: configuration.clone(), storage: None })?;
+        table.set("handle", Handle { configuration, storage })?;
+    } else {
+        table.set("handle", Handle { configuration, storage: None })?;
+    }
     Ok(answer(Ok::<_, Error>(table)))
 }

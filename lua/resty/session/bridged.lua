@@ -4,35 +4,43 @@
 -- @module resty.session.bridged
 -- @license BSD-2-Clause
 
+local storages = require "resty.session.storages"
 local waiting = require "resty.session.waiting"
 
----@class resty.session.bridged
----@field username string? may be assigned later, as `password`: the next operation uses what is there
+---@class resty.session.bridged Its fields may be assigned later: the next operation uses what they hold then
+---@field username string?
 ---@field password string?
+---@field prefix string?
+---@field suffix string?
 local metatable = {}
 metatable.__index = metatable
 
--- Has the native storage use the credentials as they are now. Answers an error.
-local function use_credentials(self)
-  if self.username ~= self.used_username or self.password ~= self.used_password then
-    self.configuration.username, self.configuration.password = self.username, self.password
-    local _, err = self.make(self.configuration, self.native)
-    if err then
-      return err
-    end
-    self.used_username, self.used_password = self.username, self.password
+-- Makes the native storage use the fields as they are now. Returns an error, or nil.
+local function use_fields(self)
+  local used = self.used
+  if self.username == used.username and self.password == used.password
+     and self.prefix == used.prefix and self.suffix == used.suffix then
+    return nil
   end
+  local configuration = self.configuration
+  configuration.username, configuration.password = self.username, self.password
+  configuration.prefix, configuration.suffix = self.prefix, self.suffix
+  local _, err = self.make(configuration, self.native)
+  if err then
+    return err
+  end
+  used.username, used.password, used.prefix, used.suffix = self.username, self.password, self.prefix, self.suffix
 end
 
--- What a session has to do before its acts ask the native storage by themselves. Answers an error.
+-- What a session has to do before its acts ask the native storage by themselves. Returns an error, or nil.
 function metatable.__prepare(self)
-  return use_credentials(self) or waiting.prepare()
+  return use_fields(self) or waiting.prepare()
 end
 
 metatable.__wait = waiting.wait
 
 local function run(self, method, ...)
-  local err = use_credentials(self)
+  local err = use_fields(self)
   if err then
     return nil, err
   end
@@ -93,6 +101,22 @@ function metatable:read_metadata(name, audience, subject, current_time)
   return run(self, "read_metadata", name, audience, subject, current_time or ngx.time())
 end
 
+local metatables = {} -- by the native function that makes the storage
+
+-- The metatable of a storage's objects. Each storage has its own, since programs replace methods there.
+local function metatable_of(make)
+  if not metatables[make] then
+    local own = {}
+    for name, method in pairs(metatable) do
+      own[name] = method
+    end
+    own.__index = own
+    storages.keep_originals(own)
+    metatables[make] = own
+  end
+  return metatables[make]
+end
+
 local bridged = {}
 
 --- Makes a storage.
@@ -109,17 +133,18 @@ function bridged.new(make, configuration)
   if not native then
     error(err, 0)
   end
-  return setmetatable({
+  local storage = setmetatable({
     prefix = own.prefix,
     suffix = own.suffix,
     username = own.username,
     password = own.password,
-    used_username = own.username,
-    used_password = own.password,
+    used = { username = own.username, password = own.password, prefix = own.prefix, suffix = own.suffix },
     configuration = own,
     make = make,
     native = native,
-  }, metatable)
+  }, metatable_of(make))
+  storages.register(storage)
+  return storage
 end
 
 return bridged

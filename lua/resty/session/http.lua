@@ -6,9 +6,13 @@
 
 local native = require "resty.session.native"
 
-local clear_request_header, set_request_header = ngx.req.clear_header, ngx.req.set_header
+local request = ngx.req or {} -- stream blocks have none
+local clear_request_header, set_request_header = request.clear_header, request.set_header
 local header, var = ngx.header, ngx.var
-local log = ngx.log
+local log, get_phase = ngx.log, ngx.get_phase
+
+-- Phases that have no request.
+local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
 
 local http = {}
 
@@ -28,8 +32,12 @@ end
 
 --- Returns the request's Cookie header.
 -- @treturn string|nil
--- @raise nginx's own error in a phase that has no request
+-- @raise a string in a phase that has no request
 function http.cookies()
+  local phase = get_phase()
+  if WITHOUT_REQUEST[phase] and not var_is_replaced then
+    error("sessions need a request: there is none in the " .. phase .. " phase", 0)
+  end
   return var_is_replaced and named_cookies() or var.http_cookie
 end
 
@@ -38,6 +46,14 @@ end
 function http.any_cookies()
   local ok, cookies = pcall(http.cookies)
   return ok and cookies or nil
+end
+
+--- Raises an error in a stream block, where there can be no session.
+-- @raise a string
+function http.check()
+  if not header then
+    error("sessions need nginx's http subsystem: a stream block has no cookies, it can only use storages", 0)
+  end
 end
 
 local function headers_sent()

@@ -1,199 +1,397 @@
 ---
 -- Sessions in nginx's shared memory: the workers of one nginx see them, and they live until nginx restarts.
 --
--- A record is an entry whose time to live is the session's. Metadata is a list of `key:expiry;` items an audience and
--- subject; see `resty.session.utils`.
+-- A record is an entry whose time to live is the session's. Metadata is a list of items for each audience and subject:
+-- `key:expiry;` notes a session, `key;` says that it has ended or was replaced; see `resty.session.utils`. Of each key, the
+-- last item counts. Nobody can look into a list without taking items out, so a list is tidied up in two ways: a write looks
+-- at a few items, whatever the list's length is, and a reader takes out all of them.
 --
 -- @module resty.session.shm
 -- @license BSD-2-Clause
 
+local storages = require "resty.session.storages"
 local utils = require "resty.session.utils"
 
-local get_name = utils.get_name
-local meta_get_value = utils.meta_get_value
+local decode_base64url, bunpack = utils.decode_base64url, utils.bunpack
+local get_name, meta_get_value = utils.get_name, utils.meta_get_value
+local floor, max, min = math.floor, math.max, math.min
+local time = ngx.time
 
--- How many lists one in this many writes tidies up: a list in use is short anyway.
-local TIDY_ONE_IN = 10
+-- How many items a write looks at. It adds two at most, so that a list in use holds about as many items that are of no use
+-- any more as sessions, at most.
+local TIDY_ITEMS = 4
 -- A list that is tidied is locked. Nobody waits between locking and unlocking, so it is never for long; a lock that a
 -- worker left behind when it was killed is gone after so many seconds.
 local LOCK_TIME = 0.2
 local LOCK_SUFFIX = "\0" -- no name of an entry ends with it
+local ROOM = "\0room" -- the name of an entry that makes room, and is deleted at once
+-- The flags of a record that another has replaced: it lives on for a while, but is not listed.
+local REPLACED = 1
+-- The largest number in the five bytes of an item's expiry.
+local LATEST = 2 ^ 40 - 1
+-- A time to live of 0 would be for ever. The dictionary counts milliseconds.
+local SHORTEST = 0.001
+-- A worker warns of a full zone at most once in so many seconds.
+local WARNING_INTERVAL = 60
 
 ---@class resty.session.shm
 ---@field prefix string?
 ---@field suffix string?
+---@field zone string
 ---@field dict table
 local metatable = {}
 metatable.__index = metatable
 
+-- Arguments ----------------------------------------------------------------------------------------------------------
+
+local function invalid(what, expected, value)
+  return "invalid argument (" .. what .. ": " .. expected .. " expected, got "
+         .. (type(value) == "number" and tostring(value) or type(value)) .. ")"
+end
+
+-- A number of seconds without its fraction, or nil and an error.
+local function seconds(what, value)
+  local number = tonumber(value)
+  if not number or number < 0 or number ~= number or number == math.huge then
+    return nil, invalid(what, "number that is not negative", value)
+  end
+  return min(floor(number), LATEST)
+end
+
+local function is_text(value)
+  return type(value) == "string" or type(value) == "number"
+end
+
+-- What is wrong with the arguments that name a record, if anything.
+local function problem_of_name(name, key)
+  if not is_text(name) then
+    return invalid("name", "string", name)
+  elseif not is_text(key) then
+    return invalid("key", "string", key)
+  end
+end
+
+-- The names of the lists that metadata speaks of, or nil and an error.
+local function lists_of(self, name, metadata)
+  local lists = {}
+  if type(metadata) ~= "table" then
+    return lists
+  end
+  local audiences, subjects = metadata.audiences, metadata.subjects
+  if type(audiences) ~= "table" or type(subjects) ~= "table" then
+    return nil, invalid("metadata", "{ audiences = {...}, subjects = {...} }", metadata)
+  end
+  for i = 1, min(#audiences, #subjects) do
+    if not is_text(audiences[i]) or not is_text(subjects[i]) then
+      return nil, invalid("metadata", "string", is_text(audiences[i]) and subjects[i] or audiences[i])
+    end
+    lists[i] = get_name(self, name, audiences[i], subjects[i])
+  end
+  return lists
+end
+
+-- A full zone --------------------------------------------------------------------------------------------------------
+
+local warnings = {} -- by zone: when the worker warned last, and what has happened since
+
+-- Notes what a full zone led to, and logs it now and then.
+local function warn_of(self, what)
+  local warning = warnings[self.zone] or { at = -WARNING_INTERVAL, dropping = 0, unlisted = 0 }
+  warnings[self.zone] = warning
+  warning[what] = warning[what] + 1
+  if ngx.now() - warning.at < WARNING_INTERVAL then
+    return
+  end
+  ngx.log(ngx.WARN, "[session] lua_shared_dict ", self.zone, ": since this worker's last such warning, writes that dropped ",
+    "the entries that were unused longest because the zone is full: ", warning.dropping, ", sessions that could not be ",
+    "listed: ", warning.unlisted)
+  warnings[self.zone] = { at = ngx.now(), dropping = 0, unlisted = 0 }
+end
+
+-- Drops the entries that were unused longest until there is room for one of some size. A list does not make room for an item
+-- by itself.
+local function make_room(self, size)
+  local _, _, forced = self.dict:set(ROOM, ("x"):rep(size), SHORTEST)
+  self.dict:delete(ROOM)
+  if forced then
+    warn_of(self, "dropping")
+  end
+end
+
+-- Adds an item to the end of a list (`rpush`) or to its beginning (`lpush`). Returns the list's length, or nil and an error.
+local function add(self, method, list, item)
+  local dict = self.dict
+  local length, err = dict[method](dict, list, item)
+  local size = #list + #item
+  for _ = 1, 3 do
+    if length or err ~= "no memory" then
+      break
+    end
+    make_room(self, size)
+    length, err = dict[method](dict, list, item)
+    size = size * 4
+  end
+  return length, err
+end
+
+-- Lists --------------------------------------------------------------------------------------------------------------
+
+-- Lets a list live for `ttl` seconds more at least. A list that lives for ever, as lua-resty-session leaves some, goes on
+-- doing so, unless it has just been made, with the item that was added.
+local function prolong(dict, list, ttl, length)
+  local left = dict:ttl(list)
+  if left and (length == 1 or left > 0 and left < ttl) then
+    dict:expire(list, max(ttl, SHORTEST))
+  end
+end
+
+-- An item's key and expiry; no expiry if it says that a session has ended. `known` holds expiries that were read before.
+local function parse(item, known)
+  local colon = item:find(":", 1, true)
+  if not colon then
+    return item:sub(1, -2)
+  end
+  local text = item:sub(colon + 1, -2)
+  local expiry = known[text]
+  if expiry == nil then
+    local packed = decode_base64url(text)
+    expiry = packed and #packed == 5 and bunpack(5, packed) or false
+    known[text] = expiry
+  end
+  return item:sub(1, colon - 1), expiry or nil
+end
+
+-- Whether a record is there, and none has replaced it.
+local function is_current(dict, record)
+  local value, flags = dict:get(record)
+  return value ~= nil and flags ~= REPLACED
+end
+
+-- Looks at the first few items of a list, drops the useless ones, and moves the others to the end. An item must not move
+-- behind a later item of its key, which says that the session has ended. But before that item was added, the record was
+-- deleted, or marked as replaced: so an item whose record is current may move.
+local function tidy_some(self, list, before, after)
+  local dict, now, known = self.dict, time(), {}
+  if (dict:llen(list) or 0) <= TIDY_ITEMS or not dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME) then
+    return
+  end
+  for _ = 1, TIDY_ITEMS do
+    local item = dict:lpop(list)
+    if not item then
+      break
+    end
+    local key, expiry = parse(item, known)
+    local record = before .. key .. after
+    if expiry and expiry > now and is_current(dict, record) then
+      add(self, "rpush", list, item)
+      if not is_current(dict, record) then -- it has ended meanwhile, and the item that says so may stand before this one
+        add(self, "rpush", list, meta_get_value(key))
+      end
+    end
+  end
+  dict:delete(list .. LOCK_SUFFIX)
+end
+
 -- Locks a list against other workers that would tidy it up. Phases that cannot wait do this too, so it spins.
 local function lock(dict, list)
-  local ok, err = dict:add(list .. LOCK_SUFFIX, true, LOCK_TIME)
+  local ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
   while not ok and err == "exists" do
     ngx.update_time() -- by which the lock runs out
+    ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
+  end
+  if not ok and err == "no memory" then
+    dict:get(list) -- so that it is not the list that was unused longest and makes room for the lock
     ok, err = dict:add(list .. LOCK_SUFFIX, true, LOCK_TIME)
   end
   return ok, err
 end
 
--- Takes out the items that a list has now.
-local function take_out(dict, list)
-  local count, err = dict:llen(list)
-  if not count then
-    return nil, err
-  end
-  local items = {}
-  for i = 1, count do
+-- Takes out the items that a list has now. Returns those of live sessions by their keys, and the sessions' expiries.
+local function take_out(dict, list, now)
+  local items, sessions, known = {}, {}, {}
+  for _ = 1, dict:llen(list) or 0 do
     local item = dict:lpop(list)
     if not item then
       break
     end
-    items[i] = item
+    local key, expiry = parse(item, known)
+    local is_live = expiry and expiry > now
+    items[key], sessions[key] = is_live and item or nil, is_live and expiry or nil
   end
-  return table.concat(items)
+  return items, sessions
 end
 
--- Lets a list live for `ttl` seconds more at least.
-local function prolong(dict, list, ttl)
-  if (dict:ttl(list) or 0) < ttl then
-    dict:expire(list, ttl)
+-- Puts items back before those that others added meanwhile, which are newer.
+local function put_back(self, list, items, sessions, now)
+  local latest, length, problem = now, nil, nil
+  for key, item in pairs(items) do
+    local new_length, err = add(self, "lpush", list, item)
+    length = length or new_length
+    problem = not new_length and err or problem -- the others are put back all the same
+    latest = max(latest, sessions[key])
   end
-end
-
--- Puts sessions back before the items that others pushed meanwhile, which are newer.
-local function put_back(dict, list, sessions, current_time)
-  local last_expiry, problem = current_time, nil
-  for key, expiry in pairs(sessions) do
-    local ok, err = dict:lpush(list, meta_get_value(key, expiry))
-    problem = not ok and err or problem -- the others are put back all the same
-    last_expiry = math.max(last_expiry, expiry)
-  end
-  if last_expiry > current_time then
-    prolong(dict, list, last_expiry - current_time)
+  if latest > now then
+    prolong(self.dict, list, latest - now, length)
   end
   return not problem or nil, problem
 end
 
--- Leaves one item a live session in a list, and answers the sessions. Who looks ahead, with a later time, takes none away.
-local function tidy(dict, list, current_time)
-  current_time = math.min(current_time, ngx.time())
+-- Leaves one item for each live session in a list, and returns the sessions. A caller that looks ahead, with a later time,
+-- removes none.
+local function tidy(self, list, current_time)
+  local dict, now = self.dict, min(current_time, time())
   local ok, err = lock(dict, list)
   if not ok then
     return nil, err
   end
-  local items, sessions
-  items, err = take_out(dict, list)
-  if items then
-    sessions, err = utils.meta_get_latest(items, current_time)
-  end
-  if sessions then
-    ok, err = put_back(dict, list, sessions, current_time)
-  end
+  local items, sessions = take_out(dict, list, now)
+  ok, err = put_back(self, list, items, sessions, now)
   dict:delete(list .. LOCK_SUFFIX)
   return ok and sessions, err
 end
 
--- Pushes an item; the list lives for `ttl` seconds more at least, if any.
-local function push(dict, list, item, ttl)
-  local ok, err = dict:rpush(list, item)
-  if not ok then
-    return nil, utils.errmsg(err, "unable to update metadata")
+-- Notes in lists that a session has ended or was replaced.
+local function note_end(self, list, key)
+  if (self.dict:llen(list) or 0) > 0 then
+    add(self, "rpush", list, meta_get_value(key))
   end
+end
+
+-- Notes a session in lists, and that it has replaced another. Where there is no room, the session works unlisted.
+local function note(self, lists, key, expiry, ttl, old_key)
+  for _, list in ipairs(lists) do
+    local length = add(self, "rpush", list, meta_get_value(key, expiry))
+    if length then
+      prolong(self.dict, list, ttl, length)
+    else
+      warn_of(self, "unlisted")
+    end
+    if old_key then
+      note_end(self, list, old_key)
+    end
+  end
+end
+
+-- What stands before and after the key in a record's name.
+local function around(self, name)
+  return (self.prefix and self.prefix .. ":" or "") .. name .. ":", self.suffix and ":" .. self.suffix or ""
+end
+
+-- Lets a record that was replaced expire soon, if it would live longer, and marks it.
+local function replace(self, record, stale_ttl)
+  local dict = self.dict
+  local value = dict:get(record)
+  local left = dict:ttl(record)
+  if value == nil or not left then
+    return
+  elseif stale_ttl < 1 then
+    dict:delete(record)
+  else
+    dict:replace(record, value, max(left > 0 and min(left, stale_ttl) or stale_ttl, SHORTEST), REPLACED)
+  end
+end
+
+-- The storage --------------------------------------------------------------------------------------------------------
+
+-- The times of a save in whole seconds: the time to live, the current time, and how long the replaced record goes on
+-- working; or nil and an error.
+local function times_of(ttl, current_time, stale_ttl)
+  local err
+  ttl, err = seconds("ttl", ttl)
   if ttl then
-    prolong(dict, list, ttl)
+    current_time, err = seconds("current_time", current_time or time())
   end
-  return true
+  if ttl and current_time then
+    stale_ttl, err = seconds("stale_ttl", stale_ttl or 0)
+  end
+  if err then
+    return nil, err
+  end
+  return max(ttl, 1), current_time, stale_ttl
 end
 
--- Lets an entry expire soon, if it would live longer. A time to live of 0 would be for ever.
-local function shorten(dict, name, stale_ttl)
-  local left = dict:ttl(name)
-  if left and stale_ttl < 1 then
-    dict:delete(name)
-  elseif left and left > stale_ttl then
-    dict:expire(name, stale_ttl)
-  end
-end
-
-local function warn_of(forced)
-  if forced then
-    ngx.log(ngx.WARN, "[session] shared memory zone is full: the least recently used session was dropped")
-  end
-end
-
-local function add_metadata(self, name, key, expiry, current_time, old_key, metadata)
-  for i, audience in ipairs(metadata.audiences) do
-    local list = get_name(self, name, audience, metadata.subjects[i])
-    local ok, err = push(self.dict, list, meta_get_value(key, expiry), expiry - current_time)
-    if ok and old_key then
-      ok, err = push(self.dict, list, meta_get_value(old_key))
-    end
-    if not ok then
-      return nil, err
-    end
-    if math.random(TIDY_ONE_IN) == 1 then
-      tidy(self.dict, list, current_time)
-    end
-  end
-  return true
-end
-
---- Stores a record.
+--- Stores a record. In a full zone, the entries that were unused longest make room.
 -- @tparam string name the cookie's name
 -- @tparam string key
 -- @tparam string value
--- @tparam number ttl seconds
--- @tparam number current_time seconds since the epoch
+-- @tparam number ttl whole seconds; 0 counts as 1
+-- @tparam[opt] number current_time seconds since the epoch
 -- @tparam[opt] string old_key the record that this one replaces
--- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
+-- @tparam[opt=0] number stale_ttl seconds that the replaced one goes on working
 -- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
 -- @tparam[opt] boolean old_must_exist stores nothing if the replaced record is gone
 -- @treturn boolean|nil true
 -- @treturn string|nil error
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  local dict = self.dict
-  if old_must_exist and old_key and dict:get(get_name(self, name, old_key)) == nil then
-    return nil, "the session was destroyed meanwhile"
+  local err = problem_of_name(name, key) or not is_text(value) and invalid("value", "string", value)
+              or old_key ~= nil and not is_text(old_key) and invalid("old_key", "string", old_key)
+  local lists
+  if not err then
+    ttl, current_time, stale_ttl = times_of(ttl, current_time, stale_ttl)
+    lists, err = lists_of(self, name, metadata)
+    err = not ttl and current_time or err
   end
-  local ok, err, forced = dict:set(get_name(self, name, key), value, ttl)
-  if not ok then
+  if err then
     return nil, err
   end
-  warn_of(forced)
-  if metadata then
-    ok, err = add_metadata(self, name, key, current_time + ttl, current_time, old_key, metadata)
-    if not ok then
-      return nil, err
-    end
+  old_key = old_key ~= "" and old_key ~= key and old_key or nil
+  local before, after = around(self, name)
+  if old_must_exist and old_key and self.dict:get(before .. old_key .. after) == nil then
+    return nil, "the session was destroyed meanwhile"
   end
-  if old_key then -- the last: where something fails, it must go on working
-    shorten(dict, get_name(self, name, old_key), stale_ttl)
+  local ok, problem, forced = self.dict:set(before .. key .. after, tostring(value), ttl)
+  if not ok then
+    return nil, problem
+  elseif forced then
+    warn_of(self, "dropping")
+  end
+  if old_key then -- not before the new record is stored; and before its lists say so, see tidy_some
+    replace(self, before .. old_key .. after, stale_ttl)
+  end
+  note(self, lists, key, min(current_time + ttl, LATEST), ttl, old_key)
+  for _, list in ipairs(lists) do
+    tidy_some(self, list, before, after)
   end
   return true
 end
 
--- Writes a record anew if it is there; it lives no longer than it would have. Answers true; nil where it is not there; or
--- nil and an error.
+-- Writes a record anew if it is there; it lives no longer than it would have. Returns true; nil if it is not there; or nil
+-- and an error.
 function metatable:__update(name, key, value, ttl)
-  local dict, entry = self.dict, get_name(self, name, key)
-  local left = dict:ttl(entry)
-  if left and left > 0 then
-    ttl = math.min(left, ttl)
+  local err = problem_of_name(name, key) or not is_text(value) and invalid("value", "string", value)
+  if not err then
+    ttl, err = seconds("ttl", ttl)
   end
-  local ok, err, forced = dict:replace(entry, value, ttl)
-  warn_of(forced)
-  return ok or nil, err ~= "not found" and err or nil
+  if err then
+    return nil, err
+  end
+  local dict, record = self.dict, get_name(self, name, key)
+  local _, flags = dict:get(record)
+  local left = dict:ttl(record)
+  ttl = max(ttl, 1)
+  if left and left > 0 then
+    ttl = max(min(left, ttl), SHORTEST)
+  end
+  local ok, problem, forced = dict:replace(record, tostring(value), ttl, flags or 0)
+  if forced then
+    warn_of(self, "dropping")
+  end
+  return ok or nil, problem ~= "not found" and problem or nil
 end
 
 --- Reads a record.
 -- @tparam string name the cookie's name
 -- @tparam string key
--- @treturn string|nil value; nil without an error where there is none
+-- @treturn string|nil value; nil without an error if there is none
 -- @treturn string|nil error
 function metatable:get(name, key)
-  local value, err = self.dict:get(get_name(self, name, key))
-  if value == nil then
+  local err = problem_of_name(name, key)
+  if err then
     return nil, err
+  end
+  local value, problem = self.dict:get(get_name(self, name, key))
+  if value == nil then
+    return nil, problem
   end
   return value
 end
@@ -201,35 +399,53 @@ end
 --- Deletes a record; one that is not there is no error.
 -- @tparam string name the cookie's name
 -- @tparam string key
--- @tparam number current_time seconds since the epoch
+-- @tparam[opt] number current_time seconds since the epoch
 -- @tparam[opt] table metadata
 -- @treturn boolean|nil true
 -- @treturn string|nil error
 function metatable:delete(name, key, current_time, metadata)
-  self.dict:delete(get_name(self, name, key))
-  if not metadata then
-    return true
+  local err, lists = problem_of_name(name, key), nil
+  if not err then
+    current_time, err = seconds("current_time", current_time or time())
   end
-  for i, audience in ipairs(metadata.audiences) do
-    local list = get_name(self, name, audience, metadata.subjects[i])
-    local ok, err = push(self.dict, list, meta_get_value(key))
-    if not ok then
-      return nil, err
+  if not err then
+    lists, err = lists_of(self, name, metadata)
+  end
+  if err then
+    return nil, err
+  end
+  local before, after = around(self, name)
+  self.dict:delete(before .. key .. after)
+  for _, list in ipairs(lists) do
+    note_end(self, list, key)
+    if (self.dict:llen(list) or 0) <= TIDY_ITEMS then
+      tidy(self, list, current_time) -- the list goes with its last session
+    else
+      tidy_some(self, list, before, after)
     end
-    tidy(self.dict, list, current_time)
   end
   return true
 end
 
---- The live sessions of a subject.
+--- The live sessions of a subject. This takes the worker a millisecond or two for each thousand sessions.
 -- @tparam string name the cookie's name
 -- @tparam string audience as in the metadata: base64url
 -- @tparam string subject as in the metadata
--- @tparam number current_time seconds since the epoch
+-- @tparam[opt] number current_time seconds since the epoch
 -- @treturn table|nil `{ key = expiry, … }`
 -- @treturn string|nil error
 function metatable:read_metadata(name, audience, subject, current_time)
-  local sessions, err = tidy(self.dict, get_name(self, name, audience, subject), current_time)
+  local err = not is_text(name) and invalid("name", "string", name)
+              or not is_text(audience) and invalid("audience", "string", audience)
+              or not is_text(subject) and invalid("subject", "string", subject)
+  if not err then
+    current_time, err = seconds("current_time", current_time or time())
+  end
+  if err then
+    return nil, err
+  end
+  local sessions
+  sessions, err = tidy(self, get_name(self, name, audience, subject), current_time)
   if not sessions then
     return nil, err
   end
@@ -240,6 +456,8 @@ function metatable:read_metadata(name, audience, subject, current_time)
   end
   return sessions
 end
+
+storages.keep_originals(metatable)
 
 local shm = {}
 
@@ -256,6 +474,7 @@ function shm.new(configuration)
   return setmetatable({
     prefix = configuration and configuration.prefix,
     suffix = configuration and configuration.suffix,
+    zone = zone,
     dict = dict,
   }, metatable)
 end

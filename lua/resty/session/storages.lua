@@ -7,7 +7,9 @@
 require "resty.session.waiting"
 
 local error = error
+local getmetatable = getmetatable
 local pcall = pcall
+local rawget = rawget
 local require = require
 local tostring = tostring
 local type = type
@@ -50,22 +52,73 @@ function storages.configuration(name, configuration)
   return own
 end
 
---- How a session's acts use a storage on the bridge, which they ask by themselves.
+-- The metatables of our own storages, each with its methods as they were made: a program may replace them.
+local originals = setmetatable({}, { __mode = "k" })
+-- The storages on the bridge, each with its metatable.
+local on_bridge = setmetatable({}, { __mode = "k" })
+
+--- Notes the methods of a storage of ours, so that a method that a program replaces later is noticed.
+-- @tparam table meta the metatable of the storage's objects
+function storages.keep_originals(meta)
+  originals[meta] = { get = meta.get, set = meta.set, delete = meta.delete }
+end
+
+--- Notes that a storage is on the bridge: sessions' acts may ask its native storage by themselves.
+-- @tparam table storage
+function storages.register(storage)
+  on_bridge[storage] = getmetatable(storage)
+end
+
+--- How a session's acts can ask a storage's native storage by themselves.
 -- @param storage
--- @treturn function|nil `prepare(storage)`, to be called before an act; nil for any other storage
+-- @return the native storage; nil for a storage that is not on the bridge
+-- @treturn function|nil `prepare(storage)`, to be called before an act
 -- @treturn function|nil `wait(ticket, limit)`, to be called for each ticket
-function storages.on_bridge(storage)
-  local meta = type(storage) == "table" and getmetatable(storage)
-  if type(meta) == "table" and meta.__prepare then
-    return meta.__prepare, meta.__wait
+function storages.native(storage)
+  local meta = on_bridge[storage]
+  if meta then
+    return storage.native, meta.__prepare, meta.__wait
   end
 end
 
--- Writes a record anew by a storage that is not on the bridge: if it is there, where the storage has a way to do that. A
+-- The original methods of a storage whose metatable still is one of ours and looks methods up in itself.
+local function originals_of(storage)
+  local meta = getmetatable(storage)
+  local original = originals[meta]
+  if original and rawget(meta, "__index") == meta then
+    return original, meta
+  end
+end
+
+-- Whether a storage of ours has all the methods that acts call as they were made. It does not when a program has replaced
+-- one in the object or in the metatable, or has replaced the metatable.
+local function is_original(storage)
+  local original = originals_of(storage)
+  return original ~= nil
+     and storage.get == original.get and storage.set == original.set and storage.delete == original.delete
+end
+
+--- The native handle to run an act with. An act asks a native storage by itself, unless the program has replaced a method of
+-- the storage's object: then the act calls the object's methods.
+-- @tparam table profile of a configuration: `storage`, `handle`, and where the storage is on the bridge `calling_handle`
+-- and `prepare`
+-- @return the handle
+-- @treturn string|nil why the native storage can't be waited for
+function storages.handle_of(profile)
+  local storage = profile.storage
+  if not profile.prepare then
+    return profile.handle
+  elseif is_original(storage) then
+    return profile.handle, profile.prepare(storage)
+  end
+  return profile.calling_handle
+end
+
+-- Writes a record anew by a storage that is not asked natively: if it is there, where the storage has a way to do that. A
 -- program's own storage has none; nor has one of ours whose `set` a program has replaced.
 local function update(storage, ...)
-  local meta = getmetatable(storage)
-  if type(meta) == "table" and meta.__update and storage.set == meta.set then
+  local original, meta = originals_of(storage)
+  if original and storage.set == original.set then
     return meta.__update(storage, ...)
   end
   local ok, err = storage:set(...)
@@ -75,18 +128,18 @@ end
 -- Stores a record. Only a storage of ours, whose `set` is its own, is told that nothing may be stored if the record that it
 -- replaces is gone.
 local function set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  local meta = getmetatable(storage)
-  if old_must_exist and type(meta) == "table" and meta.__update and storage.set == meta.set then
+  local original = old_must_exist and originals_of(storage)
+  if original and storage.set == original.set then
     return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, true)
   end
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
---- Has a storage that is not on the bridge do what an act needs.
+--- Calls the method of a storage that an act needs.
 -- @tparam table storage
 -- @tparam string method `set`, `get`, `delete`, or `update`
 -- @param ... the method's arguments
--- @return what the method answers
+-- @return what the method returns
 function storages.ask(storage, method, ...)
   if method == "update" then
     return update(storage, ...)

@@ -7,7 +7,7 @@
 -- @license BSD-2-Clause
 
 local storages = require "resty.session.storages"
-local json = require("cjson.safe").new()
+local json = require "resty.session.json"
 local bit = require "bit"
 
 -- An error that the native module raises, for an argument of a wrong type, is a userdata: here it becomes a string.

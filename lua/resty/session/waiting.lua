@@ -358,7 +358,7 @@ function waiting_module.run(method, storage, ...)
   end
   local valid, ticket, limit = pcall(storages[method], storage, ...)
   if not valid then
-    return nil, "invalid argument (" .. tostring(ticket) .. ")"
+    return nil, "invalid argument (" .. tostring(ticket):match("^[^\n]*") .. ")" -- without the stack traceback
   elseif not ticket then
     return nil, limit
   end

@@ -1,0 +1,156 @@
+---
+-- JSON for sessions: cjson with its defaults, as lua-resty-session uses it. But empty arrays stay arrays where cjson can
+-- tell them from objects, and integers keep all of their digits.
+--
+-- @module resty.session.json
+-- @license BSD-2-Clause
+
+local native = require("resty.session.native").utils
+
+local getmetatable, setmetatable = getmetatable, setmetatable
+local next, type = next, type
+
+-- Up to here every integer has a double of its own.
+local LARGEST_INTEGER = 2 ^ 53
+-- cjson writes 14 digits. It writes numbers with more digits, up to the largest integer, with one of two exponents.
+local SMALLEST_WITH_EXPONENT = 1e14
+local EXPONENT, IN_NUMBER = "e+1", "%de%+1[45]"
+
+local json = {}
+
+-- Whether cjson would write an integer without some of its digits.
+local function loses_digits(value)
+  local size = type(value) == "number" and (value < 0 and -value or value) or 0
+  return size > SMALLEST_WITH_EXPONENT and size <= LARGEST_INTEGER and size % 1 == 0
+     and tonumber(("%.14g"):format(value)) ~= value
+end
+
+-- A copy for cjson in which a text stands for each integer that would lose digits: its digits after a prefix. `metatables`
+-- has those that cjson knows.
+local function with_digits_as_text(value, prefix, metatables)
+  if type(value) ~= "table" then
+    return loses_digits(value) and prefix .. ("%.0f"):format(value) or value
+  end
+  local copy = {}
+  for k, v in next, value do
+    copy[loses_digits(k) and ("%.0f"):format(k) or k] = with_digits_as_text(v, prefix, metatables)
+  end
+  local meta = getmetatable(value)
+  return metatables[meta] and setmetatable(copy, meta) or copy
+end
+
+-- Leaves a mark on empty arrays only, and not on the outermost `levels` of tables. cjson marks all arrays, with a metatable
+-- under which it writes nothing but the array part: what a program stores in them under other keys would be lost.
+local function mark_empty(value, levels, array_mt, empty_array_mt)
+  if getmetatable(value) == array_mt then
+    setmetatable(value, levels <= 0 and next(value) == nil and empty_array_mt or nil)
+  end
+  for _, inner in next, value do
+    if type(inner) == "table" then
+      mark_empty(inner, levels - 1, array_mt, empty_array_mt)
+    end
+  end
+end
+
+-- Takes the mark off tables that are no longer empty: cjson would write one with other keys than an array's as `[]`. Returns
+-- whether there were any.
+local function unmark_filled(value, empty_array_mt)
+  local found = false
+  if next(value) ~= nil and getmetatable(value) == empty_array_mt then
+    setmetatable(value, nil)
+    found = true
+  end
+  for _, inner in next, value do
+    found = type(inner) == "table" and unmark_filled(inner, empty_array_mt) or found
+  end
+  return found
+end
+
+-- A text that another does not hold.
+local function absent_from(text)
+  local absent
+  repeat
+    absent = native.encode_base64url(native.rand_bytes(16)):gsub("%W", "") .. ":"
+  until not text:find(absent, 1, true)
+  return absent
+end
+
+-- An instance of cjson that marks arrays when it decodes, if this cjson can.
+local function marking(cjson)
+  if cjson.array_mt and cjson.empty_array_mt and cjson.decode_array_with_array_mt then
+    local codec = cjson.new()
+    return pcall(codec.decode_array_with_array_mt, true) and codec or nil
+  end
+end
+
+--- Makes an encoder and a decoder.
+-- @tparam table cjson `cjson.safe`
+-- @treturn function `encode(value)`: the text, or nil and an error
+-- @treturn function `decode(text, levels)`: the value, or nil and an error. The outermost `levels` of tables are the
+-- caller's own, and never marked as arrays
+function json.new(cjson)
+  local codec, arrays = cjson.new(), marking(cjson)
+  local array_mt, empty_array_mt = cjson.array_mt, cjson.empty_array_mt
+  local metatables = arrays and { [array_mt] = true, [empty_array_mt] = true } or {}
+
+  local function encode(value)
+    local text, err = codec.encode(value)
+    if not text then
+      return nil, err
+    end
+    if arrays and type(value) == "table" and text:find("[]", 1, true) and unmark_filled(value, empty_array_mt) then
+      text = codec.encode(value)
+    end
+    if not text:find(EXPONENT, 1, true) or not text:find(IN_NUMBER) then
+      return text
+    end
+    local prefix = absent_from(text)
+    local marked = codec.encode(with_digits_as_text(value, prefix, metatables))
+    return marked and marked:gsub('"' .. prefix .. '(%-?%d+)"', "%1") or text
+  end
+
+  local function decode(text, levels)
+    if not arrays or type(text) ~= "string" or not text:find("[]", 1, true) then
+      return codec.decode(text)
+    end
+    local value, err = arrays.decode(text)
+    if type(value) == "table" then
+      mark_empty(value, levels or 0, array_mt, empty_array_mt)
+    end
+    return value, err
+  end
+
+  return encode, decode
+end
+
+json.encode, json.decode = json.new(require "cjson.safe")
+
+local function part(result, cause, direction, what)
+  if result == nil then
+    return nil, "unable to json " .. direction .. " session " .. what .. " (" .. tostring(cause) .. ")"
+  end
+  return result
+end
+
+--- Encodes a part of a session.
+-- @tparam string what the part: `data` or `info`
+-- @param value
+-- @treturn string|nil text
+-- @treturn string|nil an error that names the part
+function json.encode_part(what, value)
+  local text, err = json.encode(value)
+  return part(text, err, "encode", what)
+end
+
+--- Decodes a part of a session.
+-- @tparam string what the part: `data` or `info`
+-- @tparam string text
+-- @tparam number levels see `new`: that many are the session's own, the others hold what a program stored
+-- @return the value, or nil
+-- @treturn string|nil an error that names the part
+function json.decode_part(what, text, levels)
+  local value, err = json.decode(text, levels)
+  return part(value, err, "decode", what)
+end
+
+return json
