@@ -9,6 +9,8 @@
 -- @license BSD-2-Clause
 
 local native = require "resty.session.native"
+local notices = require "resty.session.notices"
+local profiles = require "resty.session.profiles"
 local storages = require "resty.session.storages"
 local json = require("cjson.safe").new()
 
@@ -17,9 +19,9 @@ local header, var = ngx.header, ngx.var
 local log, time = ngx.log, ngx.time
 
 local band = require("bit").band
+local resolve = profiles.resolve
 
 local HEADERS = native.HEADERS
-local OPTIONS = native.OPTIONS
 local FLAG_FORGET = 0x0002
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
 
@@ -61,112 +63,12 @@ local session = {
   metatable = metatable,
 }
 
--- Configurations ----------------------------------------------------------------------------------------------------
-
-local defaults -- the profile that `init` made
-
--- Profiles made lately. Programs pass the same configuration, often as a fresh table, on every request; and they may
--- change their table between two calls. So a profile is found by what the table holds.
-local known, oldest = {}, 1
-local KNOWN_PROFILES = 16
-local DEPTH = 5 -- that of { redis = { sentinels = { { host = … } } } }
-
--- A storage that is a table, and any table with a metatable, is itself: not copied, and not compared by what it holds.
-local function copy(value, depth)
-  if type(value) ~= "table" or depth == 0 or getmetatable(value) then
-    return value
-  end
-  local result = {}
-  for k, v in next, value do
-    result[k] = k == "storage" and v or copy(v, depth - 1)
-  end
-  return result
-end
-
-local function equals(value, other, depth)
-  if type(value) ~= "table" or type(other) ~= "table" or depth == 0 or getmetatable(value) then
-    return value == other
-  end
-  for k, v in next, value do
-    if not equals(v, other[k], k == "storage" and 0 or depth - 1) then
-      return false
-    end
-  end
-  for k in next, other do
-    if value[k] == nil then
-      return false
-    end
-  end
-  return true
-end
-
--- A configuration as a plain table: one with a metatable may hold more than it shows.
-local function plain(configuration)
-  if type(configuration) ~= "table" then
-    error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
-  elseif not getmetatable(configuration) then
-    return configuration
-  end
-  local storage = configuration.storage
-  local result = { storage = storage }
-  for i = 1, #OPTIONS do
-    result[OPTIONS[i]] = configuration[OPTIONS[i]]
-  end
-  if type(storage) == "string" then
-    result[storage] = storages.configuration(storage, configuration)
-  end
-  return result
-end
-
-local function find(configuration, base)
-  for i = 1, #known do
-    if known[i].base == base and equals(configuration, known[i].configuration, DEPTH) then
-      return known[i]
-    end
-  end
-end
-
--- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
-local function build(configuration, base, make, parent, storage)
-  if configuration.storage ~= nil then
-    storage = storages.load(configuration.storage, configuration)
-  end
-  local prepare, wait = storages.on_bridge(storage)
-  local profile, err = make(configuration, parent, storage and true or false, prepare and storage.native)
-  if not profile then
-    error(err, 0)
-  end
-  profile.prepare, profile.wait = prepare, wait
-  profile.base = base
-  profile.configuration = copy(configuration, DEPTH)
-  profile.storage = storage or false
-  profile.cookie_variable = "cookie_" .. profile.cookie_name
-  known[oldest] = profile
-  oldest = oldest % KNOWN_PROFILES + 1
-  return profile
-end
-
-local function resolve(configuration)
-  if configuration == nil then
-    return defaults
-  end
-  configuration = plain(configuration)
-  return find(configuration, defaults)
-      or build(configuration, defaults, native.new, defaults.handle, defaults.storage)
-end
-
 --- Sets the defaults of all later sessions. Every option that is absent gets its built-in default; only the key stays what
 -- it was, or is random, where neither `secret` nor `ikm` is given.
+-- @function session.init
 -- @tparam[opt] table configuration options
 -- @raise a string that names what is wrong with an option
----@param configuration table?
-function session.init(configuration)
-  configuration = plain(configuration or {})
-  local has_key = configuration.ikm ~= nil or configuration.secret ~= nil
-  local base = has_key and "init" or defaults and defaults.ikms[1] or "first"
-  defaults = find(configuration, base)
-          or build(configuration, base, native.init, defaults and defaults.handle, false)
-end
+session.init = profiles.init
 
 -- The request and the response -------------------------------------------------------------------------------------
 
@@ -268,6 +170,17 @@ local function convert(direction, convert_json, what, value)
   return result
 end
 
+-- Puts the info of audiences that are numbers where the data have them; see `encode_info`.
+local function by_audience(info, data)
+  for i = 1, #data do
+    local audience = data[i][2]
+    if info and type(audience) == "number" then
+      info[audience], info[tostring(audience)] = info[tostring(audience)], nil
+    end
+  end
+  return info or false
+end
+
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
 -- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
@@ -279,6 +192,7 @@ local function take_data(self, data, index, subject, info)
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
+  info = by_audience(info, data)
   if info then -- of an audience that the session did not have, only this instance's own counts
     local audience, own = data[index][2], self.info.data
     info[audience] = found and info[audience] or own and own[audience] or nil
@@ -302,7 +216,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, p
       take_data(self, data, index, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
-      self.data, self.data_index, self.info.data = data, index, info or false
+      self.data, self.data_index, self.info.data = data, index, by_audience(info, data)
     end
   end
   respond(lines, warning)
@@ -321,14 +235,16 @@ local function becomes(self, state, ok, err)
   return ok, err
 end
 
--- The info store's JSON without one audience; nil where nothing is left.
+-- The info store's JSON without one audience; nil where nothing is left. JSON's keys are text, also for an audience that is
+-- a number: cjson would take its table for an array.
 local function encode_info(self, without)
-  local info = self.info.data
-  if info and without then
-    info = copy(info, 1)
-    info[without] = nil
+  local info = {}
+  for audience, values in next, self.info.data or info do
+    if audience ~= without then
+      info[tostring(audience)] = values
+    end
   end
-  if not info or next(info) == nil then
+  if next(info) == nil then
     return nil
   end
   return convert("encode", json.encode, "info", info)
@@ -540,7 +456,7 @@ end
 -- @treturn string error
 function metatable:open()
   local profile, now = self.profile, time()
-  local audience, cookie = tostring(self.data[self.data_index][2]), var[profile.cookie_variable]
+  local audience, cookie = self.data[self.data_index][2], var[profile.cookie_variable]
   return take_over(self, now, cookie or true, carry(profile, native.instance.open(
     profile.handle, now, cookie, problem_of(profile), audience, self.remember)))
 end
@@ -745,7 +661,10 @@ end
 
 -- Seams for programs' own tests ---------------------------------------------------------------------------------------
 
-function session.__set_ngx_log(ngx_log) log = ngx_log end
+function session.__set_ngx_log(ngx_log)
+  log = ngx_log
+  notices.set_log(ngx_log)
+end
 function session.__set_ngx_var(ngx_var) var = ngx_var end
 function session.__set_ngx_header(ngx_header) header = ngx_header end
 function session.__set_ngx_req_clear_header(clear_header) clear_request_header = clear_header end

@@ -12,7 +12,7 @@ use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
 use super::bridge::bridge;
-use super::configuration::Handle;
+use super::configuration::{Handle, name_of};
 use super::storages::{StorageHandle, Submitted};
 use crate::bridge::Answer as BridgeAnswer;
 use crate::cookie::{Binding, Error as CookieError};
@@ -89,10 +89,10 @@ fn on_request(lua: &Lua, (handle, now, cookie, problem): Args, function: Functio
 }
 
 /// `handle, now, cookie, problem, audience, remember`: opens on behalf of an instance.
-type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, BString, bool);
+type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, LuaValue, bool);
 
 fn open_instance(lua: &Lua, (handle, now, cookie, problem, audience, remember): OpenArgs) -> LuaResult<Row> {
-    let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.configuration) };
+    let session = Session { audience: Some(name_of(&audience)), remember, ..Session::new(&handle.configuration) };
     let running = Running::new(&handle, now, session, problem, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)

@@ -6,6 +6,7 @@ use super::audiences::{self, Metadata, Sole};
 use super::configuration::Random;
 use super::effect::{Delete, Get, Host, Set, Update};
 use super::error::Cause;
+use super::name::Name;
 use super::times::{self, Refresh};
 use super::{Configuration, Error, record};
 use crate::cookie::header::{ENCODED_SIZE, MAX_DATA_SIZE, SID_SIZE};
@@ -81,7 +82,7 @@ pub struct Session {
     /// Whether this session asked to be forgotten.
     pub forget: bool,
     /// The audience to open, where it is not the configured one.
-    pub audience: Option<Vec<u8>>,
+    pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Vec<u8>,
     /// The current audience's place in the payload; `None` where it is to be added.
@@ -447,7 +448,7 @@ impl Session {
     fn drop_info_of_others(&mut self) -> Result<(), Error> {
         let Some(info) = &self.info else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
-        self.info = audiences::retain_info(info, |audience| audiences::position(&entries, audience).is_some());
+        self.info = audiences::retain_info(info, |name| audiences::has_info(&entries, name));
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub mod audiences;
 pub mod configuration;
 pub mod effect;
 mod error;
+pub mod name;
+mod options;
 pub mod record;
 pub mod times;
 
