@@ -334,7 +334,7 @@ describe("configuration", function()
     assert.same({
       '[session] unknown option "cookie.lifetime" is ignored' .. former .. "rolling_timeout or absolute_timeout",
       '[session] unknown option "cookie.samesite" is ignored' .. former .. "cookie_same_site",
-    }, told({ cookie = { lifetime = 5, samesite = "Lax" } }))
+    }, told({ storage = "cookie", cookie = { lifetime = 5, samesite = "Lax" } }))
     assert.same({ '[session] unknown option "name" is ignored' .. former .. "cookie_name" }, told({ name = "x" }))
     assert.same({}, told({ name = "y" }))
     assert.same({ '[session] unknown option "1" is ignored' }, told({ "secret" }))

@@ -23,6 +23,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@class resty.session.profile
 ---@field handle userdata the native module's
 ---@field storage table|false
+---@field module string? the storage's name, where it is not one of ours
 ---@field prepare function? of a storage on the bridge
 ---@field wait function?
 ---@field cookie_name string
@@ -65,7 +66,7 @@ local function build(configuration, base, make, parent)
   local storage, module = parent and parent.storage, parent and parent.module
   local wanted = present(configuration.storage)
   if wanted ~= nil then
-    storage, module = storages.load(wanted, configuration), type(wanted) == "string" and wanted or nil
+    storage, module = storages.load(wanted, configuration), storages.is_module(wanted) and wanted or nil
   end
   local kept = options.copy(configuration)
   local prepare, wait = storages.on_bridge(storage)

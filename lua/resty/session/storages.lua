@@ -41,6 +41,13 @@ end
 
 local storages = {}
 
+--- Whether what the option `storage` says is a module that is not ours.
+-- @param storage
+-- @treturn boolean
+function storages.is_module(storage)
+  return type(storage) == "string" and storage ~= "cookie" and not MODULE[storage]
+end
+
 --- The part of a session's configuration that is a storage's own.
 -- @tparam string name the storage's name
 -- @tparam table configuration the session's

@@ -17,5 +17,14 @@ pub struct Options {
 /// The options of a storage in shared memory.
 pub fn shm(table: Option<&LuaTable>) -> Result<Options, String> {
     let reader = Reader::new("shm", table);
-    Ok(Options { zone: reader.text("zone")?.unwrap_or_else(|| "sessions".into()), naming: reader.naming()? })
+    let naming = Naming { prefix: part(&reader, "prefix")?, suffix: part(&reader, "suffix")? };
+    Ok(Options { zone: reader.text("zone")?.unwrap_or_else(|| "sessions".into()), naming })
+}
+
+/// An empty part leaves its `:` in the names of entries here, as in lua-resty-session.
+fn part(reader: &Reader, option: &str) -> Result<Option<String>, String> {
+    match reader.value(option)? {
+        LuaValue::String(text) if text.as_bytes().is_empty() => Ok(Some(String::new())),
+        _ => reader.text(option),
+    }
 }
