@@ -68,6 +68,7 @@ local session = {
 -- @function session.init
 -- @tparam[opt] table configuration options
 -- @raise a string that names what is wrong with an option
+---@type fun(configuration: table?)
 session.init = profiles.init
 
 -- The request and the response -------------------------------------------------------------------------------------

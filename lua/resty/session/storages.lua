@@ -110,7 +110,7 @@ function storages.load(storage, configuration)
   if type(storage) ~= "string" then
     error("invalid session storage", 0)
   end
-  local own, option = storages.configuration(storage, configuration)
+  local own, option = storages.configuration(storage, options.present(configuration) or {})
   if MODULE[storage] and own and type(own) ~= "table" then
     error("invalid " .. option .. " (table expected, got " .. type(own) .. ")", 0)
   end
