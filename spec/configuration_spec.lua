@@ -439,8 +439,9 @@ describe("configuration", function()
       assert(s:save())
       browser:next()
       assert.equal("5", s:get_audience())
+      assert.equal(3, session.open(support.with(configuration, { audience = "5" })).info:get("b"))
       s = session.open(configuration)
-      assert.same({ 5, 2 }, { s:get_audience(), #s.data })
+      assert.same({ 5, 2, 2 }, { s:get_audience(), #s.data, s.info:get("b") })
       s:set_audience("5")
       assert.equal(1, #s.data)
       assert(s:save())
@@ -449,8 +450,11 @@ describe("configuration", function()
       -- Nor do text and number name one subject.
       s = session.open(support.with(configuration, { audience = "other", subject = "1234567890123",
                                                      enforce_same_subject = true }))
+      s.info:set("b", 4)
       assert(s:save())
-      assert.same({ "other", 1 }, { s:get_audience(), #s.data })
+      browser:next()
+      s = session.open(support.with(configuration, { audience = "other" }))
+      assert.same({ "other", 1, 4 }, { s:get_audience(), #s.data, s.info:get("b") })
     end
     local metadata = memory.calls[1][9]
     assert.same({ "NQ" }, metadata.audiences)

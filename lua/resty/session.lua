@@ -171,12 +171,18 @@ local function convert(direction, convert_json, what, value)
   return result
 end
 
--- Puts the info of audiences that are numbers where the data have them; see `encode_info`.
+-- Where an audience's info stands in JSON, whose keys are text: a number is not its text, and cjson would take a table
+-- with small numbers for an array.
+local function info_key(audience)
+  return type(audience) == "string" and audience or "\0" .. tostring(audience)
+end
+
+-- Puts decoded info where its audiences have it.
 local function by_audience(info, data)
   for i = 1, #data do
     local audience = data[i][2]
     if info and type(audience) == "number" then
-      info[audience], info[tostring(audience)] = info[tostring(audience)], nil
+      info[audience], info[info_key(audience)] = info[info_key(audience)], nil
     end
   end
   return info or false
@@ -236,13 +242,12 @@ local function becomes(self, state, ok, err)
   return ok, err
 end
 
--- The info store's JSON without one audience; nil where nothing is left. JSON's keys are text, also for an audience that is
--- a number: cjson would take its table for an array.
+-- The info store's JSON without one audience; nil where nothing is left.
 local function encode_info(self, without)
   local info = {}
   for audience, values in next, self.info.data or info do
     if audience ~= without then
-      info[tostring(audience)] = values
+      info[info_key(audience)] = values
     end
   end
   if next(info) == nil then

@@ -448,7 +448,7 @@ impl Session {
     fn drop_info_of_others(&mut self) -> Result<(), Error> {
         let Some(info) = &self.info else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
-        self.info = audiences::retain_info(info, |name| audiences::has_info(&entries, name));
+        self.info = audiences::retain_info(info, |key| audiences::has_info(&entries, key));
         Ok(())
     }
 }

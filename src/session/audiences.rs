@@ -106,9 +106,13 @@ pub fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usize> {
     entries.iter().position(|entry| entry.audience.as_ref() == Some(audience))
 }
 
-/// Whether one of the entries has the info of that name: there a number stands under its text.
-pub fn has_info(entries: &[Entry<'_>], name: &[u8]) -> bool {
-    entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| *audience.text() == *name)
+/// Whether one of the entries is the audience whose info stands under `key`: its text or, if it is none, a NUL and how
+/// it is printed.
+pub fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
+    entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| match audience {
+        Name::Text(text) => **text == *key,
+        other => key.strip_prefix(b"\0").is_some_and(|key| *other.text() == *key),
+    })
 }
 
 /// The payload of some of the entries.
@@ -401,7 +405,7 @@ mod tests {
             (None, None, Some(3))
         );
         assert_ne!(entries[0].subject, entries[1].subject);
-        assert!(has_info(&entries, b"2.5e-05") && !has_info(&entries, b"6"));
+        assert!(has_info(&entries, b"\x002.5e-05") && !has_info(&entries, b"2.5e-05") && !has_info(&entries, b"\x006"));
         let metadata = metadata(&entries, false).unwrap();
         assert_eq!(metadata.audiences, [b"5" as &[u8], b"5", b"true"].map(base64url::encode));
         assert_eq!(metadata.subjects, [b"5" as &[u8], b"5", b"100"].map(base64url::encode));
