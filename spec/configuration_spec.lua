@@ -1,6 +1,8 @@
 local session = require "resty.session"
 local support = require "spec.support"
 
+local OPTIONS = require("resty.session.native").storages.OPTIONS
+
 describe("configuration", function()
   local browser
 
@@ -13,6 +15,18 @@ describe("configuration", function()
       ["invalid ikm size"] = { ikm = "12345" },
       ["invalid ikm size in ikm_fallbacks"] = { ikm_fallbacks = { ("0"):rep(32), "12345" } },
       ["invalid bind"] = { bind = { "host" } },
+      ["invalid bind (array expected, got table with named fields)"] = { bind = { ip = true } },
+      ["invalid bind (element 2: string expected, got boolean)"] = { bind = { "ip", false } },
+      ["invalid secret_fallbacks (array expected, got table with named fields)"] = { secret_fallbacks = { "a", old = "b" } },
+      ["invalid request_headers (array expected, got table with named fields)"] = { request_headers = { [0] = "id" } },
+      ["invalid secret (it is empty)"] = { secret = "" },
+      ["invalid secret_fallbacks (one of them is empty)"] = { secret_fallbacks = { "a", "" } },
+      ["invalid remember (boolean expected, got string)"] = { remember = "yes" },
+      ["invalid store_metadata (boolean expected, got number)"] = { store_metadata = 1 },
+      ['invalid remember_safety ("None", "Low", "Medium", "High" or "Very High" expected)'] = { remember_safety = "safe" },
+      ['invalid cookie_same_site ("Lax", "Strict", "None" or "Default" expected)'] = { cookie_same_site = "Foo" },
+      ["invalid idling_timeout (number that is not negative expected, got NaN)"] = { idling_timeout = 0 / 0 },
+      ["invalid redis (table expected, got string)"] = { storage = "redis", redis = "127.0.0.1" },
       ["invalid header name"] = { request_headers = { "x" } },
       ["invalid session storage"] = { storage = 1 },
       ["SameParty session cookies cannot use SameSite=Strict"] = { cookie_same_party = true, cookie_same_site = "Strict" },
@@ -135,5 +149,315 @@ describe("configuration", function()
     local s = session.new({ bind = {} })
     assert(s:save())
     assert.equal(0, s.meta.flags)
+  end)
+
+  it("has an option's name in every error about a storage's own configuration", function()
+    local storages = { memcache = "memcached", mariadb = "mysql", postgresql = "postgres", ["redis-cluster"] = "redis" }
+    for storage in pairs(OPTIONS) do
+      storages[storage] = storage
+    end
+    for storage, section in pairs(storages) do
+      for _, wrong in ipairs { "127.0.0.1", 6379, true } do
+        local ok, err = pcall(session.new, { storage = storage, [section] = wrong })
+        assert.is_false(ok)
+        assert.equal("invalid " .. section .. " (table expected, got " .. type(wrong) .. ")", err)
+        ok, err = pcall(require("resty.session." .. section).new, wrong)
+        assert.is_false(ok)
+        assert.equal("invalid " .. section .. " (table expected, got " .. type(wrong) .. ")", err)
+      end
+    end
+    assert.has_error(function() session.new({ storage = "mariadb", mariadb = "x" }) end,
+                     "invalid mariadb (table expected, got string)")
+  end)
+
+  it("checks all options of all storages, also those that are not needed", function()
+    for storage, names in pairs(OPTIONS) do
+      local new = require("resty.session." .. storage).new
+      for _, name in ipairs(names) do
+        local ok, err = pcall(new, { [name] = print })
+        assert.is_false(ok, name)
+        assert.matches("^invalid " .. storage .. " " .. name .. " %(.* expected, got function%)$", err)
+        assert.is_not_nil(new({ [name] = ngx.null }), name)
+      end
+    end
+  end)
+
+  it("takes no text for a boolean, and rounds no number of a storage down to nothing", function()
+    for _, storage in ipairs { "dshm", "memcached", "mysql", "postgres", "redis" } do
+      local new = require("resty.session." .. storage).new
+      for _, name in ipairs { "ssl", "ssl_verify" } do
+        for _, wrong in ipairs { "false", "true", 0, 1 } do
+          assert.has_error(function() new({ [name] = wrong }) end,
+                           "invalid " .. storage .. " " .. name .. " (boolean expected, got " .. type(wrong) .. ")")
+        end
+      end
+      for problem, options in pairs {
+        ["port (whole number expected)"] = { port = 80.5 },
+        ["read_timeout (number that is not negative expected, got number)"] = { read_timeout = -1 },
+        ["send_timeout (number that is not negative expected, got number)"] = { send_timeout = 0 / 0 },
+        ["connect_timeout (number that is not negative expected, got string)"] = { connect_timeout = "nan" },
+        ["pool_size (number that is not negative expected, got string)"] = { pool_size = "inf" },
+      } do
+        assert.has_error(function() new(options) end, "invalid " .. storage .. " " .. problem)
+      end
+      assert.is_table(new({ port = "80", read_timeout = "5", connect_timeout = 0.5, send_timeout = math.huge }))
+    end
+    assert.has_error(function() require("resty.session.redis").new({ database = 0.5 }) end,
+                     "invalid redis database (whole number expected)")
+  end)
+
+  it("reads arrays whole, whatever holes they have", function()
+    local s = session.new({ bind = { "ip", nil, "scheme", ngx.null, "user-agent" } })
+    assert(s:save())
+    assert.equal(0x0700, s.meta.flags)
+    assert(session.new({ secret = "former" }):save())
+    browser:next()
+    assert.is_true((select(3, session.open({ secret_fallbacks = { nil, nil, "former" } }))))
+    assert.is_true((select(3, session.open({ secret_fallbacks = { [5] = "former" } }))))
+    s = session.open({ secret_fallbacks = { "former" }, request_headers = { nil, "audience" } })
+    assert(s:set_request_headers())
+    assert.equal("default", browser.request["Session-Audience"])
+    for _, option in ipairs { "sentinels", "nodes" } do
+      assert.has_error(function()
+        require("resty.session.redis").new({ [option] = { { host = "a" }, nil, { port = 5 } } })
+      end, "invalid redis " .. option .. " (a host is missing)")
+      assert.has_error(function()
+        require("resty.session.redis").new({ [option] = { host = "a" } })
+      end, "invalid redis " .. option .. " (array expected, got table with named fields)")
+    end
+  end)
+
+  it("takes null for absent, as JSON has it", function()
+    local configuration = {}
+    for _, name in ipairs(require("resty.session.native").OPTIONS) do
+      configuration[name] = ngx.null
+    end
+    assert.equal(session.new().cookie_flags, session.new(configuration).cookie_flags)
+    assert.equal("default", session.new(configuration):get_audience())
+    assert.equal("session", session.new(ngx.null).cookie_name)
+    session.init(ngx.null)
+    assert(session.new():save())
+    browser:next()
+    session.init(configuration) -- and so keeps the key
+    assert.is_true((select(3, session.open())))
+    session.init({ storage = "shm", shm = { prefix = "p", suffix = ngx.null } })
+    assert.equal("p", session.new({ storage = ngx.null }).storage.prefix)
+    assert.is_nil(session.new({ storage = ngx.null }).storage.suffix)
+    assert.is_nil(session.new({ storage = "shm", shm = ngx.null }).storage.prefix)
+    local nulls = { host = ngx.null, password = ngx.null, username = ngx.null, prefix = ngx.null, ssl = ngx.null,
+                    sentinels = { ngx.null, { host = "a", port = ngx.null, ip = ngx.null } } }
+    local storage = session.new({ storage = "redis", redis = nulls }).storage
+    assert.same({}, { storage.username, storage.password, storage.prefix })
+    assert.has_error(function() require("resty.session.redis.cluster").new({ nodes = ngx.null }) end,
+                     "invalid redis nodes (it is missing)")
+    assert.is_table(session.new({ storage = "mariadb", mariadb = ngx.null, mysql = { table = ngx.null } }).storage)
+  end)
+
+  it("takes effect when a nested table with a metatable is changed in place", function()
+    local function inheriting(values)
+      return setmetatable({}, { __index = values })
+    end
+    local function computing(values)
+      return setmetatable({}, { __index = function(_, name) return values[name] end })
+    end
+    assert(session.new({ secret = "former" }):save())
+    browser:next()
+    for _, wrap in ipairs { inheriting, computing } do
+      local inherited = {}
+      local fallbacks = wrap(inherited)
+      local configuration = { secret_fallbacks = fallbacks }
+      assert.is_false((select(3, session.open(configuration))))
+      inherited[1] = "former"
+      assert.is_true((select(3, session.open(configuration))))
+      inherited[1] = nil
+      assert.is_false((select(3, session.open(configuration))))
+      fallbacks[1] = "former"
+      assert.is_true((select(3, session.open(configuration))))
+      assert.is_true((select(3, session.open(wrap(configuration)))))
+
+      local node, options = { host = "a" }, { prefix = "one" }
+      options.sentinels = wrap({ wrap(node) })
+      configuration = { storage = "redis", redis = wrap(options) }
+      local storage = session.new(configuration).storage
+      assert.equal("one", storage.prefix)
+      assert.equal(storage, session.new(configuration).storage)
+      options.prefix = "two"
+      assert.equal("two", session.new(configuration).storage.prefix)
+      storage = session.new(configuration).storage
+      node.host = "b"
+      assert.not_equal(storage, session.new(configuration).storage)
+      node.port = "no port"
+      assert.has_error(function() session.new(configuration) end,
+                       "invalid redis port (number that is not negative expected, got string)")
+    end
+  end)
+
+  it("looks into a module's own configuration, but not into a storage", function()
+    package.loaded["spec.module"] = {
+      new = function(options) return { options = options, depth = options.storage.depth } end,
+    }
+    local options = { storage = { depth = 1 } }
+    local configuration = { storage = "spec.module", ["spec.module"] = options }
+    assert.equal(1, session.new(configuration).storage.depth)
+    assert.equal(options, session.new(configuration).storage.options)
+    options.storage.depth = 2
+    assert.equal(2, session.new(configuration).storage.depth)
+    setmetatable(options, { __index = {} })
+    options.storage.depth = 3
+    assert.equal(3, session.new(configuration).storage.depth)
+    assert.equal(session.new(configuration).storage, session.new(configuration).storage)
+    local storage = { count = 0 }
+    assert.equal(session.new({ storage = storage }).profile, session.new({ storage = storage }).profile)
+    local profile = session.new({ storage = storage }).profile
+    storage.count = 1
+    assert.equal(profile, session.new({ storage = storage }).profile)
+    package.loaded["spec.module"] = nil
+  end)
+
+  it("says once what an unknown name may mean", function()
+    local function told(configuration)
+      browser.log = {}
+      for _ = 1, 2 do
+        session.new(configuration)
+        session.new(support.with(configuration, { cookie_name = "other" }))
+      end
+      local texts = {}
+      for i, line in ipairs(browser.log) do
+        assert.equal(ngx.WARN, line[1])
+        texts[i] = table.concat(line, "", 2)
+      end
+      return texts
+    end
+    local former = ": lua-resty-session 3 had it, today it is "
+    assert.same({ '[session] unknown option "idle_timeout" is ignored: did you mean "idling_timeout"?' },
+                told({ idle_timeout = 5 }))
+    assert.same({
+      '[session] unknown option "cookie.lifetime" is ignored' .. former .. "rolling_timeout or absolute_timeout",
+      '[session] unknown option "cookie.samesite" is ignored' .. former .. "cookie_same_site",
+    }, told({ storage = "cookie", cookie = { lifetime = 5, samesite = "Lax" } }))
+    assert.same({ '[session] unknown option "name" is ignored' .. former .. "cookie_name" }, told({ name = "x" }))
+    assert.same({}, told({ name = "y" }))
+    assert.same({ '[session] unknown option "1" is ignored' }, told({ "secret" }))
+    assert.same({ '[session] unknown redis option "hots" is ignored: did you mean "host"?' },
+                told({ storage = "redis", redis = { hots = "a" } }))
+    assert.same({ '[session] unknown redis nodes option "prot" is ignored: did you mean "port"?' },
+                told({ storage = "redis", redis = { nodes = { { host = "a", prot = 1 } } } }))
+    assert.same({ '[session] unknown shm option "store" is ignored' .. former .. "zone" },
+                told({ storage = "shm", shm = { store = "sessions" } }))
+    assert.same({}, told({ unheard = ngx.null }))
+  end)
+
+  it("says nothing of any name that is known", function()
+    package.loaded["spec.module"] = { new = function() return {} end }
+    browser.log = {}
+    local all = { revocation = false, revocation_fail_mode = "closed", revocation_cache_ttl = 5,
+                  revocation_error_cache_ttl = 1, ["spec.module"] = {} }
+    for _, name in ipairs { "memcache", "mariadb", "postgresql", "redis-cluster", "redis-sentinel" } do
+      all[name] = {}
+    end
+    for storage, names in pairs(OPTIONS) do
+      local options = {}
+      for _, name in ipairs(names) do
+        options[name] = false
+      end
+      options.zone = storage == "shm" and "sessions" or nil
+      all[storage] = options
+    end
+    for storage in pairs(OPTIONS) do
+      session.new(support.with(all, { storage = storage }))
+    end
+    session.init(support.with(all, { storage = "spec.module", secret = "spec" }))
+    session.new({ ["spec.module"] = {} })
+    assert.same({}, browser.log)
+    package.loaded["spec.module"] = nil
+  end)
+
+  it("is an error where sessions in cookies are to be revoked, which would open", function()
+    local problem = "invalid revocation (this version cannot revoke sessions that are kept in cookies: "
+                    .. "revoked ones would open)"
+    for _, revocation in ipairs { "redis", true, {}, { get = print, set = print }, setmetatable({}, {}) } do
+      for _, call in ipairs { session.init, session.new, session.open } do
+        assert.has_error(function() call({ revocation = revocation, redis = {} }) end, problem)
+      end
+      -- lua-resty-session ignores it there.
+      assert.is_table(session.new({ revocation = revocation, storage = support.memory() }))
+    end
+    assert.is_table(session.new({ revocation = false, revocation_fail_mode = "closed" }))
+    assert.is_table(session.new({ revocation = ngx.null }))
+  end)
+
+  it("says once that there is no secret, when a session is first used", function()
+    local loaded = {}
+    for name, module in pairs(package.loaded) do
+      if name:find("^resty%.session") and name ~= "resty.session.native" then
+        loaded[name], package.loaded[name] = module, nil
+      end
+    end
+    local other, log = require "resty.session", {}
+    other.__set_ngx_log(function(_, ...) table.insert(log, table.concat({ ... })) end)
+    other.init({ cookie_name = "x" })
+    other.new({ secret = "s" })
+    assert.same({}, log)
+    for _ = 1, 3 do
+      other.new()
+      other.open({ cookie_name = "y" })
+      other.destroy()
+    end
+    assert.equal(1, #log)
+    assert.matches("^%[session%] no secret is configured: ", log[1])
+    for name, module in pairs(loaded) do
+      package.loaded[name] = module
+    end
+    browser.log = {}
+    session.new()
+    assert.same({}, browser.log)
+  end)
+
+  it("keeps numbers that name an audience or a subject", function()
+    local memory = support.memory()
+    local numbers = { audience = 5, subject = 1234567890123, store_metadata = true }
+    for _, storage in ipairs { false, memory } do
+      local configuration = support.with(numbers, { storage = storage })
+      browser.cookies = {}
+      local s = session.new(configuration)
+      s:set("a", 1)
+      s.info:set("b", 2)
+      assert(s:save())
+      browser:next()
+      local exists
+      s, _, exists = session.open(configuration)
+      assert.is_true(exists)
+      assert.same({ 5, 1234567890123, 1, 2 }, { s:get_audience(), s:get_subject(), s:get("a"), s.info:get("b") })
+      assert.is_true(s:open())
+      assert(s.info:save())
+      browser:next()
+      assert.equal(2, session.open(configuration).info:get("b"))
+      -- Its text is another audience.
+      s, _, exists = session.open(support.with(configuration, { audience = "5" }))
+      assert.is_false(exists)
+      s.info:set("b", 3)
+      assert(s:save())
+      browser:next()
+      assert.equal("5", s:get_audience())
+      assert.equal(3, session.open(support.with(configuration, { audience = "5" })).info:get("b"))
+      s = session.open(configuration)
+      assert.same({ 5, 2, 2 }, { s:get_audience(), #s.data, s.info:get("b") })
+      s:set_audience("5")
+      assert.equal(1, #s.data)
+      assert(s:save())
+      browser:next()
+      assert.equal("missing session audience", (select(2, session.open(configuration))))
+      -- Nor do text and number name one subject.
+      s = session.open(support.with(configuration, { audience = "other", subject = "1234567890123",
+                                                     enforce_same_subject = true }))
+      s.info:set("b", 4)
+      assert(s:save())
+      browser:next()
+      s = session.open(support.with(configuration, { audience = "other" }))
+      assert.same({ "other", 1, 4 }, { s:get_audience(), #s.data, s.info:get("b") })
+    end
+    local metadata = memory.calls[1][9]
+    assert.same({ "NQ" }, metadata.audiences)
+    assert.same({ ngx.encode_base64("1234567890123", true) }, metadata.subjects)
   end)
 end)

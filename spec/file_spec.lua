@@ -22,7 +22,7 @@ describe("file", function()
     ['invalid file suffix (it holds "/" or a zero byte)'] = { suffix = "a\0b" },
     ["invalid file path (it holds a zero byte)"] = { path = "/tmp\0" },
     ["invalid file path (string expected, got table)"] = { path = {} },
-    ["invalid file cleanup_rate (number that is not negative expected, got integer)"] = { cleanup_rate = -1 },
+    ["invalid file cleanup_rate (number that is not negative expected, got number)"] = { cleanup_rate = -1 },
   })
 
   it("never leaves the directory", function()

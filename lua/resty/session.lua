@@ -10,15 +10,16 @@
 
 local native = require "resty.session.native"
 local http = require "resty.session.http"
+local profiles = require "resty.session.profiles"
 local storages = require "resty.session.storages"
 local json = require "resty.session.json"
 
 local respond, time = http.respond, ngx.time
 local band = require("bit").band
 local encode_part, decode_part = json.encode_part, json.decode_part
+local resolve = profiles.resolve
 
 local HEADERS = native.HEADERS
-local OPTIONS = native.OPTIONS
 local FLAG_FORGET = 0x0002
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
 
@@ -60,111 +61,13 @@ local session = {
   metatable = metatable,
 }
 
--- Configurations ----------------------------------------------------------------------------------------------------
-
-local defaults -- the profile that `init` made
-
--- Profiles made lately. Programs pass the same configuration, often as a fresh table, on every request; and they may
--- change their table between two calls. So a profile is found by what the table holds.
-local known, oldest = {}, 1
-local KNOWN_PROFILES = 16
-local DEPTH = 5 -- that of { redis = { sentinels = { { host = … } } } }
-
--- A storage that is a table, and any table with a metatable, is itself: not copied, and not compared by what it holds.
-local function copy(value, depth)
-  if type(value) ~= "table" or depth == 0 or getmetatable(value) then
-    return value
-  end
-  local result = {}
-  for k, v in next, value do
-    result[k] = k == "storage" and v or copy(v, depth - 1)
-  end
-  return result
-end
-
-local function equals(value, other, depth)
-  if type(value) ~= "table" or type(other) ~= "table" or depth == 0 or getmetatable(value) then
-    return value == other
-  end
-  for k, v in next, value do
-    if not equals(v, other[k], k == "storage" and 0 or depth - 1) then
-      return false
-    end
-  end
-  for k in next, other do
-    if value[k] == nil then
-      return false
-    end
-  end
-  return true
-end
-
--- A configuration as a plain table: one with a metatable may hold more than it shows.
-local function plain(configuration)
-  if type(configuration) ~= "table" then
-    error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
-  elseif not getmetatable(configuration) then
-    return configuration
-  end
-  local storage = configuration.storage
-  local result = { storage = storage }
-  for i = 1, #OPTIONS do
-    result[OPTIONS[i]] = configuration[OPTIONS[i]]
-  end
-  if type(storage) == "string" then
-    result[storage] = storages.configuration(storage, configuration)
-  end
-  return result
-end
-
-local function find(configuration, base)
-  for i = 1, #known do
-    if known[i].base == base and equals(configuration, known[i].configuration, DEPTH) then
-      return known[i]
-    end
-  end
-end
-
--- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
-local function build(configuration, base, make, parent, storage)
-  if configuration.storage ~= nil then
-    storage = storages.load(configuration.storage, configuration)
-  end
-  local native_storage, prepare, wait = storages.native(storage)
-  local profile, err = make(configuration, parent, storage and true or false, native_storage)
-  if not profile then
-    error(err, 0)
-  end
-  profile.prepare, profile.wait = prepare, wait
-  profile.base = base
-  profile.configuration = copy(configuration, DEPTH)
-  profile.storage = storage or false
-  known[oldest] = profile
-  oldest = oldest % KNOWN_PROFILES + 1
-  return profile
-end
-
-local function resolve(configuration)
-  if configuration == nil then
-    return defaults
-  end
-  configuration = plain(configuration)
-  return find(configuration, defaults)
-      or build(configuration, defaults, native.new, defaults.handle, defaults.storage)
-end
-
 --- Sets the defaults of all later sessions. Every option that is absent gets its built-in default; only the key stays what
 -- it was, or is random, where neither `secret` nor `ikm` is given.
+-- @function session.init
 -- @tparam[opt] table configuration options
 -- @raise a string that names what is wrong with an option
----@param configuration table?
-function session.init(configuration)
-  configuration = plain(configuration or {})
-  local has_key = configuration.ikm ~= nil or configuration.secret ~= nil
-  local base = has_key and "init" or defaults and defaults.ikms[1] or "first"
-  defaults = find(configuration, base)
-          or build(configuration, base, native.init, defaults and defaults.handle, false)
-end
+---@type fun(configuration: table?)
+session.init = profiles.init
 
 -- Acts ------------------------------------------------------------------------------------------------------------
 
@@ -251,6 +154,23 @@ local function live(self, problem)
   end
 end
 
+-- Where an audience's info stands in JSON, whose keys are text: a number is not its text, and cjson would take a table
+-- with small numbers for an array.
+local function info_key(audience)
+  return type(audience) == "string" and audience or "\0" .. tostring(audience)
+end
+
+-- Puts decoded info where its audiences have it.
+local function by_audience(info, data)
+  for i = 1, #data do
+    local audience = data[i][2]
+    if info and type(audience) == "number" then
+      info[audience], info[info_key(audience)] = info[info_key(audience)], nil
+    end
+  end
+  return info or false
+end
+
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
 -- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
@@ -262,8 +182,9 @@ local function take_data(self, data, index, subject, info)
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
+  info = by_audience(info, data)
   if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = tostring(data[index][2]), self.info.data
+    local audience, own = data[index][2], self.info.data
     info[audience] = found and info[audience] or own and own[audience] or nil
     self.info.data = info
   end
@@ -286,7 +207,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, v
       take_data(self, data, index, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
-      self.data, self.data_index, self.info.data = data, index, info or false
+      self.data, self.data_index, self.info.data = data, index, by_audience(info, data)
     end
   end
   respond(lines, warning)
@@ -314,15 +235,13 @@ end
 
 -- The info store's JSON without one audience; nil where nothing is left.
 local function encode_info(self, without)
-  local info = self.info.data
-  if type(info) == "table" then
-    if without ~= nil then
-      info = copy(info, 1)
-      info[tostring(without)] = nil
+  local info, own = {}, self.info.data
+  for audience, values in next, type(own) == "table" and own or info do
+    if audience ~= without then
+      info[info_key(audience)] = values
     end
-    info = next(info) ~= nil and info
   end
-  if not info then
+  if next(info) == nil then
     return nil
   end
   return encode_part("info", info)
@@ -361,9 +280,8 @@ function info_metatable:set(key, value)
   local current = owner.data[owner.data_index]
   local data = owner.storage and (self.data or {})
   if data then
-    local audience = tostring(current[2]) -- JSON's keys are text, whatever an audience is
-    data[audience] = data[audience] or {}
-    data[audience][key] = value
+    data[current[2]] = data[current[2]] or {}
+    data[current[2]][key] = value
     self.data = data
   else
     current[1]["@" .. key] = value
@@ -529,7 +447,7 @@ end
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:open()
-  local profile, now, audience = self.profile, time(), tostring(self.data[self.data_index][2])
+  local profile, now, audience = self.profile, time(), self.data[self.data_index][2]
   local handle, problem = handle_of(profile)
   local cookies = http.cookies()
   return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(

@@ -30,6 +30,20 @@ pub enum RememberSafety {
 }
 
 impl RememberSafety {
+    /// The levels by name.
+    pub const NAMES: [(&str, Self); 5] = [
+        ("None", Self::None),
+        ("Low", Self::Low),
+        ("Medium", Self::Medium),
+        ("High", Self::High),
+        ("Very High", Self::VeryHigh),
+    ];
+
+    /// The level of that name, in upper or lower case.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(level, _)| level.as_bytes().eq_ignore_ascii_case(name)).map(|(_, level)| level)
+    }
+
     /// Any text that is not the name of a level means the default one.
     pub fn from_name(name: &[u8]) -> Self {
         match name {

@@ -10,7 +10,7 @@ use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
 use super::bridge::bridge;
-use super::configuration::Handle;
+use super::configuration::{Handle, name_of};
 use super::storages::{StorageHandle, Submitted};
 use crate::bridge::{Answer as BridgeAnswer, Ticket};
 use crate::cookie::{Binding, Error as CookieError};
@@ -91,12 +91,12 @@ fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
 }
 
 /// `handle, now, cookies, unsendable, problem, audience, remember`: opens on behalf of an instance.
-type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, Option<String>, BString, bool);
+type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, Option<String>, LuaValue, bool);
 
 fn open_instance(lua: &Lua, args: OpenArgs) -> LuaResult<Row> {
     let (handle, now, cookies, unsendable, problem, audience, remember) = args;
     let request = Request::new(now, cookies, unsendable, problem);
-    let session = Session { audience: Some(audience.into()), remember, ..Session::new(&handle.configuration) };
+    let session = Session { audience: Some(name_of(&audience)), remember, ..Session::new(&handle.configuration) };
     let running = Running::new(&handle, request, session, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)

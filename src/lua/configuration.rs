@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
-use mlua::BString;
 use mlua::prelude::*;
 
+use super::array::{self, NAMED_FIELDS};
+use super::hints::hint;
 use super::storages::{StorageHandle, StorageRef};
 use super::{Answer, answer};
-use crate::session::configuration::{HEADERS, Value};
+use crate::session::configuration::{HEADERS, Value, WITH_REVOCATION};
+use crate::session::name::Name;
 use crate::session::{self, Configuration, Error, Options};
 
 /// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
@@ -23,12 +25,51 @@ type HandleRef = LuaUserDataRef<Handle>;
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("init", lua.create_function(init)?)?;
     module.set("new", lua.create_function(new)?)?;
-    module.set("OPTIONS", Options::NAMES)?;
+    module.set("OPTIONS", names().collect::<Vec<_>>())?;
+    module.set("unknown_options", lua.create_function(unknown_options)?)?;
     let headers = lua.create_table()?;
     for (property, header) in HEADERS {
         headers.set(property, header)?;
     }
     module.set("HEADERS", headers)
+}
+
+/// The names of all options that are not a storage's own.
+fn names() -> impl Iterator<Item = &'static str> {
+    Options::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
+}
+
+/// `unknown_options(options, sections)`: what to say of the options that nobody knows, an array of strings, or nil.
+/// `sections` are the names under which storages' options may stand.
+fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
+    let sections: Vec<String> = sections.iter().map(LuaString::to_string_lossy).collect();
+    let mut known: Vec<&str> = names().collect();
+    known.extend(sections.iter().map(String::as_str));
+    let mut hints = Vec::new();
+    for (key, value) in options.pairs::<LuaValue, LuaValue>().filter_map(Result::ok) {
+        let name = key.to_string().unwrap_or_default();
+        // A module's name has a dot: its options may wait here for being used.
+        let is_module = value.is_table() && name.contains('.');
+        if array::is_absent(&value) || is_module || known.contains(&name.as_str()) {
+            continue;
+        }
+        // Version 3 has its options in tables: `cookie = { lifetime = … }`.
+        let fields = value.as_table().filter(|_| matches!(name.as_str(), "cookie" | "check" | "random" | "aes"));
+        let fields: Vec<LuaString> = fields
+            .into_iter()
+            .flat_map(|table| table.pairs::<LuaString, LuaValue>())
+            .flatten()
+            .map(|(key, _)| key)
+            .collect();
+        hints.extend(
+            fields.iter().map(|field| hint(None, &[name.as_bytes(), b".", &field.as_bytes()].concat(), &known)),
+        );
+        if fields.is_empty() {
+            hints.push(hint(None, name.as_bytes(), &known));
+        }
+    }
+    hints.sort();
+    Ok((!hints.is_empty()).then_some(hints))
 }
 
 /// `init(options, previous, stored, storage)`: the defaults of all later configurations, or `nil, err`. `stored` says whether there
@@ -59,21 +100,37 @@ fn read(options: Option<LuaTable>) -> Result<Options, Error> {
     })
 }
 
-/// No option is a list of lists: what is deeper is only named.
+/// An option's value; `None` if it counts as absent. No option is a list of lists: what is deeper is only named.
 fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
     Some(match value {
-        LuaValue::Nil => return None,
+        value if array::is_absent(&value) => return None,
         LuaValue::Boolean(boolean) => Value::Boolean(boolean),
         LuaValue::Integer(number) => Value::Number(number as f64),
         LuaValue::Number(number) => Value::Number(number),
         LuaValue::String(text) => Value::Text(text.as_bytes().to_vec()),
-        LuaValue::Table(list) if may_be_list => Value::List(
-            list.sequence_values()
-                .map(|value| value.map_or(None, |value| value_of(value, false)).unwrap_or(Value::Other("nil")))
-                .collect(),
-        ),
-        other => Value::Other(other.type_name()),
+        LuaValue::Table(list) if may_be_list => match array::elements(&list) {
+            Some(elements) => Value::List(elements.into_iter().filter_map(|value| value_of(value, false)).collect()),
+            None => Value::Other(NAMED_FIELDS),
+        },
+        other => Value::Other(array::type_name(&other)),
     })
+}
+
+/// An audience's or a subject's name as Lua has it.
+pub fn name_of(value: &LuaValue) -> Name<'static> {
+    match value {
+        LuaValue::String(text) => Name::Text(text.as_bytes().to_vec().into()),
+        LuaValue::Integer(number) => Name::Number(*number as f64),
+        LuaValue::Number(number) => Name::Number(*number),
+        other => Name::Other(other.to_string().unwrap_or_default().into_bytes().into()),
+    }
+}
+
+fn lua_name(lua: &Lua, name: &Name) -> LuaResult<LuaValue> {
+    match name {
+        Name::Number(number) => Ok(LuaValue::Number(*number)),
+        name => lua.create_string(name.text()).map(LuaValue::String),
+    }
 }
 
 /// What the shim needs to know of a configuration, and the handle to give back with every act. For a storage on the
@@ -84,17 +141,17 @@ fn describe(
     stored: bool,
     storage: Option<StorageRef>,
 ) -> LuaResult<Answer<LuaTable>> {
-    let mut configuration = match configuration {
+    let configuration = match configuration.and_then(|configuration| configuration.with_storage(stored)) {
         Ok(configuration) => configuration,
         Err(error) => return Ok(answer(Err(error))),
     };
-    configuration.stored = stored;
     let table = lua.create_table()?;
     table.set("cookie_name", &*configuration.cookie_name)?;
     table.set("cookie_flags", configuration.attributes.as_str())?;
     table.set("remember", configuration.remember)?;
-    table.set("audience", BString::from(configuration.audience.clone()))?;
-    table.set("subject", configuration.subject.clone().map(BString::from))?;
+    table.set("random_key", configuration.random_key)?;
+    table.set("audience", lua_name(lua, &configuration.audience)?)?;
+    table.set("subject", configuration.subject.as_ref().map(|subject| lua_name(lua, subject)).transpose()?)?;
     table.set("request_headers", configuration.request_headers.clone())?;
     table.set("response_headers", configuration.response_headers.clone())?;
     let ikms = lua.create_table()?;

@@ -5,8 +5,10 @@
 //! exception: only a mistake in the shim can bring them about.
 
 mod acts;
+mod array;
 mod bridge;
 mod configuration;
+mod hints;
 mod instance;
 mod options;
 mod storages;

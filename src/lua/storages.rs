@@ -21,13 +21,16 @@ use crate::storage::{self, Error, Options, Owner, Record, Storage};
 /// The storages' makers by name, and their operations.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table_from([
-        ("dshm", maker(lua, options::dshm)?),
-        ("file", maker(lua, options::file)?),
-        ("memcached", maker(lua, options::memcached)?),
-        ("mysql", maker(lua, options::mysql)?),
-        ("postgres", maker(lua, options::postgres)?),
-        ("redis", maker(lua, options::redis)?),
+        ("dshm", maker(lua, "dshm", options::dshm)?),
+        ("file", maker(lua, "file", options::file)?),
+        ("memcached", maker(lua, "memcached", options::memcached)?),
+        ("mysql", maker(lua, "mysql", options::mysql)?),
+        ("postgres", maker(lua, "postgres", options::postgres)?),
+        ("redis", maker(lua, "redis", options::redis)?),
+        ("shm", lua.create_function(shm)?),
     ])?;
+    let names = options::STORAGES.map(|(storage, names)| (storage, names.concat()));
+    table.set("OPTIONS", lua.create_table_from(names)?)?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
     table.set("update", lua.create_function(update)?)?;
@@ -52,19 +55,54 @@ impl LuaUserData for StorageHandle {}
 
 pub type StorageRef = LuaUserDataRef<StorageHandle>;
 
-/// `storages.name(configuration, handle)`: a storage by the options that `read` finds, or `nil, err`. With a handle, that one is
-/// changed, and so whatever uses it.
-fn maker<O: Options>(lua: &Lua, read: fn(Option<&LuaTable>) -> Result<O, String>) -> LuaResult<LuaFunction> {
-    lua.create_function(move |_, (configuration, handle): (Option<LuaTable>, Option<StorageRef>)| {
-        let source = read(configuration.as_ref()).map(Source::new);
-        Ok(super::answer(source.map(|source| match handle {
-            None => StorageHandle(Rc::new(RefCell::new(source))),
-            Some(handle) => {
-                handle.0.replace(source);
-                handle.clone()
-            }
-        })))
+/// A value, or nil and an error; then what to say of options that nobody knows.
+type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
+
+fn made<T>(
+    storage: &str,
+    configuration: LuaValue,
+    make: impl FnOnce(Option<&LuaTable>) -> Result<T, String>,
+) -> Made<T> {
+    let result = options::section(storage, configuration).and_then(|section| {
+        let section = section.as_ref();
+        make(section).map(|made| (made, options::unknown_options(storage, section)))
+    });
+    match result {
+        Ok((made, hints)) => (Some(made), None, hints),
+        Err(error) => (None, Some(error), None),
+    }
+}
+
+/// `storages.name(configuration, handle)`: a storage by the options that `read` finds, or `nil, err`; third, what to say of options
+/// that nobody knows, if there are any. With a handle, that one is changed, and so whatever uses it.
+fn maker<O: Options>(
+    lua: &Lua,
+    storage: &'static str,
+    read: fn(Option<&LuaTable>) -> Result<O, String>,
+) -> LuaResult<LuaFunction> {
+    lua.create_function(move |_, (configuration, handle): (LuaValue, Option<StorageRef>)| {
+        Ok(made(storage, configuration, |section| {
+            let source = Source::new(read(section)?);
+            Ok(match handle {
+                None => StorageHandle(Rc::new(RefCell::new(source))),
+                Some(handle) => {
+                    handle.0.replace(source);
+                    handle.clone()
+                }
+            })
+        }))
     })
+}
+
+/// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, as the storages' makers answer.
+fn shm(lua: &Lua, configuration: LuaValue) -> LuaResult<Made<LuaTable>> {
+    let (options, err, hints) = made("shm", configuration, options::shm);
+    let Some(options) = options else { return Ok((None, err, hints)) };
+    let table = lua.create_table()?;
+    table.set("zone", options.zone)?;
+    table.set("prefix", options.naming.prefix)?;
+    table.set("suffix", options.naming.suffix)?;
+    Ok((Some(table), None, hints))
 }
 
 impl Source {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::audiences::{self, Sole};
 use super::configuration::Random;
 use super::effect::Host;
+use super::name::Name;
 use super::reading::Opened;
 use super::times::{self, Refresh};
 use super::{Configuration, Error};
@@ -95,7 +96,7 @@ pub struct Session {
     /// Whether this session asked to be forgotten.
     pub forget: bool,
     /// The audience to open, where it is not the configured one.
-    pub audience: Option<Vec<u8>>,
+    pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Vec<u8>,
     /// The current audience's place in the payload; `None` where it is to be added.
@@ -380,7 +381,7 @@ impl Session {
     pub(super) fn drop_info_of_others(&mut self) -> Result<(), Error> {
         let Some(info) = &self.info else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
-        self.info = audiences::retain_info(info, |audience| audiences::position(&entries, audience).is_some());
+        self.info = audiences::retain_info(info, |key| audiences::has_info(&entries, key));
         Ok(())
     }
 }

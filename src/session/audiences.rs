@@ -10,6 +10,7 @@ use std::ops::Range;
 use serde_bytes::ByteBuf;
 
 use super::Error;
+use super::name::Name;
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
 
@@ -19,10 +20,8 @@ pub struct Entry<'a> {
     /// The whole `[data, audience, subject]`, as it stands.
     text: &'a [u8],
     data: &'a [u8],
-    /// How the audience's JSON starts; 0 if there is none.
-    kind: u8,
-    pub audience: Option<Cow<'a, [u8]>>,
-    pub subject: Option<Cow<'a, [u8]>>,
+    pub audience: Option<Name<'a>>,
+    pub subject: Option<Name<'a>>,
 }
 
 /// Which sessions a record belongs to, for storages that can list them: two arrays of equal length, base64url.
@@ -52,10 +51,15 @@ pub struct Parts<'a> {
 impl Sole {
     /// Nothing where it is another payload.
     pub fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
-        let [Entry { data, audience: Some(audience), subject, .. }] = entries else { return None };
+        let [Entry { data, audience: Some(Name::Text(audience)), subject, .. }] = entries else { return None };
+        let subject = match subject {
+            None => None,
+            Some(Name::Text(subject)) => Some(subject),
+            Some(_) => return None,
+        };
         // A quote that was escaped could end another name here, and a NUL ends the text for a program's JSON library.
         let is_odd = |name: &Cow<[u8]>| name.iter().any(|byte| matches!(byte, b'"' | 0));
-        if is_odd(audience) || subject.as_ref().is_some_and(is_odd) {
+        if is_odd(audience) || subject.is_some_and(is_odd) {
             return None;
         }
         let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?.strip_prefix(b",\"")?.strip_prefix(&**audience)?;
@@ -98,8 +102,17 @@ pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
 }
 
 /// The position of an audience.
-pub fn position(entries: &[Entry<'_>], audience: &[u8]) -> Option<usize> {
-    entries.iter().position(|entry| entry.audience.as_deref() == Some(audience))
+pub fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usize> {
+    entries.iter().position(|entry| entry.audience.as_ref() == Some(audience))
+}
+
+/// Whether one of the entries is the audience whose info stands under `key`: its text or, if it is none, a NUL and how
+/// it is printed.
+pub fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
+    entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| match audience {
+        Name::Text(text) => **text == *key,
+        other => key.strip_prefix(b"\0").is_some_and(|key| *other.text() == *key),
+    })
 }
 
 /// Whether a payload, once saved, opens again with the current audience at `index`.
@@ -116,8 +129,7 @@ pub fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
     let Some(current) = index.and_then(|index| entries.get(index)) else {
         return problem("there is no audience at data_index");
     };
-    let is_name = matches!(current.kind, b'"' | b'-' | b'0'..=b'9');
-    let Some(audience) = current.audience.as_ref().filter(|_| is_name) else {
+    let Some(audience @ (Name::Text(_) | Name::Number(_))) = &current.audience else {
         return problem("the audience must be a string or a number");
     };
     if position(&entries, audience) != index {
@@ -138,6 +150,7 @@ pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
     let mut metadata = Metadata { audiences: Vec::new(), subjects: Vec::new() };
     for entry in entries {
         let (Some(audience), Some(subject)) = (&entry.audience, &entry.subject) else { continue };
+        let (audience, subject) = (&audience.text(), &subject.text());
         metadata.audiences.push(base64url::encode(audience));
         metadata.subjects.push(match hash_subject {
             true => base64url::encode(&sha256(subject)[..16]),
@@ -215,31 +228,24 @@ impl<'a> Scanner<'a> {
         self.demand(b'[', "array of an audience expected")?;
         let start = self.at - 1;
         let data = self.value()?;
-        let kind = self.peek_second();
         let audience = self.name()?;
         let subject = self.name()?;
         while self.accept(b',') {
             self.value()?;
         }
         self.demand(b']', "end of an audience's array expected")?;
-        Ok(Entry { text: &self.text[start..self.at], data, kind, audience, subject })
-    }
-
-    /// The byte that follows the next one.
-    fn peek_second(&mut self) -> u8 {
-        let rest = self.peek().and_then(|_| self.text.get(self.at + 1..)).unwrap_or_default();
-        rest.trim_ascii_start().first().copied().unwrap_or_default()
+        Ok(Entry { text: &self.text[start..self.at], data, audience, subject })
     }
 
     /// The next element of an entry, if there is one.
-    fn name(&mut self) -> Result<Option<Cow<'a, [u8]>>, Error> {
+    fn name(&mut self) -> Result<Option<Name<'a>>, Error> {
         if !self.accept(b',') {
             return Ok(None);
         }
         match self.value()? {
             b"null" | b"false" => Ok(None),
-            text @ [b'"', ..] => unescape(text).map(Some),
-            other => Ok(Some(Cow::Borrowed(other))),
+            text @ [b'"', ..] => unescape(text).map(|text| Some(Name::Text(text))),
+            other => Ok(Some(Name::from_json(other))),
         }
     }
 
@@ -339,7 +345,7 @@ mod tests {
     type Name = Option<Vec<u8>>;
 
     fn names(payload: &[u8]) -> Vec<(Name, Name)> {
-        let own = |name: Option<Cow<[u8]>>| name.map(Cow::into_owned);
+        let own = |name: Option<super::Name>| name.map(|name| name.text().into_owned());
         entries(payload).unwrap().into_iter().map(|entry| (own(entry.audience), own(entry.subject))).collect()
     }
 
@@ -439,6 +445,23 @@ mod tests {
         assert_eq!(problem(twice, Some(0)), None);
         assert_eq!(problem(twice, Some(1)).unwrap(), "invalid session data (the audience must not be there twice)");
         assert_eq!(problem(twice, None).unwrap(), "invalid session data (there is no audience at data_index)");
+    }
+
+    #[test]
+    fn a_number_is_found_by_a_number_and_not_by_its_text() {
+        let payload = br#"[[{},"5","5"],[{},5,5.0],[{},true,1e2],[{},2.5e-05]]"#;
+        let entries = entries(payload).unwrap();
+        let at = |name: super::Name| position(&entries, &name);
+        assert_eq!((at("5".into()), at(super::Name::Number(5.0))), (Some(0), Some(1)));
+        assert_eq!(
+            (at("true".into()), at("2.5e-05".into()), at(super::Name::Number(0.000_025))),
+            (None, None, Some(3))
+        );
+        assert_ne!(entries[0].subject, entries[1].subject);
+        assert!(has_info(&entries, b"\x002.5e-05") && !has_info(&entries, b"2.5e-05") && !has_info(&entries, b"\x006"));
+        let metadata = metadata(&entries, false).unwrap();
+        assert_eq!(metadata.audiences, [b"5" as &[u8], b"5", b"true"].map(base64url::encode));
+        assert_eq!(metadata.subjects, [b"5" as &[u8], b"5", b"100"].map(base64url::encode));
     }
 
     #[test]

@@ -1,193 +1,18 @@
-//! The options of a session: what a program may write, the defaults, and what follows from both.
+//! What follows from a session's options and the defaults.
 
 use std::rc::Rc;
 
 use super::Error;
+use super::name::Name;
+pub use super::options::{Options, Value, WITH_REVOCATION};
+use super::options::{Revocation, invalid};
 use super::times::Timeouts;
-use crate::cookie::attributes::Attributes;
+use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
-
-/// An option's value as a program wrote it, in no language's types.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    Boolean(bool),
-    Number(f64),
-    Text(Vec<u8>),
-    List(Vec<Value>),
-    /// Anything else, by the name of its type.
-    Other(&'static str),
-}
-
-impl Value {
-    fn type_name(&self) -> &'static str {
-        match self {
-            Self::Boolean(_) => "boolean",
-            Self::Number(_) => "number",
-            Self::Text(_) => "string",
-            Self::List(_) => "table",
-            Self::Other(name) => name,
-        }
-    }
-}
-
-/// A type that an option can have.
-trait Setting: Sized {
-    const EXPECTED: &'static str;
-    fn from_value(value: Value) -> Option<Self>;
-}
-
-/// As in Lua, only `false` is false.
-impl Setting for bool {
-    const EXPECTED: &'static str = "boolean";
-    fn from_value(value: Value) -> Option<Self> {
-        Some(value != Value::Boolean(false))
-    }
-}
-
-/// Seconds or bytes: a fraction is dropped, the infinite is very large.
-impl Setting for u64 {
-    const EXPECTED: &'static str = "number that is not negative";
-    fn from_value(value: Value) -> Option<Self> {
-        match value {
-            Value::Number(number) if number >= 0.0 => Some(number as u64),
-            _ => None,
-        }
-    }
-}
-
-impl Setting for Vec<u8> {
-    const EXPECTED: &'static str = "string";
-    fn from_value(value: Value) -> Option<Self> {
-        match value {
-            Value::Text(text) => Some(text),
-            Value::Number(number) => Some(number.to_string().into_bytes()),
-            _ => None,
-        }
-    }
-}
-
-/// `false` stands for no text, and so overrides a default.
-impl Setting for String {
-    const EXPECTED: &'static str = "string";
-    fn from_value(value: Value) -> Option<Self> {
-        match value {
-            Value::Boolean(false) => Some(Self::new()),
-            value => Self::from_utf8(Setting::from_value(value)?).ok(),
-        }
-    }
-}
-
-/// `false` stands for none.
-impl<T: Setting> Setting for Option<T> {
-    const EXPECTED: &'static str = T::EXPECTED;
-    fn from_value(value: Value) -> Option<Self> {
-        match value {
-            Value::Boolean(false) => Some(None),
-            value => T::from_value(value).map(Some),
-        }
-    }
-}
-
-/// `false` stands for an empty list.
-impl<T: Setting> Setting for Vec<T> {
-    const EXPECTED: &'static str = "array";
-    fn from_value(value: Value) -> Option<Self> {
-        match value {
-            Value::Boolean(false) => Some(Self::new()),
-            Value::List(values) => values.into_iter().map(T::from_value).collect(),
-            _ => None,
-        }
-    }
-}
-
-macro_rules! options {
-    ($($name:ident: $type:ty = $default:expr,)*) => {
-        /// The options as a program writes them; what is `None` was not written.
-        ///
-        /// The documentation's table of options says what each one means.
-        #[derive(Clone, Debug, Default)]
-        pub struct Options {
-            $(pub $name: Option<$type>,)*
-        }
-
-        impl Options {
-            /// The names of all options.
-            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
-
-            /// Reads each option by its name.
-            ///
-            /// # Errors
-            ///
-            /// A value of another type than the option's.
-            pub fn read<E: From<Error>>(mut value_of: impl FnMut(&'static str) -> Result<Option<Value>, E>) -> Result<Self, E> {
-                let mut options = Self::default();
-                $(options.$name = value_of(stringify!($name))?.map(|value| setting(stringify!($name), value)).transpose()?;)*
-                Ok(options)
-            }
-
-            /// What is not written here is as in `defaults`.
-            #[must_use]
-            fn or(self, defaults: &Self) -> Self {
-                Self { $($name: self.$name.or_else(|| defaults.$name.clone()),)* }
-            }
-
-            fn built_in() -> Self {
-                Self { $($name: $default,)* }
-            }
-        }
-    };
-}
-
-options! {
-    secret: Vec<u8> = None,
-    secret_fallbacks: Vec<Vec<u8>> = None,
-    ikm: Vec<u8> = None,
-    ikm_fallbacks: Vec<Vec<u8>> = None,
-    cookie_prefix: String = None,
-    cookie_name: String = Some("session".into()),
-    cookie_path: String = Some("/".into()),
-    cookie_domain: String = None,
-    cookie_http_only: bool = Some(true),
-    cookie_secure: bool = None,
-    cookie_priority: String = None,
-    cookie_same_site: String = Some("Lax".into()),
-    cookie_same_party: bool = None,
-    cookie_partitioned: bool = None,
-    remember: bool = Some(false),
-    remember_safety: Vec<u8> = None,
-    remember_cookie_name: String = Some("remember".into()),
-    audience: Vec<u8> = Some(b"default".to_vec()),
-    subject: Option<Vec<u8>> = None,
-    enforce_same_subject: bool = Some(false),
-    stale_ttl: u64 = Some(10),
-    idling_timeout: u64 = Some(900),
-    rolling_timeout: u64 = Some(3600),
-    absolute_timeout: u64 = Some(86_400),
-    remember_timeout: u64 = None,
-    remember_rolling_timeout: u64 = Some(604_800),
-    remember_absolute_timeout: u64 = Some(2_592_000),
-    hash_storage_key: bool = Some(false),
-    hash_subject: bool = Some(false),
-    store_metadata: bool = Some(false),
-    touch_threshold: u64 = Some(60),
-    compression_threshold: u64 = Some(1024),
-    bind: Vec<Vec<u8>> = None,
-    request_headers: Vec<String> = None,
-    response_headers: Vec<String> = None,
-}
-
-fn setting<T: Setting>(option: &'static str, value: Value) -> Result<T, Error> {
-    let found = value.type_name();
-    T::from_value(value).ok_or_else(|| invalid(option, format!("{} expected, got {found}", T::EXPECTED)))
-}
-
-fn invalid(option: &'static str, cause: impl Into<String>) -> Error {
-    Error::InvalidOption { option, cause: cause.into() }
-}
 
 /// The properties that can be sent as headers, and the headers' names.
 pub const HEADERS: [(&str, &str); 10] = [
@@ -209,6 +34,8 @@ pub struct Configuration {
     options: Options,
     /// The current key, then the fallbacks in order. Never empty.
     pub keys: Vec<Key>,
+    /// No program has given the current key: nobody else has it, and it is gone with the process.
+    pub random_key: bool,
     /// With its prefix.
     pub cookie_name: Rc<str>,
     /// With its prefix.
@@ -217,8 +44,8 @@ pub struct Configuration {
     pub attributes: String,
     pub remember: bool,
     pub remember_safety: RememberSafety,
-    pub audience: Vec<u8>,
-    pub subject: Option<Vec<u8>>,
+    pub audience: Name<'static>,
+    pub subject: Option<Name<'static>>,
     pub enforce_same_subject: bool,
     /// Seconds.
     pub stale_ttl: u64,
@@ -244,6 +71,7 @@ impl Configuration {
     /// in `previous`, or is random where there is none.
     pub fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
         let mut options = normalize(options)?.or(&Options::built_in());
+        let random_key = options.ikm.is_none() && previous.is_none_or(|previous| previous.random_key);
         if options.ikm.is_none() {
             options.ikm = Some(match previous {
                 Some(previous) => previous.keys[0].ikm().to_vec(),
@@ -254,30 +82,47 @@ impl Configuration {
                 }
             });
         }
-        Self::resolve(options)
+        Self::resolve(options, random_key)
     }
 
     /// The configuration of one session. What is not written is as in `defaults`.
     pub fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
-        Self::resolve(normalize(options)?.or(&defaults.options))
+        let options = normalize(options)?;
+        let random_key = options.ikm.is_none() && defaults.random_key;
+        Self::resolve(options.or(&defaults.options), random_key)
     }
 
-    fn resolve(options: Options) -> Result<Self, Error> {
+    /// Says whether the payload lives in a storage instead of the cookie.
+    ///
+    /// # Errors
+    ///
+    /// Sessions in cookies are to be revoked. (lua-resty-session ignores `revocation` where there is a storage.)
+    pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
+        if !stored && self.options.revocation == Some(Revocation(true)) {
+            let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
+            return Err(invalid("revocation", cause));
+        }
+        Ok(Self { stored, ..self })
+    }
+
+    fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
         Ok(Self {
             keys: keys(&options)?,
+            random_key,
             cookie_name: cookie_name("cookie_name", &prefix, &text(&options.cookie_name))?,
             remember_cookie_name: cookie_name("remember_cookie_name", &prefix, &text(&options.remember_cookie_name))?,
             attributes: attributes.text(),
             remember: on(options.remember),
-            remember_safety: RememberSafety::from_name(options.remember_safety.as_deref().unwrap_or_default()),
-            audience: options.audience.clone().unwrap_or_default(),
+            remember_safety: remember_safety(options.remember_safety.as_deref())?,
+            audience: options.audience.clone().unwrap_or_else(|| "default".into()),
             subject: options.subject.clone().flatten(),
             enforce_same_subject: on(options.enforce_same_subject),
-            stale_ttl: number(options.stale_ttl),
+            // No record lives longer, and a storage may not know what to do with a larger number.
+            stale_ttl: number(options.stale_ttl).min(MAX_AGE),
             timeouts: Timeouts {
                 idling: number(options.idling_timeout),
                 rolling: number(options.rolling_timeout),
@@ -305,6 +150,13 @@ impl Configuration {
 /// Writes one thing in one way: a secret as key material, the timeout's alias under its name.
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
+    // Anybody can compute the key that an empty secret would give.
+    if secret.as_ref().is_some_and(Vec::is_empty) {
+        return Err(invalid("secret", "it is empty"));
+    }
+    if options.secret_fallbacks.iter().flatten().any(Vec::is_empty) {
+        return Err(invalid("secret_fallbacks", "one of them is empty"));
+    }
     options.ikm = options.ikm.or_else(|| secret.map(|secret| sha256(&secret).to_vec()));
     let secrets = options.secret_fallbacks.take();
     options.ikm_fallbacks = options
@@ -334,19 +186,25 @@ fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
     }
     let path = attribute("cookie_path", &options.cookie_path)?;
     let domain = attribute("cookie_domain", &options.cookie_domain)?;
-    let same_site = attribute("cookie_same_site", &options.cookie_same_site)?;
+    let same_site = one_of("cookie_same_site", &options.cookie_same_site, &["Lax", "Strict", "None", "Default"])?;
+    let priority = one_of("cookie_priority", &options.cookie_priority, &["Low", "Medium", "High"])?;
+    let partitioned = options.cookie_partitioned == Some(true);
     let same_party = options.cookie_same_party == Some(true);
     if same_party && same_site == "Strict" {
         return Err(Error::SamePartyStrict);
     }
     let attributes = Attributes {
-        secure: options.cookie_secure == Some(true) || !prefix.is_empty() || same_site == "None" || same_party,
+        secure: options.cookie_secure == Some(true)
+            || !prefix.is_empty()
+            || same_site == "None"
+            || same_party
+            || partitioned,
         domain: Some(domain).filter(|domain| !host && !domain.is_empty()),
         path: if host { "/".to_owned() } else { path },
-        same_site,
-        priority: Some(attribute("cookie_priority", &options.cookie_priority)?).filter(|priority| !priority.is_empty()),
+        same_site: same_site.to_owned(),
+        priority: Some(priority.to_owned()).filter(|priority| !priority.is_empty()),
         same_party,
-        partitioned: options.cookie_partitioned == Some(true),
+        partitioned,
         http_only: options.cookie_http_only == Some(true),
     };
     Ok((prefix, attributes))
@@ -358,6 +216,28 @@ fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Err
     match value.bytes().find(|byte| byte.is_ascii_control() || *byte == b';') {
         None => Ok(value),
         Some(byte) => Err(invalid(option, format!("character {:?} not allowed", char::from(byte)))),
+    }
+}
+
+/// One of some words, in any case, in the way that it is to be written; empty where there is none.
+fn one_of(option: &'static str, value: &Option<String>, words: &[&'static str]) -> Result<&'static str, Error> {
+    let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { return Ok("") };
+    let word = words.iter().find(|word| word.eq_ignore_ascii_case(value));
+    word.copied().ok_or_else(|| invalid(option, alternatives(words)))
+}
+
+fn remember_safety(name: Option<&[u8]>) -> Result<RememberSafety, Error> {
+    let Some(name) = name else { return Ok(RememberSafety::Medium) };
+    let names = RememberSafety::NAMES.map(|(name, _)| name);
+    RememberSafety::parse(name).ok_or_else(|| invalid("remember_safety", alternatives(&names)))
+}
+
+/// `"a", "b" or "c" expected`.
+fn alternatives(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    match quoted.split_last() {
+        Some((last, others)) => format!("{} or {last} expected", others.join(", ")),
+        None => String::new(),
     }
 }
 
@@ -459,6 +339,148 @@ mod tests {
             "invalid cookie_prefix (\"__Host-\" or \"__Secure-\" expected)"
         );
         assert_eq!(error(&[("secret", Value::Other("userdata"))]), "invalid secret (string expected, got userdata)");
+    }
+
+    #[test]
+    fn booleans_are_booleans() {
+        for name in Options::NAMES {
+            let is_boolean = error(&[(name, Value::Other("userdata"))]).contains("(boolean expected");
+            for value in [text("false"), text("yes"), Value::Number(0.0), Value::Number(1.0), Value::List(vec![])] {
+                let problem = format!("invalid {name} (boolean expected, got {})", value.type_name());
+                assert_eq!(error(&[(name, value)]) == problem, is_boolean, "{name}");
+            }
+        }
+        assert_eq!(error(&[("remember", text("yes"))]), "invalid remember (boolean expected, got string)");
+        assert_eq!(
+            error(&[("cookie_secure", Value::Number(1.0))]),
+            "invalid cookie_secure (boolean expected, got number)"
+        );
+    }
+
+    #[test]
+    fn a_fraction_never_becomes_zero() {
+        let one = |value| {
+            let names = ["idling_timeout", "stale_ttl", "touch_threshold", "compression_threshold", "rolling_timeout"];
+            let one = initial(&names.map(|name| (name, Value::Number(value))))?;
+            Ok::<_, Error>([
+                one.timeouts.idling,
+                one.stale_ttl,
+                one.touch_threshold,
+                one.compression_threshold,
+                one.timeouts.rolling,
+            ])
+        };
+        assert_eq!(one(0.0).unwrap(), [0; 5]);
+        assert_eq!(one(0.5).unwrap(), [1; 5]);
+        assert_eq!(one(1e-300).unwrap(), [1; 5]);
+        assert_eq!(one(59.01).unwrap(), [60; 5]);
+        assert_eq!(one(f64::INFINITY).unwrap(), [u64::MAX, MAX_AGE, u64::MAX, u64::MAX, u64::MAX]);
+        for (number, found) in [(f64::NAN, "NaN"), (-0.5, "number"), (f64::NEG_INFINITY, "number")] {
+            let problem = format!("invalid stale_ttl (number that is not negative expected, got {found})");
+            assert_eq!(error(&[("stale_ttl", Value::Number(number))]), problem);
+        }
+    }
+
+    #[test]
+    fn empty_secrets_are_errors() {
+        assert_eq!(error(&[("secret", text(""))]), "invalid secret (it is empty)");
+        let fallbacks = Value::List(vec![text("former"), text("")]);
+        assert_eq!(error(&[("secret_fallbacks", fallbacks)]), "invalid secret_fallbacks (one of them is empty)");
+        let defaults = initial(&[("secret", text("s"))]).unwrap();
+        assert!(Configuration::new(read(&[("secret", text(""))]).unwrap(), &defaults).is_err());
+        assert_eq!(error(&[("secret", Value::Number(f64::NAN))]), "invalid secret (string expected, got NaN)");
+    }
+
+    #[test]
+    fn a_random_key_is_known_to_be_one() {
+        let random = initial(&[]).unwrap();
+        let again = Configuration::initial(Options::default(), Some(&random), getrandom::fill).unwrap();
+        assert!(random.random_key && again.random_key);
+        let given = Configuration::new(read(&[("secret", text("s"))]).unwrap(), &random).unwrap();
+        assert!(!given.random_key && Configuration::new(Options::default(), &random).unwrap().random_key);
+        let kept = Configuration::initial(Options::default(), Some(&given), getrandom::fill).unwrap();
+        assert!(!kept.random_key);
+        assert!(!initial(&[("ikm", text(&"i".repeat(32)))]).unwrap().random_key);
+    }
+
+    #[test]
+    fn words_are_taken_in_any_case_and_written_in_one() {
+        let attributes = |values: &[(&'static str, &str)]| {
+            let values: Vec<_> = values.iter().map(|(name, value)| (*name, text(value))).collect();
+            initial(&values).map(|one| one.attributes).map_err(|error| error.to_string())
+        };
+        for word in ["none", "None", "NONE"] {
+            assert_eq!(attributes(&[("cookie_same_site", word)]).unwrap(), "; Path=/; SameSite=None; Secure; HttpOnly");
+        }
+        assert_eq!(attributes(&[("cookie_same_site", "sTRICT")]).unwrap(), "; Path=/; SameSite=Strict; HttpOnly");
+        assert_eq!(attributes(&[("cookie_same_site", "")]).unwrap(), "; Path=/; HttpOnly");
+        assert_eq!(
+            attributes(&[("cookie_priority", "high")]).unwrap(),
+            "; Path=/; SameSite=Lax; Priority=High; HttpOnly"
+        );
+        for (name, words) in [
+            ("cookie_same_site", r#""Lax", "Strict", "None" or "Default""#),
+            ("cookie_priority", r#""Low", "Medium" or "High""#),
+        ] {
+            for word in ["Foo", " Lax", "Lax; Secure", "true"] {
+                assert_eq!(attributes(&[(name, word)]).unwrap_err(), format!("invalid {name} ({words} expected)"));
+            }
+        }
+        assert_eq!(
+            error(&[("cookie_same_party", Value::Boolean(true)), ("cookie_same_site", text("strict"))]),
+            "SameParty session cookies cannot use SameSite=Strict"
+        );
+    }
+
+    #[test]
+    fn remember_safety_is_one_of_its_levels() {
+        use RememberSafety::{High, Low, Medium, None, VeryHigh};
+        let safety = |name: &str| initial(&[("remember_safety", text(name))]).map(|one| one.remember_safety);
+        for (name, level) in [("None", None), ("Low", Low), ("Medium", Medium), ("High", High), ("Very High", VeryHigh)]
+        {
+            assert_eq!(safety(name).unwrap(), level);
+            assert_eq!(safety(&name.to_lowercase()).unwrap(), level);
+            assert_eq!(safety(&name.to_uppercase()).unwrap(), level);
+        }
+        assert_eq!(initial(&[]).unwrap().remember_safety, Medium);
+        for name in ["very_high", "", "Hihg"] {
+            assert_eq!(
+                safety(name).err().map(|error| error.to_string()).unwrap_or_default(),
+                r#"invalid remember_safety ("None", "Low", "Medium", "High" or "Very High" expected)"#
+            );
+        }
+    }
+
+    #[test]
+    fn a_partitioned_cookie_is_secure() {
+        let one = initial(&[("cookie_partitioned", Value::Boolean(true)), ("cookie_secure", Value::Boolean(false))]);
+        assert_eq!(one.unwrap().attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
+    }
+
+    #[test]
+    fn numbers_are_names_of_their_own() {
+        let one = initial(&[("audience", Value::Number(5.0)), ("subject", Value::Number(1.5))]).unwrap();
+        assert_eq!((one.audience, one.subject), (Name::Number(5.0), Some(Name::Number(1.5))));
+        assert_eq!(error(&[("audience", Value::Number(f64::NAN))]), "invalid audience (string expected, got NaN)");
+        assert_eq!(error(&[("subject", Value::Boolean(true))]), "invalid subject (string expected, got boolean)");
+        let text = initial(&[("cookie_name", Value::Number(5.0)), ("cookie_path", Value::Number(1e15))]).unwrap();
+        assert_eq!((&*text.cookie_name, text.attributes.as_str()), ("5", "; Path=1e+15; SameSite=Lax; HttpOnly"));
+    }
+
+    #[test]
+    fn revocation_of_sessions_in_cookies_is_an_error() {
+        let stored = |values: &[_], stored| initial(values).and_then(|one| one.with_storage(stored));
+        for value in [text("redis"), Value::Boolean(true), Value::List(vec![]), Value::Other("table with named fields")]
+        {
+            let values = [("revocation", value)];
+            let problem = stored(&values, false).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(problem.starts_with("invalid revocation (this version cannot revoke"), "{problem}");
+            assert!(stored(&values, true).unwrap().stored);
+            let defaults = initial(&values).unwrap();
+            assert!(Configuration::new(Options::default(), &defaults).unwrap().with_storage(false).is_err());
+            let off = read(&[("revocation", Value::Boolean(false))]).unwrap();
+            assert!(Configuration::new(off, &defaults).unwrap().with_storage(false).is_ok());
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub mod audiences;
 pub mod configuration;
 pub mod effect;
 mod error;
+pub mod name;
+mod options;
 mod reading;
 pub mod record;
 pub mod times;

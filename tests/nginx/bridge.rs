@@ -54,9 +54,6 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
             local _, err, exists = require("resty.session").open(options)
             ngx.print(exists and "opened" or err)
         }} }}
-        location /uncached {{ lua_code_cache off; content_by_lua_block {{
-            ngx.print(require("resty.session.redis").new({{ port = {0} }}):get("echo", "none") or "nil")
-        }} }}
         location /break {{ content_by_lua_block {{
             require("resty.session.native").bridge.open_doorbell() -- takes down the one that is there
         }} }}
@@ -450,12 +447,24 @@ fn with_faults(redis: &Redis) -> Nginx {
 #[test]
 fn a_vm_of_a_request_that_comes_first_leaves_the_doorbell_to_the_worker_s() {
     let redis = Redis::start(&[]);
-    let nginx = nginx(&redis, "");
-    let browser = Browser::new();
-    assert_eq!(browser.get(nginx.url("/uncached")), "nil");
-    for number in 0..5 {
-        assert_eq!(browser.get(nginx.url(&format!("/echo?v={number}"))), "same");
+    let get =
+        format!(r#"ngx.print(require("resty.session.redis").new({{ port = {} }}):get("a", "b") or "nil")"#, redis.port);
+    let server = format!(
+        r#"location /uncached {{ lua_code_cache off; content_by_lua_block {{ {get} }} }}
+        location /cached {{ content_by_lua_block {{ {get} }} }}
+        location /counts {{ content_by_lua_block {{
+            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+        }} }}"#
+    );
+    // With the library loaded before the workers are forked, and without.
+    for init in [r#"require "resty.session""#, ""] {
+        let nginx = Nginx::start(&Site { init, server: &server, ..Site::default() });
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/uncached")), "nil");
+        for _ in 0..6 {
+            assert_eq!(browser.get(nginx.url("/cached")), "nil");
+        }
+        let counts = counts(&nginx);
+        assert!(counts["rings"].as_u64() >= Some(8), "the worker's own VM polls: {counts}");
     }
-    let counts = counts(&nginx);
-    assert!(counts["rings"].as_u64() >= Some(10), "the worker's own VM polls: {counts}");
 }

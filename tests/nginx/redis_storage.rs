@@ -302,7 +302,7 @@ fn functions_that_c_code_calls_cannot_wait_and_what_comes_after_can() {
             local sessions, said = require("resty.session"), nil
             local function get()
                 local _, problem = storage:get("a", "b")
-                local _, err = sessions.new({{ storage = storage }}):save()
+                local _, err = sessions.new({{ secret = "tests", storage = storage }}):save()
                 said[#said + 1], said[#said + 2] = tostring(problem), tostring(err)
             end
             local function method() get() return 1 end

@@ -54,6 +54,37 @@ fn workers_forked_after_init_never_repeat_a_session_id() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
+/// Loading the library is no use of it, and what the master says while it starts does not silence the workers.
+#[test]
+fn each_worker_says_once_that_there_is_no_secret() {
+    let count = |nginx: &Nginx| nginx.log().matches("no secret is configured").count();
+    for (init, before) in [("init()", 0), ("init() require('resty.session').new()", 1)] {
+        let nginx = Nginx::start(&Site {
+            init: &format!("require('resty.session').{init}"),
+            server: r#"
+                location /open { content_by_lua_block {
+                    require("resty.session").init()
+                    require("resty.session").open({ cookie_name = "a", idel_timeout = 900 })
+                    require("resty.session").open({ idel_timeout = 800 })
+                    ngx.sleep(0.05)
+                    ngx.print(ngx.worker.pid())
+                } }
+            "#,
+            workers: 2,
+            ..Site::default()
+        });
+        assert_eq!(count(&nginx), before);
+        let pids: HashSet<String> = std::thread::scope(|scope| {
+            let open = || ureq::get(nginx.url("/open")).call().unwrap().body_mut().read_to_string().unwrap();
+            let requests: Vec<_> = (0..40).map(|_| scope.spawn(open)).collect();
+            requests.into_iter().map(|request| request.join().unwrap()).collect()
+        });
+        assert_eq!(pids.len(), 2, "one worker did all the work");
+        assert_eq!(count(&nginx), before + 2);
+        assert_eq!(nginx.log().matches("unknown option \"idel_timeout\"").count(), 2);
+    }
+}
+
 /// A Lua VM for each request: slower, but right.
 #[test]
 fn the_code_cache_may_be_off() {

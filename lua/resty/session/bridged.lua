@@ -4,6 +4,9 @@
 -- @module resty.session.bridged
 -- @license BSD-2-Clause
 
+local native = require "resty.session.native"
+local notices = require "resty.session.notices"
+local options = require "resty.session.options"
 local storages = require "resty.session.storages"
 local waiting = require "resty.session.waiting"
 
@@ -120,28 +123,34 @@ end
 local bridged = {}
 
 --- Makes a storage.
--- @tparam function make a native function that makes a storage of a configuration
+-- @tparam string name the storage's name in the native module
 -- @tparam[opt] table configuration
 -- @treturn table storage
 -- @raise a string that names what is wrong with an option
-function bridged.new(make, configuration)
-  local own = {}
-  for option, value in pairs(configuration or {}) do
-    own[option] = value
-  end
-  local native, err = make(own)
-  if not native then
+function bridged.new(name, configuration)
+  local make = native.storages[name]
+  local own = options.copy_section(name, configuration)
+  local handle, err, unknown = make(own)
+  if not handle then
     error(err, 0)
   end
+  notices.each_once(unknown)
+  own = type(own) == "table" and own or {}
+  local used = {
+    prefix = options.present(own.prefix),
+    suffix = options.present(own.suffix),
+    username = options.present(own.username),
+    password = options.present(own.password),
+  }
   local storage = setmetatable({
-    prefix = own.prefix,
-    suffix = own.suffix,
-    username = own.username,
-    password = own.password,
-    used = { username = own.username, password = own.password, prefix = own.prefix, suffix = own.suffix },
+    prefix = used.prefix,
+    suffix = used.suffix,
+    username = used.username,
+    password = used.password,
+    used = used,
     configuration = own,
     make = make,
-    native = native,
+    native = handle,
   }, metatable_of(make))
   storages.register(storage)
   return storage

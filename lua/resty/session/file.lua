@@ -5,7 +5,6 @@
 -- @license BSD-2-Clause
 
 local bridged = require "resty.session.bridged"
-local make = require("resty.session.native").storages.file
 
 local file = {}
 
@@ -14,7 +13,7 @@ local file = {}
 -- @treturn table
 -- @raise a string that names what is wrong with an option
 function file.new(configuration)
-  return bridged.new(make, configuration)
+  return bridged.new("file", configuration)
 end
 
 return file

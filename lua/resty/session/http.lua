@@ -5,6 +5,7 @@
 -- @license BSD-2-Clause
 
 local native = require "resty.session.native"
+local notices = require "resty.session.notices"
 
 local request = ngx.req or {} -- stream blocks have none
 local clear_request_header, set_request_header = request.clear_header, request.set_header
@@ -124,7 +125,10 @@ end)
 
 -- Seams for programs' own tests.
 
-function http.set_ngx_log(ngx_log) log = ngx_log end
+function http.set_ngx_log(ngx_log)
+  log = ngx_log
+  notices.set_log(ngx_log)
+end
 
 function http.set_ngx_var(ngx_var)
   var, var_is_replaced = ngx_var, ngx_var ~= ngx.var and type(ngx_var) == "table"

@@ -9,6 +9,9 @@
 -- @module resty.session.shm
 -- @license BSD-2-Clause
 
+local native = require "resty.session.native"
+local notices = require "resty.session.notices"
+local options = require "resty.session.options"
 local storages = require "resty.session.storages"
 local utils = require "resty.session.utils"
 
@@ -464,19 +467,18 @@ local shm = {}
 --- Makes the storage.
 -- @tparam[opt] table configuration `zone` (default `sessions`), `prefix`, `suffix`
 -- @treturn table
--- @raise `lua_shared_dict <zone> is missing`
+-- @raise `lua_shared_dict <zone> is missing`, or a string that names what is wrong with an option
 function shm.new(configuration)
-  local zone = configuration and configuration.zone or "sessions"
-  local dict = ngx.shared[zone]
-  if not dict then
-    error("lua_shared_dict " .. zone .. " is missing", 0)
+  local own, err, unknown = native.storages.shm(options.copy_section("shm", configuration))
+  if not own then
+    error(err, 0)
   end
-  return setmetatable({
-    prefix = configuration and configuration.prefix,
-    suffix = configuration and configuration.suffix,
-    zone = zone,
-    dict = dict,
-  }, metatable)
+  local dict = ngx.shared[own.zone]
+  if not dict then
+    error("lua_shared_dict " .. own.zone .. " is missing", 0)
+  end
+  notices.each_once(unknown)
+  return setmetatable({ prefix = own.prefix, suffix = own.suffix, zone = own.zone, dict = dict }, metatable)
 end
 
 return shm

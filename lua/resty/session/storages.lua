@@ -5,6 +5,7 @@
 
 -- Loaded with the first session: it learns from the phase how long this Lua VM lives.
 require "resty.session.waiting"
+local options = require "resty.session.options"
 
 local error = error
 local getmetatable = getmetatable
@@ -38,18 +39,30 @@ local MODULE = {
   shm = "resty.session.shm",
 }
 
+for name in next, MODULE do
+  options.name_section(name, OPTION[name] or name)
+end
+
 local storages = {}
+
+--- Whether what the option `storage` says is a module that is not ours.
+-- @param storage
+-- @treturn boolean
+function storages.is_module(storage)
+  return type(storage) == "string" and storage ~= "cookie" and not MODULE[storage]
+end
 
 --- The part of a session's configuration that is a storage's own.
 -- @tparam string name the storage's name
 -- @tparam table configuration the session's
 -- @return its configuration, or nil
+-- @treturn string the option that holds it
 function storages.configuration(name, configuration)
-  local own = configuration[name]
+  local own = options.present(configuration[name])
   if own == nil and OPTION[name] then
-    return configuration[OPTION[name]]
+    return options.present(configuration[OPTION[name]]), OPTION[name]
   end
-  return own
+  return own, name
 end
 
 -- The metatables of our own storages, each with its methods as they were made: a program may replace them.
@@ -164,6 +177,10 @@ function storages.load(storage, configuration)
   if type(storage) ~= "string" then
     error("invalid session storage", 0)
   end
+  local own, option = storages.configuration(storage, options.present(configuration) or {})
+  if MODULE[storage] and own and type(own) ~= "table" then
+    error("invalid " .. option .. " (table expected, got " .. type(own) .. ")", 0)
+  end
   local ok, module = pcall(require, MODULE[storage] or storage)
   if not ok then
     error("unable to load session storage (" .. tostring(module) .. ")", 0)
@@ -171,7 +188,7 @@ function storages.load(storage, configuration)
   if type(module) ~= "table" or not module.new then
     error('unable to load session storage (module "' .. storage .. '" has no function new)', 0)
   end
-  local loaded, err = module.new(storages.configuration(storage, configuration))
+  local loaded, err = module.new(own)
   if not loaded then
     error("unable to load session storage (" .. tostring(err) .. ")", 0)
   end

@@ -2,12 +2,14 @@
 
 use mlua::prelude::*;
 
-use super::Reader;
+use super::{ENDPOINT, NAMING, Names, Reader, TIMEOUTS};
 use crate::storage::dshm::Options;
+
+pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, NAMING];
 
 /// The options of a dshm storage.
 pub fn dshm(table: Option<&LuaTable>) -> Result<Options, String> {
     const PORT: u16 = 4321;
-    let reader = Reader { storage: "dshm", table };
+    let reader = Reader::new("dshm", table);
     Ok(Options { endpoint: reader.endpoint(PORT)?, naming: reader.naming()? })
 }

@@ -2,15 +2,17 @@
 
 use mlua::prelude::*;
 
-use super::Reader;
+use super::{CLEANUP, NAMING, Names, Reader, TIMEOUTS};
 use crate::storage::file::{Options, is_safe};
 
 /// Where lua-resty-session keeps its files too. A worker's environment is not the master's, so it has no say.
 const PATH: &str = "/tmp";
 
+pub(super) const NAMES: Names = &[TIMEOUTS, NAMING, CLEANUP, &["path", "pool"]];
+
 /// The options of a storage in files.
 pub fn file(table: Option<&LuaTable>) -> Result<Options, String> {
-    let reader = Reader { storage: "file", table };
+    let reader = Reader::new("file", table);
     let path = reader.text("path")?.unwrap_or_else(|| PATH.into());
     if path.contains('\0') {
         return Err(reader.invalid("path", "it holds a zero byte"));

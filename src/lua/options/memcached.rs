@@ -2,12 +2,14 @@
 
 use mlua::prelude::*;
 
-use super::Reader;
+use super::{ENDPOINT, NAMING, Names, Reader, TIMEOUTS};
 use crate::storage::memcached::Options;
+
+pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, NAMING];
 
 /// The options of a memcached storage.
 pub fn memcached(table: Option<&LuaTable>) -> Result<Options, String> {
     const PORT: u16 = 11211;
-    let reader = Reader { storage: "memcached", table };
+    let reader = Reader::new("memcached", table);
     Ok(Options { endpoint: reader.endpoint(PORT)?, naming: reader.naming()? })
 }

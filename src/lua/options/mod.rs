@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use mlua::prelude::*;
 
+use super::array::{self, NAMED_FIELDS};
+use super::hints::hint;
+use crate::session::name::lua_number;
 use crate::storage::Naming;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Endpoint, Node, Timeouts, Tls};
@@ -14,6 +17,7 @@ mod memcached;
 mod mysql;
 mod postgres;
 mod redis;
+mod shm;
 mod sql;
 
 pub use dshm::dshm;
@@ -22,11 +26,77 @@ pub use memcached::memcached;
 pub use mysql::mysql;
 pub use postgres::postgres;
 pub use redis::redis;
+pub use shm::shm;
+
+/// The names of options, in groups.
+type Names = &'static [&'static [&'static str]];
+
+/// The options of each storage.
+pub const STORAGES: [(&str, Names); 7] = [
+    ("dshm", dshm::NAMES),
+    ("file", file::NAMES),
+    ("memcached", memcached::NAMES),
+    ("mysql", mysql::NAMES),
+    ("postgres", postgres::NAMES),
+    ("redis", redis::NAMES),
+    ("shm", shm::NAMES),
+];
+
+const ENDPOINT: &[&str] =
+    &["host", "port", "socket", "ssl", "ssl_verify", "server_name", "pool", "pool_size", "backlog"];
+const TIMEOUTS: &[&str] = &["connect_timeout", "send_timeout", "read_timeout", "keepalive_timeout"];
+const NAMING: &[&str] = &["prefix", "suffix"];
+const LOGIN: &[&str] = &["username", "password", "database"];
+const NODE: &[&str] = &["host", "ip", "port"];
+const CLEANUP: &[&str] = &["cleanup_interval", "cleanup_rate"];
+
+fn names(storage: &str) -> Names {
+    STORAGES.iter().find(|(name, _)| *name == storage).map_or(&[], |(_, names)| *names)
+}
 
 /// What a timeout is that was not configured, in milliseconds.
 const TIMEOUT: u64 = 5000;
 /// How long a connection may be unused, in milliseconds, before it is not trusted any more.
 const KEEPALIVE: u64 = 60_000;
+
+/// A storage's configuration as it was given: a table or, if it counts as absent, nothing.
+///
+/// # Errors
+///
+/// It is something else.
+pub fn section(storage: &str, value: LuaValue) -> Result<Option<LuaTable>, String> {
+    match value {
+        LuaValue::Table(table) => Ok(Some(table)),
+        value if array::is_absent(&value) || value == LuaValue::Boolean(false) => Ok(None),
+        other => Err(format!("invalid {storage} (table expected, got {})", array::type_name(&other))),
+    }
+}
+
+/// What to say of the options that nobody knows, if there are any; servers in arrays have options, too.
+pub fn unknown_options(storage: &str, table: Option<&LuaTable>) -> Option<Vec<String>> {
+    let mut hints = unknown_names(storage, table?, &names(storage).concat());
+    for option in ["nodes", "sentinels"] {
+        let servers = table?.get::<Option<LuaTable>>(option).ok().flatten();
+        for server in servers.and_then(|servers| array::elements(&servers)).into_iter().flatten() {
+            let server = server.as_table();
+            hints.extend(
+                server.into_iter().flat_map(|server| unknown_names(&format!("{storage} {option}"), server, NODE)),
+            );
+        }
+    }
+    (!hints.is_empty()).then_some(hints)
+}
+
+fn unknown_names(owner: &str, table: &LuaTable, known: &[&str]) -> Vec<String> {
+    table
+        .pairs::<LuaValue, LuaValue>()
+        .filter_map(Result::ok)
+        .filter(|(_, value)| !array::is_absent(value))
+        .map(|(key, _)| key.to_string().unwrap_or_default())
+        .filter(|name| !known.contains(&name.as_str()))
+        .map(|name| hint(Some(owner), name.as_bytes(), known))
+        .collect()
+}
 
 /// A storage's configuration table; absent, it is empty.
 struct Reader<'a> {
@@ -34,12 +104,16 @@ struct Reader<'a> {
     table: Option<&'a LuaTable>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(storage: &'static str, table: Option<&'a LuaTable>) -> Self {
+        Self { storage, table }
+    }
+
+    /// An option's value, nil if it counts as absent.
     fn value(&self, option: &str) -> Result<LuaValue, String> {
-        match self.table {
-            None => Ok(LuaValue::Nil),
-            Some(table) => table.get(option).map_err(|_| self.invalid(option, "it cannot be read")),
-        }
+        let Some(table) = self.table else { return Ok(LuaValue::Nil) };
+        let value: LuaValue = table.get(option).map_err(|_| self.invalid(option, "it cannot be read"))?;
+        Ok(if array::is_absent(&value) { LuaValue::Nil } else { value })
     }
 
     fn invalid(&self, option: &str, cause: &str) -> String {
@@ -47,14 +121,14 @@ impl Reader<'_> {
     }
 
     fn expected(&self, option: &str, expected: &str, got: &LuaValue) -> String {
-        self.invalid(option, &format!("{expected} expected, got {}", got.type_name()))
+        self.invalid(option, &format!("{expected} expected, got {}", array::type_name(got)))
     }
 
     fn text(&self, option: &str) -> Result<Option<String>, String> {
         match self.value(option)? {
             LuaValue::Nil | LuaValue::Boolean(false) => Ok(None),
             LuaValue::Integer(number) => Ok(Some(number.to_string())),
-            LuaValue::Number(number) => Ok(Some(number.to_string())),
+            LuaValue::Number(number) if number.is_finite() => Ok(Some(lua_number(number))),
             LuaValue::String(text) => match text.to_str() {
                 Ok(text) if text.is_empty() => Ok(None),
                 Ok(text) => Ok(Some(text.to_owned())),
@@ -64,27 +138,48 @@ impl Reader<'_> {
         }
     }
 
-    /// A whole number that is not negative; text that is one will do.
-    fn number(&self, option: &str) -> Result<Option<u64>, String> {
+    /// A number that is not negative; text that is one will do.
+    fn float(&self, option: &str) -> Result<Option<f64>, String> {
         let value = self.value(option)?;
         let number = match &value {
             LuaValue::Nil | LuaValue::Boolean(false) => return Ok(None),
             LuaValue::Integer(number) => Some(*number as f64),
             LuaValue::Number(number) => Some(*number),
-            LuaValue::String(text) => text.to_str().ok().and_then(|text| text.trim().parse().ok()),
+            LuaValue::String(text) => {
+                text.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|n: &f64| n.is_finite())
+            }
             _ => None,
         };
-        match number.filter(|number| *number >= 0.0 && number.is_finite()) {
-            Some(number) => Ok(Some(number as u64)),
-            None => Err(self.expected(option, "number that is not negative", &value)),
+        let number = number.filter(|number| *number >= 0.0);
+        number.map(Some).ok_or_else(|| self.expected(option, "number that is not negative", &value))
+    }
+
+    /// How much or how many. A fraction is rounded up, because 0 means something else; an infinite number is very large.
+    fn number(&self, option: &str) -> Result<Option<u64>, String> {
+        Ok(self.float(option)?.map(|number| number.ceil() as u64))
+    }
+
+    /// A number that names something: a fraction names nothing.
+    fn whole(&self, option: &str) -> Result<Option<u64>, String> {
+        match self.float(option)? {
+            Some(number) if number.fract() != 0.0 => Err(self.invalid(option, "whole number expected")),
+            number => Ok(number.map(|number| number as u64)),
         }
     }
 
+    /// Only a boolean: in Lua, the text "false" would count as true.
     fn switch(&self, option: &str) -> Result<Option<bool>, String> {
-        Ok(match self.value(option)? {
-            LuaValue::Nil => None,
-            value => Some(value.as_boolean() != Some(false)),
-        })
+        match self.value(option)? {
+            LuaValue::Nil => Ok(None),
+            LuaValue::Boolean(value) => Ok(Some(value)),
+            other => Err(self.expected(option, "boolean", &other)),
+        }
+    }
+
+    /// Checks options that are accepted and not needed.
+    fn unneeded(&self, numbers: &[&str], texts: &[&str]) -> Result<(), String> {
+        numbers.iter().try_for_each(|option| self.number(option).map(drop))?;
+        texts.iter().try_for_each(|option| self.text(option).map(drop))
     }
 
     /// At most an hour: what takes longer is not waited for anyway.
@@ -94,7 +189,7 @@ impl Reader<'_> {
     }
 
     fn port(&self, default: u16) -> Result<u16, String> {
-        match self.number("port")? {
+        match self.whole("port")? {
             None => Ok(default),
             Some(port) => u16::try_from(port).map_err(|_| self.invalid("port", "at most 65535")),
         }
@@ -107,12 +202,15 @@ impl Reader<'_> {
             LuaValue::Table(tables) => tables,
             other => return Err(self.expected(option, "array", &other)),
         };
+        let Some(elements) = array::elements(&tables) else {
+            return Err(self.invalid(option, &format!("array expected, got {NAMED_FIELDS}")));
+        };
         let mut nodes = Vec::new();
-        for value in tables.sequence_values::<LuaValue>() {
-            let LuaValue::Table(table) = value.unwrap_or(LuaValue::Nil) else {
+        for value in elements {
+            let LuaValue::Table(table) = value else {
                 return Err(self.invalid(option, "each must be { host = …, port = … }"));
             };
-            let node = Reader { storage: self.storage, table: Some(&table) };
+            let node = Reader::new(self.storage, Some(&table));
             let host = node.text("host")?.or(node.text("ip")?);
             let host = host.ok_or_else(|| self.invalid(option, "a host is missing"))?;
             nodes.push(Node { host, port: node.port(default_port)? });
@@ -135,10 +233,9 @@ impl Reader<'_> {
     }
 
     fn tls(&self) -> Result<Option<Tls>, String> {
-        if self.switch("ssl")? != Some(true) {
-            return Ok(None);
-        }
-        Ok(Some(Tls { verify: self.switch("ssl_verify")? != Some(false), server_name: self.text("server_name")? }))
+        let ssl = self.switch("ssl")?;
+        let tls = Tls { verify: self.switch("ssl_verify")? != Some(false), server_name: self.text("server_name")? };
+        Ok(Some(tls).filter(|_| ssl == Some(true)))
     }
 
     fn timeouts(&self) -> Result<Timeouts, String> {
@@ -152,16 +249,18 @@ impl Reader<'_> {
 
     /// A socket's path, or host and port.
     fn address(&self, default_port: u16) -> Result<Address, String> {
+        let (host, port) = (self.text("host")?, self.port(default_port)?);
         if let Some(path) = self.text("socket")? {
             let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
             return Ok(Address::Unix(path));
         }
-        let host = self.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
-        Ok(Address::Tcp(Node { host, port: self.port(default_port)? }))
+        let host = host.unwrap_or_else(|| "127.0.0.1".into());
+        Ok(Address::Tcp(Node { host, port }))
     }
 
     /// A server of one address.
     fn endpoint(&self, default_port: u16) -> Result<Endpoint, String> {
+        self.unneeded(&["pool_size", "backlog"], &[])?;
         Ok(Endpoint {
             address: self.address(default_port)?,
             tls: self.tls()?,

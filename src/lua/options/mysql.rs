@@ -2,13 +2,17 @@
 
 use mlua::prelude::*;
 
-use super::Reader;
+use super::sql::TABLES;
+use super::{CLEANUP, ENDPOINT, LOGIN, Names, Reader, TIMEOUTS};
 use crate::storage::mysql::{DIALECT, Options};
+
+pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, LOGIN, TABLES, CLEANUP, &["charset", "max_packet_size"]];
 
 const PORT: u16 = 3306;
 
 pub fn mysql(table: Option<&LuaTable>) -> Result<Options, String> {
-    let reader = Reader { storage: "mysql", table };
+    let reader = Reader::new("mysql", table);
+    reader.unneeded(&["backlog"], &[])?;
     let charset = reader.text("charset")?;
     let is_charset = |charset: &String| charset.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !charset.as_ref().is_none_or(is_charset) {

@@ -2,14 +2,18 @@
 
 use mlua::prelude::*;
 
-use super::Reader;
+use super::sql::TABLES;
+use super::{CLEANUP, ENDPOINT, LOGIN, Names, Reader, TIMEOUTS};
 use crate::storage::network::Address;
 use crate::storage::postgres::{DIALECT, Options, Transport};
+
+pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, LOGIN, TABLES, CLEANUP, &["application", "ssl_required"]];
 
 const PORT: u16 = 5432;
 
 pub fn postgres(table: Option<&LuaTable>) -> Result<Options, String> {
-    let reader = Reader { storage: "postgres", table };
+    let reader = Reader::new("postgres", table);
+    reader.unneeded(&["backlog"], &[])?;
     let transport = match (reader.tls()?, reader.switch("ssl_required")?) {
         (None, Some(true)) => return Err(reader.invalid("ssl_required", "it needs ssl")),
         (None, _) => Transport::Plain,

@@ -3,6 +3,8 @@
 use super::Reader;
 use crate::storage::sql::{Dialect, Tables};
 
+pub(super) const TABLES: &[&str] = &["table_name", "table", "table_name_meta", "table_meta"];
+
 /// Connections that a worker's writes, or all of its operations, may use, where it is not configured.
 const POOL_SIZE: u64 = 8;
 const MOST: u64 = 1024;
@@ -17,14 +19,15 @@ impl Reader<'_> {
 
     /// A table's name, by the first of two options that is there.
     fn table(&self, options: [&str; 2], dialect: Dialect) -> Result<Option<String>, String> {
+        let mut table = None;
         for option in options {
             let Some(name) = self.text(option)? else { continue };
             if !dialect.is_table(&name) {
                 return Err(self.invalid(option, "it is no table's name"));
             }
-            return Ok(Some(name));
+            table = table.or(Some(name));
         }
-        Ok(None)
+        Ok(table)
     }
 
     pub(super) fn pool_size(&self) -> Result<usize, String> {

@@ -4,6 +4,7 @@
 -- @module resty.session.redis.cluster
 -- @license BSD-2-Clause
 
+local options = require "resty.session.options"
 local redis = require "resty.session.redis"
 
 local cluster = {}
@@ -13,7 +14,7 @@ local cluster = {}
 -- @treturn table
 -- @raise a string that names what is wrong with an option
 function cluster.new(configuration)
-  if not (configuration and configuration.nodes) then
+  if type(configuration) ~= "table" or not options.present(configuration.nodes) then
     error("invalid redis nodes (it is missing)", 0)
   end
   return redis.new(configuration)

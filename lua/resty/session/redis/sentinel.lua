@@ -4,6 +4,7 @@
 -- @module resty.session.redis.sentinel
 -- @license BSD-2-Clause
 
+local options = require "resty.session.options"
 local redis = require "resty.session.redis"
 
 local sentinel = {}
@@ -13,7 +14,7 @@ local sentinel = {}
 -- @treturn table
 -- @raise a string that names what is wrong with an option
 function sentinel.new(configuration)
-  if not (configuration and configuration.sentinels) then
+  if type(configuration) ~= "table" or not options.present(configuration.sentinels) then
     error("invalid redis sentinels (it is missing)", 0)
   end
   return redis.new(configuration)

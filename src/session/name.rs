@@ -1,0 +1,114 @@
+//! Names of audiences and subjects, which a program may give as text or as numbers.
+
+use std::borrow::Cow;
+
+/// The name of an audience or a subject. The number 5 and the text "5" are two names.
+#[derive(Clone, Debug)]
+pub enum Name<'a> {
+    Text(Cow<'a, [u8]>),
+    /// A finite number.
+    Number(f64),
+    /// Any other JSON value, as it is written.
+    Other(Cow<'a, [u8]>),
+}
+
+impl<'a> Name<'a> {
+    /// From a JSON value that is not a string.
+    pub(super) fn from_json(json: &'a [u8]) -> Self {
+        let number = std::str::from_utf8(json).ok().and_then(|text| text.parse::<f64>().ok());
+        match number.filter(|number| number.is_finite()) {
+            Some(number) => Self::Number(number),
+            None => Self::Other(Cow::Borrowed(json)),
+        }
+    }
+
+    /// The name as text, a number as Lua prints it.
+    pub fn text(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Text(text) | Self::Other(text) => Cow::Borrowed(text),
+            Self::Number(number) => Cow::Owned(lua_number(*number).into_bytes()),
+        }
+    }
+}
+
+/// JSON libraries write a number with fourteen digits: two that are equal so far are one name.
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(text), Self::Text(other)) | (Self::Other(text), Self::Other(other)) => text == other,
+            (Self::Number(number), Self::Number(other)) => number == other || lua_number(*number) == lua_number(*other),
+            _ => false,
+        }
+    }
+}
+
+impl From<&str> for Name<'static> {
+    fn from(text: &str) -> Self {
+        Self::Text(Cow::Owned(text.as_bytes().to_vec()))
+    }
+}
+
+/// A number as Lua and cjson print it, which is C's `%.14g`: fourteen digits, without zeros at the end.
+pub fn lua_number(number: f64) -> String {
+    const DIGITS: i32 = 14;
+    if !number.is_finite() {
+        return number.to_string().to_lowercase();
+    }
+    let scientific = format!("{number:.*e}", DIGITS as usize - 1);
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if !(-4..DIGITS).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{}e{sign}{:02}", without_zeros(digits), exponent.abs());
+    }
+    without_zeros(&format!("{number:.*}", (DIGITS - 1 - exponent) as usize)).to_owned()
+}
+
+/// A decimal fraction without zeros at its end.
+fn without_zeros(number: &str) -> &str {
+    match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_printed_as_lua_prints_them() {
+        for (number, text) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (5.0, "5"),
+            (-42.5, "-42.5"),
+            (0.1, "0.1"),
+            (1.0 / 3.0, "0.33333333333333"),
+            (100_000.0, "100000"),
+            (99_999_999_999_999.0, "99999999999999"),
+            (999_999_999_999_999.0, "1e+15"),
+            (1e14, "1e+14"),
+            (1_234_567_890_123_456.0, "1.2345678901235e+15"),
+            (0.0001, "0.0001"),
+            (0.000_012_5, "1.25e-05"),
+            (1e100, "1e+100"),
+            (5e-324, "4.9406564584125e-324"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(lua_number(number), text);
+        }
+    }
+
+    #[test]
+    fn a_number_is_not_its_text() {
+        assert_eq!(Name::from_json(b"5"), Name::Number(5.0));
+        assert_eq!(Name::from_json(b"5.0"), Name::Number(5.0));
+        assert_eq!(Name::from_json(b"1.2345678901235e+15"), Name::Number(1_234_567_890_123_456.0));
+        assert_ne!(Name::from_json(b"5"), Name::from("5"));
+        assert_ne!(Name::from_json(b"true"), Name::from("true"));
+        assert_eq!(Name::from_json(b"true"), Name::from_json(b"true"));
+        assert_eq!(Name::from_json(b"1e999"), Name::Other(b"1e999".into()));
+        assert_eq!(Name::Number(5.0).text(), Name::from("5").text());
+    }
+}
