@@ -252,7 +252,7 @@ local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
   local handle, problem = handle_of(self.profile)
   return take_over(self, now, false, carry(self.profile, act(
-    handle, now, http.any_cookies(), http.unsendable(), problem,
+    handle, now, act ~= native.instance.touch and http.any_cookies() or nil, http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info)))
 end
