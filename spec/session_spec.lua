@@ -673,6 +673,19 @@ describe("resty.session", function()
       end
     end)
 
+    it("is known to exist since it was opened or saved, not since a touch", function()
+      sign_in(options)
+      browser.cookies.session = nil
+      local s = session.open(options)
+      assert.same({ s.meta.timestamp, s.meta.timestamp }, { s.meta.known_at, s.remember_meta.known_at })
+      s.meta.known_at, s.remember_meta.known_at = 5, 6
+      assert.is_true(s:touch())
+      assert.same({ 5, 6 }, { s.meta.known_at, s.remember_meta.known_at })
+      assert.is_near(ngx.time(), s.meta.timestamp, 1)
+      assert.is_true(s:save())
+      assert.same({ s.meta.timestamp, s.meta.timestamp }, { s.meta.known_at, s.remember_meta.known_at })
+    end)
+
     it("is off where nobody asked for it, or the user does not want it", function()
       sign_in()
       assert.is_nil(browser.cookies.remember)

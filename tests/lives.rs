@@ -88,6 +88,21 @@ fn the_old_record_works_for_a_while_after_a_save() {
     assert!(world.open_error().is_none());
 }
 
+#[test]
+fn an_active_user_stays_signed_in_however_short_the_idling_timeout_is() {
+    for idling in [4, 30, 60] {
+        both(&Options { idling_timeout: Some(idling), ..options("s") }, |mut world| {
+            world.sign_in(ADA);
+            for _ in 0..60 {
+                world.now += idling.div_ceil(6);
+                assert!(world.start().1.result.is_ok(), "{idling}");
+            }
+            world.now += idling + 1;
+            assert_eq!(world.open_error().as_deref(), Some("session idling timeout exceeded"));
+        });
+    }
+}
+
 fn remembering() -> Options {
     Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options("s") }
 }

@@ -215,7 +215,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, v
     self.meta = new_meta(self.profile, now, key, value, known_at, opens, value_end)
   end
   if remembered then
-    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value)
+    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value, remembered.known_at)
   end
   return err
 end

@@ -446,5 +446,6 @@ fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     table.set("value", meta.value())?;
     table.set("key", meta.key + 1)?;
+    table.set("known_at", meta.known_at)?;
     Ok(table)
 }
