@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::chunks::MAX_COOKIES;
 use super::{Header, base64url};
 
-/// The cookies of a Cookie header: name, value where there is a `=`, and the pair as it stands. Browsers separate cookies by
-/// `;` alone.
+/// The cookies of a Cookie header: name, value where there is a `=`, and the pair as it stands.
+/// Browsers separate cookies by `;` alone.
 pub fn pairs(cookies: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8])> {
     texts(cookies).map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(|pair| {
         match memchr::memchr(b'=', pair) {
@@ -28,8 +28,8 @@ fn texts(cookies: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The values of the cookies of exactly that name, in the order in which the browser sends them: those of longer paths
-/// first, then those that it has had for longer.
+/// The values of the cookies of exactly that name, in the order in which the browser sends them:
+/// those of longer paths first, then those that it has had for longer.
 pub fn values<'a>(cookies: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     pairs(cookies).filter(move |(other, ..)| *other == name.as_bytes()).filter_map(|(_, value, _)| value)
 }
@@ -41,10 +41,11 @@ pub fn place(cookies: &[u8], value: &[u8]) -> Option<Range<usize>> {
     (place.end <= cookies.len()).then_some(place)
 }
 
-/// Which chunks of a session the request carries beside the session's first cookie: their numbers, in ascending order.
+/// Which chunks of a session the request carries beside the session's first cookie: their numbers,
+/// in ascending order.
 ///
-/// A cookie whose name is the session's name and a digit counts if its value could be a chunk. One that starts with the
-/// header of a session is another session's first cookie.
+/// A cookie whose name is the session's name and a digit counts if its value could be a chunk. One
+/// that starts with the header of a session is another session's first cookie.
 pub fn chunk_numbers(cookies: &[u8], name: &str, now: u64) -> impl Iterator<Item = usize> + use<> {
     let mut found = 0_u16;
     for (other, value, _) in pairs(cookies) {
@@ -78,8 +79,9 @@ fn is_session(value: &[u8], now: u64) -> bool {
 
 /// The header without a session's cookies, as an upstream should see it; empty if nothing is left.
 ///
-/// All cookies of that name go, and all chunks. So does whatever nginx's `$cookie_name` would take for the session: that
-/// variable ignores case, and finds a cookie within the value of another one, after a comma.
+/// All cookies of that name go, and all chunks. So does whatever nginx's `$cookie_name` would take
+/// for the session: that variable ignores case, and finds a cookie within the value of another one,
+/// after a comma.
 pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> Vec<u8> {
     let is_own = |other: &[u8], value: &[u8]| {
         other == name.as_bytes()

@@ -1,10 +1,11 @@
 //! The acts on a session: arguments into a [`Session`], its needs out to Lua, its results back.
 //!
-//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it depends on the storage: what
-//! a storage on the bridge is to do is submitted at once, and the row starts with a ticket, to be waited for. For a storage of
-//! the program's own the row starts with a task, followed by the storage method's name and arguments; the shim calls
-//! the method. `go_on` and `resume` then answer such a row again. The request's values to bind to are read by calling back
-//! into Lua at once, if they are needed.
+//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it
+//! depends on the storage: what a storage on the bridge is to do is submitted at once, and the row
+//! starts with a ticket, to be waited for. For a storage of the program's own the row starts with a
+//! task, followed by the storage method's name and arguments; the shim calls the method. `go_on`
+//! and `resume` then answer such a row again. The request's values to bind to are read by calling
+//! back into Lua at once, if they are needed.
 
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
@@ -23,12 +24,13 @@ type HandleRef = LuaUserDataRef<Handle>;
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 type Slot = Either<Option<String>, LuaValue>;
 
-/// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it needs (`method, ...`);
-/// or nil and the result (`err, exists, lines, warning, key, cookie, cookie_end, payload, index, subject, info, remembered,
-/// known_at`). The cookie is the value of the session's first cookie, header and initial chunk, if the act changed it. If the
-/// act read it, `cookie` and `cookie_end` are where it starts and ends in the Cookie header. `known_at` is when the session's
-/// record was last known to exist, if that is not now. Where
-/// there is no other audience than the current one, the index is its name, the payload no more than its data, and the
+/// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it
+/// needs (`method, ...`); or nil and the result (`err, exists, lines, warning, key, cookie,
+/// cookie_end, payload, index, subject, info, remembered, known_at`). The cookie is the value of
+/// the session's first cookie, header and initial chunk, if the act changed it. If the act read it,
+/// `cookie` and `cookie_end` are where it starts and ends in the Cookie header. `known_at` is when
+/// the session's record was last known to exist, if that is not now. Where there is no other
+/// audience than the current one, the index is its name, the payload no more than its data, and the
 /// subject that one's: fewer tables are decoded. Nils at the end are left out.
 type Row = Variadic<Slot>;
 
@@ -61,8 +63,8 @@ fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     Ok(())
 }
 
-/// `handle, now, cookies, unsendable, problem`: the Cookie header; why the response can't set a cookie, and why storages can't be
-/// waited for, if they can't.
+/// `handle, now, cookies, unsendable, problem`: the Cookie header; why the response can't set a
+/// cookie, and why storages can't be waited for, if they can't.
 type Args = (HandleRef, u64, Option<BString>, Option<String>, Option<String>);
 
 /// The functions that start from the request's cookie.
@@ -104,8 +106,9 @@ fn open_instance(lua: &Lua, args: OpenArgs) -> LuaResult<Row> {
     running.start(lua)
 }
 
-/// `handle, now, cookies, unsendable, problem, open, remember, forget, cookie, ikm, known_at, remembered, payload, index, info`:
-/// whether the instance is open; what its meta, its remember_meta and its data say.
+/// `handle, now, cookies, unsendable, problem, open, remember, forget, cookie, ikm, known_at,
+/// remembered, payload, index, info`: whether the instance is open; what its meta, its
+/// remember_meta and its data say.
 type InstanceArgs = (
     HandleRef,
     u64,

@@ -51,8 +51,9 @@ fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, L
     }
 }
 
-/// `without_cookies(handle, now, cookies, value, remember)`: a Cookie header without the session's cookies, and without the
-/// remember cookie's if `remember` says so. `value` is that of the session's first cookie.
+/// `without_cookies(handle, now, cookies, value, remember)`: a Cookie header without the session's
+/// cookies, and without the remember cookie's if `remember` says so. `value` is that of the
+/// session's first cookie.
 fn without_cookies(
     lua: &Lua,
     (handle, now, cookies, value, remember): (HandleRef, u64, BString, BString, bool),

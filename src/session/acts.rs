@@ -144,8 +144,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Why the session's cookie does not open. With [`Error::MissingAudience`], or if the remember cookie opens but lacks
-    /// the audience, the session is new and has taken over the other audiences.
+    /// Why the session's cookie does not open. With [`Error::MissingAudience`], or if the remember
+    /// cookie opens but lacks the audience, the session is new and has taken over the other
+    /// audiences.
     pub async fn open(&mut self, act: &Act) -> Result<(), Error> {
         let error = match self.read(act, Kind::Session).await {
             Ok(opened) => return self.take_over(opened),

@@ -1,8 +1,9 @@
 //! The rules of a session: configuration, times, audiences, and what the acts on a session do.
 //!
-//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside, the request's values
-//! to bind to or a storage's answer, it awaits from its [`Host`](effect::Host); nothing else is awaited, so
-//! whoever drives the act sees each need as an [`Effect`](effect::Effect) and decides how to meet it.
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside,
+//! the request's values to bind to or a storage's answer, it awaits from its
+//! [`Host`](effect::Host); nothing else is awaited, so whoever drives the act sees each need as an
+//! [`Effect`](effect::Effect) and decides how to meet it.
 //!
 //! ```
 //! use std::rc::Rc;

@@ -24,8 +24,8 @@ pub(super) struct Opened {
 }
 
 impl Session {
-    /// Reads and decrypts a cookie and, with a storage, its record. Of several cookies of that name the first that opens
-    /// counts; one that lacks the audience only if no other has it.
+    /// Reads and decrypts a cookie and, with a storage, its record. Of several cookies of that name
+    /// the first that opens counts; one that lacks the audience only if no other has it.
     ///
     /// # Errors
     ///
@@ -118,8 +118,8 @@ impl Act {
         verified
     }
 
-    /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is the `number`-th of its
-    /// name.
+    /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is
+    /// the `number`-th of its name.
     fn open_cookies(
         &self,
         kind: Kind,

@@ -133,7 +133,8 @@ impl Session {
         Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
     }
 
-    /// Drops the audiences whose subject is not the current one's, and their info. What was before, if that changes anything.
+    /// Drops the audiences whose subject is not the current one's, and their info. What was before,
+    /// if that changes anything.
     fn enforce_same_subject(&mut self, act: &Act) -> Result<Option<Contents>, Error> {
         let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(None) };
         let entries = audiences::entries(&self.payload)?;
@@ -163,7 +164,8 @@ impl Act {
         }
     }
 
-    /// The lines that clear the cookies numbered `first` to `last`, and each chunk from `first` on that the request carries.
+    /// The lines that clear the cookies numbered `first` to `last`, and each chunk from `first` on
+    /// that the request carries.
     fn clear(&self, kind: Kind, first: usize, last: usize) -> Lines {
         let name = self.name(kind);
         let carried = request::chunk_numbers(&self.cookies, name, self.now).filter(|number| *number > last);
@@ -178,16 +180,17 @@ impl Act {
         self.clear(kind, if carries_first { 1 } else { 2 }, usize::from(carries_first))
     }
 
-    /// Whether the record of a session that is replaced must still be there. One that another save replaced lives on for
-    /// `stale_ttl`, so that before that time only a sign-out, or its own end, can have taken it away.
+    /// Whether the record of a session that is replaced must still be there. One that another save
+    /// replaced lives on for `stale_ttl`, so that before that time only a sign-out, or its own end,
+    /// can have taken it away.
     fn must_exist(&self, kind: Kind, meta: &Meta) -> bool {
         let (created, age) = (meta.header.creation_time(), meta.header.rolling_offset());
         let end = created.saturating_add(age).saturating_add(self.timeouts(kind).record_ttl(age, 0));
         self.now.saturating_sub(meta.known_at) < self.configuration.stale_ttl && self.now.saturating_add(1) < end
     }
 
-    /// Writes a record's info anew, if there is a record: one that another request has destroyed does not come back, and
-    /// one that another save has replaced lives no longer for it.
+    /// Writes a record's info anew, if there is a record: one that another request has destroyed
+    /// does not come back, and one that another save has replaced lives no longer for it.
     pub(super) async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
         let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
         let (name, key) = (self.name(kind).clone(), self.storage_key(&meta.header));

@@ -56,8 +56,8 @@ impl MySql {
         }
     }
 
-    /// Runs statements as one transaction. `required` says whether there is the record that the first statement changes, if
-    /// nothing may be done when it is gone.
+    /// Runs statements as one transaction. `required` says whether there is the record that the
+    /// first statement changes, if nothing may be done when it is gone.
     async fn write(&self, steps: Vec<Step>, required: Option<Step>) -> Result<(), Error> {
         let done = outlast_deadlocks(|| {
             let (steps, required) = (steps.clone(), required.clone());
@@ -140,7 +140,8 @@ async fn run_all(
     conn.query_drop("COMMIT").await.map(|()| true)
 }
 
-/// Whether there is the record that a statement was to change. Only if it did not have to is it asked for, and locked.
+/// Whether there is the record that a statement was to change. Only if it did not have to is it
+/// asked for, and locked.
 async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_async::Error> {
     match required {
         Some((statement, values)) if conn.affected_rows() == 0 => {

@@ -7,9 +7,9 @@ use crate::storage::{Naming, Owner, Record, Update};
 /// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
 /// trip, and as a whole. The replaced record comes last: where something fails, it must go on working.
 ///
-/// `KEYS`: the record, the replaced one, the owners' sets. `ARGV`: value, ttl, stale ttl, the time, the key, the old key, and 1 if
-/// nothing may be stored when the old key is gone: then the script returns 0.
-/// Without an old key the second of `KEYS` is the first again, and stays alone.
+/// `KEYS`: the record, the replaced one, the owners' sets. `ARGV`: value, ttl, stale ttl, the time,
+/// the key, the old key, and 1 if nothing may be stored when the old key is gone: then the script
+/// returns 0. Without an old key the second of `KEYS` is the first again, and stays alone.
 const SET: &str = r"
 if ARGV[7] == '1' and redis.call('TTL', KEYS[2]) == -2 then
   return 0
