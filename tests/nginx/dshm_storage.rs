@@ -136,6 +136,11 @@ fn dshm_may_hang() {
 }
 
 #[test]
+fn dshm_may_close_idle_connections() {
+    storages::outlives_cuts_and_restarts("dshm", &mut Dshm::start());
+}
+
+#[test]
 fn dshm_may_refuse_and_start_again() {
     storages::refuses("dshm", &mut Dshm::start());
 }

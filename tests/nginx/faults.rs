@@ -167,11 +167,20 @@ pub fn certificates(directory: &std::path::Path, name: &str) {
     );
 }
 
-/// Stands between nginx and a server, and can spoil what the server answers.
+/// Stands between nginx and a server, can spoil what the server answers, and can cut connections.
 pub struct Spoiler {
     pub port: u16,
     connections: Arc<AtomicUsize>,
     spoil: Arc<Mutex<Option<Spoil>>>,
+    /// The client's and the server's end of each connection.
+    ends: Arc<Mutex<Vec<[TcpStream; 2]>>>,
+}
+
+/// How a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Finished,
+    Reset,
 }
 
 #[derive(Clone, Copy)]
@@ -190,18 +199,21 @@ impl Spoiler {
         let port = listener.local_addr().unwrap().port();
         let spoil = Arc::<Mutex<Option<Spoil>>>::default();
         let connections = Arc::<AtomicUsize>::default();
-        let (shared, count) = (spoil.clone(), connections.clone());
+        let ends = Arc::<Mutex<Vec<[TcpStream; 2]>>>::default();
+        let (shared, count, both) = (spoil.clone(), connections.clone(), ends.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 count.fetch_add(1, Ordering::SeqCst);
-                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                // One that cannot be reached is as good as cut.
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                both.lock().unwrap().push([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut &from, &mut &to));
                 let spoil = shared.clone();
                 thread::spawn(move || Self::answer(&server, &client, &spoil));
             }
         });
-        Self { port, connections, spoil }
+        Self { port, connections, spoil, ends }
     }
 
     fn answer(mut server: &TcpStream, mut client: &TcpStream, spoil: &Mutex<Option<Spoil>>) {
@@ -219,8 +231,25 @@ impl Spoiler {
                 break;
             }
         }
-        let _ = client.shutdown(Shutdown::Both);
+        // One that is to be reset is closed without a word, by the last of its handles.
+        let is_reset = socket2::SockRef::from(client).linger().is_ok_and(|linger| linger.is_some());
+        let _ = client.shutdown(if is_reset { Shutdown::Read } else { Shutdown::Both });
         let _ = server.shutdown(Shutdown::Both);
+    }
+
+    /// Cuts every `step`th of the connections that there are.
+    pub fn cut(&self, how: Cut, step: usize) {
+        let mut ends = self.ends.lock().unwrap();
+        for (number, [client, server]) in std::mem::take(&mut *ends).into_iter().enumerate() {
+            if number % step > 0 {
+                ends.push([client, server]);
+                continue;
+            }
+            if how == Cut::Reset {
+                let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+            }
+            let _ = server.shutdown(Shutdown::Both);
+        }
     }
 
     pub fn spoil(&self, spoil: Option<Spoil>) {

@@ -197,6 +197,11 @@ fn memcached_may_hang() {
 }
 
 #[test]
+fn memcached_may_close_idle_connections() {
+    storages::outlives_cuts_and_restarts("memcached", &mut Memcached::start(&[]));
+}
+
+#[test]
 fn memcached_may_refuse_and_start_again() {
     storages::refuses("memcached", &mut Memcached::start(&[]));
 }

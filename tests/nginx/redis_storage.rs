@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Process, Site};
+use super::server::{Nginx, Process, Site, wait_for};
 use super::specs;
 use super::storages::{self, Server, now, port_of};
 
@@ -166,6 +166,30 @@ fn redis_may_hang() {
 #[test]
 fn redis_may_refuse_and_start_again() {
     storages::refuses("redis", &mut Redis::start(&[]));
+}
+
+/// Ends the connections of all clients.
+fn kill_clients(servers: &[Redis]) {
+    for server in servers {
+        server.ask::<u32>("CLIENT KILL TYPE normal");
+    }
+}
+
+#[test]
+fn redis_may_close_idle_connections() {
+    let mut redis = Redis::start(&[]);
+    {
+        let timeout = || {
+            redis.ask::<()>("CONFIG SET timeout 1");
+            wait_for("the server's timeout", || redis.clients() == 0);
+            redis.ask::<()>("CONFIG SET timeout 0");
+        };
+        let kill = || kill_clients(std::slice::from_ref(&redis));
+        let mut closes: [storages::Close; 2] =
+            [("killed", true, Box::new(kill)), ("idle too long", true, Box::new(timeout))];
+        storages::outlives_closes(&nginx(&port_of(&redis)), &mut closes);
+    }
+    storages::outlives_cuts_and_restarts("redis", &mut redis);
 }
 
 #[test]
@@ -341,6 +365,9 @@ fn sign_in(nginx: &Nginx) -> Vec<Browser> {
 fn a_sentinel_group_may_lose_its_master() {
     let mut group = Group::start();
     let nginx = nginx(&sentinels(group.sentinels.iter().map(|one| one.port)));
+    let mut closes: [storages::Close; 1] = [("killed", true, Box::new(|| kill_clients(&group.servers)))];
+    storages::outlives_closes(&nginx, &mut closes);
+    drop(closes);
     let browsers = sign_in(&nginx);
     // What is replicated outlives the master.
     let replicas: u8 = group.servers[0].ask("WAIT 2 5000");
@@ -349,10 +376,10 @@ fn a_sentinel_group_may_lose_its_master() {
     std::thread::sleep(Duration::from_millis(300));
     let old = group.master();
     group.servers.iter_mut().find(|server| server.port == old).unwrap().process.kill();
-    super::server::wait_for("a failover", || group.master() != old);
+    wait_for("a failover", || group.master() != old);
     let new = group.master();
     let promoted = group.servers.iter().find(|server| server.port == new).unwrap();
-    super::server::wait_for("the new master", || promoted.ask::<String>("INFO replication").contains("role:master"));
+    wait_for("the new master", || promoted.ask::<String>("INFO replication").contains("role:master"));
     let took = recovery(&nginx);
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(browsers.iter().all(|browser| browser.get(nginx.url("/get")) == "1"));
@@ -369,11 +396,15 @@ fn cluster_nginx(cluster: &Cluster) -> Nginx {
 fn a_cluster_may_be_resharded_meanwhile() {
     let cluster = Cluster::start();
     let nginx = cluster_nginx(&cluster);
+    let half = || kill_clients(&cluster.0[..3]);
+    let mut closes: [storages::Close; 2] =
+        [("all killed", true, Box::new(|| kill_clients(&cluster.0))), ("half killed", true, Box::new(half))];
+    storages::outlives_closes(&nginx, &mut closes);
     let load = Load::start(&nginx, 4);
     let id = |at: usize| cluster.0[at].ask::<String>("CLUSTER MYID");
     let node = format!("127.0.0.1:{}", cluster.0[0].port);
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        super::server::wait_for("the nodes to agree", || {
+        wait_for("the nodes to agree", || {
             let check = std::process::Command::new("redis-cli").args(["--cluster", "check", &node]).output().unwrap();
             check.status.success()
         });
@@ -398,14 +429,14 @@ fn lose_a_master(signal: Signal) {
     let load = Load::start(&nginx, 4);
     let lost = cluster.masters(None)[1];
     cluster.0[lost].process.signal(signal);
-    super::server::wait_for("a failover", || {
+    wait_for("a failover", || {
         let others = cluster.masters(Some(lost));
         let is_ok = |at: &usize| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok");
         others.len() == 3 && others.iter().all(is_ok)
     });
     let start = Instant::now();
     for browser in &browsers {
-        super::server::wait_for("every session", || browser.get(nginx.url("/get")) == "1");
+        wait_for("every session", || browser.get(nginx.url("/get")) == "1");
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     load.stop();
