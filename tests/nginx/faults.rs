@@ -152,14 +152,15 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.
+/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`. The
+/// certificate is good for the name, and for the address `::1`.
 pub fn certificates(directory: &std::path::Path, name: &str) {
     let openssl = |arguments: &str| {
         let output =
             std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}\n")).unwrap();
+    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}, IP:::1\n")).unwrap();
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
     openssl(&format!("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name}"));
     openssl(
@@ -195,7 +196,12 @@ pub enum Spoil {
 
 impl Spoiler {
     pub fn start(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on("127.0.0.1", server)
+    }
+
+    /// One that listens at this IP address.
+    pub fn start_on(ip: &str, server: u16) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap_or_else(|error| panic!("{ip}: {error}"));
         let port = listener.local_addr().unwrap().port();
         let spoil = Arc::<Mutex<Option<Spoil>>>::default();
         let connections = Arc::<AtomicUsize>::default();

@@ -11,7 +11,7 @@ use super::http::Browser;
 use super::server::{Nginx, Site, wait_for};
 use super::specs;
 use super::sql_servers::Database;
-use super::storages::{Close, cuts, now, outlives_closes};
+use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
 
 /// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
 macro_rules! with_both {
@@ -176,8 +176,7 @@ with_both! {
     idle_connections_may_be_closed(database, DEFAULTS, DEFAULTS) {
         let spoiler = Spoiler::start(database.port);
         let options = database.options().replace(&database.port.to_string(), &spoiler.port.to_string());
-        // Nothing but the connections is to be short-lived here.
-        let nginx = nginx_with(&database, &format!("{options}, connect_timeout = 5000, read_timeout = 5000"), "");
+        let nginx = nginx_with(&database, &format!("{options}, {PATIENT}"), "");
         let mut closes = cuts(&spoiler);
         closes.push(("killed", true, Box::new(|| kill_all(&database))));
         outlives_closes(&nginx, &mut closes);
@@ -485,7 +484,14 @@ fn postgres_takes_every_way_in() {
         format!(r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_verify = false"#),
         format!(r#"{tcp}, socket = "{}", table_name = "\"My Sessions\"""#, database.socket()),
         format!(r#"{tcp}, socket = "unix:{0}/.s.PGSQL.{1}""#, database.socket(), database.port),
+        format!(r#"{tcp}, host = "unix:{}""#, database.socket()),
     ];
+    let (proxy, mut hosts) = hosts(database.port);
+    hosts.push(format!(r#"host = "[::1]:{}", ssl = true"#, proxy.port));
+    let good = good
+        .into_iter()
+        .chain(hosts.iter().map(|host| format!(r#"database = "postgres", {host}"#)))
+        .collect::<Vec<_>>();
     let plain = Database::postgres(&DEFAULTS);
     let bad = [
         (format!(r#"{tcp}, username = "scram_user", {app}, ssl = true"#), "certificate"),
@@ -521,7 +527,14 @@ fn mariadb_takes_every_way_in() {
         format!(r#"{}, ssl = true, ssl_verify = false"#, user("tls")),
         format!(r#"{tcp}, username = "root", socket = "{}", table_name = "app.s""#, database.socket()),
         format!(r#"{tcp}, username = "root", table_name = "`My Sessions`""#),
+        format!(r#"{tcp}, username = "root", host = "unix:{}""#, database.socket()),
     ];
+    let (proxy, mut hosts) = hosts(database.port);
+    hosts.push(format!(r#"host = "[::1]:{}", ssl = true"#, proxy.port));
+    let good = good
+        .into_iter()
+        .chain(hosts.iter().map(|host| format!(r#"database = "sessions", username = "root", {host}"#)))
+        .collect::<Vec<_>>();
     let bad = [
         (format!(r#"{}, ssl = true"#, user("tls")), "certificate"),
         (user("tls"), "Access denied"),

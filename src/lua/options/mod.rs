@@ -96,6 +96,7 @@ impl Reader<'_> {
     fn port(&self, default: u16) -> Result<u16, String> {
         match self.number("port")? {
             None => Ok(default),
+            Some(0) => Err(self.invalid("port", "at least 1")),
             Some(port) => u16::try_from(port).map_err(|_| self.invalid("port", "at most 65535")),
         }
     }
@@ -115,7 +116,7 @@ impl Reader<'_> {
             let node = Reader { storage: self.storage, table: Some(&table) };
             let host = node.text("host")?.or(node.text("ip")?);
             let host = host.ok_or_else(|| self.invalid(option, "a host is missing"))?;
-            nodes.push(Node { host, port: node.port(default_port)? });
+            nodes.push(Node::parse(&host, node.port(default_port)?).map_err(|cause| self.invalid(option, cause))?);
         }
         if nodes.is_empty() { Err(self.invalid(option, "it is empty")) } else { Ok(Some(nodes)) }
     }
@@ -150,14 +151,14 @@ impl Reader<'_> {
         })
     }
 
-    /// A socket's path, or host and port.
+    /// A socket's path, or host and port. A port in the host counts more than the option, as with cosockets.
     fn address(&self, default_port: u16) -> Result<Address, String> {
         if let Some(path) = self.text("socket")? {
             let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
             return Ok(Address::Unix(path));
         }
         let host = self.text("host")?.unwrap_or_else(|| "127.0.0.1".into());
-        Ok(Address::Tcp(Node { host, port: self.port(default_port)? }))
+        Address::parse(&host, self.port(default_port)?).map_err(|cause| self.invalid("host", cause))
     }
 
     /// A server of one address.
