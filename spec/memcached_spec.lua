@@ -21,7 +21,14 @@ describe("memcached", function()
   names(make)
   sessions({ storage = "memcached", memcached = MEMCACHED }, false)
   found({ { storage = "memcached", memcached = MEMCACHED }, { storage = "memcache", memcached = MEMCACHED } })
-  mistakes("memcached", { ["invalid memcached port (at most 65535)"] = { port = 70000 } })
+  mistakes("memcached", {
+    ["invalid memcached port (at most 65535)"] = { port = 70000 },
+    ["invalid memcached port (at least 1)"] = { port = 0 },
+    ["invalid memcached host (the port must be a number from 1 to 65535)"] = { host = "127.0.0.1:70000" },
+    ["invalid memcached host (not a valid IPv6 address)"] = { host = "[]:11211" },
+    ["invalid memcached host (the host is missing)"] = { host = ":11211" },
+    ["invalid memcached host (the path of the Unix socket is missing)"] = { host = "unix:" },
+  })
 
   local function key()
     return utils.encode_base64url(utils.rand_bytes(32))

@@ -54,6 +54,9 @@ describe("redis", function()
     ["invalid redis port (at most 65535)"] = { port = 70000 },
     ["invalid redis read_timeout (number that is not negative expected, got string)"] = { read_timeout = "soon" },
     ["invalid redis sentinels (it is empty)"] = { sentinels = {} },
+    ["invalid redis sentinels (a Unix socket cannot be used here)"] = { sentinels = { { host = "unix:/run/s.sock" } } },
+    ["invalid redis nodes (not a valid IPv6 address)"] = { nodes = { { ip = "127.0.0.1" }, { ip = "[]" } } },
+    ["invalid redis nodes (the port must be a number from 1 to 65535)"] = { nodes = { { ip = "127.0.0.1:0" } } },
     ["invalid redis nodes (each must be { host = …, port = … })"] = { nodes = { "localhost" } },
     ["invalid redis role (\"master\" or \"slave\" expected)"] = { sentinels = SENTINEL.sentinels, role = "king" },
   })

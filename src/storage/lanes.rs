@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::link::Link;
+use super::link::{Handle, Link};
 use super::network::Timeouts;
 
 /// Links that are used from the first on: while one is enough, there is one connection.
@@ -14,7 +14,7 @@ struct Lane<C> {
     busy: AtomicUsize,
 }
 
-impl<C: Clone> Lanes<C> {
+impl<C: Handle> Lanes<C> {
     pub fn new(count: usize, timeouts: &Timeouts) -> Self {
         let lane = || Lane { link: Link::new(timeouts), busy: AtomicUsize::new(0) };
         Self((0..count.max(1)).map(|_| lane()).collect())
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn operations_spread_only_while_others_are_under_way() {
         let second = Duration::from_secs(1);
-        let lanes = Lanes::<u8>::new(2, &Timeouts { connect: second, response: second, keepalive: second });
+        let lanes = Lanes::<u64>::new(2, &Timeouts { connect: second, response: second, keepalive: second });
         let first: *const _ = lanes.least_busy().link();
         let again = lanes.least_busy();
         assert!(std::ptr::eq(again.link(), first));

@@ -13,7 +13,13 @@ use super::network::Timeouts;
 /// back is found soon.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
-/// A slot for a connection of type `C`, which clones cheaply and can be used by many at once.
+/// A connection, which clones cheaply and can be used by many at once.
+pub trait Handle: Clone {
+    /// Whether it is known to be closed: by the other side, or because it failed. One that is closed is not used.
+    fn is_closed(&self) -> bool;
+}
+
+/// A slot for a connection of type `C`.
 pub struct Link<C> {
     /// Never locked while something is waited for.
     slot: Mutex<Slot<C>>,
@@ -40,7 +46,7 @@ pub struct Connection<C> {
     attempt: u64,
 }
 
-impl<C: Clone> Link<C> {
+impl<C: Handle> Link<C> {
     pub fn new(timeouts: &Timeouts) -> Self {
         let slot = Slot { connection: None, attempts: 0, failure: None, last_used: Instant::now() };
         Self {
@@ -108,12 +114,13 @@ impl<C: Clone> Link<C> {
     }
 }
 
-impl<C: Clone> Slot<C> {
+impl<C: Handle> Slot<C> {
     /// The connection, if there is one to be used, as it is from now on.
     fn usable(&mut self, keepalive: Duration) -> Option<Connection<C>> {
         let now = Instant::now();
         self.drop_idle(now, keepalive);
         self.last_used = now;
+        self.connection.take_if(|connection| connection.handle.is_closed());
         self.connection.clone()
     }
 
@@ -149,6 +156,13 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const SECOND: Duration = Duration::from_secs(1);
+    impl Handle for u64 {
+        fn is_closed(&self) -> bool {
+            *self == CLOSED
+        }
+    }
+
+    const CLOSED: u64 = 0;
     const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
 
     fn run(test: impl Future<Output = ()>) {
@@ -195,9 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_is_closed_is_not_used() {
+        run(async {
+            let link = Link::new(&TIMEOUTS);
+            link.get(|| async { Ok(CLOSED) }).await.unwrap();
+            assert_eq!(link.get(|| async { Ok(1) }).await.unwrap().handle, 1);
+            assert_eq!(link.get(|| async { Ok(2) }).await.unwrap().handle, 1);
+        });
+    }
+
+    #[test]
     fn connecting_takes_no_longer_than_it_may() {
         run(async {
-            let link = Link::<u8>::new(&Timeouts { connect: Duration::from_millis(20), ..TIMEOUTS });
+            let link = Link::<u64>::new(&Timeouts { connect: Duration::from_millis(20), ..TIMEOUTS });
             assert!(matches!(link.get(std::future::pending).await, Err(Error::ConnectTimeout)));
         });
     }

@@ -1,8 +1,8 @@
 //! Storages: where the records of sessions live that are not kept in their cookies.
 //!
 //! A [`Storage`] is as small as can be: five operations on records and their metadata. It is asked on the bridge's
-//! runtime by many requests at once, and may wait; it must not block. It connects when it is first needed, replaces
-//! a connection that is lost, and never retries what may have been done already.
+//! runtime by many requests at once, and may wait; it must not block. It connects when it is first needed, and replaces
+//! a connection that is lost. Each operation may be carried out twice, which [`repeating`] relies on.
 //!
 //! What is absent is no error: reading it answers `None`, deleting it succeeds. Errors are for faults.
 
@@ -25,6 +25,7 @@ pub mod network;
 mod pipeline;
 pub mod postgres;
 pub mod redis;
+mod repeating;
 pub mod sql;
 
 /// What a storage says when it cannot do what it was asked. The text reaches the program as it is.
@@ -43,6 +44,10 @@ pub enum Error {
     /// The record that was to be replaced is gone, though it must exist.
     #[error("the session was destroyed meanwhile")]
     Gone,
+    /// The connection failed, or is of no more use, before the reply: whether the operation was carried out is not known.
+    /// The text says why.
+    #[error("{0}")]
+    Lost(String),
     /// What the server or the driver said.
     #[error("{0}")]
     Server(String),

@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::Error;
-use super::link::{Connection, Link};
+use super::link::{Handle, Link};
 use super::network::{Endpoint, Stream, connect};
 
 /// The longest line of an answer, and the longest value in it: nothing longer is a record. The header of a session has
@@ -123,8 +123,9 @@ impl<P: Protocol> Client<P> {
     ///
     /// As for one.
     pub async fn ask_all<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Answer; N], Error> {
-        let connection = self.connection().await?;
+        let connection = self.link.get(|| self.connect()).await?;
         match timeout(self.endpoint.timeouts.response, connection.handle.ask(requests)).await {
+            Ok(Err(Error::Server(cause))) if connection.handle.is_closed() => Err(Error::Lost(cause)),
             Ok(answers) => answers,
             Err(_) => {
                 connection.handle.0.shared.fail(&Error::Timeout);
@@ -137,16 +138,6 @@ impl<P: Protocol> Client<P> {
         self.link.close_idle();
     }
 
-    /// One that the server closed meanwhile, as it may, is not used again.
-    async fn connection(&self) -> Result<Connection<Pipeline<P>>, Error> {
-        let connection = self.link.get(|| self.connect()).await?;
-        if !connection.handle.0.shared.has_failed() {
-            return Ok(connection);
-        }
-        self.link.give_up(&connection);
-        self.link.get(|| self.connect()).await
-    }
-
     async fn connect(&self) -> Result<Pipeline<P>, Error> {
         Ok(Pipeline::start(connect(&self.endpoint.address, self.endpoint.tls.as_ref()).await?))
     }
@@ -155,7 +146,7 @@ impl<P: Protocol> Client<P> {
 type Waiting<A> = oneshot::Sender<Result<A, Error>>;
 
 /// A connection. Clones are the same; it is closed with the last of them.
-struct Pipeline<P: Protocol>(Arc<Handle<P>>);
+struct Pipeline<P: Protocol>(Arc<Inner<P>>);
 
 impl<P: Protocol> Clone for Pipeline<P> {
     fn clone(&self) -> Self {
@@ -163,11 +154,17 @@ impl<P: Protocol> Clone for Pipeline<P> {
     }
 }
 
-struct Handle<P: Protocol> {
+impl<P: Protocol> Handle for Pipeline<P> {
+    fn is_closed(&self) -> bool {
+        self.0.shared.has_failed()
+    }
+}
+
+struct Inner<P: Protocol> {
     shared: Arc<Shared<P>>,
 }
 
-impl<P: Protocol> Drop for Handle<P> {
+impl<P: Protocol> Drop for Inner<P> {
     fn drop(&mut self) {
         self.shared.fail(&Error::Broken);
     }
@@ -200,7 +197,7 @@ impl<P: Protocol> Pipeline<P> {
         state.tasks.push(tokio::spawn(async move { reader.fail(&reader.read(from).await) }).abort_handle());
         state.tasks.push(tokio::spawn(async move { writer.fail(&writer.write(to).await) }).abort_handle());
         drop(state);
-        Self(Arc::new(Handle { shared }))
+        Self(Arc::new(Inner { shared }))
     }
 
     async fn ask<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Answer; N], Error> {

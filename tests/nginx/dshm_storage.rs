@@ -136,6 +136,18 @@ fn dshm_may_hang() {
 }
 
 #[test]
+fn the_host_may_be_written_in_every_way() {
+    let dshm = Dshm::start();
+    let (_proxy, addresses) = storages::hosts(dshm.port());
+    storages::works_with("dshm", addresses);
+}
+
+#[test]
+fn dshm_may_close_idle_connections() {
+    storages::outlives_cuts_and_restarts("dshm", &mut Dshm::start());
+}
+
+#[test]
 fn dshm_may_refuse_and_start_again() {
     storages::refuses("dshm", &mut Dshm::start());
 }

@@ -152,14 +152,15 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`.
+/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`. The
+/// certificate is good for the name, and for the address `::1`.
 pub fn certificates(directory: &std::path::Path, name: &str) {
     let openssl = |arguments: &str| {
         let output =
             std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}\n")).unwrap();
+    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}, IP:::1\n")).unwrap();
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
     openssl(&format!("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name}"));
     openssl(
@@ -167,11 +168,20 @@ pub fn certificates(directory: &std::path::Path, name: &str) {
     );
 }
 
-/// Stands between nginx and a server, and can spoil what the server answers.
+/// Stands between nginx and a server, can spoil what the server answers, and can cut connections.
 pub struct Spoiler {
     pub port: u16,
     connections: Arc<AtomicUsize>,
     spoil: Arc<Mutex<Option<Spoil>>>,
+    /// The client's and the server's end of each connection.
+    ends: Arc<Mutex<Vec<[TcpStream; 2]>>>,
+}
+
+/// How a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Finished,
+    Reset,
 }
 
 #[derive(Clone, Copy)]
@@ -186,22 +196,30 @@ pub enum Spoil {
 
 impl Spoiler {
     pub fn start(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on("127.0.0.1", server)
+    }
+
+    /// One that listens at this IP address.
+    pub fn start_on(ip: &str, server: u16) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap_or_else(|error| panic!("{ip}: {error}"));
         let port = listener.local_addr().unwrap().port();
         let spoil = Arc::<Mutex<Option<Spoil>>>::default();
         let connections = Arc::<AtomicUsize>::default();
-        let (shared, count) = (spoil.clone(), connections.clone());
+        let ends = Arc::<Mutex<Vec<[TcpStream; 2]>>>::default();
+        let (shared, count, both) = (spoil.clone(), connections.clone(), ends.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 count.fetch_add(1, Ordering::SeqCst);
-                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                // One that cannot be reached is as good as cut.
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                both.lock().unwrap().push([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut &from, &mut &to));
                 let spoil = shared.clone();
                 thread::spawn(move || Self::answer(&server, &client, &spoil));
             }
         });
-        Self { port, connections, spoil }
+        Self { port, connections, spoil, ends }
     }
 
     fn answer(mut server: &TcpStream, mut client: &TcpStream, spoil: &Mutex<Option<Spoil>>) {
@@ -219,8 +237,25 @@ impl Spoiler {
                 break;
             }
         }
-        let _ = client.shutdown(Shutdown::Both);
+        // One that is to be reset is closed without a word, by the last of its handles.
+        let is_reset = socket2::SockRef::from(client).linger().is_ok_and(|linger| linger.is_some());
+        let _ = client.shutdown(if is_reset { Shutdown::Read } else { Shutdown::Both });
         let _ = server.shutdown(Shutdown::Both);
+    }
+
+    /// Cuts every `step`th of the connections that there are.
+    pub fn cut(&self, how: Cut, step: usize) {
+        let mut ends = self.ends.lock().unwrap();
+        for (number, [client, server]) in std::mem::take(&mut *ends).into_iter().enumerate() {
+            if number % step > 0 {
+                ends.push([client, server]);
+                continue;
+            }
+            if how == Cut::Reset {
+                let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+            }
+            let _ = server.shutdown(Shutdown::Both);
+        }
     }
 
     pub fn spoil(&self, spoil: Option<Spoil>) {

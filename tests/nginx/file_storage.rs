@@ -315,6 +315,77 @@ fn workers_that_share_a_directory_lose_no_metadata() {
     note_with_two_workers("file", &format!(r#"file = {{ path = "{}" }}"#, directory.path().display()));
 }
 
+/// A worker's threads.
+fn threads(worker: i32) -> usize {
+    fs::read_dir(format!("/proc/{worker}/task")).unwrap().count()
+}
+
+/// Whether each of the threads for files blocks the signals that nginx handles.
+fn block_signals(worker: i32) -> bool {
+    use nix::sys::signal::Signal::{SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+    let handled = [SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH].map(|one| 1_u64 << (one as i32 - 1));
+    fs::read_dir(format!("/proc/{worker}/task")).unwrap().all(|thread| {
+        // It may have ended.
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap_or_default().trim();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap_or_default();
+        !status.contains("resty-files") || handled.iter().all(|one| blocked & one != 0)
+    })
+}
+
+/// A worker's memory, in KiB.
+fn memory(worker: i32) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_worker_has_sixteen_threads_for_files_and_they_end() {
+    const CONNECTIONS: usize = 128;
+    const REQUESTS: usize = 30;
+    // nginx' own, the runtime's, and at most two that look up names.
+    const OTHERS: usize = 4;
+    let directories = [(); 3].map(|()| TempDir::new().unwrap());
+    let paths: Vec<String> = directories.iter().map(|one| format!("\"{}\"", one.path().display())).collect();
+    let nginx = Nginx::start(&Site {
+        init: &format!("PATHS = {{ {} }}", paths.join(", ")),
+        server: r#"location / { content_by_lua_block {
+            local path = PATHS[1 + tonumber(ngx.var.arg_n) % #PATHS]
+            local options = { secret = "threads", storage = "file", file = { path = path, prefix = ngx.var.arg_n } }
+            local s = require("resty.session").open(options)
+            s:set("v", ("x"):rep(300))
+            local ok, err = s:save()
+            ngx.say(ok and "saved" or err)
+        } }"#,
+        ..Site::default()
+    });
+    let ask = |number: usize| {
+        let browser = Browser::new();
+        (0..REQUESTS).all(|_| browser.get(nginx.url(&format!("/?n={}", number % 9))) == "saved")
+    };
+    assert!(ask(0));
+    let worker = nginx.workers()[0];
+    let before = memory(worker);
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..CONNECTIONS).map(|number| scope.spawn(move || ask(number))).collect();
+        while !asking.iter().all(|one| one.is_finished()) {
+            most = most.max(threads(worker));
+            assert!(block_signals(worker));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(asking.into_iter().all(|one| one.join().unwrap()));
+    });
+    assert!(most <= 16 + OTHERS, "{most} threads");
+    assert!(most > OTHERS, "{most} threads: they were not counted");
+    wait_for("the threads' end", || threads(worker) <= OTHERS);
+    // Each thread's memory may be a huge page of 2 MiB.
+    let grown = memory(worker) - before;
+    assert!(grown < 40 << 10, "{grown} KiB");
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
 /// Makes a file that expired long ago.
 fn plant(directory: &Path, name: &str, content: &str) {
     fs::write(directory.join(name), content).unwrap();

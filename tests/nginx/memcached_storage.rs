@@ -167,6 +167,9 @@ fn a_unix_socket_will_do_and_so_will_a_name_around() {
     let socket = directory.path().join("memcached.sock").display().to_string();
     let memcached = Memcached::start(&[]);
     let on_socket = Memcached::start_on_socket(&socket);
+    let (_proxy, mut addresses) = storages::hosts(memcached.port);
+    addresses.push(format!(r#"host = "unix:{socket}""#));
+    storages::works_with("memcached", addresses);
     for options in
         [format!(r#"socket = "unix:{socket}""#), format!(r#"port = {}, prefix = "p", suffix = "s""#, memcached.port)]
     {
@@ -194,6 +197,11 @@ fn tls_is_verified_unless_the_program_says_not_to() {
 #[test]
 fn memcached_may_hang() {
     storages::hangs("memcached", &mut Memcached::start(&[]));
+}
+
+#[test]
+fn memcached_may_close_idle_connections() {
+    storages::outlives_cuts_and_restarts("memcached", &mut Memcached::start(&[]));
 }
 
 #[test]

@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
 use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Process, Site};
+use super::server::{Nginx, Process, Site, wait_for};
 use super::specs;
-use super::storages::{self, Server, now, port_of};
+use super::storages::{self, PATIENT, Server, now, port_of};
 
 impl Server for Redis {
     fn port(&self) -> u16 {
@@ -142,15 +142,16 @@ fn a_unix_socket_a_database_and_a_password_will_do() {
     let socket = socket.to_str().unwrap();
     let user = ["--user", "sessions", "on", ">secret", "~*", "&*", "+@all"];
     let redis = Redis::start(&[["--unixsocket", socket].as_slice(), &user].concat());
-    for options in [
-        format!(r#"socket = "unix:{socket}", database = 3, username = "sessions", password = "secret""#),
-        format!(r#"port = {}, username = "sessions", password = "secret", prefix = "p", suffix = "s""#, redis.port),
-    ] {
-        let nginx = nginx(&options);
-        let browser = Browser::new();
-        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-        assert_eq!(browser.get(nginx.url("/get")), "1");
-    }
+    let (_proxy, mut addresses) = storages::hosts(redis.port);
+    addresses.push(format!(r#"host = "unix:{socket}", port = 1"#));
+    storages::works_with("redis", addresses);
+    storages::works_with(
+        "redis",
+        [
+            format!(r#"socket = "unix:{socket}", database = 3, username = "sessions", password = "secret""#),
+            format!(r#"port = {}, username = "sessions", password = "secret", prefix = "p", suffix = "s""#, redis.port),
+        ],
+    );
     let keys: Vec<String> = redis.ask("KEYS p:session:*:s");
     assert_eq!(keys.len(), 2);
     let wrong = nginx(&format!(r#"port = {}, username = "sessions", password = "wrong""#, redis.port));
@@ -166,6 +167,30 @@ fn redis_may_hang() {
 #[test]
 fn redis_may_refuse_and_start_again() {
     storages::refuses("redis", &mut Redis::start(&[]));
+}
+
+/// Ends the connections of all clients.
+fn kill_clients(servers: &[Redis]) {
+    for server in servers {
+        server.ask::<u32>("CLIENT KILL TYPE normal");
+    }
+}
+
+#[test]
+fn redis_may_close_idle_connections() {
+    let mut redis = Redis::start(&[]);
+    {
+        let timeout = || {
+            redis.ask::<()>("CONFIG SET timeout 1");
+            wait_for("the server's timeout", || redis.clients() == 0);
+            redis.ask::<()>("CONFIG SET timeout 0");
+        };
+        let kill = || kill_clients(std::slice::from_ref(&redis));
+        let mut closes: [storages::Close; 2] =
+            [("killed", true, Box::new(kill)), ("idle too long", true, Box::new(timeout))];
+        storages::outlives_closes(&nginx(&format!("{}, {PATIENT}", port_of(&redis))), &mut closes);
+    }
+    storages::outlives_cuts_and_restarts("redis", &mut redis);
 }
 
 #[test]
@@ -399,7 +424,14 @@ fn sign_in(nginx: &Nginx) -> Vec<Browser> {
 #[test]
 fn a_sentinel_group_may_lose_its_master() {
     let mut group = Group::start();
-    let nginx = nginx(&sentinels(group.sentinels.iter().map(|one| one.port)));
+    let options = sentinels(group.sentinels.iter().map(|one| one.port));
+    let mut closes: [storages::Close; 1] = [("killed", true, Box::new(|| kill_clients(&group.servers)))];
+    storages::outlives_closes(&nginx(&format!("{options}, {PATIENT}")), &mut closes);
+    drop(closes);
+    let (_proxy, hosts) = storages::hosts(group.sentinels[0].port);
+    let asked = hosts.iter().map(|host| format!("master = \"sessions\", sentinels = {{ {{ {host} }} }}"));
+    storages::works_with("redis", asked);
+    let nginx = nginx(&options);
     let browsers = sign_in(&nginx);
     // What is replicated outlives the master.
     let replicas: u8 = group.servers[0].ask("WAIT 2 5000");
@@ -408,10 +440,10 @@ fn a_sentinel_group_may_lose_its_master() {
     std::thread::sleep(Duration::from_millis(300));
     let old = group.master();
     group.servers.iter_mut().find(|server| server.port == old).unwrap().process.kill();
-    super::server::wait_for("a failover", || group.master() != old);
+    wait_for("a failover", || group.master() != old);
     let new = group.master();
     let promoted = group.servers.iter().find(|server| server.port == new).unwrap();
-    super::server::wait_for("the new master", || promoted.ask::<String>("INFO replication").contains("role:master"));
+    wait_for("the new master", || promoted.ask::<String>("INFO replication").contains("role:master"));
     let took = recovery(&nginx);
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(browsers.iter().all(|browser| browser.get(nginx.url("/get")) == "1"));
@@ -420,19 +452,26 @@ fn a_sentinel_group_may_lose_its_master() {
     assert!(!nginx.log().contains("exited on signal"));
 }
 
-fn cluster_nginx(cluster: &Cluster) -> Nginx {
-    nginx(&format!("nodes = {}", addresses("ip", cluster.0.iter().map(|node| node.port))))
+fn nodes(cluster: &Cluster) -> String {
+    format!("nodes = {}", addresses("ip", cluster.0.iter().map(|node| node.port)))
 }
 
 #[test]
 fn a_cluster_may_be_resharded_meanwhile() {
     let cluster = Cluster::start();
-    let nginx = cluster_nginx(&cluster);
+    let half = || kill_clients(&cluster.0[..3]);
+    let mut closes: [storages::Close; 2] =
+        [("all killed", true, Box::new(|| kill_clients(&cluster.0))), ("half killed", true, Box::new(half))];
+    storages::outlives_closes(&nginx(&format!("{}, {PATIENT}", nodes(&cluster))), &mut closes);
+    let (_proxy, hosts) = storages::hosts(cluster.0[0].port);
+    let known = hosts.iter().map(|host| format!("nodes = {{ {{ {} }} }}", host.replacen("host", "ip", 1)));
+    storages::works_with("redis", known);
+    let nginx = nginx(&nodes(&cluster));
     let load = Load::start(&nginx, 4);
     let id = |at: usize| cluster.0[at].ask::<String>("CLUSTER MYID");
     let node = format!("127.0.0.1:{}", cluster.0[0].port);
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        super::server::wait_for("the nodes to agree", || {
+        wait_for("the nodes to agree", || {
             let check = std::process::Command::new("redis-cli").args(["--cluster", "check", &node]).output().unwrap();
             check.status.success()
         });
@@ -449,7 +488,7 @@ fn a_cluster_may_be_resharded_meanwhile() {
 /// A master of the cluster falls silent; all sessions are back soon after its replica took over.
 fn lose_a_master(signal: Signal) {
     let cluster = Cluster::start();
-    let nginx = cluster_nginx(&cluster);
+    let nginx = nginx(&nodes(&cluster));
     let browsers = sign_in(&nginx);
     for at in cluster.masters(None) {
         let _: u8 = cluster.0[at].ask("WAIT 1 5000");
@@ -457,14 +496,14 @@ fn lose_a_master(signal: Signal) {
     let load = Load::start(&nginx, 4);
     let lost = cluster.masters(None)[1];
     cluster.0[lost].process.signal(signal);
-    super::server::wait_for("a failover", || {
+    wait_for("a failover", || {
         let others = cluster.masters(Some(lost));
         let is_ok = |at: &usize| cluster.0[*at].ask::<String>("CLUSTER INFO").contains("cluster_state:ok");
         others.len() == 3 && others.iter().all(is_ok)
     });
     let start = Instant::now();
     for browser in &browsers {
-        super::server::wait_for("every session", || browser.get(nginx.url("/get")) == "1");
+        wait_for("every session", || browser.get(nginx.url("/get")) == "1");
     }
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     load.stop();

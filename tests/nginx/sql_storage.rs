@@ -11,7 +11,7 @@ use super::http::Browser;
 use super::server::{Nginx, Site, wait_for};
 use super::specs;
 use super::sql_servers::Database;
-use super::storages::now;
+use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
 
 /// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
 macro_rules! with_both {
@@ -158,7 +158,9 @@ with_both! {
         let held = database.hold(&format!("SELECT sid FROM sessions_meta WHERE sid = '{key}' FOR UPDATE"));
         thread::scope(|scope| {
             let saving = scope.spawn(|| browser.get(nginx.url("/set?v=new")));
-            while !saving.is_finished() && !kill_who_waits(&database) {
+            // It is tried once more on another connection.
+            while !saving.is_finished() {
+                kill_who_waits(&database);
                 // Who asks MariaDB more often than ten times a second is told the same again.
                 thread::sleep(Duration::from_millis(150));
             }
@@ -169,6 +171,21 @@ with_both! {
         assert_eq!((database.ask(everything), database.ask(owners)), before);
         assert_eq!(browser.get(nginx.url("/get")), "old");
         assert_eq!(browser.get(nginx.url("/set?v=new")), "saved");
+    }
+
+    idle_connections_may_be_closed(database, DEFAULTS, DEFAULTS) {
+        let spoiler = Spoiler::start(database.port);
+        let options = database.options().replace(&database.port.to_string(), &spoiler.port.to_string());
+        let nginx = nginx_with(&database, &format!("{options}, {PATIENT}"), "");
+        let mut closes = cuts(&spoiler);
+        closes.push(("killed", true, Box::new(|| kill_all(&database))));
+        outlives_closes(&nginx, &mut closes);
+        drop(closes);
+        let mut restart: [Close; 1] = [("restarted", true, Box::new(|| {
+            database.stop();
+            database.start_again();
+        }))];
+        outlives_closes(&nginx, &mut restart);
     }
 
     a_server_that_is_restarted_is_found_again(database, DEFAULTS, DEFAULTS) {
@@ -362,17 +379,31 @@ with_both! {
 }
 
 /// Ends the connection of a save that waits for a lock, if there is one.
-fn kill_who_waits(database: &Database) -> bool {
+fn kill_who_waits(database: &Database) {
     if database.storage() == "postgres" {
-        let killed = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-        return !database.ask(killed).is_empty();
+        database.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
+        return;
     }
     let waiting = "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
     let thread = database.ask(waiting);
     if !thread.is_empty() {
         database.ask(&format!("KILL {thread}"));
     }
-    !thread.is_empty()
+}
+
+/// Ends the connections of all clients.
+fn kill_all(database: &Database) {
+    if database.storage() == "postgres" {
+        let clients = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        database.ask(&format!("SELECT pg_terminate_backend(pid) {clients}"));
+        return;
+    }
+    let clients = "FROM information_schema.processlist WHERE id <> connection_id() AND command = 'Sleep'";
+    let threads = database.ask(&format!("SELECT id {clients}"));
+    let kills: Vec<String> = threads.lines().map(|thread| format!("KILL CONNECTION {thread}")).collect();
+    if !kills.is_empty() {
+        database.ask(&kills.join("; "));
+    }
 }
 
 fn expire_on_the_second(database: &Database) {
@@ -453,7 +484,14 @@ fn postgres_takes_every_way_in() {
         format!(r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_verify = false"#),
         format!(r#"{tcp}, socket = "{}", table_name = "\"My Sessions\"""#, database.socket()),
         format!(r#"{tcp}, socket = "unix:{0}/.s.PGSQL.{1}""#, database.socket(), database.port),
+        format!(r#"{tcp}, host = "unix:{}""#, database.socket()),
     ];
+    let (proxy, mut hosts) = hosts(database.port);
+    hosts.push(format!(r#"host = "[::1]:{}", ssl = true"#, proxy.port));
+    let good = good
+        .into_iter()
+        .chain(hosts.iter().map(|host| format!(r#"database = "postgres", {host}"#)))
+        .collect::<Vec<_>>();
     let plain = Database::postgres(&DEFAULTS);
     let bad = [
         (format!(r#"{tcp}, username = "scram_user", {app}, ssl = true"#), "certificate"),
@@ -489,7 +527,14 @@ fn mariadb_takes_every_way_in() {
         format!(r#"{}, ssl = true, ssl_verify = false"#, user("tls")),
         format!(r#"{tcp}, username = "root", socket = "{}", table_name = "app.s""#, database.socket()),
         format!(r#"{tcp}, username = "root", table_name = "`My Sessions`""#),
+        format!(r#"{tcp}, username = "root", host = "unix:{}""#, database.socket()),
     ];
+    let (proxy, mut hosts) = hosts(database.port);
+    hosts.push(format!(r#"host = "[::1]:{}", ssl = true"#, proxy.port));
+    let good = good
+        .into_iter()
+        .chain(hosts.iter().map(|host| format!(r#"database = "sessions", username = "root", {host}"#)))
+        .collect::<Vec<_>>();
     let bad = [
         (format!(r#"{}, ssl = true"#, user("tls")), "certificate"),
         (user("tls"), "Access denied"),

@@ -1,11 +1,13 @@
 //! What the tests of storages behind a network share: sites over them, and what each must do when its server fails.
 
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::faults::{PROGRAM, Spoil, Spoiler, timed};
+use super::faults::{Cut, PROGRAM, Spoil, Spoiler, timed};
 use super::http::Browser;
 use super::server::{Nginx, Process, Site};
 
@@ -96,25 +98,109 @@ pub fn spoils(storage: &str, server: &impl Server, spoils: &[Spoil]) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
+/// Options that name a server on this host at the port, each in another way. The proxy speaks IPv6.
+pub fn hosts(port: u16) -> (Spoiler, Vec<String>) {
+    let proxy = Spoiler::start_on("::1", port);
+    let ipv6 = proxy.port;
+    let options = vec![
+        format!(r#"host = "127.0.0.1:{port}""#),
+        format!(r#"host = "localhost:{port}", port = 1"#),
+        format!(r#"host = "::1", port = {ipv6}"#),
+        format!(r#"host = "[::1]", port = "{ipv6}""#),
+        format!(r#"host = "[::1]:{ipv6}""#),
+    ];
+    (proxy, options)
+}
+
+/// Sessions are saved and read with each of the options.
+pub fn works_with(storage: &str, options: impl IntoIterator<Item = String>) {
+    for options in options {
+        let nginx = nginx(storage, &options);
+        let browser = Browser::new();
+        assert_eq!(browser.get(nginx.url("/set?v=1")), "saved", "{options}");
+        assert_eq!(browser.get(nginx.url("/get")), "1", "{options}");
+    }
+}
+
+/// What ends connections that are idle, and whether the sessions are still there afterwards.
+pub type Close<'a> = (&'a str, bool, Box<dyn FnMut() + 'a>);
+
+/// Time limits that a busy machine keeps, too.
+pub const PATIENT: &str = "connect_timeout = 5000, send_timeout = 5000, read_timeout = 5000";
+
+/// Connections that end while they are idle fail no operation: of many at once, right afterwards or a moment later, each
+/// succeeds.
+pub fn outlives_closes(nginx: &Nginx, closes: &mut [Close]) {
+    const BROWSERS: usize = 40;
+    let browsers: Vec<Browser> = (0..BROWSERS).map(|_| Browser::new()).collect();
+    let all_at_once = |path: &(dyn Fn(usize) -> &'static str + Sync)| -> Vec<String> {
+        let start = Barrier::new(BROWSERS);
+        let ask = &|(number, browser): (usize, &Browser)| {
+            start.wait();
+            browser.get(nginx.url(path(number)))
+        };
+        thread::scope(|scope| {
+            let asking: Vec<_> = browsers.iter().enumerate().map(|one| scope.spawn(move || ask(one))).collect();
+            asking.into_iter().map(|one| one.join().unwrap()).collect()
+        })
+    };
+    assert_eq!(all_at_once(&|_| "/set?v=1"), ["saved"; BROWSERS]);
+    for (name, keeps_sessions, close) in closes {
+        for pause in [0, 30] {
+            close();
+            thread::sleep(Duration::from_millis(pause));
+            let reads = |number: usize| *keeps_sessions && number.is_multiple_of(2);
+            let answers = all_at_once(&|number| if reads(number) { "/get" } else { "/set?v=1" });
+            let expected = |number| if reads(number) { "1" } else { "saved" };
+            let wrong: Vec<_> =
+                answers.iter().enumerate().filter(|(number, answer)| *answer != expected(*number)).collect();
+            assert!(wrong.is_empty(), "{name}, {pause} ms later: {} of {BROWSERS}: {wrong:?}", wrong.len());
+        }
+    }
+    assert_eq!(nginx.complaints(), [""; 0]);
+}
+
+/// The ways of a load balancer.
+pub fn cuts(spoiler: &Spoiler) -> Vec<Close<'_>> {
+    let ways = [("all finished", Cut::Finished, 1), ("all reset", Cut::Reset, 1), ("half reset", Cut::Reset, 2)];
+    ways.map(|(name, how, step)| -> Close { (name, true, Box::new(move || spoiler.cut(how, step))) }).into()
+}
+
+/// Idle connections may be cut, and the server may start again.
+pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
+    let spoiler = Spoiler::start(server.port());
+    let nginx = nginx(storage, &format!("port = {}, {PATIENT}", spoiler.port));
+    let restart = || {
+        server.process().kill();
+        server.start_again();
+    };
+    let mut closes = cuts(&spoiler);
+    closes.push(("restarted", false, Box::new(restart)));
+    outlives_closes(&nginx, &mut closes);
+}
+
 /// A server at this port, whose certificate is for `STORAGE.test` and from the directory, is verified unless the program says
 /// not to.
 pub fn verifies_tls(storage: &str, port: u16, directory: &Path) {
+    let proxy = Spoiler::start_on("::1", port);
     let nginx = Nginx::start(&Site {
         main: &format!("env SSL_CERT_FILE={};", directory.join("ca.pem").display()),
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local ok, err = require("resty.session.{storage}").new({{
-                    port = {port}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
+                    host = ngx.var.arg_host == "ipv6" and "[::1]:{}" or nil, port = {port}, ssl = true, connect_timeout = 1000, read_timeout = 1000,
                     ssl_verify = ngx.var.arg_verify ~= "no", server_name = ngx.var.arg_name,
                 }}):set("tls", "key", "value", 60)
                 ngx.say(ok and "saved" or err)
-            }} }}"#
+            }} }}"#,
+            proxy.port
         ),
         ..Site::default()
     });
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url(&format!("/?name={storage}.test"))), "saved");
     assert_eq!(browser.get(nginx.url("/?verify=no")), "saved");
+    assert_eq!(browser.get(nginx.url("/?host=ipv6")), "saved");
     for path in ["/", "/?name=other.test"] {
         let answer = browser.get(nginx.url(path));
         assert!(answer.starts_with("unable to connect: ") && answer.contains("certificate"), "{answer}");

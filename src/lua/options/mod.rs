@@ -191,6 +191,7 @@ impl<'a> Reader<'a> {
     fn port(&self, default: u16) -> Result<u16, String> {
         match self.whole("port")? {
             None => Ok(default),
+            Some(0) => Err(self.invalid("port", "at least 1")),
             Some(port) => u16::try_from(port).map_err(|_| self.invalid("port", "at most 65535")),
         }
     }
@@ -213,7 +214,7 @@ impl<'a> Reader<'a> {
             let node = Reader::new(self.storage, Some(&table));
             let host = node.text("host")?.or(node.text("ip")?);
             let host = host.ok_or_else(|| self.invalid(option, "a host is missing"))?;
-            nodes.push(Node { host, port: node.port(default_port)? });
+            nodes.push(Node::parse(&host, node.port(default_port)?).map_err(|cause| self.invalid(option, cause))?);
         }
         if nodes.is_empty() { Err(self.invalid(option, "it is empty")) } else { Ok(Some(nodes)) }
     }
@@ -247,7 +248,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A socket's path, or host and port.
+    /// A socket's path, or host and port. A port in the host counts more than the option, as with cosockets.
     fn address(&self, default_port: u16) -> Result<Address, String> {
         let (host, port) = (self.text("host")?, self.port(default_port)?);
         if let Some(path) = self.text("socket")? {
@@ -255,7 +256,7 @@ impl<'a> Reader<'a> {
             return Ok(Address::Unix(path));
         }
         let host = host.unwrap_or_else(|| "127.0.0.1".into());
-        Ok(Address::Tcp(Node { host, port }))
+        Address::parse(&host, port).map_err(|cause| self.invalid("host", cause))
     }
 
     /// A server of one address.

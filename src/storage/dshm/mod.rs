@@ -15,6 +15,7 @@ use futures_util::future::try_join_all;
 
 use super::network::Endpoint;
 use super::pipeline::Client;
+use super::repeating::Repeating;
 use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
 use locks::Locks;
 use wire::{Lines, Name};
@@ -32,7 +33,11 @@ impl super::Options for Options {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        Arc::new(Server { client: Client::new(self.endpoint), naming: self.naming, locks: Locks::new() })
+        Repeating::new(Arc::new(Server {
+            client: Client::new(self.endpoint),
+            naming: self.naming,
+            locks: Locks::new(),
+        }))
     }
 }
 

@@ -4,14 +4,13 @@
 //! stand in a file as the text of [`metadata`]. The layout is lua-resty-session's.
 //!
 //! A file is written under another name and renamed, so that nobody reads half of one. File systems block, so each
-//! operation runs on a thread for that; a directory that hangs holds up a bounded number of them, and nothing else.
+//! operation runs on a thread for that; a directory that hangs holds up a part of them, and nothing else.
 
 use std::array;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
@@ -24,20 +23,18 @@ mod names;
 mod options;
 mod owners;
 mod sweep;
+mod threads;
 
 use directory::Directory;
 use error::Error;
 pub use names::is_safe;
 pub use options::Options;
 use owners::{Change, LOCKS};
+use threads::Share;
 
 /// The most bytes of a file. A record holds a payload, whose size has three bytes in a session's header, and the info
 /// store beside it.
 const SIZE_LIMIT: usize = 32 << 20;
-
-/// Operations that work at once in one storage, at most, each on a thread. Those of a directory that hangs stay until it
-/// does not; the others wait for their turn until their time is over.
-const THREADS: usize = 16;
 
 /// When another has a lock, the pause until it is asked for again.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -45,7 +42,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Files {
     directory: Directory,
     naming: Naming,
-    threads: Arc<Semaphore>,
+    /// Operations wait for their turn until their time is over.
+    threads: Arc<Share>,
     /// Who is next at a lock among the requests of this worker.
     turns: [Mutex<()>; LOCKS],
     cleanup: Cleanup,
@@ -56,10 +54,11 @@ pub struct Files {
 
 impl Files {
     pub fn new(options: Options) -> Arc<Self> {
+        let threads = Share::of(&options.path);
         Arc::new_cyclic(|this| Self {
             directory: Directory::new(options.path),
             naming: options.naming,
-            threads: Arc::new(Semaphore::new(THREADS)),
+            threads,
             turns: array::from_fn(|_| Mutex::default()),
             cleanup: options.cleanup,
             cleaner: Cleaner::default(),
@@ -87,13 +86,7 @@ impl Files {
     {
         self.cleaner.start(self.cleanup, &self.this, sweep::round);
         let files = self.this.upgrade().ok_or(super::Error::Broken)?;
-        let turn = self.threads.clone().acquire_owned().await.map_err(|_| super::Error::Broken)?;
-        blocking(move || {
-            // It is given back when the thread is done, not when nobody waits for it any more.
-            let _turn = turn;
-            job(&files.directory)
-        })
-        .await
+        Ok(self.threads.run(move || job(&files.directory)).await??)
     }
 
     /// Changes an owner's sessions, when it is this operation's turn.
@@ -168,13 +161,6 @@ impl Files {
     }
 }
 
-/// Runs what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, super::Error> {
-    Ok(spawn_blocking(job).await.map_err(|_| super::Error::Broken)??)
-}
-
 impl Storage for Files {
     fn set(&self, record: Record) -> Operation<'_, ()> {
         Box::pin(self.store(record))
@@ -204,63 +190,5 @@ impl Storage for Files {
             let file = names::metadata(&self.naming, &name, &owner)?;
             self.run(move |directory| owners::live(directory, &file, current_time)).await
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-    use tokio::time::{Instant, timeout};
-
-    fn files(directory: &tempfile::TempDir) -> Arc<Files> {
-        Files::new(Options {
-            path: directory.path().to_owned(),
-            naming: Naming::default(),
-            pool: None,
-            limit: Duration::from_secs(5),
-            cleanup: Cleanup { interval: Duration::ZERO, rate: 1 },
-        })
-    }
-
-    async fn get(files: &Files) -> Result<Option<Vec<u8>>, super::super::Error> {
-        files.get("s".into(), "key".into(), 0).await
-    }
-
-    #[test]
-    fn a_directory_that_hangs_holds_nothing_else_up() {
-        const SOON: Duration = Duration::from_millis(300);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [hung, other] = [files(&directories[0]), files(&directories[1])];
-        let hangs = Arc::new(AtomicBool::new(true));
-        runtime.block_on(async {
-            let operations: Vec<_> = (0..3 * THREADS)
-                .map(|_| {
-                    let (hung, hangs) = (hung.clone(), hangs.clone());
-                    tokio::spawn(async move {
-                        let wait = move |_: &Directory| {
-                            while hangs.load(Ordering::Relaxed) {
-                                std::thread::sleep(Duration::from_millis(1));
-                            }
-                            Ok(())
-                        };
-                        hung.run(wait).await
-                    })
-                })
-                .collect();
-            tokio::task::yield_now().await;
-            assert!(timeout(SOON, get(&hung)).await.is_err());
-            assert_eq!(hung.threads.available_permits(), 0);
-            let start = Instant::now();
-            assert_eq!(get(&other).await.unwrap(), None);
-            assert!(start.elapsed() < SOON);
-            hangs.store(false, Ordering::Relaxed);
-            for operation in operations {
-                operation.await.unwrap().unwrap();
-            }
-            assert_eq!(get(&hung).await.unwrap(), None);
-        });
     }
 }

@@ -13,7 +13,7 @@ pub struct Options {
     /// The directory.
     pub path: PathBuf,
     pub naming: Naming,
-    /// Storages with different names share no threads.
+    /// Accepted, and not needed: all storages share the threads.
     pub pool: Option<String>,
     /// How long an operation may take.
     pub limit: Duration,

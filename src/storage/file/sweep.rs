@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
 use super::names::{self, Kind};
+use super::threads::Share;
 use super::{Error, Files, directory, lock, owners};
 use crate::storage;
 use crate::storage::cleanup::GRACE;
@@ -33,18 +34,19 @@ struct Stride {
 /// Goes through the directory once, unless another worker does.
 pub async fn round(files: Arc<Files>) -> Result<(), storage::Error> {
     let cleanup = files.cleanup();
-    let Some(sweep) = super::blocking(move || Sweep::start(files)).await? else { return Ok(()) };
+    let threads = files.threads.clone();
+    let Some(sweep) = threads.run(move || Sweep::start(files)).await?? else { return Ok(()) };
     let sweep = Arc::new(Mutex::new(sweep));
-    cleanup.round(|limit| remove(sweep.clone(), limit)).await
+    cleanup.round(|limit| remove(threads.clone(), sweep.clone(), limit)).await
 }
 
 /// Removes files until it has removed `limit`, or there are no more; answers how many.
-async fn remove(sweep: Arc<Mutex<Sweep>>, limit: u64) -> Result<u64, storage::Error> {
+async fn remove(threads: Arc<Share>, sweep: Arc<Mutex<Sweep>>, limit: u64) -> Result<u64, storage::Error> {
     let mut removed = 0;
     loop {
         let (start, sweep, left) = (Instant::now(), sweep.clone(), limit - removed);
-        let stride =
-            super::blocking(move || Ok(sweep.lock().unwrap_or_else(PoisonError::into_inner).stride(left))).await?;
+        let job = move || sweep.lock().unwrap_or_else(PoisonError::into_inner).stride(left);
+        let stride = threads.run(job).await?;
         removed += stride.removed;
         if stride.finished || removed >= limit {
             return Ok(removed);

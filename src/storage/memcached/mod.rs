@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 
 use super::network::Endpoint;
 use super::pipeline::{Client, unintelligible};
+use super::repeating::Repeating;
 use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
 use wire::{Answer, Expiry, Meta, Mode, Name, Ttl};
 
@@ -29,7 +30,7 @@ impl super::Options for Options {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        Arc::new(Server { client: Client::new(self.endpoint), naming: self.naming })
+        Repeating::new(Arc::new(Server { client: Client::new(self.endpoint), naming: self.naming }))
     }
 }
 

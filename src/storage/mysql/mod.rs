@@ -16,7 +16,7 @@ use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 
 pub use options::{DIALECT, Options};
 
-use self::pool::Pool;
+use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
 use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
@@ -73,14 +73,25 @@ impl MySql {
 fn failure(error: &mysql_async::Error, options: &Options) -> Failure {
     const NO_SUCH_TABLE: u16 = 1146;
     const DEADLOCK: u16 = 1213;
+    if is_lost(error) {
+        return Error::Lost(describe(error)).into();
+    }
     match error {
         mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
             DIALECT.missing(&options.tables, &server.message).into()
         }
         mysql_async::Error::Server(server) => {
-            Failure { error: Error::Server(server.message.clone()), deadlock: server.code == DEADLOCK }
+            Failure { error: Error::Server(describe(error)), deadlock: server.code == DEADLOCK }
         }
-        other => Error::Server(other.to_string()).into(),
+        _ => Error::Server(describe(error)).into(),
+    }
+}
+
+/// What the server said, or what happened to the connection.
+fn describe(error: &mysql_async::Error) -> String {
+    match error {
+        mysql_async::Error::Server(server) => server.message.clone(),
+        other => other.to_string(),
     }
 }
 

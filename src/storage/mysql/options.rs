@@ -8,6 +8,7 @@ use mysql_async::{Opts, OptsBuilder, SslOpts};
 use super::MySql;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Timeouts, Tls};
+use crate::storage::repeating::Repeating;
 use crate::storage::sql::{Dialect, Tables};
 use crate::storage::{Error, Storage};
 
@@ -41,7 +42,7 @@ impl crate::storage::Options for Options {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        MySql::new(self)
+        Repeating::new(MySql::new(self))
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Pool {
 struct Inner {
     /// The one that was used last is used first.
     idle: Vec<(Conn, Instant)>,
+    /// How many connections were lost so far.
+    losses: u64,
     /// The last attempt to connect, if it failed.
     failure: Option<(Error, Instant)>,
 }
@@ -45,12 +47,13 @@ impl Pool {
     pub async fn take(&self, options: &Options) -> Result<Lease<'_>, Error> {
         let place = timeout(options.timeouts.connect, self.places.acquire()).await;
         let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
+        let losses = self.lock().losses;
         while let Some((mut conn, since)) = self.idle() {
             // The server may have closed it meanwhile.
             let good =
                 since.elapsed() < TRUSTED || matches!(timeout(options.timeouts.connect, conn.ping()).await, Ok(Ok(())));
             if good {
-                return Ok(Lease { pool: self, conn, _place: place });
+                return Ok(Lease { pool: self, conn, losses, _place: place });
             }
         }
         self.wait_after_failure().await?;
@@ -60,7 +63,7 @@ impl Pool {
             Err(_) => return Err(self.failed(Error::ConnectTimeout)),
         };
         self.lock().failure = None;
-        Ok(Lease { pool: self, conn, _place: place })
+        Ok(Lease { pool: self, conn, losses, _place: place })
     }
 
     fn idle(&self) -> Option<(Conn, Instant)> {
@@ -110,38 +113,48 @@ pub async fn connect(options: &Options) -> Result<Conn, Error> {
 pub struct Lease<'a> {
     pool: &'a Pool,
     conn: Conn,
+    /// The pool's losses when this was taken.
+    losses: u64,
     _place: SemaphorePermit<'a>,
 }
 
 impl Lease<'_> {
     /// Lends the connection; it goes back to the pool if it is good still. Where this is dropped meanwhile, it is closed.
+    ///
+    /// Others are likely lost with one that is. Those that are idle are closed, and those that are out do not come back, so
+    /// that an operation that is repeated gets none of them.
     pub async fn run<T, F>(self, run: impl FnOnce(Conn) -> F) -> Result<T, mysql_async::Error>
     where
         F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
     {
-        let Self { pool, conn, _place } = self;
+        let Self { pool, conn, losses, _place } = self;
         let (conn, result) = run(conn).await;
-        match &result {
-            // The others are likely lost with it.
-            Err(error) if is_lost(error) => pool.lock().idle.clear(),
-            _ => pool.lock().idle.push((conn, Instant::now())),
+        let mut inner = pool.lock();
+        if result.as_ref().is_err_and(is_lost) {
+            inner.losses += 1;
+            inner.idle.clear();
+        } else if inner.losses == losses {
+            inner.idle.push((conn, Instant::now()));
         }
+        drop(inner);
         result
     }
 }
 
 /// Whether a connection is of no more use: anything but a server's word ends it, and some of those do.
-fn is_lost(error: &mysql_async::Error) -> bool {
+pub fn is_lost(error: &mysql_async::Error) -> bool {
     const SHUTDOWN: u16 = 1053;
     const UNKNOWN_STATEMENT: u16 = 1243;
     const READ_ONLY: u16 = 1290;
     const IN_READ_ONLY_TRANSACTION: u16 = 1792;
     const READ_ONLY_MODE: u16 = 1836;
     const KILLED: u16 = 1927;
+    const KILLED_SESSION: u16 = 3169;
+    const IDLE_TOO_LONG: u16 = 4031;
     match error {
         mysql_async::Error::Server(server) => {
-            [SHUTDOWN, UNKNOWN_STATEMENT, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE, KILLED]
-                .contains(&server.code)
+            let lost = [SHUTDOWN, UNKNOWN_STATEMENT, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE];
+            lost.contains(&server.code) || [KILLED, KILLED_SESSION, IDLE_TOO_LONG].contains(&server.code)
         }
         _ => true,
     }

@@ -9,23 +9,11 @@ use tokio_util::either::Either;
 
 use super::Error;
 
+mod address;
 mod tls;
 
+pub use address::{Address, Node};
 pub use tls::Tls;
-
-/// A server's address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Node {
-    pub host: String,
-    pub port: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    Tcp(Node),
-    /// A socket's path.
-    Unix(String),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timeouts {

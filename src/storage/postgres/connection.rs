@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
@@ -14,6 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::{DIALECT, Options, Transport};
 use super::statements::{KINDS, Kind, Statements};
+use crate::storage::link::Handle;
 use crate::storage::network::{self, Address, Plain, Tls};
 use crate::storage::sql::Tables;
 use crate::storage::{Error, Operation};
@@ -22,6 +24,12 @@ pub struct Connection {
     pub client: Client,
     prepared: [OnceCell<Statement>; KINDS],
     _driver: Driver,
+}
+
+impl Handle for Arc<Connection> {
+    fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
 }
 
 /// What drives a connection. It ends with it, whatever the server still owes: the driver would wait for that.
@@ -142,7 +150,7 @@ pub fn failed(error: tokio_postgres::Error) -> Error {
 }
 
 /// What the server said, without the details, which can hold values; or what happened to the connection.
-fn describe(error: &tokio_postgres::Error) -> String {
+pub fn describe(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(server), _) => server.message().to_owned(),
         (None, Some(cause)) => format!("{error}: {cause}"),

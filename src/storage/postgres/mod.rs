@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 
 pub use options::{DIALECT, Options, Transport};
 
-use self::connection::{Connection, connect, failed, is_deadlock, is_lost, to_error};
+use self::connection::{Connection, connect, describe, failed, is_deadlock, is_lost, to_error};
 use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
 use self::statements::{Kind, Statements};
@@ -57,11 +57,7 @@ impl Postgres {
     ) -> Result<Vec<Row>, Failure> {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let connect = || async { connect(&self.options).await.map(Arc::new) };
-        let mut connection = link.get(connect).await?;
-        if connection.handle.client.is_closed() {
-            link.give_up(&connection);
-            connection = link.get(connect).await?;
-        }
+        let connection = link.get(connect).await?;
         let running = async {
             let statement = connection.handle.statement(kind, &self.statements).await?;
             let rows = connection.handle.client.query_raw(&statement, parameters).await?;
@@ -69,10 +65,11 @@ impl Postgres {
         };
         match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
             Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) if is_lost(&error) => {
+                link.give_up(&connection);
+                Err(Error::Lost(describe(&error)).into())
+            }
             Ok(Err(error)) => {
-                if is_lost(&error) {
-                    link.give_up(&connection);
-                }
                 Err(Failure { deadlock: is_deadlock(&error), error: to_error(&error, &self.options.tables) })
             }
             Err(_) => {

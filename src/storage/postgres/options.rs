@@ -7,6 +7,7 @@ use super::Postgres;
 use crate::storage::Storage;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Timeouts, Tls};
+use crate::storage::repeating::Repeating;
 use crate::storage::sql::{Dialect, Tables};
 
 pub const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_str!("../../../sql/postgres.sql") };
@@ -44,6 +45,6 @@ impl crate::storage::Options for Options {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        Postgres::new(self)
+        Repeating::new(Postgres::new(self))
     }
 }

@@ -6,10 +6,11 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
 
+use super::node::Node;
 use super::options::{Options, Target, credentials};
 use super::single::connect_error;
-use super::{commands, is_broken};
-use crate::storage::link::{Connection, Link};
+use super::{commands, is_broken, lost};
+use crate::storage::link::{Connection, Handle, Link};
 use crate::storage::network::Timeouts;
 use crate::storage::{Error, Operation, Owner, Record, Storage, Update};
 
@@ -19,7 +20,7 @@ pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
 }
 
 pub struct Cluster {
-    link: Link<ClusterConnection>,
+    link: Link<ClusterConnection<Node>>,
     options: Options,
 }
 
@@ -29,11 +30,11 @@ impl Cluster {
     }
 
     /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
-    async fn connection(&self) -> Result<Connection<ClusterConnection>, Error> {
+    async fn connection(&self) -> Result<Connection<ClusterConnection<Node>>, Error> {
         self.link
             .get(|| async {
                 let client = self.client()?;
-                client.get_async_connection().await.map_err(|error| connect_error(&error))
+                client.get_async_generic_connection::<Node>().await.map_err(|error| connect_error(&error))
             })
             .await
     }
@@ -69,16 +70,17 @@ impl Cluster {
     /// A connection whose node does not answer, or that has lost it, is given up: the next one asks again who holds what.
     async fn run_on<T: FromRedisValue>(
         &self,
-        connection: &Connection<ClusterConnection>,
+        connection: &Connection<ClusterConnection<Node>>,
         command: &Cmd,
     ) -> Result<T, Error> {
         let result = command.query_async(&mut connection.handle.clone()).await;
-        if let Err(error) = &result
-            && (is_broken(error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound)
-        {
-            self.link.give_up(connection);
+        match result {
+            Err(error) if is_broken(&error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound => {
+                self.link.give_up(connection);
+                Err(lost(&error))
+            }
+            result => Ok(result?),
         }
-        Ok(result?)
     }
 
     /// Runs commands on keys of their own, all at once. The first error counts.
@@ -86,6 +88,13 @@ impl Cluster {
         let connection = self.connection().await?;
         let running = commands.iter().map(|command| self.run_on::<()>(&connection, command));
         futures_util::future::join_all(running).await.into_iter().collect()
+    }
+}
+
+/// Its nodes' connections are replaced one by one: see [`Node`].
+impl Handle for ClusterConnection<Node> {
+    fn is_closed(&self) -> bool {
+        false
     }
 }
 

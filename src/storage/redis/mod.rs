@@ -7,6 +7,7 @@
 mod cluster;
 mod commands;
 mod gathering;
+mod node;
 mod options;
 mod sentinel;
 mod single;
@@ -32,6 +33,11 @@ fn describe(error: &redis::RedisError) -> String {
         (Some(code), None) => code.to_owned(),
         (None, _) => error.to_string(),
     }
+}
+
+/// The error of an operation after which its connection is given up.
+fn lost(error: &redis::RedisError) -> super::Error {
+    if error.is_timeout() { super::Error::Timeout } else { super::Error::Lost(describe(error)) }
 }
 
 /// Whether a connection is of no more use after an error, whatever it leads to.

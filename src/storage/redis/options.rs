@@ -7,6 +7,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConne
 
 use super::{Cluster, Server};
 use crate::storage::network::{Address, Node, Timeouts, Tls};
+use crate::storage::repeating::Repeating;
 use crate::storage::{Error, Naming, Storage};
 
 /// Which servers, and how they are found.
@@ -52,8 +53,8 @@ impl crate::storage::Options for Options {
 
     fn storage(self) -> Arc<dyn Storage> {
         match self.target {
-            Target::Single(_) | Target::Sentinel(_) => Arc::new(Server::new(self)),
-            Target::Cluster { .. } => Arc::new(Cluster::new(self)),
+            Target::Single(_) | Target::Sentinel(_) => Repeating::new(Arc::new(Server::new(self))),
+            Target::Cluster { .. } => Repeating::new(Arc::new(Cluster::new(self))),
         }
     }
 }

@@ -7,8 +7,8 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, RedisResult,
 
 use super::gathering::{self, Gathered, Gathering};
 use super::options::{Options, Target};
-use super::{commands, describe, is_broken};
-use crate::storage::link::{Connection, Link};
+use super::{commands, describe, is_broken, lost};
+use crate::storage::link::{Connection, Handle, Link};
 use crate::storage::network::Address;
 use crate::storage::{Error, Naming, Operation, Owner, Record, Storage, Update};
 
@@ -75,12 +75,15 @@ impl Connected {
     }
 
     /// A connection that failed, or answered too late, or leads to a server that cannot be written to, is given up: the
-    /// next operation connects anew. This one fails: what it asked for may have been done.
+    /// next attempt connects anew.
     fn checked<T>(&self, connection: &Connection<MultiplexedConnection>, result: RedisResult<T>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(is_lost) {
-            self.link.give_up(connection);
+        match result {
+            Err(error) if is_lost(&error) => {
+                self.link.give_up(connection);
+                Err(lost(&error))
+            }
+            result => Ok(result?),
         }
-        Ok(result?)
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
@@ -116,6 +119,13 @@ fn is_lost(error: &RedisError) -> bool {
     is_broken(error)
         || error.detail().is_some_and(|detail| detail.contains("READONLY"))
         || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS"))
+}
+
+/// The driver does not tell whether it has closed a connection: its next command fails at once, unsent, and is repeated.
+impl Handle for MultiplexedConnection {
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 impl Storage for Server {

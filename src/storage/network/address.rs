@@ -1,0 +1,168 @@
+//! Where a server is, as programs write it.
+
+use std::net::Ipv6Addr;
+
+/// A server's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// A name or an IP address, without brackets: what a certificate must bear, too.
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Tcp(Node),
+    /// A socket's path.
+    Unix(String),
+}
+
+/// What is before the path of a Unix socket.
+const UNIX: &str = "unix:";
+
+impl Address {
+    /// Reads `unix:/path`, or what [`Node::parse`] takes.
+    ///
+    /// # Errors
+    ///
+    /// It is neither; the text says why.
+    pub fn parse(host: &str, default_port: u16) -> Result<Self, &'static str> {
+        match host.strip_prefix(UNIX) {
+            Some("") => Err("the path of the Unix socket is missing"),
+            Some(path) => Ok(Self::Unix(path.to_owned())),
+            None => Ok(Self::Tcp(Node::parse(host, default_port)?)),
+        }
+    }
+}
+
+impl Node {
+    /// Reads `name`, `name:port`, `192.0.2.1`, `192.0.2.1:port`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:port`.
+    /// Without a port, the default is taken.
+    ///
+    /// # Errors
+    ///
+    /// It is none of these; the text says why, and does not repeat what may hold a password.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, &'static str> {
+        if text.starts_with(UNIX) {
+            return Err("a Unix socket cannot be used here");
+        }
+        let (host, port) = split(text)?;
+        if host.is_empty() {
+            return Err("the host is missing");
+        }
+        let is_wrong = |c: char| c.is_whitespace() || c.is_control() || "/@[]".contains(c);
+        if host.contains(is_wrong) {
+            return Err("not a valid host");
+        }
+        let port = match port {
+            None => default_port,
+            Some(digits) => port_number(digits).ok_or("the port must be a number from 1 to 65535")?,
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+/// The host without brackets, and the port's text where there is one.
+fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
+    let (address, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']').ok_or("a bracket is not closed")?;
+            let port = rest.strip_prefix(':');
+            if port.is_none() && !rest.is_empty() {
+                return Err("only a colon and the port may follow the brackets");
+            }
+            (address, port)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => return Ok((host, Some(port))),
+            Some(_) => (text, None),
+            None => return Ok((text, None)),
+        },
+    };
+    // Behind the percent sign is the interface of an address that holds on one link only.
+    let (digits, zone) = address.split_once('%').unwrap_or((address, "-"));
+    if digits.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
+        return Err("not a valid IPv6 address");
+    }
+    Ok((address, port))
+}
+
+fn port_number(digits: &str) -> Option<u16> {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|port| is_number && *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_come_with_a_port_or_without() {
+        for (text, host, port) in [
+            ("localhost", "localhost", 7),
+            ("redis.internal:16300", "redis.internal", 16300),
+            ("my_redis:1", "my_redis", 1),
+            ("127.0.0.1", "127.0.0.1", 7),
+            ("127.0.0.1:65535", "127.0.0.1", 65535),
+            ("::1", "::1", 7),
+            ("[::1]", "::1", 7),
+            ("[::1]:16300", "::1", 16300),
+            ("2001:db8::1", "2001:db8::1", 7),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.1", 7),
+            ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
+            ("fe80::1%eth0", "fe80::1%eth0", 7),
+        ] {
+            let node = Node { host: host.into(), port };
+            assert_eq!(Node::parse(text, 7), Ok(node.clone()), "{text}");
+            assert_eq!(Address::parse(text, 7), Ok(Address::Tcp(node)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_an_address_and_no_node() {
+        assert_eq!(Address::parse("unix:/run/a:b.sock", 7), Ok(Address::Unix("/run/a:b.sock".into())));
+        assert!(Address::parse("unix:", 7).is_err());
+        assert!(Node::parse("unix:/run/a.sock", 7).is_err());
+    }
+
+    #[test]
+    fn what_is_no_address_is_an_error() {
+        for text in [
+            "",
+            ":",
+            ":80",
+            "[]",
+            "[]:80",
+            "[::1",
+            "::1]",
+            "[::1]80",
+            "[::1]:",
+            "[::1]:0",
+            "[::1]:70000",
+            "[::1]:x",
+            "[::1]:1:2",
+            "[localhost]",
+            "[127.0.0.1]:80",
+            "[::1%]",
+            "[[::1]]",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:99999999999",
+            "a:+1",
+            "a: 1",
+            "a:x",
+            "a:1:2",
+            "1::2::3",
+            "::1%",
+            "a b",
+            "a\n",
+            "a/b",
+            "redis://a",
+            "redis://u:p@a:6379",
+            "u@a",
+        ] {
+            assert!(Address::parse(text, 7).is_err(), "{text}");
+        }
+    }
+}

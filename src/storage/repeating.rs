@@ -1,0 +1,127 @@
+//! Repeats an operation whose connection was lost: once, on another connection.
+//!
+//! A server closes connections that are idle, a load balancer cuts them, an administrator kills them, a restart or a
+//! failover ends them all. The client often learns of it only when it uses the connection next. Whether the server has
+//! carried out an operation whose reply did not arrive is not known, so only what may be done twice may be repeated.
+//! All operations of a [`Storage`] may:
+//!
+//! - `get` and `read_metadata` change nothing.
+//! - `set` writes the same value under the same key, which is random: no other session has it, and no browser knows it
+//!   before the reply. The replaced record is shortened, never lengthened; an owner's sessions are a set.
+//! - `update` writes the same value, and only where the record still exists, and never lengthens its life.
+//! - `delete` of what is gone succeeds.
+//!
+//! A second attempt ends within the same time limit, which the bridge keeps. A timeout is not repeated: it has used up
+//! the time, and the server may still be at it.
+
+use std::sync::Arc;
+
+use super::{Error, Operation, Owner, Record, Storage, Update};
+
+/// A storage whose operations are repeated when they end in [`Error::Lost`].
+pub struct Repeating(Arc<dyn Storage>);
+
+impl Repeating {
+    pub fn new(storage: Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self(storage))
+    }
+}
+
+/// Runs an operation, and once more if its connection was lost. The second result counts.
+async fn repeat_if_lost<'a, A: Clone, T>(arguments: A, run: impl Fn(A) -> Operation<'a, T>) -> Result<T, Error> {
+    match run(arguments.clone()).await {
+        Err(Error::Lost(_)) => run(arguments).await,
+        result => result,
+    }
+}
+
+impl Storage for Repeating {
+    fn set(&self, record: Record) -> Operation<'_, ()> {
+        Box::pin(repeat_if_lost(record, |record| self.0.set(record)))
+    }
+
+    fn update(&self, update: Update) -> Operation<'_, bool> {
+        Box::pin(repeat_if_lost(update, |update| self.0.update(update)))
+    }
+
+    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+        Box::pin(repeat_if_lost((name, key), move |(name, key)| self.0.get(name, key, current_time)))
+    }
+
+    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+        let delete = move |(name, key, owners)| self.0.delete(name, key, current_time, owners);
+        Box::pin(repeat_if_lost((name, key, owners), delete))
+    }
+
+    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+        let read = move |(name, owner)| self.0.read_metadata(name, owner, current_time);
+        Box::pin(repeat_if_lost((name, owner), read))
+    }
+
+    fn close_idle(&self) {
+        self.0.close_idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Fails so many operations, each in the same way.
+    struct Failing {
+        error: Error,
+        failures: usize,
+        attempts: AtomicUsize,
+    }
+
+    impl Failing {
+        fn attempt<T: Send + 'static>(&self, result: T) -> Operation<'_, T> {
+            let fails = self.attempts.fetch_add(1, Ordering::Relaxed) < self.failures;
+            let result = if fails { Err(self.error.clone()) } else { Ok(result) };
+            Box::pin(async { result })
+        }
+    }
+
+    impl Storage for Failing {
+        fn set(&self, _: Record) -> Operation<'_, ()> {
+            self.attempt(())
+        }
+
+        fn update(&self, _: Update) -> Operation<'_, bool> {
+            self.attempt(true)
+        }
+
+        fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
+            self.attempt(Some((name + &key).into_bytes()))
+        }
+
+        fn delete(&self, _: String, _: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
+            self.attempt(())
+        }
+
+        fn read_metadata(&self, _: String, _: Owner, _: u64) -> Operation<'_, Vec<(String, u64)>> {
+            self.attempt(Vec::new())
+        }
+    }
+
+    #[test]
+    fn only_a_lost_connection_is_tried_again_and_only_once() {
+        let lost = || Error::Lost("closed".into());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (error, failures, attempts, succeeds) in [
+            (lost(), 0, 1, true),
+            (lost(), 1, 2, true),
+            (lost(), 2, 2, false),
+            (Error::Timeout, 1, 1, false),
+            (Error::Connect("refused".into()), 1, 1, false),
+            (Error::Server("OOM".into()), 1, 1, false),
+        ] {
+            let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
+            let storage = Repeating::new(failing.clone());
+            let found = runtime.block_on(storage.get("n".into(), "k".into(), 0));
+            assert_eq!(found.ok().flatten().as_deref(), succeeds.then_some(&b"nk"[..]));
+            assert_eq!(failing.attempts.load(Ordering::Relaxed), attempts);
+        }
+    }
+}
