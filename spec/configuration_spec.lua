@@ -418,7 +418,7 @@ describe("configuration", function()
     local numbers = { audience = 5, subject = 1234567890123, store_metadata = true }
     for _, storage in ipairs { false, memory } do
       local configuration = support.with(numbers, { storage = storage })
-      browser.cookies = {}
+      browser.cookies.session = nil
       local s = session.new(configuration)
       s:set("a", 1)
       s.info:set("b", 2)

@@ -154,6 +154,12 @@ local function live(self, problem)
   end
 end
 
+-- Where an audience's info stands in the table of the info store. What is not a name is an error only when it is saved.
+local function info_place(audience)
+  local is_name = type(audience) == "string" or type(audience) == "number" and audience == audience
+  return is_name and audience or tostring(audience)
+end
+
 -- Where an audience's info stands in JSON, whose keys are text: a number is not its text, and cjson would take a table
 -- with small numbers for an array.
 local function info_key(audience)
@@ -184,7 +190,7 @@ local function take_data(self, data, index, subject, info)
   end
   info = by_audience(info, data)
   if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = data[index][2], self.info.data
+    local audience, own = info_place(data[index][2]), self.info.data
     info[audience] = found and info[audience] or own and own[audience] or nil
     self.info.data = info
   end
@@ -280,8 +286,9 @@ function info_metatable:set(key, value)
   local current = owner.data[owner.data_index]
   local data = owner.storage and (self.data or {})
   if data then
-    data[current[2]] = data[current[2]] or {}
-    data[current[2]][key] = value
+    local place = info_place(current[2])
+    data[place] = data[place] or {}
+    data[place][key] = value
     self.data = data
   else
     current[1]["@" .. key] = value
@@ -298,7 +305,7 @@ function info_metatable:get(key)
   if not owner.storage then
     return current[1]["@" .. key]
   end
-  local data = self.data and self.data[tostring(current[2])] or {}
+  local data = self.data and self.data[info_place(current[2])] or {}
   return data[key]
 end
 
@@ -372,7 +379,8 @@ function metatable:set_audience(audience)
   end
   local info = self.info.data
   if info then
-    info[tostring(audience)], info[tostring(former)] = info[tostring(former)], nil
+    local from, to = info_place(former), info_place(audience)
+    info[to], info[from] = info[from], nil
   end
   for i = #data, 1, -1 do
     if i ~= index and data[i][2] == audience then
