@@ -500,6 +500,35 @@ fn only_a_remember_cookie_that_opens_goes_on() {
 }
 
 #[test]
+fn a_remember_cookie_that_cannot_be_asked_for_stays_as_it_is() {
+    let mut world = World::stored(remembering(), T0);
+    let session = world.sign_in(ADA);
+    let before = world.cookies["remember"].clone();
+    for opened in [true, false] {
+        let meta = session.meta.clone().filter(|_| opened);
+        let session = Session { meta, remember_meta: None, ..session.clone() };
+        // The session's record is stored; whether the remember cookie's is there can't be told.
+        let calls = world.memory.calls.len();
+        world.memory.failing = vec![calls + 2];
+        let (session, result) = world.save(session);
+        result.unwrap();
+        assert!(session.warning.is_some(), "{opened}");
+        assert_eq!(world.cookies["remember"], before);
+    }
+}
+
+#[test]
+fn a_session_without_its_audience_is_not_logged_out() {
+    let mut world = World::new(options("s"), T0);
+    let session = world.sign_in(r#"[[{},"default"],[{},"other"]]"#);
+    for index in [None, Some(2)] {
+        let (session, result) = world.logout_session(Session { index, ..session.clone() });
+        assert_eq!(result.unwrap_err().to_string(), "invalid session data (there is no audience at data_index)");
+        assert_eq!(session.state, State::Open);
+    }
+}
+
+#[test]
 fn saving_info_does_not_make_a_dead_remember_cookie_go_on() {
     let mut world = World::stored(remembering(), T0);
     let session = world.sign_in(ADA);

@@ -280,11 +280,23 @@ fn a_record_is_destroyed_and_info_saved_when_the_header_was_sent() {
     assert!(outcome.exists && outcome.result.is_ok());
     assert!(!world.memory.records.keys().any(|name| name.starts_with("remember:")) && world.lines.is_empty());
 
+    for (payload, ends) in [(ADA, true), (r#"[[{},"default"],[{},"other"]]"#, false)] {
+        let mut world = World::stored(remember.clone(), T0);
+        world.sign_in(payload);
+        world.cookies.remove("session");
+        world.unsendable = Some(SENT.into());
+        assert_eq!(world.logout().result.is_ok(), ends, "another audience stays remembered");
+        assert_eq!(world.memory.records.keys().any(|name| name.starts_with("remember:")), !ends);
+    }
+
     let mut world = World::new(remember, T0);
     let session = world.sign_in(ADA);
     world.unsendable = Some(SENT.into());
     assert_eq!(error(world.destroy_session(session).1), format!("unable to destroy session ({SENT})"));
 }
+
+/// A way to sign out.
+type End = fn(&mut World) -> Result<(), resty_session::session::Error>;
 
 #[test]
 fn cookies_that_do_not_open_are_cleared_by_a_sign_out() {
@@ -297,13 +309,25 @@ fn cookies_that_do_not_open_are_cleared_by_a_sign_out() {
         |world| drop(world.cookies.remove("session")),
     ];
     for change in changes {
-        for logout in [false, true] {
+        let ends: [End; 4] = [
+            |world| world.logout().result,
+            |world| world.destroy().result,
+            // An instance that was opened, or not even that.
+            |world| {
+                let session = world.open().0;
+                world.logout_session(session).1
+            },
+            |world| {
+                let session = world.session();
+                world.destroy_session(session).1
+            },
+        ];
+        for end in ends {
             let mut world = World::new(plain("s"), T0);
             world.sign_in(&big(9000, "x"));
             change(&mut world);
             let carried: Vec<String> = world.cookies.keys().cloned().collect();
-            let outcome = if logout { world.logout() } else { world.destroy() };
-            assert!(!outcome.exists && outcome.result.is_err());
+            assert!(end(&mut world).is_err());
             assert_eq!(cleared(&world), carried);
             assert!(world.cookies.is_empty());
         }

@@ -82,7 +82,7 @@ local function carry(profile, task, ...)
   if not task then
     return ...
   elseif type(task) == "number" then
-    return carry(profile, native.go_on(task, profile.wait(task, (...))))
+    return carry(profile, native.go_on(task, profile.wait(task, ...)))
   end
   return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
 end
@@ -258,7 +258,7 @@ local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
   local handle, problem = handle_of(self.profile)
   return take_over(self, now, false, carry(self.profile, act(
-    handle, now, act ~= native.instance.touch and http.any_cookies() or nil, http.unsendable(), problem,
+    handle, now, act ~= native.instance.touch and http.any_cookies(self.profile) or nil, http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info)))
 end
@@ -457,7 +457,7 @@ end
 function metatable:open()
   local profile, now, audience = self.profile, time(), self.data[self.data_index][2]
   local handle, problem = handle_of(profile)
-  local cookies = http.cookies()
+  local cookies = http.cookies(profile)
   return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
     handle, now, cookies, http.unsendable(), problem, audience, self.remember))))
 end
@@ -583,9 +583,10 @@ end
 local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
   local handle, problem = handle_of(profile)
-  local self, cookies = new_instance(profile), http.cookies()
-  local err = take_over(self, now, cookies or true, carry(profile, act(
-    handle, now, cookies, http.unsendable(), problem)))
+  local self, cookies = new_instance(profile), http.cookies(profile)
+  -- Opening alone sets a cookie only if it is by a remember cookie.
+  local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil
+  local err = take_over(self, now, cookies or true, carry(profile, act(handle, now, cookies, unsendable, problem)))
   self.data = self.data or { new_entry(profile) }
   return self, err
 end
@@ -624,7 +625,7 @@ end
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)
-  return finish(carry(profile, act(handle, time(), http.cookies(), http.unsendable(), problem)))
+  return finish(carry(profile, act(handle, time(), http.cookies(profile), http.unsendable(), problem)))
 end
 
 --- Logs the configured audience out of the request's session.

@@ -24,7 +24,7 @@ type HandleRef = LuaUserDataRef<Handle>;
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 type Slot = Either<Option<String>, LuaValue>;
 
-/// A ticket and how long to wait for it at most, in seconds; or a task and the storage operation it
+/// A ticket, how long to wait for it at most, in seconds, and whether this thread may wait by itself; or a task and the storage operation it
 /// needs (`method, ...`); or nil and the result (`err, exists, lines, warning, key, cookie,
 /// cookie_end, payload, index, subject, info, remembered, known_at`). The cookie is the value of
 /// the session's first cookie, header and initial chunk, if the act changed it. If the act read it,
@@ -352,8 +352,9 @@ fn failed(error: &dyn std::fmt::Display) -> Row {
     vec![nil(), text(error.to_string())].into()
 }
 
-fn waits((ticket, limit): Submitted) -> Row {
-    vec![number(ticket), Either::Right(LuaValue::Number(limit))].into()
+fn waits((ticket, limit, in_entry): Submitted) -> Row {
+    let [limit, in_entry] = [LuaValue::Number(limit), LuaValue::Boolean(in_entry)].map(Either::Right);
+    vec![number(ticket), limit, in_entry].into()
 }
 
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {

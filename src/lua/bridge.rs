@@ -1,13 +1,14 @@
 //! The bridge for Lua: its doorbell, the tickets of what waits, and the replies that came for them.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mlua::Either;
 use mlua::prelude::*;
+use rustc_hash::FxHashMap;
 
 use super::acts::Running;
 use crate::bridge::runtime::{self, Runtime};
@@ -20,9 +21,11 @@ pub struct Bridge {
     port: Port,
     runtime: OnceCell<Arc<Runtime>>,
     /// What was submitted, until its reply is taken or forgotten.
-    waiting: RefCell<HashMap<Ticket, Waiting>>,
+    waiting: RefCell<FxHashMap<Ticket, Waiting>>,
     /// The tickets that were drained since the last sweep.
     drained: RefCell<Vec<Ticket>>,
+    /// The tickets that the last sweep found not taken.
+    untaken: RefCell<Vec<Ticket>>,
 }
 
 /// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
@@ -35,13 +38,12 @@ struct Waiting {
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     lua.set_app_data(Bridge::default());
     let table = lua.create_table()?;
-    table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
     table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;
     table.set("take", lua.create_function(take)?)?;
     table.set("forget", lua.create_function(forget)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
-    table.set("sweep", action(lua, Bridge::sweep)?)?;
+    table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.sweep()))?)?;
     table.set("ring", action(lua, |bridge| bridge.port.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.port.counts().in_flight()))?)?;
@@ -108,13 +110,15 @@ impl Bridge {
         awaited
     }
 
-    /// `sweep()`: drops the replies that were drained and that nobody has taken since. Called once everyone who was
-    /// woken for a reply has run: a request that ended before that has left its reply behind.
-    fn sweep(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        for ticket in self.drained.borrow_mut().drain(..) {
+    /// `sweep()`: drops the replies that the sweep before found not taken, and that still are not: whoever waited for
+    /// one has ended. Returns whether this sweep found any, so that there must be another one.
+    fn sweep(&self) -> bool {
+        let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
+        for ticket in untaken.drain(..) {
             waiting.remove(&ticket);
         }
+        untaken.extend(self.drained.borrow_mut().drain(..).filter(|ticket| waiting.contains_key(ticket)));
+        !untaken.is_empty()
     }
 
     /// Takes the act that waits for a ticket, and what its operation came to.
@@ -124,18 +128,19 @@ impl Bridge {
     }
 }
 
-/// `in_entry_thread()`: whether this is the thread that nginx runs a `*_by_lua_block` in. False in a coroutine and in
-/// a light thread, and where it can't be told, such as in a file's code.
+/// Whether this is the thread that nginx runs a `*_by_lua_block` in. False in a coroutine and in a light thread, and
+/// where it can't be told, such as in a file's code.
 ///
 /// The oldest function on the stack tells: in such a thread it is the block itself, a chunk that is named after its
 /// directive and its place in the configuration.
-fn in_entry_thread(lua: &Lua) -> bool {
+pub fn in_entry_thread(lua: &Lua) -> bool {
     let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
-    let mut beyond = 8;
+    // A session that is opened in a block is three or four functions away from it.
+    let mut beyond = 4;
     while exists(beyond) {
         beyond *= 2;
     }
-    let depth = partition_point(beyond, exists);
+    let depth = partition_point(beyond / 2..beyond, exists);
     let is_block = depth.checked_sub(1).and_then(|oldest| {
         lua.inspect_stack(oldest, |debug| {
             let source = debug.source();
@@ -146,9 +151,9 @@ fn in_entry_thread(lua: &Lua) -> bool {
     is_block.unwrap_or(false)
 }
 
-/// The first number from 0 to `end` for which `holds` is false, given that it holds for all numbers below that one.
-fn partition_point(end: usize, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, end);
+/// The first number of a range for which `holds` is false, or its end, given that it holds for all numbers below that one.
+fn partition_point(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (range.start, range.end);
     while low < high {
         let middle = low.midpoint(high);
         if holds(middle) {
@@ -236,25 +241,33 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_drops_drained_replies_only() {
+    fn a_reply_that_two_sweeps_find_not_taken_is_dropped_and_no_other() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bridge = Bridge::default();
-        let [(drained_reply, drained), (_reply, pending)] = [operation(), operation()];
-        bridge.submit(Duration::from_secs(9), drained, None);
-        let pending = bridge.submit(Duration::from_secs(9), pending, None);
+        let [(first_reply, first), (second_reply, second), (_reply, third)] = [operation(), operation(), operation()];
+        let [first, second, third] =
+            [first, second, third].map(|operation| bridge.submit(Duration::from_secs(9), operation, None));
         bridge.port.flush(runtime.handle());
-        drained_reply.send(1).unwrap();
-        while bridge.drain().is_empty() {
-            std::thread::yield_now();
-        }
-        bridge.sweep();
-        assert_eq!(bridge.waiting.borrow().keys().collect::<Vec<_>>(), [&pending]);
+        let drain = |reply: oneshot::Sender<u8>| {
+            reply.send(1).unwrap();
+            while bridge.drain().is_empty() {
+                std::thread::yield_now();
+            }
+        };
+        drain(first_reply);
+        assert!(bridge.sweep());
+        drain(second_reply);
+        assert!(bridge.sweep(), "the second has not had its chance");
+        assert!(bridge.take(first).1.is_none());
+        assert!(bridge.take(second).1.is_some());
+        assert!(!bridge.sweep());
+        assert_eq!(bridge.waiting.borrow().keys().collect::<Vec<_>>(), [&third]);
     }
 
     #[test]
     fn the_partition_point_is_the_first_that_fails() {
         for size in 0..20 {
-            assert_eq!(partition_point(20, |number| number < size), size);
+            assert_eq!(partition_point(0..20, |number| number < size), size);
         }
     }
 }

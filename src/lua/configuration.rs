@@ -147,6 +147,7 @@ fn describe(
     };
     let table = lua.create_table()?;
     table.set("cookie_name", &*configuration.cookie_name)?;
+    table.set("remember_cookie_name", &*configuration.remember_cookie_name)?;
     table.set("cookie_flags", configuration.attributes.as_str())?;
     table.set("remember", configuration.remember)?;
     table.set("random_key", configuration.random_key)?;

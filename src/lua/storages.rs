@@ -9,7 +9,7 @@ use mlua::prelude::*;
 use mlua::{BString, Either};
 
 use super::acts::Running;
-use super::bridge::bridge;
+use super::bridge::{bridge, in_entry_thread};
 use super::options;
 use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
@@ -121,8 +121,9 @@ impl Source {
     }
 }
 
-/// What is to be waited for: its ticket, and the most seconds that it may take.
-pub type Submitted = (Ticket, f64);
+/// What is to be waited for: its ticket, the most seconds that it may take, and whether the thread is one that may wait
+/// for it by itself; see [`in_entry_thread`].
+pub type Submitted = (Ticket, f64, bool);
 
 /// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -141,7 +142,7 @@ impl StorageHandle {
         let storage = source.storage().map_err(|error| format!("unable to start the storage runtime: {error}"))?;
         let bridge = bridge(lua).map_err(|error| error.to_string())?;
         let ticket = bridge.submit(source.limit, run(storage), act);
-        Ok((ticket, (source.limit + DELIVERY).as_secs_f64()))
+        Ok((ticket, (source.limit + DELIVERY).as_secs_f64(), in_entry_thread(lua)))
     }
 
     /// Submits what an act needs, for the act to go on with the answer.
@@ -201,13 +202,13 @@ fn owners(metadata: Option<Metadata>) -> Vec<Owner> {
     audiences.into_iter().zip(subjects).map(|(audience, subject)| Owner { audience, subject }).collect()
 }
 
-/// Ticket and limit, or nil and an error.
-type Answered = (Option<Ticket>, Either<f64, String>);
+/// The parts of [`Submitted`], or nil and an error.
+type Answered = (Option<Ticket>, Either<f64, String>, bool);
 
 fn answered(submitted: Result<Submitted, String>) -> LuaResult<Answered> {
     Ok(match submitted {
-        Ok((ticket, limit)) => (Some(ticket), Either::Left(limit)),
-        Err(error) => (None, Either::Right(error)),
+        Ok((ticket, limit, in_entry)) => (Some(ticket), Either::Left(limit), in_entry),
+        Err(error) => (None, Either::Right(error), false),
     })
 }
 

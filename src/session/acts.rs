@@ -226,9 +226,10 @@ impl Session {
     pub async fn save(&mut self, act: &Act) -> Result<(), Error> {
         act.check_sendable("save")?;
         self.check()?;
+        let was_opened = self.meta.is_some();
         self.write(act, Kind::Session).await?;
         self.state = State::Open;
-        self.write_remember(act).await;
+        self.write_remember(act, was_opened).await;
         Ok(())
     }
 
@@ -246,16 +247,37 @@ impl Session {
         problem.map_or(Ok(()), |_| Err(Error::InvalidInfo))
     }
 
-    async fn write_remember(&mut self, act: &Act) {
+    async fn write_remember(&mut self, act: &Act, was_opened: bool) {
         if !self.remembers() {
             return;
         }
-        if self.remember_meta.is_none() {
-            // Only a remember cookie that really opens goes on. For any other, a new one begins.
-            self.remember_meta = self.read(act, Kind::Remember).await.ok().map(|opened| Box::new(opened.meta));
-        }
-        if let Err(error) = self.write(act, Kind::Remember).await {
+        if let Err(error) = self.try_to_write_remember(act, was_opened).await {
             self.warning = Some(error.to_string());
+        }
+    }
+
+    async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
+        if self.remember_meta.is_none() {
+            self.remember_meta = self.find_remember(act, was_opened).await?.map(Box::new);
+        }
+        self.write(act, Kind::Remember).await
+    }
+
+    /// The request's remember cookie, which the next one continues. One that does not open is not continued. Where the
+    /// session was opened by its own cookie, the remember cookie is most likely its own too: it is not decrypted,
+    /// because deriving its key takes long.
+    ///
+    /// # Errors
+    ///
+    /// A storage that can't be asked: the remember cookie stays as it is.
+    async fn find_remember(&self, act: &Act, was_opened: bool) -> Result<Option<Meta>, Error> {
+        let found = match was_opened {
+            true => act.find_verified(Kind::Remember).await,
+            false => self.read(act, Kind::Remember).await.map(|opened| Some(opened.meta)),
+        };
+        match found {
+            Err(error) if !error.is_fault() => Ok(None),
+            found => found,
         }
     }
 
@@ -295,6 +317,7 @@ impl Session {
     /// Drops the current audience; the last one takes the whole session along.
     pub async fn logout(&mut self, act: &Act) -> Result<(), Error> {
         if self.state != State::Open {
+            Box::pin(self.clear_unopened(act)).await;
             return Err(Error::LogoutNonexistent);
         }
         let entries = audiences::entries(&self.payload)?;
@@ -302,12 +325,13 @@ impl Session {
             return self.destroy(act).await;
         }
         act.check_sendable("logout")?;
+        audiences::check(&self.payload, self.index)?;
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
         let mut session = Self { payload, index: None, ..self.clone() };
         session.drop_info_of_others()?;
         session.write(act, Kind::Session).await?;
-        session.write_remember(act).await;
+        session.write_remember(act, true).await;
         session.state = State::Closed;
         *self = session;
         Ok(())
@@ -321,7 +345,10 @@ impl Session {
     ///
     /// What the storage said; no cookie is cleared then, and destroying again makes good what is missing.
     pub async fn destroy(&mut self, act: &Act) -> Result<(), Error> {
-        let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::DestroyNonexistent) };
+        let (State::Open, Some(meta)) = (self.state, &self.meta) else {
+            Box::pin(self.clear_unopened(act)).await;
+            return Err(Error::DestroyNonexistent);
+        };
         if !act.configuration.stored {
             act.check_sendable("destroy")?;
         }
@@ -337,13 +364,27 @@ impl Session {
     }
 
     /// Deletes the record of a remember cookie from which the session can't be opened because the response can't set
-    /// cookies any more. Whether there was one.
-    pub async fn destroy_remembered(&mut self, act: &Act) -> Result<bool, Error> {
-        let can_open = act.configuration.stored && act.unsendable.is_some() && self.remember;
-        if !can_open || !self.read(act, Kind::Remember).await.is_ok_and(|opened| opened.index.is_some()) {
+    /// cookies any more. With `alone`, only if the current audience is its only one. Returns whether there was one.
+    pub async fn destroy_remembered(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
+        if !act.configuration.stored || act.unsendable.is_none() || !self.remember {
+            return Ok(false);
+        }
+        let Ok(opened) = self.read(act, Kind::Remember).await else { return Ok(false) };
+        let audiences = audiences::entries(&opened.payload)?.len();
+        if opened.index.is_none() || alone && audiences > 1 {
             return Ok(false);
         }
         self.erase_remember(act).await.map(|_| true)
+    }
+
+    /// Clears the cookies of the request that don't open, for an instance that may not have tried to.
+    async fn clear_unopened(&mut self, act: &Act) {
+        let refuses = |error: &Error| !error.is_fault();
+        self.refused.session = self.read(act, Kind::Session).await.is_err_and(|error| refuses(&error));
+        if self.remember {
+            self.refused.remember = self.read(act, Kind::Remember).await.is_err_and(|error| refuses(&error));
+        }
+        self.clear_refused(act);
     }
 
     /// Clears the cookies of the request that don't open.

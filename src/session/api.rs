@@ -49,10 +49,9 @@ pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
         outcome.result = Box::pin(session.logout(act)).await;
-    } else {
-        session.clear_refused(act);
+        return outcome;
     }
-    outcome
+    end_without(act, session, outcome, true).await
 }
 
 /// Opens the session and destroys it. Cookies that don't open are cleared.
@@ -62,8 +61,13 @@ pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
         outcome.result = Box::pin(session.destroy(act)).await;
         return outcome;
     }
+    end_without(act, session, outcome, false).await
+}
+
+/// Ends what there is to end without a session that opens; see [`Session::destroy_remembered`].
+async fn end_without(act: &Act, session: &mut Session, outcome: Outcome, alone: bool) -> Outcome {
     session.clear_refused(act);
-    match Box::pin(session.destroy_remembered(act)).await {
+    match Box::pin(session.destroy_remembered(act, alone)).await {
         Ok(false) => outcome,
         Ok(true) => Outcome { exists: true, result: Ok(()) },
         Err(error) => Outcome { exists: true, result: Err(error) },

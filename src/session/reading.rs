@@ -118,6 +118,15 @@ impl Act {
         verified
     }
 
+    /// The first of the request's cookies of that kind that a key authenticates. With a storage, its record is there.
+    pub(super) async fn find_verified(&self, kind: Kind) -> Result<Option<Meta>, Error> {
+        let Some(meta) = self.verified(kind).await.into_iter().next() else { return Ok(None) };
+        if self.configuration.stored {
+            self.load(kind, &meta.header).await?;
+        }
+        Ok(Some(meta))
+    }
+
     /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is
     /// the `number`-th of its name.
     fn open_cookies(

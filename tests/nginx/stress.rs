@@ -222,6 +222,8 @@ pub fn stress(storage: &str, options: &str) {
         }
     });
     println!("{storage}: {sent:?}");
+    let least = usize::try_from(seconds()).unwrap() * 20;
+    assert!(kinds().iter().all(|kind| sent.get(kind) > Some(&least)), "there was hardly any load");
     assert_eq!(nginx.workers(), workers, "a worker died: {}", nginx.log());
     assert_eq!(problems, [""; 0]);
     let start = Instant::now();

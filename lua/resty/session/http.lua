@@ -15,13 +15,15 @@ local log, get_phase = ngx.log, ngx.get_phase
 -- Phases that have no request.
 local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
 
+local MOST_COOKIES = 9 -- of a session
+
 local http = {}
 
 -- Where `var` is a table that a program put in place of nginx's variables, it may hold cookies by their names alone.
 local var_is_replaced, header_is_replaced = false, false
 
 -- The cookies that a program's table holds by their names, as a Cookie header; nil if it holds none.
-local function named_cookies()
+local function held_cookies()
   local cookies = {}
   for name, value in next, var do
     if type(name) == "string" and name:sub(1, 7) == "cookie_" and type(value) == "string" then
@@ -31,21 +33,40 @@ local function named_cookies()
   return cookies[1] and table.concat(cookies, "; ")
 end
 
+-- The cookies of a profile that a program's table gives when it is asked for them by their names.
+local function given_cookies(profile)
+  local cookies = {}
+  for _, name in ipairs { profile.cookie_name, profile.remember_cookie_name } do
+    for number = 1, MOST_COOKIES do
+      local cookie = number == 1 and name or name .. number
+      local value = var["cookie_" .. cookie]
+      if value then
+        cookies[#cookies + 1] = cookie .. "=" .. value
+      end
+    end
+  end
+  return cookies[1] and table.concat(cookies, "; ")
+end
+
 --- Returns the request's Cookie header.
+-- @tparam table profile
 -- @treturn string|nil
 -- @raise a string in a phase that has no request
-function http.cookies()
+function http.cookies(profile)
   local phase = get_phase()
-  if WITHOUT_REQUEST[phase] and not var_is_replaced then
+  if var_is_replaced then
+    return held_cookies() or var.http_cookie or given_cookies(profile)
+  elseif WITHOUT_REQUEST[phase] then
     error("sessions need a request: there is none in the " .. phase .. " phase", 0)
   end
-  return var_is_replaced and named_cookies() or var.http_cookie
+  return var.http_cookie
 end
 
 --- Returns the request's Cookie header, or nil in a phase that has no request.
+-- @tparam table profile
 -- @treturn string|nil
-function http.any_cookies()
-  local ok, cookies = pcall(http.cookies)
+function http.any_cookies(profile)
+  local ok, cookies = pcall(http.cookies, profile)
   return ok and cookies or nil
 end
 

@@ -52,11 +52,22 @@ local function mark_empty(value, levels, array_mt, empty_array_mt)
   end
 end
 
--- Takes the mark off tables that are no longer empty: cjson would write one with other keys than an array's as `[]`. Returns
--- whether there were any.
+-- Whether a table has a key that is not an array's.
+local function has_other_keys(value)
+  local count = #value
+  for key in next, value do
+    if type(key) ~= "number" or key < 1 or key > count or key % 1 ~= 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- Takes the mark off tables with other keys than an array's: cjson would write nothing but `[]` of them. Returns whether
+-- there were any.
 local function unmark_filled(value, empty_array_mt)
   local found = false
-  if next(value) ~= nil and getmetatable(value) == empty_array_mt then
+  if getmetatable(value) == empty_array_mt and has_other_keys(value) then
     setmetatable(value, nil)
     found = true
   end

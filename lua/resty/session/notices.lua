@@ -8,7 +8,7 @@ local worker_pid = ngx.worker.pid
 
 local notices = {}
 
--- Names of options may come from anywhere: so many notices, and no more.
+-- Names of options may come from anywhere: at most so many notices of them.
 local MOST = 100
 
 -- By text, the process that gave it: what the master says while it starts, its workers say again.
@@ -18,19 +18,21 @@ local given, count = {}, 0
 -- @tparam string text
 function notices.once(text)
   local pid = worker_pid()
-  if given[text] == pid or given[text] == nil and count >= MOST then
-    return
+  if given[text] ~= pid then
+    given[text] = pid
+    log(ngx.WARN, "[session] ", text)
   end
-  count = given[text] == nil and count + 1 or count
-  given[text] = pid
-  log(ngx.WARN, "[session] ", text)
 end
 
---- Logs several.
+--- Logs several, which speak of names that may come from anywhere: no more than a hundred in all.
 -- @tparam[opt] table texts
 function notices.each_once(texts)
   for i = 1, #(texts or {}) do
-    notices.once(texts[i])
+    local is_new = given[texts[i]] == nil
+    if not is_new or count < MOST then
+      count = is_new and count + 1 or count
+      notices.once(texts[i])
+    end
   end
 end
 

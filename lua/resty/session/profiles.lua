@@ -28,6 +28,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field prepare function? of a storage on the bridge
 ---@field wait function?
 ---@field cookie_name string
+---@field remember_cookie_name string
 ---@field cookie_flags string
 ---@field remember boolean
 ---@field audience string|number

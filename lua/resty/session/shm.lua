@@ -26,6 +26,7 @@ local TIDY_ITEMS = 4
 -- A list that is tidied is locked. Nobody waits between locking and unlocking, so it is never for long; a lock that a
 -- worker left behind when it was killed is gone after so many seconds.
 local LOCK_TIME = 0.2
+local DESTROYED = "the session was destroyed meanwhile"
 local LOCK_SUFFIX = "\0" -- no name of an entry ends with it
 local ROOM = "\0room" -- the name of an entry that makes room, and is deleted at once
 -- The flags of a record that another has replaced: it lives on for a while, but is not listed.
@@ -253,9 +254,14 @@ local function tidy(self, list, current_time)
   return ok and sessions, err
 end
 
--- Notes in lists that a session has ended or was replaced.
+local function is_locked(dict, list)
+  return dict:get(list .. LOCK_SUFFIX) ~= nil
+end
+
+-- Notes in a list that a session has ended or was replaced. Whoever tidies the list has taken its items out, and puts them
+-- back before the note.
 local function note_end(self, list, key)
-  if (self.dict:llen(list) or 0) > 0 then
+  if (self.dict:llen(list) or 0) > 0 or is_locked(self.dict, list) then
     add(self, "rpush", list, meta_get_value(key))
   end
 end
@@ -280,18 +286,20 @@ local function around(self, name)
   return (self.prefix and self.prefix .. ":" or "") .. name .. ":", self.suffix and ":" .. self.suffix or ""
 end
 
--- Lets a record that was replaced expire soon, if it would live longer, and marks it.
+-- Lets a record that was replaced expire soon, if it would live longer, and marks it. Returns whether it was there.
 local function replace(self, record, stale_ttl)
   local dict = self.dict
   local value = dict:get(record)
   local left = dict:ttl(record)
   if value == nil or not left then
-    return
+    return false
   elseif stale_ttl < 1 then
     dict:delete(record)
-  else
-    dict:replace(record, value, max(left > 0 and min(left, stale_ttl) or stale_ttl, SHORTEST), REPLACED)
+    return true
   end
+  local ttl = max(left > 0 and min(left, stale_ttl) or stale_ttl, SHORTEST)
+  local _, err = dict:replace(record, value, ttl, REPLACED)
+  return err ~= "not found"
 end
 
 -- The storage --------------------------------------------------------------------------------------------------------
@@ -340,7 +348,7 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   old_key = old_key ~= "" and old_key ~= key and old_key or nil
   local before, after = around(self, name)
   if old_must_exist and old_key and self.dict:get(before .. old_key .. after) == nil then
-    return nil, "the session was destroyed meanwhile"
+    return nil, DESTROYED
   end
   local ok, problem, forced = self.dict:set(before .. key .. after, tostring(value), ttl)
   if not ok then
@@ -348,8 +356,10 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   elseif forced then
     warn_of(self, "dropping")
   end
-  if old_key then -- not before the new record is stored; and before its lists say so, see tidy_some
-    replace(self, before .. old_key .. after, stale_ttl)
+  -- Not before the new record is stored; and before its lists say so, see tidy_some.
+  if old_key and not replace(self, before .. old_key .. after, stale_ttl) and old_must_exist then
+    self.dict:delete(before .. key .. after)
+    return nil, DESTROYED
   end
   note(self, lists, key, min(current_time + ttl, LATEST), ttl, old_key)
   for _, list in ipairs(lists) do
@@ -421,7 +431,7 @@ function metatable:delete(name, key, current_time, metadata)
   self.dict:delete(before .. key .. after)
   for _, list in ipairs(lists) do
     note_end(self, list, key)
-    if (self.dict:llen(list) or 0) <= TIDY_ITEMS then
+    if (self.dict:llen(list) or 0) <= TIDY_ITEMS and not is_locked(self.dict, list) then
       tidy(self, list, current_time) -- the list goes with its last session
     else
       tidy_some(self, list, before, after)

@@ -4,8 +4,8 @@
 -- An operation that is submitted gets a ticket, and whoever submitted it waits for the ticket on a semaphore. Two light
 -- threads a worker serve all of them. The listener reads the doorbell, takes over all replies that have come, and wakes
 -- those who wait for them. The housekeeper, which the listener wakes last, runs after them in the same turn of
--- nginx's event loop: it flushes what was submitted, so that many operations cross at once, and drops the replies
--- that nobody took.
+-- nginx's event loop: it flushes what was submitted, so that many operations cross at once, and drops replies that
+-- nobody has taken a turn later.
 --
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
@@ -30,13 +30,14 @@ local DOORBELL_TIMEOUT = 0x7fffffff
 local FAR_OFF = 10 * 365 * 24 * 3600
 local CONNECT_TIMEOUT = 5000 -- milliseconds
 local EXIT_CHECK_INTERVAL = 5 -- seconds; how often the housekeeper looks whether the worker exits
-local CHORES_TIMEOUT = 1 -- seconds; a housekeeper that takes longer has failed
 -- nginx drops timers when it runs out of them, or of connections: a listener that was started and does not run after so
 -- many seconds is started again.
 local RESTART_INTERVAL = 1
 -- How often those who wait look for replies themselves while no listener runs, in seconds.
 local POLL_INTERVAL = 0.001
-local MAX_IDLE = 512
+-- How often they drop replies that nobody took, in seconds.
+local SWEEP_INTERVAL = 0.1
+local MAX_IDLE = 512 -- waiters
 
 ---@class resty.session.waiter
 ---@field semaphore table
@@ -45,13 +46,12 @@ local MAX_IDLE = 512
 
 local waiting = {} ---@type table<integer, resty.session.waiter> by ticket
 local idle, idle_count = {}, 0 -- waiters to be used again
-local housekeeper
-local chores, chores_done -- semaphores: one wakes the housekeeper, by the other it says that it is done
-local chores_due = false
 local flush_due = false -- whether something was submitted that was not flushed
 local flush_now = false -- whether the housekeeper is to flush it
 local listening = false -- whether a listener runs
-local started -- when one was last started
+local generation = 0 -- the number of the listener that was started last; any other one leaves
+local started -- when that was; nil if another may be started at once
+local swept = 0 -- when replies that nobody took were last dropped
 local exit_timer = false -- whether there is a timer that rings when the worker exits
 
 -- Whether this thread can yield here. It cannot inside a function that C code called: a callback of `string.gsub`
@@ -96,65 +96,73 @@ end
 
 -- The listener and the housekeeper ------------------------------------------------------------------------------------
 
--- Takes over the replies that have come. Returns whether there were any.
+-- Takes over the replies that have come, and wakes those who wait for them. Returns whether there were any.
 local function deliver()
   local tickets = bridge.drain()
   for i = 1, #tickets do
     local ticket = tickets[i]
     local waiter = waiting[ticket]
     waiting[ticket] = nil
-    if waiter and waiter.looking then
+    if waiter then
       waiter.done = true
-    elseif waiter and waiter.semaphore:count() < 0 then
-      waiter.done = true
-      waiter.semaphore:post(1)
-    else -- its request has ended
-      bridge.forget(ticket)
+      if not waiter.looking then
+        waiter.semaphore:post(1)
+      end
     end
   end
   return #tickets > 0
 end
 
 local function flush()
-  flush_due, flush_now = false, false
   bridge.flush()
+  flush_due, flush_now = false, false -- not before: where it fails, it is tried again
 end
 
-local function keep_house()
+-- Drops the replies that nobody took: those that the sweep before found not taken, and that still are not. Never twice at
+-- the same time, which nginx reads once a turn of its event loop: everyone who was woken in a turn runs in it. Returns
+-- whether there is more to do.
+local function sweep()
+  if swept == now() then
+    return true
+  end
+  swept = now()
+  return bridge.sweep()
+end
+
+-- Flushes if it is time to, and sweeps. Returns whether there is more to do soon.
+local function do_chores()
+  if flush_now then
+    flush()
+  end
+  return sweep()
+end
+
+local function keep_house(chores)
+  local again = false
   while true do
-    local woken = chores:wait(EXIT_CHECK_INTERVAL)
-    if chores_due then
-      if flush_now then
-        flush()
-      end
-      bridge.sweep()
-      chores_due = false
-      chores_done:post(1)
-    elseif not woken and exiting() then
+    local woken = chores:wait(again and POLL_INTERVAL or EXIT_CHECK_INTERVAL)
+    local ok, result = pcall(do_chores)
+    again = not ok or result
+    if not ok then
+      ngx.log(ngx.ERR, "[session] unable to ask storages: ", result)
+    elseif not woken and not again and exiting() then
       bridge.ring() -- should the far-off timer have been lost
     end
   end
 end
 
-local function start_housekeeper()
-  if housekeeper then
-    ngx.thread.kill(housekeeper)
-  end
-  chores, chores_done = assert(semaphores.new(0)), assert(semaphores.new(0))
-  housekeeper = ngx.thread.spawn(keep_house)
-end
+---@class resty.session.house What a listener shares with its housekeeper
+---@field thread thread
+---@field chores table a semaphore that wakes the housekeeper
 
--- Lets everyone run who was woken, and then the housekeeper. The listener reads on only after that: replies that it took
--- over meanwhile would count as not taken.
-local function do_chores()
-  chores_due = true
-  chores:post(1)
-  while chores_due do
-    if not chores_done:wait(CHORES_TIMEOUT) and chores_due then
-      start_housekeeper()
-      chores_due = false
-      flush()
-    end
+-- Has the housekeeper run once everyone has who was woken before. One that has failed is replaced.
+local function wake_housekeeper(house)
+  if not house.thread or coroutine.status(house.thread) == "dead" then
+    house.chores = assert(semaphores.new(0))
+    house.thread = ngx.thread.spawn(keep_house, house.chores)
+  end
+  if house.chores:count() < 0 then
+    house.chores:post(1)
   end
 end
 
@@ -181,44 +189,48 @@ local function connect()
   return socket
 end
 
--- Reads the doorbell until the worker exits and nobody waits any more.
-local function read_doorbell()
+-- Reads the doorbell until the worker exits and nobody waits any more, or another listener was started.
+local function read_doorbell(house, own)
   local socket = connect()
-  start_housekeeper()
-  listening = true
+  wake_housekeeper(house)
+  listening = own == generation
   flush() -- what was submitted before
-  while not (exiting() and bridge.in_flight() == 0) do
+  while own == generation and not (exiting() and bridge.in_flight() == 0) do
     local _, problem = socket:receiveany(64)
     if problem and problem ~= "timeout" then
       error(problem, 0)
     end
     flush_now = flush_due
     if deliver() or flush_now then
-      do_chores()
+      wake_housekeeper(house)
     end
   end
   socket:close()
   deliver()
 end
 
--- Has everyone who waits see for himself: no listener runs.
+-- Wakes everyone who waits, so that they look for their replies themselves: no listener runs.
 local function wake_all()
   for _, waiter in pairs(waiting) do
     waiter.semaphore:post(1)
   end
 end
 
--- Runs in a timer of its own.
-local function listen()
-  if listening then
+-- Runs in a timer of its own. `own` is its generation.
+local function listen(_, own)
+  if own ~= generation then
     return -- it comes late: another was started meanwhile
   end
-  local ok, problem = pcall(read_doorbell)
-  listening, started = false, nil
-  if housekeeper then
-    ngx.thread.kill(housekeeper)
-    housekeeper = nil
+  started = math.huge -- no other is started while it connects
+  local house = {}
+  local ok, problem = pcall(read_doorbell, house, own)
+  if house.thread then
+    ngx.thread.kill(house.thread)
   end
+  if own ~= generation then
+    return
+  end
+  listening, started = false, nil
   if not ok then
     started = now()
     ngx.log(ngx.ERR, "[session] unable to listen for storages: ", problem)
@@ -241,8 +253,8 @@ local function is_listening()
     if not exit_timer and not exiting() then
       exit_timer = ngx.timer.at(FAR_OFF, ring) and true or false
     end
-    started = now()
-    local ok, err = ngx.timer.at(0, listen)
+    started, generation = now(), generation + 1
+    local ok, err = ngx.timer.at(0, listen, generation)
     if not ok then
       ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
     end
@@ -266,10 +278,14 @@ end
 local function look(waiter)
   flush()
   waiter.semaphore:wait(POLL_INTERVAL)
-  if not waiter.done then
-    waiter.looking = true
-    deliver()
-    waiter.looking = nil
+  if waiter.done or listening then
+    return
+  end
+  waiter.looking = true
+  deliver()
+  waiter.looking = nil
+  if now() - swept >= SWEEP_INTERVAL then
+    sweep()
   end
 end
 
@@ -324,12 +340,13 @@ end
 --- Waits for what was submitted.
 -- @tparam number ticket
 -- @tparam number limit seconds; only a backstop: the native side replies in time, with a timeout if need be
+-- @tparam boolean in_entry_thread whether nginx itself started this thread, to run a block
 -- @treturn string|nil error if no reply came
-function waiting_module.wait(ticket, limit)
+function waiting_module.wait(ticket, limit, in_entry_thread)
   local waiter = new_waiter()
   waiting[ticket] = waiter
   local err
-  if bridge.in_entry_thread() or in_light_thread() then
+  if in_entry_thread or in_light_thread() then
     err = wait_here(waiter, limit)
   else
     err = wait_apart(waiter, limit)
@@ -356,13 +373,13 @@ function waiting_module.run(method, storage, ...)
   if err then
     return nil, err
   end
-  local valid, ticket, limit = pcall(storages[method], storage, ...)
+  local valid, ticket, limit, in_entry_thread = pcall(storages[method], storage, ...)
   if not valid then
     return nil, "invalid argument (" .. tostring(ticket):match("^[^\n]*") .. ")" -- without the stack traceback
   elseif not ticket then
     return nil, limit
   end
-  err = waiting_module.wait(ticket, limit)
+  err = waiting_module.wait(ticket, limit, in_entry_thread)
   if err then
     bridge.forget(ticket)
     return nil, err

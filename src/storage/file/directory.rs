@@ -73,6 +73,23 @@ impl Directory {
         self.replace(name, file, expiry)
     }
 
+    /// Writes a file as a whole if another one, `required`, is there and its time is after `expired`. Returns whether it
+    /// is.
+    pub fn write_if(
+        &self,
+        (required, expired): (&str, u64),
+        name: &str,
+        content: &[u8],
+        expiry: u64,
+    ) -> Result<bool, Error> {
+        let file = self.prepare(content)?;
+        // As late as can be: a file that is removed after this is written all the same.
+        if !self.exists(required, expired)? {
+            return Ok(false);
+        }
+        self.replace(name, file, expiry).map(|()| true)
+    }
+
     /// Writes a file anew if it is there and its time is after `expired`; it is over no later than it would have been.
     /// Answers whether it is there.
     pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
@@ -87,7 +104,7 @@ impl Directory {
     }
 
     /// Whether a file is there whose time is after `expired`.
-    pub fn exists(&self, name: &str, expired: u64) -> Result<bool, Error> {
+    fn exists(&self, name: &str, expired: u64) -> Result<bool, Error> {
         let found = self.open(name, OpenOptions::new().read(true))?;
         Ok(found.is_some_and(|(_, metadata)| self::expiry(&metadata) > expired))
     }
@@ -230,11 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_there_and_not_over_exists() {
+    fn a_file_that_requires_another_is_written_only_if_that_is_there_and_not_over() {
         let (_temporary, directory) = directory();
-        assert!(!directory.exists("file", 0).unwrap());
-        directory.write("file", b"x", 1000).unwrap();
-        assert!(directory.exists("file", 999).unwrap() && !directory.exists("file", 1000).unwrap());
+        let write = |expired| directory.write_if(("old", expired), "new", b"x", 2000).unwrap();
+        assert!(!write(0));
+        directory.write("old", b"x", 1000).unwrap();
+        assert!(!write(1000));
+        assert_eq!(count(&directory), 1, "nothing is left of what was not written");
+        assert!(write(999));
+        assert_eq!(directory.read("new", Some(1999)).unwrap().unwrap(), b"x");
     }
 
     #[test]

@@ -128,13 +128,12 @@ impl Files {
         let stale = record.current_time.saturating_add(record.stale_ttl);
         let required = old_file.clone().filter(|_| record.required().is_some());
         let write = move |directory: &Directory| {
-            // As late as can be: one that is removed after this comes back under its new key.
-            if let Some(old) = required
-                && !directory.exists(&old, record.current_time)?
-            {
-                return Err(Error::Gone(super::Error::Gone));
+            let (value, expiry) = (&record.value, record.expiry());
+            let Some(old) = required else { return directory.write(&file, value, expiry) };
+            match directory.write_if((&old, record.current_time), &file, value, expiry)? {
+                true => Ok(()),
+                false => Err(Error::Gone(super::Error::Gone)),
             }
-            directory.write(&file, &record.value, record.expiry())
         };
         // The last: where something fails, the replaced record must go on working.
         let shorten = move |directory: &Directory| old_file.map_or(Ok(()), |file| directory.shorten(&file, stale));

@@ -80,7 +80,9 @@ impl Connected {
         match result {
             Err(error) if is_lost(&error) => {
                 self.link.give_up(connection);
-                Err(lost(&error))
+                // A server that says what it is in would say so again; Sentinels may name another.
+                let may_be_repeated = is_broken(&error) || matches!(self.options.target, Target::Sentinel(_));
+                Err(if may_be_repeated { lost(&error) } else { error.into() })
             }
             result => Ok(result?),
         }
