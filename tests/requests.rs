@@ -59,7 +59,7 @@ fn the_first_cookie_s_error_is_told() {
 }
 
 #[test]
-fn names_are_exact_and_a_cookie_within_another_is_none() {
+fn names_are_exact_and_a_cookie_within_another_is_not_found() {
     let mut world = World::new(plain("s"), T0);
     world.sign_in(ADA);
     let session = world.cookies["session"].clone();

@@ -377,7 +377,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
             let metadata = metadata(lua, delete.metadata)?;
             vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
         }
-        Effect::Binding => return Ok(failed(&"a request's value is no storage's")),
+        Effect::Binding => return Ok(failed(&"a storage cannot supply the request's values")),
     };
     Ok(row.into())
 }

@@ -39,7 +39,7 @@ fn names() -> impl Iterator<Item = &'static str> {
     Options::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
 }
 
-/// `unknown_options(options, sections)`: what to say of the options that nobody knows, an array of strings, or nil.
+/// `unknown_options(options, sections)`: what to say of unknown options, an array of strings, or nil.
 /// `sections` are the names under which storages' options may stand.
 fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
     let sections: Vec<String> = sections.iter().map(LuaString::to_string_lossy).collect();

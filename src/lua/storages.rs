@@ -55,7 +55,7 @@ impl LuaUserData for StorageHandle {}
 
 pub type StorageRef = LuaUserDataRef<StorageHandle>;
 
-/// A value, or nil and an error; then what to say of options that nobody knows.
+/// A value, or nil and an error; then what to say of unknown options.
 type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
 
 fn made<T>(
@@ -183,7 +183,7 @@ impl StorageHandle {
                     storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
                 })
             }
-            Effect::Binding => Err("a request's value is no storage's".to_owned()),
+            Effect::Binding => Err("a storage cannot supply the request's values".to_owned()),
         }
     }
 }

@@ -106,8 +106,8 @@ pub fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usize> {
     entries.iter().position(|entry| entry.audience.as_ref() == Some(audience))
 }
 
-/// Whether one of the entries is the audience whose info stands under `key`: its text or, if it is none, a NUL and how
-/// it is printed.
+/// Whether one of the entries is the audience whose info stands under `key`: its text, or for a
+/// number a NUL and the number as Lua prints it.
 pub fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
     entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| match audience {
         Name::Text(text) => **text == *key,

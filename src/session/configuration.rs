@@ -219,7 +219,7 @@ fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Err
     }
 }
 
-/// One of some words, in any case, in the way that it is to be written; empty where there is none.
+/// One of some words, in any case, written in the standard way; empty if it is not set.
 fn one_of(option: &'static str, value: &Option<String>, words: &[&'static str]) -> Result<&'static str, Error> {
     let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { return Ok("") };
     let word = words.iter().find(|word| word.eq_ignore_ascii_case(value));

@@ -70,7 +70,7 @@ pub struct Record {
     /// The record that this one replaces.
     pub old_key: Option<String>,
     /// Whether nothing may be stored if the record that is replaced is gone: [`Error::Gone`]. A
-    /// storage that can't tell in one step with storing pays no regard to it.
+    /// storage that can't look in the same step in which it stores ignores it.
     pub old_must_exist: bool,
     /// For how many seconds the replaced record goes on working; never longer than it would have anyway.
     pub stale_ttl: u64,

@@ -2,7 +2,7 @@
 //!
 //! A server closes connections that are idle, a load balancer cuts them, an administrator kills them, a restart or a
 //! failover ends them all. The client often learns of it only when it uses the connection next. Whether the server has
-//! carried out an operation whose reply did not arrive is not known, so only what may be done twice may be repeated.
+//! carried out an operation whose reply did not arrive is not known, so an operation may be repeated only if doing it twice does no harm.
 //! All operations of a [`Storage`] may:
 //!
 //! - `get` and `read_metadata` change nothing.
@@ -12,7 +12,7 @@
 //! - `delete` of what is gone succeeds.
 //!
 //! A second attempt ends within the same time limit, which the bridge keeps. A timeout is not repeated: it has used up
-//! the time, and the server may still be at it.
+//! the time, and the server may still be working on it.
 
 use std::sync::Arc;
 

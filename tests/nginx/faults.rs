@@ -210,7 +210,7 @@ impl Spoiler {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 count.fetch_add(1, Ordering::SeqCst);
-                // One that cannot be reached is as good as cut.
+                // A server that cannot be reached counts as cut.
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
                 both.lock().unwrap().push([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());

@@ -34,7 +34,7 @@ local ORIGIN = {}
 ---@field list boolean? an array
 ---@field object boolean? with a metatable it is an object of the program, and not looked into
 
-local OPAQUE = { fields = {}, object = true } -- whatever it holds, it is itself
+local OPAQUE = { fields = {}, object = true } -- compared by identity, whatever it holds
 local INNER = { fields = {}, object = true }
 INNER.each = INNER
 -- The section of a module that is not ours.
@@ -188,7 +188,7 @@ function options.equals(configuration, kept)
   return equals(configuration, kept, SESSION, DEPTH)
 end
 
---- Whether a session's configuration has options that nobody knows.
+--- Whether a session's configuration has unknown options.
 -- @tparam table configuration as `visible` answers it
 -- @treturn boolean
 function options.has_unknown(configuration)

@@ -54,7 +54,7 @@ local function find(configuration, base)
   end
 end
 
--- Programs pass whole tables through, so an option that nobody knows is not an error.
+-- Programs pass whole tables through, so an unknown option is not an error.
 local function tell_unknown(configuration, module)
   if options.has_unknown(configuration) then
     local names = options.names()

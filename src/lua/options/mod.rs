@@ -72,7 +72,7 @@ pub fn section(storage: &str, value: LuaValue) -> Result<Option<LuaTable>, Strin
     }
 }
 
-/// What to say of the options that nobody knows, if there are any; servers in arrays have options, too.
+/// What to say of unknown options, if there are any; servers in arrays have options, too.
 pub fn unknown_options(storage: &str, table: Option<&LuaTable>) -> Option<Vec<String>> {
     let mut hints = unknown_names(storage, table?, &names(storage).concat());
     for option in ["nodes", "sentinels"] {

@@ -1,7 +1,7 @@
 //! The threads that a worker's storages in files work on.
 //!
 //! All of them together have [`THREADS`], which end when they are idle. A directory that hangs keeps the threads that work
-//! on it until it does not, so a directory may use only as many threads as it leaves free: eight where it is the only one,
+//! on it, so a directory may use only as many threads as it leaves free: eight where it is the only one,
 //! four where another has taken eight, and so on. Four directories may hang, and there is a thread for the next.
 //!
 //! The threads are those for blocking jobs of a tokio runtime that is used for nothing else, and so needs no thread of its

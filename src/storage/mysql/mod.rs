@@ -151,8 +151,8 @@ async fn run_all(
     conn.query_drop("COMMIT").await.map(|()| true)
 }
 
-/// Whether there is the record that a statement was to change. Only if it did not have to is it
-/// asked for, and locked.
+/// Whether there is the record that a statement was to change. The record is looked for, and locked, only if the statement
+/// changed nothing.
 async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_async::Error> {
     match required {
         Some((statement, values)) if conn.affected_rows() == 0 => {

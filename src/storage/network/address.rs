@@ -41,7 +41,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// It is none of these; the text says why, and does not repeat what may hold a password.
+    /// The text is not an address. The error says why, and does not repeat the text, which may hold a password.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, &'static str> {
         if text.starts_with(UNIX) {
             return Err("a Unix socket cannot be used here");
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_an_address_and_no_node() {
+    fn a_socket_is_an_address_but_not_a_node() {
         assert_eq!(Address::parse("unix:/run/a:b.sock", 7), Ok(Address::Unix("/run/a:b.sock".into())));
         assert!(Address::parse("unix:", 7).is_err());
         assert!(Node::parse("unix:/run/a.sock", 7).is_err());
     }
 
     #[test]
-    fn what_is_no_address_is_an_error() {
+    fn text_that_is_not_an_address_is_an_error() {
         for text in [
             "",
             ":",
