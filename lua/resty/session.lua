@@ -10,6 +10,7 @@
 
 local native = require "resty.session.native"
 local http = require "resty.session.http"
+local info_table = require "resty.session.info"
 local profiles = require "resty.session.profiles"
 local storages = require "resty.session.storages"
 local json = require "resty.session.json"
@@ -18,24 +19,13 @@ local respond, time = http.respond, ngx.time
 local band = require("bit").band
 local encode_part, decode_part = json.encode_part, json.decode_part
 local resolve = profiles.resolve
+local new_meta = require("resty.session.meta").new
 
 local HEADERS = native.HEADERS
 local FLAG_FORGET = 0x0002
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
-
----@class resty.session.meta What is known of a cookie that was opened or saved
----@field timestamp integer? when it was opened, saved or touched, seconds since the epoch
----@field flags integer?
----@field sid string? raw session id, 32 bytes
----@field creation_time integer? seconds since the epoch
----@field rolling_offset integer? seconds
----@field idling_offset integer? seconds
----@field data_size integer? characters of the payload
----@field ikm string? the initial key material that authenticates it, 32 bytes
----@field header string? raw header, 82 bytes
----@field initial_chunk string? the payload's part in the first cookie
 
 ---@class resty.session.info
 ---@field session resty.session.instance
@@ -89,39 +79,6 @@ end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
 
--- Most programs never look at a header's fields: they are read when one first does.
-local lazy_meta = {}
-
-function lazy_meta.__index(meta, name)
-  local read = rawget(meta, "read")
-  if read then
-    meta.read, meta.value = nil, read:sub(meta.read_from, meta.read_to)
-  end
-  if name == "value" then
-    return rawget(meta, name)
-  end
-  local fields = native.header_fields(rawget(meta, "value"))
-  setmetatable(meta, nil)
-  for field, value in next, fields or {} do
-    meta[field] = value
-  end
-  return rawget(meta, name)
-end
-
--- `value` is that of the first cookie, or where it starts in the Cookie header `read`; it ends at `read_to`. `known_at` is
--- when its record was last known to exist: when it was opened or saved.
-local function new_meta(profile, now, key, value, known_at, read, read_to)
-  return setmetatable({
-    timestamp = now,
-    known_at = known_at or now,
-    ikm = profile.ikms[key],
-    value = not read_to and value or nil,
-    read = read_to and read,
-    read_from = read_to and value,
-    read_to = read_to,
-  }, lazy_meta)
-end
-
 local info_metatable = {}
 info_metatable.__index = info_metatable
 
@@ -154,29 +111,6 @@ local function live(self, problem)
   end
 end
 
--- Where an audience's info stands in the table of the info store. What is not a name is an error only when it is saved.
-local function info_place(audience)
-  local is_name = type(audience) == "string" or type(audience) == "number" and audience == audience
-  return is_name and audience or tostring(audience)
-end
-
--- Where an audience's info stands in JSON, whose keys are text: a number is not its text, and cjson would take a table
--- with small numbers for an array.
-local function info_key(audience)
-  return type(audience) == "string" and audience or "\0" .. tostring(audience)
-end
-
--- Puts decoded info where its audiences have it.
-local function by_audience(info, data)
-  for i = 1, #data do
-    local audience = data[i][2]
-    if info and type(audience) == "number" then
-      info[audience], info[info_key(audience)] = info[info_key(audience)], nil
-    end
-  end
-  return info or false
-end
-
 -- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
 -- is an audience's name, they are that one's alone.
 local function take_data(self, data, index, subject, info)
@@ -188,9 +122,9 @@ local function take_data(self, data, index, subject, info)
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
-  info = by_audience(info, data)
+  info = info_table.by_audience(info, data)
   if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = info_place(data[index][2]), self.info.data
+    local audience, own = info_table.place(data[index][2]), self.info.data
     info[audience] = found and info[audience] or own and own[audience] or nil
     self.info.data = info
   end
@@ -213,7 +147,7 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, v
       take_data(self, data, index, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
-      self.data, self.data_index, self.info.data = data, index, by_audience(info, data)
+      self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
     end
   end
   respond(lines, warning)
@@ -239,20 +173,6 @@ local function becomes(self, state, err)
   return result(err)
 end
 
--- The info store's JSON without one audience; nil where nothing is left.
-local function encode_info(self, without)
-  local info, own = {}, self.info.data
-  for audience, values in next, type(own) == "table" and own or info do
-    if audience ~= without then
-      info[info_key(audience)] = values
-    end
-  end
-  if next(info) == nil then
-    return nil
-  end
-  return encode_part("info", info)
-end
-
 -- Runs an act of the native module on an instance. Returns the error, if there is one.
 local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
@@ -266,7 +186,7 @@ end
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
 local function perform_save(self, act, leaving, perhaps)
   local payload, err = encode_part("data", self.data)
-  local info, problem = encode_info(self, leaving)
+  local info, problem = info_table.encode(self.info.data, leaving)
   return (not perhaps and err) or problem or perform(self, act, payload, info)
 end
 
@@ -286,7 +206,7 @@ function info_metatable:set(key, value)
   local current = owner.data[owner.data_index]
   local data = owner.storage and (self.data or {})
   if data then
-    local place = info_place(current[2])
+    local place = info_table.place(current[2])
     data[place] = data[place] or {}
     data[place][key] = value
     self.data = data
@@ -305,7 +225,7 @@ function info_metatable:get(key)
   if not owner.storage then
     return current[1]["@" .. key]
   end
-  local data = self.data and self.data[info_place(current[2])] or {}
+  local data = self.data and self.data[info_table.place(current[2])] or {}
   return data[key]
 end
 
@@ -321,7 +241,7 @@ function info_metatable:save()
   if not owner.storage then
     return owner:save()
   end
-  local info, err = encode_info(owner)
+  local info, err = info_table.encode(self.data)
   return result(err or perform(owner, native.instance.save_info, nil, info))
 end
 
@@ -379,7 +299,7 @@ function metatable:set_audience(audience)
   end
   local info = self.info.data
   if info then
-    local from, to = info_place(former), info_place(audience)
+    local from, to = info_table.place(former), info_table.place(audience)
     info[to], info[from] = info[from], nil
   end
   for i = #data, 1, -1 do

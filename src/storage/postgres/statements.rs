@@ -45,20 +45,7 @@ impl Statements {
              SELECT DISTINCT owner.aud, owner.sub, $1 FROM unnest($7::text[], $8::text[]) AS owner (aud, sub) \
              ON CONFLICT DO NOTHING"
         );
-        // A row that a sign-out is about to delete is waited for, and then it is gone.
-        let existing = format!(
-            "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
-             WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"
-        );
-        let save_if_replaced = save.replace("VALUES ($1, $2, $3, to_timestamp($4))", SELECT_REPLACED);
-        let replace_existing = format!("WITH replaced AS ({existing}) {save_if_replaced} RETURNING sid");
-        let replace_existing_with_metadata = format!(
-            "WITH replaced AS ({existing}), saved AS ({save_if_replaced} RETURNING sid), \
-             forgotten AS (DELETE FROM {metadata} WHERE sid IN (SELECT sid FROM replaced)), \
-             noted AS (INSERT INTO {metadata} (aud, sub, sid) SELECT DISTINCT owner.aud, owner.sub, saved.sid \
-             FROM saved, unnest($8::text[], $9::text[]) AS owner (aud, sub) ON CONFLICT DO NOTHING) \
-             SELECT sid FROM saved"
-        );
+        let [replace_existing, replace_existing_with_metadata] = replacing_existing(tables, &save);
         let update = format!(
             "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
              WHERE sid = $1 AND exp > to_timestamp($4) RETURNING sid"
@@ -81,4 +68,24 @@ impl Statements {
             sessions_of_an_owner,
         ])
     }
+}
+
+/// The statements that save a session only if the one that it replaces is there: without metadata, and with. `save` is the
+/// statement that saves it in any case.
+fn replacing_existing(Tables { sessions, metadata }: &Tables, save: &str) -> [String; 2] {
+    // A row that a sign-out is about to delete is waited for, and then it is gone.
+    let existing = format!(
+        "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
+         WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"
+    );
+    let save = save.replace("VALUES ($1, $2, $3, to_timestamp($4))", SELECT_REPLACED);
+    let replace = format!("WITH replaced AS ({existing}) {save} RETURNING sid");
+    let replace_with_metadata = format!(
+        "WITH replaced AS ({existing}), saved AS ({save} RETURNING sid), \
+         forgotten AS (DELETE FROM {metadata} WHERE sid IN (SELECT sid FROM replaced)), \
+         noted AS (INSERT INTO {metadata} (aud, sub, sid) SELECT DISTINCT owner.aud, owner.sub, saved.sid \
+         FROM saved, unnest($8::text[], $9::text[]) AS owner (aud, sub) ON CONFLICT DO NOTHING) \
+         SELECT sid FROM saved"
+    );
+    [replace, replace_with_metadata]
 }
