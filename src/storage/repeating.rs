@@ -1,4 +1,5 @@
-//! Repeats an operation whose connection was lost: once, on another connection.
+//! Repeats an operation whose connection was lost: once, on another connection. (The driver of a Cluster repeats commands
+//! by itself before that.)
 //!
 //! A server closes connections that are idle, a load balancer cuts them, an administrator kills them, a restart or a
 //! failover ends them all. The client often learns of it only when it uses the connection next. Whether the server has

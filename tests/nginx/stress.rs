@@ -206,8 +206,8 @@ fn cpu(pid: i32) -> f64 {
 /// Sends requests of all kinds, and looks whether each client sees its own user, the worker lives, and nothing is left.
 pub fn stress(storage: &str, options: &str) {
     let nginx = nginx(storage, options);
-    let workers = nginx.workers();
     let mut clients: Vec<Client> = (0..CLIENTS).map(|number| Client::sign_in(&nginx, number)).collect();
+    let workers = nginx.workers();
     let end = Instant::now() + Duration::from_secs(seconds());
     let mut sent = BTreeMap::new();
     let mut problems = Vec::new();

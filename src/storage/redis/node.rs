@@ -72,7 +72,8 @@ impl Node {
     }
 }
 
-/// A command whose connection is lost is repeated, once: see [`crate::storage::repeating`].
+/// A command whose connection to this node is lost is repeated here once. The driver, and
+/// [`crate::storage::repeating`] after it, may repeat it again on other connections: it says why that does no harm.
 impl ConnectionLike for Node {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
