@@ -48,18 +48,27 @@ local function given_cookies(profile)
   return cookies[1] and table.concat(cookies, "; ")
 end
 
+local function own_cookies()
+  return var.http_cookie
+end
+
 --- Returns the request's Cookie header.
 -- @tparam table profile
 -- @treturn string|nil
 -- @raise a string in a phase that has no request
 function http.cookies(profile)
-  local phase = get_phase()
   if var_is_replaced then
     return held_cookies() or var.http_cookie or given_cookies(profile)
-  elseif WITHOUT_REQUEST[phase] then
-    error("sessions need a request: there is none in the " .. phase .. " phase", 0)
   end
-  return var.http_cookie
+  local ok, cookies = pcall(own_cookies)
+  if ok then
+    return cookies
+  end
+  local phase = get_phase()
+  if WITHOUT_REQUEST[phase] then
+    cookies = "sessions need a request: there is none in the " .. phase .. " phase"
+  end
+  error(cookies, 0)
 end
 
 --- Returns the request's Cookie header, or nil in a phase that has no request.

@@ -17,6 +17,7 @@ local bridge, storages = native.bridge, native.storages
 local get_phase = ngx.get_phase
 local exiting = ngx.worker.exiting
 local now = ngx.now
+local max = math.max
 
 -- Phases in which a request cannot wait.
 local NO_WAITING = {
@@ -289,22 +290,28 @@ local function look(waiter)
   end
 end
 
--- Waits until the reply has come, for `limit` seconds at most. Whatever wakes it, it is only done when the reply is there.
--- Returns an error.
+-- Waits until the reply has come, for about `limit` seconds at most. Whatever wakes it, it is only done when the reply is
+-- there. Returns an error. The clock is not read unless something else than the reply comes first.
 local function wait_here(waiter, limit)
-  local deadline = now() + limit
+  local deadline
   repeat
-    local left = deadline - now()
-    if left < POLL_INTERVAL then
-      return "timeout"
-    elseif is_listening() then
+    if is_listening() then
       if not flush_due then
         flush_due = true
         bridge.ring()
       end
-      waiter.semaphore:wait(left)
+      local woken = waiter.semaphore:wait(deadline and max(deadline - now(), POLL_INTERVAL) or limit)
+      if not woken and not waiter.done then
+        return "timeout"
+      end
     else
       look(waiter)
+    end
+    if not waiter.done then
+      deadline = deadline or now() + limit
+      if now() >= deadline then
+        return "timeout"
+      end
     end
   until waiter.done
 end
