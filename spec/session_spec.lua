@@ -10,12 +10,7 @@ describe("resty.session", function()
   end)
 
   local function sign_in(configuration)
-    local s = session.new(configuration)
-    s:set("name", "Ada")
-    s:set_subject("ada")
-    assert(s:save())
-    browser:next()
-    return s
+    return browser:sign_in(configuration)
   end
 
   it("has the peer's functions and fields", function()

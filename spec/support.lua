@@ -104,6 +104,16 @@ function Browser:next()
   return lines
 end
 
+-- Saves Ada's session, and goes on to the next request. Returns the session.
+function Browser:sign_in(configuration)
+  local s = session.new(configuration)
+  s:set("name", "Ada")
+  s:set_subject("ada")
+  assert(s:save())
+  self:next()
+  return s
+end
+
 -- A storage in a table that answers only after it has yielded, and notes what it is asked.
 function support.memory()
   local storage = { records = {}, calls = {} }

@@ -378,8 +378,9 @@ function metatable:open()
   local profile, now, audience = self.profile, time(), self.data[self.data_index][2]
   local handle, problem = handle_of(profile)
   local cookies = http.cookies(profile)
+  local unsendable = self.remember and http.unsendable() or nil -- only opening by a remember cookie sets cookies
   return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
-    handle, now, cookies, http.unsendable(), problem, audience, self.remember))))
+    handle, now, cookies, unsendable, problem, audience, self.remember))))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -504,8 +505,7 @@ local function on_request(act, configuration)
   local profile, now = resolve(configuration), time()
   local handle, problem = handle_of(profile)
   local self, cookies = new_instance(profile), http.cookies(profile)
-  -- Opening alone sets a cookie only if it is by a remember cookie.
-  local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil
+  local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil -- see metatable:open
   local err = take_over(self, now, cookies or true, carry(profile, act(handle, now, cookies, unsendable, problem)))
   self.data = self.data or { new_entry(profile) }
   return self, err
