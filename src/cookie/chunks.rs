@@ -29,6 +29,16 @@ pub fn name(name: &str, number: usize) -> String {
     if number == 1 { name.to_owned() } else { format!("{name}{number}") }
 }
 
+/// Whether `other` is the name of a cookie of the session `name`: the first cookie's, or a chunk's.
+pub fn is_own_name(name: &str, other: &str) -> bool {
+    other.strip_prefix(name).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'2'..=b'9']))
+}
+
+/// Whether sessions of these names would overwrite each other's cookies.
+pub fn collide(name: &str, other: &str) -> bool {
+    is_own_name(name, other) || is_own_name(other, name)
+}
+
 /// How many payload characters the first cookie holds at most.
 pub fn first_capacity(name: &str) -> usize {
     MAX_COOKIE_SIZE.saturating_sub(ENCODED_SIZE + name.len() + 1)
@@ -78,6 +88,25 @@ mod tests {
             }
             assert_eq!(count(name, capacity(name, MAX_COOKIES)).unwrap(), MAX_COOKIES);
             assert!(matches!(count(name, capacity(name, MAX_COOKIES) + 1), Err(Error::SizeExceeded)));
+        }
+    }
+
+    #[test]
+    fn names_collide_with_each_other_s_chunks() {
+        for (name, other, expected) in [
+            ("s", "s", true),
+            ("s", "s2", true),
+            ("s9", "s", true),
+            ("s", "s1", false),
+            ("s", "s0", false),
+            ("s", "s22", false),
+            ("s2", "s22", true),
+            ("s2", "s3", false),
+            ("s", "S", false),
+            ("s", "s2a", false),
+            ("a", "b", false),
+        ] {
+            assert_eq!((collide(name, other), collide(other, name)), (expected, expected), "{name} {other}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::audiences::{self, Sole};
+use super::audiences::{self, Entry, Sole};
 use super::configuration::Random;
 use super::effect::Host;
 use super::name::Name;
@@ -134,8 +134,7 @@ impl Session {
 
     /// Whether the remember cookie goes along with the session's.
     pub fn remembers(&self) -> bool {
-        let opened = self.meta.as_ref().is_some_and(|meta| meta.header.flags().contains(Flags::FORGET));
-        self.remember && !self.forget && !opened
+        self.remember && !self.is_forgotten()
     }
 
     /// Opens the request's session.
@@ -161,6 +160,12 @@ impl Session {
     }
 
     async fn open_by_remember(&mut self, act: &Act, error: Error) -> Result<(), Error> {
+        if act.asks_to_be_forgotten().await {
+            if act.unsendable.is_none() {
+                self.forget_user(act).await;
+            }
+            return Err(error);
+        }
         let opened = match self.read(act, Kind::Remember).await {
             Ok(opened) => opened,
             Err(problem) => {
@@ -229,7 +234,11 @@ impl Session {
         let was_opened = self.meta.is_some();
         self.write(act, Kind::Session).await?;
         self.state = State::Open;
-        self.write_remember(act, was_opened).await;
+        if self.is_forgotten() {
+            Box::pin(self.forget_user(act)).await;
+        } else {
+            self.write_remember(act, was_opened).await;
+        }
         Ok(())
     }
 
@@ -256,11 +265,17 @@ impl Session {
         }
     }
 
-    async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
-        if self.remember_meta.is_none() {
+    pub(super) async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
+        let is_own = self.remember_meta.is_some();
+        if !is_own {
             self.remember_meta = self.find_remember(act, was_opened).await?.map(Box::new);
         }
-        self.write(act, Kind::Remember).await
+        let result = self.write(act, Kind::Remember).await;
+        if result.is_err() && !is_own {
+            // It may be another user's.
+            self.remember_meta = None;
+        }
+        result
     }
 
     /// The request's remember cookie, which the next one continues. One that does not open is not continued. Where the
@@ -304,7 +319,11 @@ impl Session {
             Refresh::Save => {
                 act.check_sendable("refresh")?;
                 self.check()?;
-                self.write(act, Kind::Session).await
+                self.write(act, Kind::Session).await?;
+                if self.is_forgotten() {
+                    self.forget_user(act).await;
+                }
+                Ok(())
             }
             Refresh::Touch => {
                 act.check_sendable("refresh")?;
@@ -317,7 +336,7 @@ impl Session {
     /// Drops the current audience; the last one takes the whole session along.
     pub async fn logout(&mut self, act: &Act) -> Result<(), Error> {
         if self.state != State::Open {
-            Box::pin(self.clear_unopened(act)).await;
+            Box::pin(self.end_unopened_instance(act, true)).await?;
             return Err(Error::LogoutNonexistent);
         }
         let entries = audiences::entries(&self.payload)?;
@@ -331,13 +350,14 @@ impl Session {
         let mut session = Self { payload, index: None, ..self.clone() };
         session.drop_info_of_others()?;
         session.write(act, Kind::Session).await?;
-        session.write_remember(act, true).await;
+        session.leave_remembered(act).await;
         session.state = State::Closed;
         *self = session;
         Ok(())
     }
 
-    /// Deletes the session's record and clears its cookies, and the remember cookie's where there is one.
+    /// Deletes the session's record and clears its cookies, and the remember cookie's where there is one,
+    /// whether or not the user is to be remembered.
     ///
     /// A record is deleted even if the response can't clear the cookies any more: they name nothing then.
     ///
@@ -346,54 +366,20 @@ impl Session {
     /// What the storage said; no cookie is cleared then, and destroying again makes good what is missing.
     pub async fn destroy(&mut self, act: &Act) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &self.meta) else {
-            Box::pin(self.clear_unopened(act)).await;
+            Box::pin(self.end_unopened_instance(act, false)).await?;
             return Err(Error::DestroyNonexistent);
         };
         if !act.configuration.stored {
             act.check_sendable("destroy")?;
         }
         let mut lines = self.erase(act, Kind::Session, meta).await?;
-        if self.remembers() {
-            lines.extend(self.erase_remember(act).await?);
-        }
+        self.delete_remembered(act).await?;
+        lines.extend(self.clear_remembered(act));
         if act.unsendable.is_none() {
             set_cookie::merge(&mut self.lines, lines);
         }
         self.state = State::Closed;
         Ok(())
-    }
-
-    /// Deletes the record of a remember cookie from which the session can't be opened because the response can't set
-    /// cookies any more. With `alone`, only if the current audience is its only one. Returns whether there was one.
-    pub async fn destroy_remembered(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
-        if !act.configuration.stored || act.unsendable.is_none() || !self.remember {
-            return Ok(false);
-        }
-        let Ok(opened) = self.read(act, Kind::Remember).await else { return Ok(false) };
-        let audiences = audiences::entries(&opened.payload)?.len();
-        if opened.index.is_none() || alone && audiences > 1 {
-            return Ok(false);
-        }
-        self.erase_remember(act).await.map(|_| true)
-    }
-
-    /// Clears the cookies of the request that don't open, for an instance that may not have tried to.
-    async fn clear_unopened(&mut self, act: &Act) {
-        let refuses = |error: &Error| !error.is_fault();
-        self.refused.session = self.read(act, Kind::Session).await.is_err_and(|error| refuses(&error));
-        if self.remember {
-            self.refused.remember = self.read(act, Kind::Remember).await.is_err_and(|error| refuses(&error));
-        }
-        self.clear_refused(act);
-    }
-
-    /// Clears the cookies of the request that don't open.
-    pub fn clear_refused(&mut self, act: &Act) {
-        for (kind, refused) in [(Kind::Session, self.refused.session), (Kind::Remember, self.refused.remember)] {
-            if refused && act.unsendable.is_none() {
-                set_cookie::merge(&mut self.lines, act.clear_carried(kind));
-            }
-        }
     }
 
     /// Writes the record's info anew, and the remember record's: no cookie, no new id.
@@ -405,18 +391,39 @@ impl Session {
         {
             return Err(Error::InfoOfNobody);
         }
-        if !self.remembers() {
-            return Ok(());
-        }
-        let found = match &self.remember_meta {
-            Some(meta) => Some(Meta::clone(meta)),
-            None => act.verified(Kind::Remember).await.into_iter().next(),
-        };
-        if let Some(meta) = found {
+        if self.remembers() {
             // Only a warning, as for the remember cookie's save.
-            self.warning = act.store_info(Kind::Remember, &meta, &info).await.err().map(|error| error.to_string());
+            self.warning = Box::pin(self.save_remembered_info(act, &info)).await.err().map(|error| error.to_string());
         }
         Ok(())
+    }
+
+    async fn save_remembered_info(&mut self, act: &Act, info: &[u8]) -> Result<(), Error> {
+        if self.remember_meta.is_none() {
+            self.remember_meta = self.find_own_remember(act).await?.map(Box::new);
+        }
+        if let Some(meta) = &self.remember_meta {
+            act.store_info(Kind::Remember, meta, info).await?;
+        }
+        Ok(())
+    }
+
+    /// The request's remember cookie, if it is certainly of the same user: info is not encrypted, so
+    /// whoever put a remember cookie of his own into this browser could read it.
+    async fn find_own_remember(&self, act: &Act) -> Result<Option<Meta>, Error> {
+        let entries = audiences::entries(&self.payload).unwrap_or_default();
+        let current = self.index.and_then(|index| entries.get(index));
+        let Some((audience, subject)) = current.and_then(Entry::owner) else { return Ok(None) };
+        let reader = Self { audience: Some(audience.clone().into_owned()), ..Self::new(&act.configuration) };
+        let opened = match reader.read(act, Kind::Remember).await {
+            Err(error) if error.is_fault() => return Err(error),
+            Err(_) => return Ok(None),
+            Ok(opened) => opened,
+        };
+        let others = audiences::entries(&opened.payload)?;
+        let other = opened.index.and_then(|index| others.get(index)).and_then(Entry::owner);
+        let is_same = other.is_some_and(|(_, other)| other == subject);
+        Ok(is_same.then_some(opened.meta))
     }
 
     /// Keeps the info of the payload's audiences only: another user's must not wait for who comes next.

@@ -54,7 +54,8 @@ pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
     end_without(act, session, outcome, true).await
 }
 
-/// Opens the session and destroys it. Cookies that don't open are cleared.
+/// Opens the session and destroys it. Cookies that don't open are cleared. A remember cookie goes
+/// along, whatever `remember` says.
 pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
@@ -64,10 +65,9 @@ pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
     end_without(act, session, outcome, false).await
 }
 
-/// Ends what there is to end without a session that opens; see [`Session::destroy_remembered`].
+/// Ends what there is to end without a session that opens; see [`Session::end_unopened`].
 async fn end_without(act: &Act, session: &mut Session, outcome: Outcome, alone: bool) -> Outcome {
-    session.clear_refused(act);
-    match Box::pin(session.destroy_remembered(act, alone)).await {
+    match Box::pin(session.end_unopened(act, alone)).await {
         Ok(false) => outcome,
         Ok(true) => Outcome { exists: true, result: Ok(()) },
         Err(error) => Outcome { exists: true, result: Err(error) },

@@ -24,6 +24,14 @@ pub struct Entry<'a> {
     pub subject: Option<Name<'a>>,
 }
 
+impl<'a> Entry<'a> {
+    /// Audience and subject, if it has both: an empty subject is none.
+    pub fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
+        let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
+        Some((self.audience.as_ref()?, subject))
+    }
+}
+
 /// Which sessions a record belongs to, for storages that can list them: two arrays of equal length, base64url.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {

@@ -9,7 +9,7 @@ use super::options::{Revocation, invalid};
 use super::times::Timeouts;
 use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
-use crate::cookie::{Flags, Key, RememberSafety};
+use crate::cookie::{Flags, Key, RememberSafety, chunks};
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
@@ -106,15 +106,15 @@ impl Configuration {
     }
 
     fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
-        let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
+        let (cookie_name, remember_cookie_name) = cookie_names(&options, &prefix)?;
         Ok(Self {
             keys: keys(&options)?,
             random_key,
-            cookie_name: cookie_name("cookie_name", &prefix, &text(&options.cookie_name))?,
-            remember_cookie_name: cookie_name("remember_cookie_name", &prefix, &text(&options.remember_cookie_name))?,
+            cookie_name,
+            remember_cookie_name,
             attributes: attributes.text(),
             remember: on(options.remember),
             remember_safety: remember_safety(options.remember_safety.as_deref())?,
@@ -239,6 +239,23 @@ fn alternatives(words: &[&str]) -> String {
         Some((last, others)) => format!("{} or {last} expected", others.join(", ")),
         None => String::new(),
     }
+}
+
+/// The session's name and the remember cookie's.
+fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, Rc<str>), Error> {
+    let text = |option: &Option<String>| option.clone().unwrap_or_default();
+    let name = cookie_name("cookie_name", prefix, &text(&options.cookie_name))?;
+    let remember = cookie_name("remember_cookie_name", prefix, &text(&options.remember_cookie_name))?;
+    if chunks::collide(&name, &remember) {
+        let cause = match name == remember {
+            true => "it is the same as cookie_name".to_owned(),
+            false => {
+                format!("{name:?} and {remember:?} collide: a digit after a cookie's name makes the name of a chunk")
+            }
+        };
+        return Err(invalid("remember_cookie_name", cause));
+    }
+    Ok((name, remember))
 }
 
 /// A name must not end before its `=`.
@@ -389,6 +406,27 @@ mod tests {
         let defaults = initial(&[("secret", text("s"))]).unwrap();
         assert!(Configuration::new(read(&[("secret", text(""))]).unwrap(), &defaults).is_err());
         assert_eq!(error(&[("secret", Value::Number(f64::NAN))]), "invalid secret (string expected, got NaN)");
+    }
+
+    #[test]
+    fn names_that_collide_are_errors() {
+        let named = |name: &str, remember: &str| {
+            error(&[("cookie_name", text(name)), ("remember_cookie_name", text(remember))])
+        };
+        assert_eq!(named("sid", "sid"), "invalid remember_cookie_name (it is the same as cookie_name)");
+        assert_eq!(error(&[("cookie_name", text("remember"))]), named("sid", "sid"));
+        for (name, remember) in [("sid", "sid2"), ("sid9", "sid"), ("remember2", "remember")] {
+            let problem = format!(
+                "invalid remember_cookie_name ({name:?} and {remember:?} collide: \
+                 a digit after a cookie's name makes the name of a chunk)"
+            );
+            assert_eq!(named(name, remember), problem);
+        }
+        for (name, remember) in [("sid", "sid1"), ("sid", "sid0"), ("sid", "sid22"), ("sid2", "sid3"), ("sid", "SID")] {
+            assert_eq!(named(name, remember), "");
+        }
+        let prefixed = [("cookie_prefix", text("__Host-")), ("remember_cookie_name", text("session3"))];
+        assert!(error(&prefixed).contains("\"__Host-session\" and \"__Host-session3\" collide"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod audiences;
 pub mod configuration;
 pub mod effect;
 mod error;
+mod leaving;
 pub mod name;
 mod options;
 mod reading;

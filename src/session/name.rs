@@ -22,6 +22,15 @@ impl<'a> Name<'a> {
         }
     }
 
+    /// The same name, which borrows from nothing.
+    pub fn into_owned(self) -> Name<'static> {
+        match self {
+            Self::Text(text) => Name::Text(Cow::Owned(text.into_owned())),
+            Self::Number(number) => Name::Number(number),
+            Self::Other(json) => Name::Other(Cow::Owned(json.into_owned())),
+        }
+    }
+
     /// The name as text, a number as Lua prints it.
     pub fn text(&self) -> Cow<'_, [u8]> {
         match self {

@@ -106,25 +106,37 @@ impl Act {
         Ok((header, key))
     }
 
-    /// The request's cookies of that kind that a key authenticates, whether they open or not.
-    pub(super) async fn verified(&self, kind: Kind) -> Vec<Meta> {
-        let mut verified: Vec<Meta> = Vec::new();
-        for cookie in self.candidates(kind) {
-            let Ok((header, key)) = self.verify(kind, cookie).await else { continue };
-            if verified.iter().all(|other| other.header.sid() != header.sid()) {
-                verified.push(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None });
+    /// The headers of the request's cookies of that kind that a key authenticates, whether they open or
+    /// not, and however old they are. Each session id once, and only the first few.
+    pub(super) async fn authentic(&self, kind: Kind) -> Vec<Header> {
+        let mut authentic: Vec<Header> = Vec::new();
+        for cookie in request::values(&self.cookies, self.name(kind)) {
+            let Ok(header) = Header::decode(cookie) else { continue };
+            let is_known = authentic.iter().any(|other| other.sid() == header.sid());
+            if is_known || header.flags().contains(Flags::STORED) != self.configuration.stored {
+                continue;
+            }
+            let binding = self.binding(header.flags()).await;
+            if seal::verify(&header, &self.configuration.keys, &binding).is_ok() {
+                authentic.push(header);
+            }
+            if authentic.len() == CANDIDATES {
+                break;
             }
         }
-        verified
+        authentic
     }
 
     /// The first of the request's cookies of that kind that a key authenticates. With a storage, its record is there.
     pub(super) async fn find_verified(&self, kind: Kind) -> Result<Option<Meta>, Error> {
-        let Some(meta) = self.verified(kind).await.into_iter().next() else { return Ok(None) };
-        if self.configuration.stored {
-            self.load(kind, &meta.header).await?;
+        for cookie in self.candidates(kind) {
+            let Ok((header, key)) = self.verify(kind, cookie).await else { continue };
+            if self.configuration.stored {
+                self.load(kind, &header).await?;
+            }
+            return Ok(Some(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None }));
         }
-        Ok(Some(meta))
+        Ok(None)
     }
 
     /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is

@@ -95,28 +95,20 @@ impl Session {
             let count = chunks::count(name, meta.header.data_size()).unwrap_or(1);
             return Ok(act.clear(kind, 1, count));
         }
+        self.delete(act, kind, &meta.header).await?;
+        Ok(act.clear(kind, 1, 1))
+    }
+
+    /// Deletes a record.
+    pub(super) async fn delete(&self, act: &Act, kind: Kind, header: &Header) -> Result<(), Error> {
         let delete = Delete {
-            name: name.clone(),
-            key: act.storage_key(&meta.header),
+            name: act.name(kind).clone(),
+            key: act.storage_key(header),
             current_time: act.now,
             // Data that were replaced by something else don't say whose session it is. It goes all the same.
             metadata: self.metadata(act).unwrap_or_default(),
         };
-        act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))?;
-        Ok(act.clear(kind, 1, 1))
-    }
-
-    /// Deletes the records of the request's remember cookies; the lines that clear them.
-    pub(super) async fn erase_remember(&self, act: &Act) -> Result<Lines, Error> {
-        let found = match &self.remember_meta {
-            Some(meta) => vec![Meta::clone(meta)],
-            None => act.verified(Kind::Remember).await,
-        };
-        let mut lines = Lines::new();
-        for meta in &found {
-            set_cookie::merge(&mut lines, self.erase(act, Kind::Remember, meta).await?);
-        }
-        Ok(lines)
+        act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
     }
 
     fn meta_of(&self, kind: Kind) -> Option<&Meta> {
@@ -166,7 +158,7 @@ impl Act {
 
     /// The lines that clear the cookies numbered `first` to `last`, and each chunk from `first` on
     /// that the request carries.
-    fn clear(&self, kind: Kind, first: usize, last: usize) -> Lines {
+    pub(super) fn clear(&self, kind: Kind, first: usize, last: usize) -> Lines {
         let name = self.name(kind);
         let carried = request::chunk_numbers(&self.cookies, name, self.now).filter(|number| *number > last);
         let numbers = (first..=last).chain(carried.filter(|number| *number >= first));

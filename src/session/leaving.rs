@@ -1,0 +1,143 @@
+//! What a sign-out, and the wish to be forgotten, take along besides the session itself: remember
+//! cookies with their records, and cookies that don't open.
+
+use super::audiences;
+use super::{Act, Error, Kind, Session};
+use crate::cookie::set_cookie::{self, Lines};
+use crate::cookie::{Flags, Header, chunks};
+
+/// What becomes of a remember cookie beside a session cookie that does not open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It may belong to another audience, or its storage can't be asked.
+    Stays,
+    /// It will never open.
+    IsDead,
+    /// It would sign the current audience in again.
+    Ends,
+}
+
+impl Session {
+    /// Whether the user asked to be forgotten: in this instance, or when the cookie that it opened was saved.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forget || self.meta.as_ref().is_some_and(|meta| meta.header.flags().contains(Flags::FORGET))
+    }
+
+    /// Deletes the remember records and clears the remember cookies of a user who is not to be
+    /// remembered. A storage that fails is only a warning: the browser forgets all the same.
+    pub(super) async fn forget_user(&mut self, act: &Act) {
+        if let Err(error) = self.delete_remembered(act).await {
+            self.warning = Some(error.to_string());
+        }
+        let lines = self.clear_remembered(act);
+        set_cookie::merge(&mut self.lines, lines);
+        self.remember_meta = None;
+    }
+
+    /// Saves the remember cookie without the audience that has just left. If the user is not to be remembered, or
+    /// that fails, the cookie goes: it would bring the audience back.
+    pub(super) async fn leave_remembered(&mut self, act: &Act) {
+        let result = if self.remembers() { Some(self.try_to_write_remember(act, true).await) } else { None };
+        if matches!(result, Some(Ok(()))) {
+            return;
+        }
+        self.forget_user(act).await;
+        if let Some(Err(error)) = result {
+            self.warning = Some(error.to_string());
+        }
+    }
+
+    /// Deletes the record of the remember cookie that this session opened or saved, and those of the
+    /// request's remember cookies that a key authenticates, whatever they hold: whoever has such a
+    /// cookie could sign in with it, and sign out.
+    pub(super) async fn delete_remembered(&self, act: &Act) -> Result<(), Error> {
+        if !act.configuration.stored {
+            return Ok(());
+        }
+        let mut headers: Vec<Header> = self.remember_meta.iter().map(|meta| meta.header.clone()).collect();
+        for header in act.authentic(Kind::Remember).await {
+            if headers.iter().all(|other| other.sid() != header.sid()) {
+                headers.push(header);
+            }
+        }
+        for header in &headers {
+            self.delete(act, Kind::Remember, header).await?;
+        }
+        Ok(())
+    }
+
+    /// The lines that clear all remember cookies that the browser has.
+    pub(super) fn clear_remembered(&self, act: &Act) -> Lines {
+        let kind = Kind::Remember;
+        match &self.remember_meta {
+            None => act.clear_carried(kind),
+            Some(_) if act.configuration.stored => act.clear(kind, 1, 1),
+            Some(meta) => act.clear(kind, 1, chunks::count(act.name(kind), meta.header.data_size()).unwrap_or(1)),
+        }
+    }
+
+    /// Ends what the request carries of a session that does not open: clears the cookies that will
+    /// never open. Also ends the remember cookie that would sign the current audience in again,
+    /// whatever `remember` says. With `alone`, it stays if it can be remembered without the audience.
+    ///
+    /// Returns whether the response can't set cookies, and a remembered session was ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// A record that can't be deleted; its cookie stays, and doing it again makes good what is missing.
+    pub(super) async fn end_unopened(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
+        let fate = self.fate_after_open(act, alone).await?;
+        self.end_what_is_left(act, fate).await
+    }
+
+    /// The same for an instance, which may not have tried to open anything.
+    pub(super) async fn end_unopened_instance(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
+        self.refused.session = self.read(act, Kind::Session).await.is_err_and(|error| !error.is_fault());
+        let fate = if self.refused.session { self.fate_of_remembered(act, alone).await? } else { Fate::Stays };
+        self.end_what_is_left(act, fate).await
+    }
+
+    async fn end_what_is_left(&mut self, act: &Act, fate: Fate) -> Result<bool, Error> {
+        let sendable = act.unsendable.is_none();
+        if self.refused.session && sendable {
+            set_cookie::merge(&mut self.lines, act.clear_carried(Kind::Session));
+        }
+        if fate == Fate::Stays {
+            return Ok(false);
+        }
+        self.delete_remembered(act).await?;
+        if sendable {
+            let lines = self.clear_remembered(act);
+            set_cookie::merge(&mut self.lines, lines);
+        }
+        Ok(!sendable && act.configuration.stored && self.remember && fate == Fate::Ends)
+    }
+
+    async fn fate_after_open(&self, act: &Act, alone: bool) -> Result<Fate, Error> {
+        if self.refused.remember {
+            return Ok(Fate::IsDead);
+        }
+        // If it can be opened, the open has tried: it lacks the current audience, or something failed.
+        let was_tried = self.remember && act.unsendable.is_none();
+        if was_tried || !self.refused.session { Ok(Fate::Stays) } else { self.fate_of_remembered(act, alone).await }
+    }
+
+    async fn fate_of_remembered(&self, act: &Act, alone: bool) -> Result<Fate, Error> {
+        let opened = match self.read(act, Kind::Remember).await {
+            Err(error) if error.is_fault() => return Ok(Fate::Stays),
+            Err(_) => return Ok(Fate::IsDead),
+            Ok(opened) => opened,
+        };
+        let stays = alone && self.remember && audiences::entries(&opened.payload)?.len() > 1;
+        Ok(if opened.index.is_none() || stays { Fate::Stays } else { Fate::Ends })
+    }
+}
+
+impl Act {
+    /// Whether the user of the newest session cookie of the request, however old it is, asked to be forgotten.
+    pub(super) async fn asks_to_be_forgotten(&self) -> bool {
+        let saved_at = |header: &&Header| header.creation_time().saturating_add(header.rolling_offset());
+        let headers = self.authentic(Kind::Session).await;
+        headers.iter().max_by_key(saved_at).is_some_and(|header| header.flags().contains(Flags::FORGET))
+    }
+}
