@@ -12,6 +12,7 @@ local native = require "resty.session.native"
 local http = require "resty.session.http"
 local info_table = require "resty.session.info"
 local profiles = require "resty.session.profiles"
+local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
 local json = require "resty.session.json"
 
@@ -64,6 +65,9 @@ session.init = profiles.init
 -- The native handle to run an act with, and why the storage can't be waited for, if it can't.
 local function handle_of(profile)
   http.check()
+  if profile.rivals then
+    rivals.note(profile)
+  end
   return storages.handle_of(profile)
 end
 
@@ -96,6 +100,7 @@ local function new_instance(profile, data)
     info = false,
     storage = profile.storage,
     profile = profile,
+    hidden = false,
   }, metatable)
   self.info = setmetatable({ session = self, data = false }, info_metatable)
   return self
@@ -178,7 +183,8 @@ local function perform(self, act, payload, info)
   local meta, now = self.meta, time()
   local handle, problem = handle_of(self.profile)
   return take_over(self, now, false, carry(self.profile, act(
-    handle, now, act ~= native.instance.touch and http.any_cookies(self.profile) or nil, http.unsendable(), problem,
+    handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(self.profile)) or nil,
+    http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info)))
 end
@@ -242,7 +248,9 @@ function info_metatable:save()
     return owner:save()
   end
   local info, err = info_table.encode(self.data)
-  return result(err or perform(owner, native.instance.save_info, nil, info))
+  -- The data say whose remember record it may go into.
+  local payload = get_remember(owner) and not owner.remember_meta and encode_part("data", owner.data) or nil
+  return result(err or perform(owner, native.instance.save_info, payload, info))
 end
 
 -- The instance's methods ---------------------------------------------------------------------------------------------
@@ -429,18 +437,26 @@ function metatable:close()
   self.state = "closed"
 end
 
---- Removes the session's cookies from the request, so that an upstream does not see them.
+-- Returns whether there were cookies. What they were is kept: a later sign-out must find the remember cookie.
+local function hide(self)
+  local hidden = http.hide(function(cookies)
+    return native.without_cookies(self.profile.handle, time(), cookies, self.meta.value)
+  end)
+  self.hidden = self.hidden or hidden
+  return hidden
+end
+
+--- Removes the session's cookies and the remember cookie from the request, so that an upstream does not see them, also
+-- where the session does not exist.
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:clear_request_cookie()
   live(self, "unable to clear session request cookie on closed session")
   if self.state ~= "open" then
+    pcall(hide, self) -- in phases without a request there is nothing to hide
     return nil, "unable to clear session request cookie on nonexistent session"
   end
-  local found = http.hide(function(cookies)
-    return native.without_cookies(self.profile.handle, time(), cookies, self.meta.value, get_remember(self))
-  end)
-  return result(not found and "unable to clear session request cookie")
+  return result(not hide(self) and "unable to clear session request cookie")
 end
 
 metatable.hide = metatable.clear_request_cookie

@@ -80,25 +80,36 @@ fn is_session(value: &[u8], now: u64) -> bool {
 /// The header without a session's cookies, as an upstream should see it; empty if nothing is left.
 ///
 /// All cookies of that name go, and all chunks. So does whatever nginx's `$cookie_name` would take
-/// for the session: that variable ignores case, and finds a cookie within the value of another one,
-/// after a comma.
+/// for one of them: that variable ignores case, and finds a cookie within the value of another one,
+/// after a comma. Cookies that only resemble them stay, if their values could not be the session's.
 pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> Vec<u8> {
     let is_own = |other: &[u8], value: &[u8]| {
         other == name.as_bytes()
-            || chunk_number(other, name).is_some_and(|number| number <= chunks || is_chunk(value, now))
-            || other.eq_ignore_ascii_case(name.as_bytes()) && is_session(value, now)
+            || chunk_number(other, name).is_some_and(|number| number <= chunks)
+            || passes_for_own(other, value, name, now)
     };
     let kept = pairs(cookies).filter(|(other, value, _)| value.is_none_or(|value| !is_own(other, value)));
     let kept: Vec<Cow<[u8]>> = kept.map(|(_, _, pair)| without_planted(pair, name, now)).collect();
     kept.join(&b"; "[..])
 }
 
-/// A pair without the parts after a comma that look like the session.
+/// Whether nginx would take this for a cookie of the session, and it could be one.
+fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: u64) -> bool {
+    let Some((start, rest)) = other.split_at_checked(name.len()) else { return false };
+    start.eq_ignore_ascii_case(name.as_bytes())
+        && match rest {
+            [] => Header::decode(value).is_ok(),
+            [b'2'..=b'9'] => is_chunk(value, now),
+            _ => false,
+        }
+}
+
+/// A pair without the parts after a comma that nginx would take for cookies of the session.
 fn without_planted<'a>(pair: &'a [u8], name: &str, now: u64) -> Cow<'a, [u8]> {
     let is_planted = |part: &[u8]| {
         let mut halves = part.splitn(2, |&byte| byte == b'=');
-        let is_name = halves.next().is_some_and(|other| other.trim_ascii().eq_ignore_ascii_case(name.as_bytes()));
-        is_name && halves.next().is_some_and(|value| is_session(value.trim_ascii(), now))
+        let (other, value) = (halves.next().unwrap_or_default(), halves.next());
+        value.is_some_and(|value| passes_for_own(other.trim_ascii(), value.trim_ascii(), name, now))
     };
     if memchr::memchr(b',', pair).is_none() || !pair.split(|&byte| byte == b',').skip(1).any(is_planted) {
         return Cow::Borrowed(pair);
@@ -164,6 +175,91 @@ mod tests {
         assert_eq!(place(&cookies[4..], &cookies[..3]), None);
         assert_eq!(found("c"), [b"7"]);
         assert!(found("d").is_empty() && found("").is_empty());
+    }
+
+    #[test]
+    fn what_nginx_would_take_for_a_chunk_goes() {
+        assert_eq!(
+            without("SESSION2=AAAA; a=1,session3=AAAA; Session10=x; session2x=x"),
+            "a=1; Session10=x; session2x=x"
+        );
+        let others = "SESSION2=an,application's; a=1,session3=a.b,c; Session1=AAAA; sessio=AAAA";
+        assert_eq!(without(others), others);
+        let future = first(NOW + 200_000);
+        assert_eq!(without(&format!("Session={future}; a=1,SESSION={future}")), "a=1", "it may open elsewhere");
+    }
+
+    /// The obvious parser: what stands between semicolons, and a name ends at the first `=`.
+    fn obvious(cookies: &str) -> Vec<(&str, &str)> {
+        let space = |text: &char| text.is_ascii_whitespace();
+        let pairs = cookies.split(';').filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.trim_matches(|c| space(&c)), value.trim_matches(|c| space(&c)))).collect()
+    }
+
+    /// All values that nginx's parser (`ngx_http_parse_multi_header_lines`) would find under a name,
+    /// were it to go on behind the first one.
+    fn nginx_values<'a>(cookies: &'a str, name: &str) -> Vec<&'a str> {
+        let mut found = Vec::new();
+        let mut start = 0;
+        while start < cookies.len() {
+            let rest = &cookies[start..];
+            let is_name = rest.get(..name.len()).is_some_and(|text| text.eq_ignore_ascii_case(name));
+            let value = || rest[name.len()..].trim_start_matches(' ').strip_prefix('=');
+            if let Some(value) = is_name.then(value).flatten() {
+                let value = value.trim_start_matches(' ');
+                found.push(&value[..value.find(';').unwrap_or(value.len())]);
+            }
+            let end = rest.find([';', ',']).map_or(rest.len(), |end| end + 1);
+            start += end;
+            start += cookies[start..].len() - cookies[start..].trim_start_matches(' ').len();
+        }
+        found
+    }
+
+    /// Cookie headers of what is hard to read: names in several cases, separators, and sessions.
+    fn headers() -> impl Strategy<Value = String> {
+        let session = first(NOW);
+        let pieces = ["s", "S", "s2", "S2", "t", "=", "=", ";", "; ", ",", " ", "AAAA", "a.b", "\"", "\t", &session];
+        let pieces: Vec<String> = pieces.into_iter().map(Into::into).collect();
+        proptest::collection::vec(proptest::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn an_obvious_parser_reads_the_same(cookies in headers()) {
+            let read: Vec<(&[u8], &[u8])> =
+                pairs(cookies.as_bytes()).filter_map(|(name, value, _)| Some((name, value?))).collect();
+            let expected: Vec<(&[u8], &[u8])> =
+                obvious(&cookies).iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            prop_assert_eq!(&read, &expected);
+            for name in ["s", "S", "s2", "t", ""] {
+                let expected = expected.iter().filter(|(other, _)| *other == name.as_bytes()).map(|(_, value)| *value);
+                prop_assert!(values(cookies.as_bytes(), name).eq(expected));
+            }
+        }
+
+        #[test]
+        fn nothing_that_nginx_would_take_for_the_session_is_left(cookies in headers()) {
+            let rest = String::from_utf8(without_session(cookies.as_bytes(), "s", 1, NOW)).unwrap();
+            for (name, value) in obvious(&rest) {
+                prop_assert!(name != "s" && !(name == "s2" && is_chunk(value.as_bytes(), NOW)), "{rest}");
+            }
+            for value in nginx_values(&rest, "s") {
+                prop_assert!(Header::decode(value.as_bytes()).is_err(), "{cookies} {rest}");
+            }
+            for value in nginx_values(&rest, "s2") {
+                prop_assert!(!is_chunk(value.as_bytes(), NOW), "{cookies} {rest}");
+            }
+            // The others stay, in their order.
+            let others = |cookies: &str| {
+                obvious(cookies).into_iter().filter(|(name, _)| *name == "t").map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
+            };
+            if !cookies.contains(',') {
+                prop_assert_eq!(others(&rest), others(&cookies));
+            }
+        }
     }
 
     proptest! {

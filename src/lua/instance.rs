@@ -14,6 +14,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("header_fields", lua.create_function(header_fields)?)?;
     module.set("property", lua.create_function(property)?)?;
     module.set("without_cookies", lua.create_function(without_cookies)?)?;
+    module.set("names_collide", lua.create_function(names_collide)?)?;
     module.set("merge_cookies", lua.create_function(merge_cookies)?)
 }
 
@@ -51,24 +52,26 @@ fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, L
     }
 }
 
-/// `without_cookies(handle, now, cookies, value, remember)`: a Cookie header without the session's
-/// cookies, and without the remember cookie's if `remember` says so. `value` is that of the
-/// session's first cookie.
+/// `without_cookies(handle, now, cookies, value)`: a Cookie header without the session's cookies and
+/// without the remember cookie's. `value` is that of the session's first cookie, if it was opened or
+/// saved.
 fn without_cookies(
     lua: &Lua,
-    (handle, now, cookies, value, remember): (HandleRef, u64, BString, BString, bool),
+    (handle, now, cookies, value): (HandleRef, u64, BString, Option<BString>),
 ) -> LuaResult<LuaString> {
     let configuration = &handle.configuration;
     let name = &configuration.cookie_name;
-    let chunks = match Header::decode(&value) {
-        Ok(header) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
+    let chunks = match value.map(|value| Header::decode(&value)) {
+        Some(Ok(header)) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
         _ => 1,
     };
-    let mut rest = request::without_session(&cookies, name, chunks, now);
-    if remember {
-        rest = request::without_session(&rest, &configuration.remember_cookie_name, 1, now);
-    }
-    lua.create_string(rest)
+    let rest = request::without_session(&cookies, name, chunks, now);
+    lua.create_string(request::without_session(&rest, &configuration.remember_cookie_name, 1, now))
+}
+
+/// `names_collide(name, other)`: whether sessions of these names would overwrite each other's cookies.
+fn names_collide(_: &Lua, (name, other): (String, String)) -> LuaResult<bool> {
+    Ok(chunks::collide(&name, &other))
 }
 
 /// `merge_cookies(present, lines)`: the Set-Cookie lines of a response with others put among them; each is a string

@@ -91,6 +91,10 @@ local function headers_sent()
   return ngx.headers_sent
 end
 
+local function own_set_cookies()
+  return header["Set-Cookie"]
+end
+
 --- Why the response can't set a cookie any more, if it can't.
 -- @treturn string|nil
 function http.unsendable()
@@ -117,9 +121,16 @@ function http.respond(lines, warning)
   end
 end
 
+--- Returns the response's Set-Cookie lines.
+-- @treturn table an array of strings
+function http.set_cookies()
+  local ok, lines = pcall(own_set_cookies)
+  return ok and (type(lines) == "table" and lines or { lines }) or {}
+end
+
 --- Removes a session's cookies from the request's Cookie header.
 -- @tparam function without makes the new header of the old one
--- @treturn boolean whether there was a header
+-- @treturn string|false the old header, if there was one
 function http.hide(without)
   local cookies = var.http_cookie
   if not cookies or cookies == "" then
@@ -131,7 +142,7 @@ function http.hide(without)
   else
     set_request_header("Cookie", rest)
   end
-  return true
+  return cookies
 end
 
 --- Sets a request header, or removes it.

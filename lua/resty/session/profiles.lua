@@ -11,6 +11,7 @@
 local native = require "resty.session.native"
 local notices = require "resty.session.notices"
 local options = require "resty.session.options"
+local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
 
 local equals = options.equals
@@ -36,6 +37,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field ikms string[]
 ---@field request_headers string[]
 ---@field response_headers string[]
+---@field rivals table? profiles whose cookies' names collide with this one's
 ---@field random_key boolean whether the log is still to say that there is no secret
 
 local profiles = {}
@@ -81,6 +83,8 @@ local function build(configuration, base, make, parent)
   profile.configuration = kept
   profile.storage = storage or false
   profile.module = module
+  rivals.find(profile, known)
+  rivals.find(profile, { defaults }) -- older than those, perhaps
   known[oldest] = profile
   oldest = oldest % KNOWN_PROFILES + 1
   return profile
