@@ -135,6 +135,58 @@ describe("the request's cookies", function()
     end)
   end)
 
+  describe("do not decide who reads a session's info", function()
+    -- Signs a user in, puts another one's remember cookie into the browser, and saves info. Returns the other one's record.
+    local function record_of(other, own, act)
+      local storage = support.memory()
+      local options = with({ storage = storage })
+      local function sign_in(subject)
+        local s = session.new(options)
+        s:set_subject(subject)
+        assert(s:save())
+        browser:next()
+        return s.remember_meta
+      end
+      local meta, planted = sign_in(other), browser.cookies.remember
+      browser.cookies.session, browser.cookies.remember = nil, nil
+      sign_in(own)
+      browser.cookies.remember = planted
+      local s = session.open(options)
+      if act then
+        act(s)
+      end
+      s.info:set("code", "123456")
+      assert.is_true(s.info:save())
+      browser:next()
+      return storage.records["remember:" .. require("resty.session.utils").encode_base64url(meta.sid)], options
+    end
+
+    it("as that of another user, whose remember cookie somebody put there", function()
+      for _, case in ipairs { { "eve", "ada" }, { 1, "1" }, { nil, "ada" }, { "eve", nil }, { nil, nil } } do
+        assert.matches('^%["[^"]*"%]$', (record_of(case[1], case[2])))
+      end
+      local function renamed(s) s:set_audience("other") end
+      local function changed(s) s:set_subject("eve") end
+      local function broken(s) s:set("no", print) end
+      assert.matches('^%["[^"]*"%]$', (record_of("ada", "ada", renamed)), "the cookie lacks the audience")
+      assert.matches('^%["[^"]*"%]$', (record_of("ada", "ada", changed)), "it is no longer the same user")
+      assert.matches('^%["[^"]*"%]$', (record_of("ada", "ada", broken)), "nothing tells whose it is")
+    end)
+
+    it("and the user's own remember cookie has it", function()
+      local record, options = record_of("ada", "ada")
+      assert.matches('^%["[^"]*","[^"]*"%]$', record)
+      browser.cookies.session = nil
+      local s = session.open(options)
+      assert.equal("123456", s.info:get("code"))
+      s.info:set("code", "654321")
+      assert.is_true(s.info:save())
+      browser:next()
+      browser.cookies.session = nil
+      assert.equal("654321", session.open(options).info:get("code"))
+    end)
+  end)
+
   describe("whose names collide", function()
     local function warnings()
       local texts = {}

@@ -37,14 +37,14 @@ fn demo(storage: &str) -> (Process, String) {
     (process, address)
 }
 
-struct Browser {
+pub struct Browser {
     _driver: Process,
     session: String,
     demo: String,
 }
 
 impl Browser {
-    fn start(demo: &str) -> Self {
+    pub fn start(demo: &str) -> Self {
         let port = free_port();
         let child = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn().unwrap();
         let driver = Process(child);
@@ -58,7 +58,8 @@ impl Browser {
             "--no-first-run",
             "--disable-background-networking",
             "--disable-component-update",
-            "--disable-sync"
+            "--disable-sync",
+            "--host-resolver-rules=MAP *.test 127.0.0.1"
         ]);
         let capabilities = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let created = post(&format!("{driver_url}/session"), &capabilities);
@@ -70,7 +71,7 @@ impl Browser {
         post(&format!("{}/{command}", self.session), body)
     }
 
-    fn go(&self, path: &str) {
+    pub fn go(&self, path: &str) {
         self.post("url", &json!({"url": format!("{}{path}", self.demo)}));
     }
 
@@ -90,7 +91,7 @@ impl Browser {
     }
 
     /// An element's text; nothing where there is no such element.
-    fn text(&self, css: &str) -> String {
+    pub fn text(&self, css: &str) -> String {
         let script = "return (document.querySelector(arguments[0]) || {}).textContent || ''";
         let text = self.post("execute/sync", &json!({"script": script, "args": [css]}));
         text.as_str().unwrap().to_owned()
@@ -105,11 +106,17 @@ impl Browser {
         }
     }
 
-    fn cookies(&self) -> Vec<String> {
+    /// The names and values of the page's cookies.
+    pub fn all_cookies(&self) -> Vec<(String, String)> {
         let mut response = ureq::get(format!("{}/cookie", self.session)).call().unwrap();
         let answer: Value = response.body_mut().read_json().unwrap();
-        let cookies = answer["value"].as_array().unwrap();
-        let mut names: Vec<String> = cookies.iter().map(|cookie| cookie["name"].as_str().unwrap().to_owned()).collect();
+        let text = |cookie: &Value, field: &str| cookie[field].as_str().unwrap().to_owned();
+        let cookies = answer["value"].as_array().unwrap().iter();
+        cookies.map(|cookie| (text(cookie, "name"), text(cookie, "value"))).collect()
+    }
+
+    fn cookies(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.all_cookies().into_iter().map(|(name, _)| name).collect();
         names.sort();
         names
     }

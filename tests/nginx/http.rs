@@ -141,6 +141,18 @@ impl Browser {
         jar.iter().find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_owned())
     }
 
+    /// Drops a cookie.
+    pub fn forget(&self, name: &str) {
+        self.0.cookie_jar_lock().remove("127.0.0.1", "/", name);
+    }
+
+    /// Puts a cookie in.
+    pub fn put(&self, name: &str, value: &str, url: &str) {
+        let url = url.parse().unwrap();
+        let cookie = ureq::Cookie::parse(format!("{name}={value}; Path=/"), &url).unwrap();
+        self.0.cookie_jar_lock().insert(cookie, &url).unwrap();
+    }
+
     pub fn cookies(&self) -> Vec<String> {
         let mut names: Vec<String> = self.0.cookie_jar_lock().iter().map(|cookie| cookie.name().to_owned()).collect();
         names.sort();

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
+mod chromium;
 mod demo;
 mod dshm_server;
 mod dshm_storage;
 mod faults;
 mod file_storage;
 mod http;
+mod leaving;
 mod memcached_server;
 mod memcached_storage;
 mod redis_servers;
