@@ -10,11 +10,17 @@ use super::{Header, base64url};
 /// Browsers separate cookies by `;` alone.
 pub fn pairs(cookies: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8])> {
     texts(cookies).map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(|pair| {
-        match memchr::memchr(b'=', pair) {
-            Some(at) => (pair[..at].trim_ascii_end(), Some(pair[at + 1..].trim_ascii_start()), pair),
-            None => (pair, None, pair),
-        }
+        let (name, value) = halves(pair);
+        (name, value, pair)
     })
+}
+
+/// A pair's name, and its value where there is a `=`.
+fn halves(pair: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b'=', pair) {
+        Some(at) => (pair[..at].trim_ascii_end(), Some(pair[at + 1..].trim_ascii_start())),
+        None => (pair, None),
+    }
 }
 
 /// What stands between the semicolons: found by vectors, because every open looks for its cookie.
@@ -58,6 +64,21 @@ pub fn chunk_numbers(cookies: &[u8], name: &str, now: u64) -> impl Iterator<Item
     (2..=MAX_COOKIES).filter(move |number| found & (1 << number) != 0)
 }
 
+/// The values of the cookies that bear the names of a session's chunks from the second to the `count`-th, at most `most` of
+/// each name. The header is read once for them all.
+pub fn chunk_values<'a>(cookies: &'a [u8], name: &str, count: usize, most: usize) -> Vec<Vec<&'a [u8]>> {
+    let mut found: Vec<Vec<&[u8]>> = vec![Vec::new(); count.saturating_sub(1)];
+    for (other, value, _) in pairs(cookies) {
+        if let (Some(number), Some(value)) = (chunk_number(other, name), value)
+            && let Some(values) = found.get_mut(number - 2)
+            && values.len() < most
+        {
+            values.push(value);
+        }
+    }
+    found
+}
+
 /// The number of the chunk that bears this name, if it is the name of one but the first.
 fn chunk_number(other: &[u8], name: &str) -> Option<usize> {
     match other.strip_prefix(name.as_bytes())? {
@@ -88,9 +109,14 @@ pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> V
             || chunk_number(other, name).is_some_and(|number| number <= chunks)
             || passes_for_own(other, value, name, now)
     };
-    let kept = pairs(cookies).filter(|(other, value, _)| value.is_none_or(|value| !is_own(other, value)));
-    let kept: Vec<Cow<[u8]>> = kept.map(|(_, _, pair)| without_planted(pair, name, now)).collect();
-    kept.join(&b"; "[..])
+    let is_others = |pair: &[u8]| {
+        let (other, value) = halves(pair);
+        value.is_none_or(|value| !is_own(other, value))
+    };
+    let kept = pairs(cookies).map(|(_, _, pair)| pair).filter(|pair| is_others(pair));
+    // What is left of a pair may be a cookie of the session in turn.
+    let kept = kept.map(|pair| without_planted(pair, name, now)).filter(|pair| is_others(pair));
+    kept.collect::<Vec<_>>().join(&b"; "[..])
 }
 
 /// Whether nginx would take this for a cookie of the session, and it could be one.
@@ -183,6 +209,7 @@ mod tests {
             without("SESSION2=AAAA; a=1,session3=AAAA; Session10=x; session2x=x"),
             "a=1; Session10=x; session2x=x"
         );
+        assert_eq!(without("session2=AAAA,session2=AAAA; SESSION2=AAAA,session3=AAAA"), "");
         let others = "SESSION2=an,application's; a=1,session3=a.b,c; Session1=AAAA; sessio=AAAA";
         assert_eq!(without(others), others);
         let future = first(NOW + 200_000);
@@ -238,6 +265,14 @@ mod tests {
                 let expected = expected.iter().filter(|(other, _)| *other == name.as_bytes()).map(|(_, value)| *value);
                 prop_assert!(values(cookies.as_bytes(), name).eq(expected));
             }
+        }
+
+        #[test]
+        fn chunks_are_the_cookies_of_their_names(cookies in headers(), count in 0..=MAX_COOKIES, most in 0..4usize) {
+            let expected: Vec<Vec<&[u8]>> = (2..=count)
+                .map(|number| values(cookies.as_bytes(), &format!("s{number}")).take(most).collect())
+                .collect();
+            prop_assert_eq!(chunk_values(cookies.as_bytes(), "s", count, most), expected);
         }
 
         #[test]

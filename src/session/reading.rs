@@ -155,22 +155,28 @@ impl Act {
         if count == 1 {
             return Ok(opener.open(first)?);
         }
-        let places = (2..=count).map(|chunk| self.chunk_candidates(kind, header, chunk));
+        let values = request::chunk_values(&self.cookies, self.name(kind), count, CANDIDATES);
+        let places = (2..).zip(values).map(|(chunk, values)| self.chunk_candidates(kind, header, chunk, values));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         open_chunks(&opener, first, &places, number)
     }
 
-    /// What the cookies with a chunk's name hold: those of the right size, if there are any.
-    fn chunk_candidates(&self, kind: Kind, header: &Header, number: usize) -> Result<Vec<&[u8]>, Error> {
-        let name = self.name(kind);
+    /// Which of the values under a chunk's name to try: those of the right size, if there are any.
+    fn chunk_candidates<'a>(
+        &self,
+        kind: Kind,
+        header: &Header,
+        number: usize,
+        found: Vec<&'a [u8]>,
+    ) -> Result<Vec<&'a [u8]>, Error> {
         let mut values: Vec<&[u8]> = Vec::with_capacity(1);
-        for value in request::values(&self.cookies, &chunks::name(name, number)).take(CANDIDATES) {
+        for value in found {
             if !values.contains(&value) {
                 values.push(value);
             }
         }
         if values.len() > 1 {
-            let size = chunks::part_size(name, header.data_size(), number);
+            let size = chunks::part_size(self.name(kind), header.data_size(), number);
             if values.iter().any(|value| value.len() == size) {
                 values.retain(|value| value.len() == size);
             }
