@@ -343,7 +343,7 @@ function metatable:get_subject()
   return self.data[self.data_index][3]
 end
 
---- Switches the remember cookie of this session on or off.
+--- Switches the remember cookie of this session on or off. Off, the next save forgets the user.
 -- @tparam boolean value
 function metatable:set_remember(value)
   live(self, "unable to set remember on closed session")
@@ -423,7 +423,7 @@ function metatable:logout()
   return becomes(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
 end
 
---- Destroys the session and clears its cookies.
+--- Destroys the session, and the request's remember cookie, and clears their cookies.
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:destroy()
@@ -437,13 +437,11 @@ function metatable:close()
   self.state = "closed"
 end
 
--- Returns whether there were cookies. What they were is kept: a later sign-out must find the remember cookie.
+-- Returns the request's cookies as they were, if there are any: a later sign-out must find the remember cookie among them.
 local function hide(self)
-  local hidden = http.hide(function(cookies)
-    return native.without_cookies(self.profile.handle, time(), cookies, self.meta.value)
-  end)
-  self.hidden = self.hidden or hidden
-  return hidden
+  local cookies = http.hide(self.profile.handle, time(), self.meta.value)
+  self.hidden = self.hidden or cookies
+  return cookies
 end
 
 --- Removes the session's cookies and the remember cookie from the request, so that an upstream does not see them, also

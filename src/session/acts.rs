@@ -223,7 +223,8 @@ impl Session {
         Ok(())
     }
 
-    /// Saves the session under a new id, and the remember cookie where there is one to be.
+    /// Saves the session under a new id, and the remember cookie where there is one to be. That of a
+    /// user who asked to be forgotten goes.
     ///
     /// # Errors
     ///

@@ -128,15 +128,17 @@ function http.set_cookies()
   return ok and (type(lines) == "table" and lines or { lines }) or {}
 end
 
---- Removes a session's cookies from the request's Cookie header.
--- @tparam function without makes the new header of the old one
+--- Removes a session's cookies and the remember cookie from the request's Cookie header.
+-- @tparam userdata handle the session's configuration
+-- @tparam integer now
+-- @tparam[opt] string value that of the session's first cookie, if it was opened or saved
 -- @treturn string|false the old header, if there was one
-function http.hide(without)
+function http.hide(handle, now, value)
   local cookies = var.http_cookie
   if not cookies or cookies == "" then
     return false
   end
-  local rest = without(cookies)
+  local rest = native.without_cookies(handle, now, cookies, value)
   if rest == "" then
     clear_request_header("Cookie")
   else
