@@ -155,7 +155,7 @@ impl StorageHandle {
             Effect::Get(Get { name, key, current_time }) => {
                 let name = String::from(&*name);
                 self.submit(lua, Some(act), |storage| async move {
-                    storage.get(name, key, current_time).await.map(Answer::Record)
+                    storage.get(&name, &key, current_time).await.map(Answer::Record)
                 })
             }
             Effect::Set(set) => {
@@ -170,17 +170,17 @@ impl StorageHandle {
                     owners: owners(set.metadata),
                     key: set.key,
                 };
-                self.submit(lua, Some(act), |storage| async move { storage.set(record).await.map(|()| Answer::Done) })
+                self.submit(lua, Some(act), |storage| async move { storage.set(&record).await.map(|()| Answer::Done) })
             }
             Effect::Update(update) => {
                 let Update { name, key, value, ttl, current_time } = *update;
                 let update = storage::Update { name: String::from(&*name), key, value, ttl: ttl.max(1), current_time };
-                self.submit(lua, Some(act), |storage| async move { storage.update(update).await.map(updated) })
+                self.submit(lua, Some(act), |storage| async move { storage.update(&update).await.map(updated) })
             }
             Effect::Delete(Delete { name, key, current_time, metadata }) => {
                 let (name, owners) = (String::from(&*name), owners(metadata));
                 self.submit(lua, Some(act), |storage| async move {
-                    storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
+                    storage.delete(&name, &key, current_time, &owners).await.map(|()| Answer::Done)
                 })
             }
             Effect::Binding => Err("a storage cannot supply the request's values".to_owned()),
@@ -218,7 +218,7 @@ fn get(lua: &Lua, (storage, name, key, current_time): (StorageRef, String, Strin
         storage.submit(
             lua,
             None,
-            |storage| async move { storage.get(name, key, current_time).await.map(Answer::Record) },
+            |storage| async move { storage.get(&name, &key, current_time).await.map(Answer::Record) },
         ),
     )
 }
@@ -250,21 +250,21 @@ fn set(lua: &Lua, args: SetArgs) -> LuaResult<Answered> {
         owners,
         key,
     };
-    answered(storage.submit(lua, None, |storage| async move { storage.set(record).await.map(|()| Answer::Done) }))
+    answered(storage.submit(lua, None, |storage| async move { storage.set(&record).await.map(|()| Answer::Done) }))
 }
 
 /// `update(storage, name, key, value, ttl, current_time)`.
 fn update(lua: &Lua, args: (StorageRef, String, String, BString, u64, u64)) -> LuaResult<Answered> {
     let (storage, name, key, value, ttl, current_time) = args;
     let update = storage::Update { name, key, value: value.into(), ttl: ttl.max(1), current_time };
-    answered(storage.submit(lua, None, |storage| async move { storage.update(update).await.map(updated) }))
+    answered(storage.submit(lua, None, |storage| async move { storage.update(&update).await.map(updated) }))
 }
 
 /// `delete(storage, name, key, current_time, metadata)`.
 fn delete(lua: &Lua, args: (StorageRef, String, String, u64, Owners)) -> LuaResult<Answered> {
     let (storage, name, key, current_time, Owners(owners)) = args;
     answered(storage.submit(lua, None, |storage| async move {
-        storage.delete(name, key, current_time, owners).await.map(|()| Answer::Done)
+        storage.delete(&name, &key, current_time, &owners).await.map(|()| Answer::Done)
     }))
 }
 
@@ -273,6 +273,6 @@ fn read_metadata(lua: &Lua, args: (StorageRef, String, String, String, u64)) -> 
     let (storage, name, audience, subject, current_time) = args;
     let owner = Owner { audience, subject };
     answered(storage.submit(lua, None, |storage| async move {
-        storage.read_metadata(name, owner, current_time).await.map(Answer::Sessions)
+        storage.read_metadata(&name, &owner, current_time).await.map(Answer::Sessions)
     }))
 }

@@ -119,20 +119,25 @@ pub struct Owner {
 pub trait Storage: Send + Sync {
     /// Stores a record, lets the one that it replaces expire soon, and notes the record among its owners' sessions: all
     /// of it, or, as far as the storage can, nothing.
-    fn set(&self, record: Record) -> Operation<'_, ()>;
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()>;
 
     /// Writes a record anew if there is one: one that was deleted meanwhile stays so, and one that was about to expire does,
     /// as far as the storage can tell. Answers whether there was one.
-    fn update(&self, update: Update) -> Operation<'_, bool>;
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool>;
 
     /// The record's value, if there is such a record and it has not expired.
-    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>>;
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>>;
 
     /// Deletes a record, and takes it from its owners' sessions.
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()>;
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()>;
 
     /// The keys of an owner's live sessions, and when they expire, in seconds since the epoch.
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>>;
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>>;
 
     /// Closes connections that were unused for too long. Asked every few seconds.
     fn close_idle(&self) {}

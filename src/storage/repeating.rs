@@ -29,34 +29,39 @@ impl Repeating {
 }
 
 /// Runs an operation, and once more if its connection was lost. The second result counts.
-async fn repeat_if_lost<'a, A: Clone, T>(arguments: A, run: impl Fn(A) -> Operation<'a, T>) -> Result<T, Error> {
-    match run(arguments.clone()).await {
-        Err(Error::Lost(_)) => run(arguments).await,
-        result => result,
-    }
+fn repeat_if_lost<'a, T: Send + 'a>(run: impl Fn() -> Operation<'a, T> + Send + 'a) -> Operation<'a, T> {
+    Box::pin(async move {
+        match run().await {
+            Err(Error::Lost(_)) => run().await,
+            result => result,
+        }
+    })
 }
 
 impl Storage for Repeating {
-    fn set(&self, record: Record) -> Operation<'_, ()> {
-        Box::pin(repeat_if_lost(record, |record| self.0.set(record)))
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.set(record))
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
-        Box::pin(repeat_if_lost(update, |update| self.0.update(update)))
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
+        repeat_if_lost(|| self.0.update(update))
     }
 
-    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
-        Box::pin(repeat_if_lost((name, key), move |(name, key)| self.0.get(name, key, current_time)))
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
+        repeat_if_lost(move || self.0.get(name, key, current_time))
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
-        let delete = move |(name, key, owners)| self.0.delete(name, key, current_time, owners);
-        Box::pin(repeat_if_lost((name, key, owners), delete))
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+        repeat_if_lost(move || self.0.delete(name, key, current_time, owners))
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
-        let read = move |(name, owner)| self.0.read_metadata(name, owner, current_time);
-        Box::pin(repeat_if_lost((name, owner), read))
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
+        repeat_if_lost(move || self.0.read_metadata(name, owner, current_time))
     }
 
     fn close_idle(&self) {
@@ -85,23 +90,23 @@ mod tests {
     }
 
     impl Storage for Failing {
-        fn set(&self, _: Record) -> Operation<'_, ()> {
+        fn set<'a>(&'a self, _: &'a Record) -> Operation<'a, ()> {
             self.attempt(())
         }
 
-        fn update(&self, _: Update) -> Operation<'_, bool> {
+        fn update<'a>(&'a self, _: &'a Update) -> Operation<'a, bool> {
             self.attempt(true)
         }
 
-        fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-            self.attempt(Some((name + &key).into_bytes()))
+        fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+            self.attempt(Some(format!("{name}{key}").into_bytes()))
         }
 
-        fn delete(&self, _: String, _: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
+        fn delete<'a>(&'a self, _: &'a str, _: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
             self.attempt(())
         }
 
-        fn read_metadata(&self, _: String, _: Owner, _: u64) -> Operation<'_, Vec<(String, u64)>> {
+        fn read_metadata<'a>(&'a self, _: &'a str, _: &'a Owner, _: u64) -> Operation<'a, Vec<(String, u64)>> {
             self.attempt(Vec::new())
         }
     }
@@ -120,7 +125,7 @@ mod tests {
         ] {
             let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
             let storage = Repeating::new(failing.clone());
-            let found = runtime.block_on(storage.get("n".into(), "k".into(), 0));
+            let found = runtime.block_on(storage.get("n", "k", 0));
             assert_eq!(found.ok().flatten().as_deref(), succeeds.then_some(&b"nk"[..]));
             assert_eq!(failing.attempts.load(Ordering::Relaxed), attempts);
         }

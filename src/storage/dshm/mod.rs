@@ -111,21 +111,21 @@ fn expiry(text: Option<&[u8]>) -> Option<u64> {
 
 impl Storage for Server {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
-    fn set(&self, record: Record) -> Operation<'_, ()> {
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
-            let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
+            let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(record)? };
             let name = self.record_name(&record.name, &record.key);
             self.store(&name, &record.value, record.ttl, record.current_time).await?;
             self.note_all(&record.name, &record.owners, &items, record.current_time).await?;
             match &record.old_key {
-                Some(key) => self.shorten(&self.record_name(&record.name, key), &record).await,
+                Some(key) => self.shorten(&self.record_name(&record.name, key), record).await,
                 None => Ok(()),
             }
         })
     }
 
     /// The server has no way to do this as a whole: what others do to the record between the two requests is lost.
-    fn update(&self, update: Update) -> Operation<'_, bool> {
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key);
             let [present, known] = self.client.ask_all([&wire::get(&name), &wire::get(&name.expiry())]).await?;
@@ -139,21 +139,26 @@ impl Storage for Server {
         })
     }
 
-    fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-        Box::pin(async move { self.client.ask(&wire::get(&self.record_name(&name, &key))).await?.value() })
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.client.ask(&wire::get(&self.record_name(name, key))).await?.value() })
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(async move {
-            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(&key)? };
-            self.delete_record(&self.record_name(&name, &key)).await?;
-            self.note_all(&name, &owners, &item, current_time).await
+            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
+            self.delete_record(&self.record_name(name, key)).await?;
+            self.note_all(name, owners, &item, current_time).await
         })
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
         Box::pin(async move {
-            let name = Name::new(&self.naming.metadata(&name, &owner));
+            let name = Name::new(&self.naming.metadata(name, owner));
             match self.client.ask(&wire::get(&name)).await?.value()? {
                 Some(text) => metadata::live(&text, current_time),
                 None => Ok(Vec::new()),
@@ -229,14 +234,14 @@ mod tests {
         const UNKNOWN: &[(&str, &str)] = &[STORED, ("get p%20q:s:o:expiry\r\n", "ERROR not_found\r\n"), SHORTENED];
         const SHORT: &[(&str, &str)] = &[STORED, ("get p%20q:s:o:expiry\r\n", "LEN 4\r\n1010\r\nDONE\r\n")];
         for dialogue in [LONG, UNKNOWN, SHORT] {
-            exchange(dialogue, async |storage| storage.set(record(Some("o"))).await).unwrap();
+            exchange(dialogue, async |storage| storage.set(&record(Some("o"))).await).unwrap();
         }
     }
 
     #[test]
     fn a_record_that_is_not_stored_leaves_the_one_that_it_replaces() {
         const WRONG: &[(&str, &str)] = &[(STORED.0, "LEN 5\r\n[\"w\"]\r\nDONE\r\nLEN 4\r\n1060\r\nDONE\r\n")];
-        exchange(WRONG, async |storage| storage.set(record(Some("o"))).await).unwrap_err();
+        exchange(WRONG, async |storage| storage.set(&record(Some("o"))).await).unwrap_err();
     }
 
     #[test]
@@ -246,8 +251,8 @@ mod tests {
             ("delete p%20q:s:k\r\ndelete p%20q:s:k:expiry\r\n", "DONE\r\nERROR not_found\r\n"),
         ];
         exchange(ABSENT, async |storage| {
-            assert_eq!(storage.get("s".into(), "k".into(), 0).await.unwrap(), None);
-            storage.delete("s".into(), "k".into(), 0, Vec::new()).await.unwrap();
+            assert_eq!(storage.get("s", "k", 0).await.unwrap(), None);
+            storage.delete("s", "k", 0, &[]).await.unwrap();
         });
     }
 

@@ -145,48 +145,47 @@ impl Files {
         self.run(shorten).await
     }
 
-    async fn remove(
-        &self,
-        name: String,
-        key: String,
-        current_time: u64,
-        owners: Vec<Owner>,
-    ) -> Result<(), super::Error> {
-        let file = names::record(&self.naming, &name, &key)?;
-        let items = if owners.is_empty() { Vec::new() } else { metadata::deleted(&key)? };
-        let changes = self.changes(&name, &owners, &items, current_time)?;
+    async fn remove(&self, name: &str, key: &str, current_time: u64, owners: &[Owner]) -> Result<(), super::Error> {
+        let file = names::record(&self.naming, name, key)?;
+        let items = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
+        let changes = self.changes(name, owners, &items, current_time)?;
         self.run(move |directory| directory.remove(&file)).await?;
         self.change_all(changes).await
     }
 }
 
 impl Storage for Files {
-    fn set(&self, record: Record) -> Operation<'_, ()> {
-        Box::pin(self.store(record))
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+        Box::pin(self.store(record.clone()))
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let file = names::record(&self.naming, &update.name, &update.key)?;
-            let (expiry, now) = (update.expiry(), update.current_time);
-            self.run(move |directory| directory.update(&file, &update.value, expiry, now)).await
+            let (value, expiry, now) = (update.value.clone(), update.expiry(), update.current_time);
+            self.run(move |directory| directory.update(&file, &value, expiry, now)).await
         })
     }
 
-    fn get(&self, name: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let file = names::record(&self.naming, &name, &key)?;
+            let file = names::record(&self.naming, name, key)?;
             self.run(move |directory| directory.read(&file, Some(current_time))).await
         })
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(self.remove(name, key, current_time, owners))
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
         Box::pin(async move {
-            let file = names::metadata(&self.naming, &name, &owner)?;
+            let file = names::metadata(&self.naming, name, owner)?;
             self.run(move |directory| owners::live(directory, &file, current_time)).await
         })
     }

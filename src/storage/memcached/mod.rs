@@ -87,12 +87,12 @@ impl Server {
 impl Storage for Server {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working. What cannot
     /// be named is refused before anything is stored.
-    fn set(&self, record: Record) -> Operation<'_, ()> {
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let name = self.record_name(&record.name, &record.key)?;
             let old = record.old_key.as_deref().map(|key| self.record_name(&record.name, key)).transpose()?;
             let owners = self.owner_names(&record.name, &record.owners)?;
-            let items = if owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
+            let items = if owners.is_empty() { Vec::new() } else { metadata::written(record)? };
             let expiry = Expiry::after(record.ttl, record.current_time);
             match self.store(&name, &record.value, expiry, Mode::Set).await? {
                 Answer::Done(_) => {}
@@ -109,7 +109,7 @@ impl Storage for Server {
     }
 
     /// One that is shortened between the two requests may live for the time that it had before.
-    fn update(&self, update: Update) -> Operation<'_, bool> {
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key)?;
             let ttl = match self.time_left(&name).await? {
@@ -126,9 +126,9 @@ impl Storage for Server {
         })
     }
 
-    fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            match self.client.ask(&wire::get(&self.record_name(&name, &key)?)).await? {
+            match self.client.ask(&wire::get(&self.record_name(name, key)?)).await? {
                 Answer::Value(value, _) => Ok(Some(value)),
                 Answer::Absent => Ok(None),
                 other => other.unexpected(),
@@ -136,11 +136,11 @@ impl Storage for Server {
         })
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(async move {
-            let record = self.record_name(&name, &key)?;
-            let owners = self.owner_names(&name, &owners)?;
-            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(&key)? };
+            let record = self.record_name(name, key)?;
+            let owners = self.owner_names(name, owners)?;
+            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
             match self.client.ask(&wire::delete(&record)).await? {
                 Answer::Done(_) | Answer::Absent => {}
                 other => return other.unexpected(),
@@ -150,9 +150,14 @@ impl Storage for Server {
         })
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
         Box::pin(async move {
-            let name = Name::new(&self.naming.metadata(&name, &owner))?;
+            let name = Name::new(&self.naming.metadata(name, owner))?;
             match self.client.ask(&wire::get(&name)).await? {
                 Answer::Value(text, _) => metadata::live(&text, current_time),
                 Answer::Absent => Ok(Vec::new()),

@@ -163,18 +163,18 @@ async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_a
 }
 
 impl Storage for MySql {
-    fn set(&self, record: Record) -> Operation<'_, ()> {
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let exists = |key| (self.statements.exists.clone(), values!(key, record.current_time));
             let required = record.required().map(exists);
-            self.write(steps(&self.statements, record)?, required).await
+            self.write(steps(&self.statements, record.clone())?, required).await
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let expires = update.expiry();
-            let values = values!(sql::text(update.value)?, expires, update.key, update.current_time);
+            let values = values!(sql::text(update.value.clone())?, expires, &update.key, update.current_time);
             outlast_deadlocks(|| {
                 let (statement, values) = (self.statements.update.clone(), values.clone());
                 self.run(|mut conn| async move {
@@ -187,7 +187,7 @@ impl Storage for MySql {
         })
     }
 
-    fn get(&self, _: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, _: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
             let found = self.run(|mut conn| async move {
                 let found = conn.exec_first(&self.statements.get, values!(key, current_time)).await;
@@ -199,11 +199,16 @@ impl Storage for MySql {
     }
 
     /// Its metadata goes with it.
-    fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, _: &'a str, key: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))], None))
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
         Box::pin(async move {
             let values = values!(&owner.audience, &owner.subject, name, current_time);
             let found = self.run(|mut conn| async move {

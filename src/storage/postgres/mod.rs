@@ -90,11 +90,16 @@ impl Postgres {
 }
 
 impl Storage for Postgres {
-    fn set(&self, record: Record) -> Operation<'_, ()> {
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
-            let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(&record)));
+            let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(record)));
             let required = record.required().is_some();
-            let mut parameters = vec![Text(record.key), Text(record.name), Text(sql::text(record.value)?), expires];
+            let mut parameters = vec![
+                Text(record.key.clone()),
+                Text(record.name.clone()),
+                Text(sql::text(record.value.clone())?),
+                expires,
+            ];
             let kind = match (&record.owners[..], &record.old_key) {
                 ([], None) => Kind::Save,
                 ([], Some(_)) if required => Kind::ReplaceExisting,
@@ -103,13 +108,13 @@ impl Storage for Postgres {
                 _ => Kind::ReplaceWithMetadata,
             };
             if kind != Kind::Save {
-                parameters.extend([Optional(record.old_key), stale]);
+                parameters.extend([Optional(record.old_key.clone()), stale]);
             }
             if required {
                 parameters.push(Time(record.current_time));
             }
             if !record.owners.is_empty() {
-                let owners = record.owners.into_iter().map(|owner| (owner.audience, owner.subject));
+                let owners = record.owners.iter().map(|owner| (owner.audience.clone(), owner.subject.clone()));
                 let (audiences, subjects) = owners.unzip();
                 parameters.extend([Texts(audiences), Texts(subjects)]);
             }
@@ -118,18 +123,18 @@ impl Storage for Postgres {
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let (expires, now) = (Time(update.expiry()), Time(update.current_time));
-            let parameters = vec![Text(update.key), Text(sql::text(update.value)?), expires, now];
+            let parameters = vec![Text(update.key.clone()), Text(sql::text(update.value.clone())?), expires, now];
             let rows = self.write(Kind::Update, parameters).await?;
             Ok(!rows.is_empty())
         })
     }
 
-    fn get(&self, _: String, key: String, current_time: u64) -> Operation<'_, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, _: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let rows = self.read(Kind::Get, vec![Text(key), Time(current_time)]).await?;
+            let rows = self.read(Kind::Get, vec![Text(key.to_owned()), Time(current_time)]).await?;
             let Some(row) = rows.first() else { return Ok(None) };
             let data: Option<String> = row.try_get(0).map_err(failed)?;
             Ok(data.map(String::into_bytes))
@@ -137,13 +142,19 @@ impl Storage for Postgres {
     }
 
     /// Its metadata goes with it.
-    fn delete(&self, _: String, key: String, _: u64, _: Vec<Owner>) -> Operation<'_, ()> {
-        Box::pin(async move { self.write(Kind::Delete, vec![Text(key)]).await.map(drop) })
+    fn delete<'a>(&'a self, _: &'a str, key: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
+        Box::pin(async move { self.write(Kind::Delete, vec![Text(key.to_owned())]).await.map(drop) })
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
         Box::pin(async move {
-            let parameters = vec![Text(owner.audience), Text(owner.subject), Text(name), Time(current_time)];
+            let (audience, subject) = (owner.audience.clone(), owner.subject.clone());
+            let parameters = vec![Text(audience), Text(subject), Text(name.to_owned()), Time(current_time)];
             let rows = self.read(Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
         })

@@ -100,36 +100,41 @@ impl Handle for ClusterConnection<Node> {
 
 impl Storage for Cluster {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
-    fn set(&self, record: Record) -> Operation<'_, ()> {
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
-            self.run::<()>(&commands::set_record(&self.options.naming, &record)).await?;
-            self.run_all(commands::notes(&self.options.naming, &record)).await?;
-            match commands::shorten(&self.options.naming, &record) {
+            self.run::<()>(&commands::set_record(&self.options.naming, record)).await?;
+            self.run_all(commands::notes(&self.options.naming, record)).await?;
+            match commands::shorten(&self.options.naming, record) {
                 Some(shorten) => self.run(&shorten).await,
                 None => Ok(()),
             }
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
-        Box::pin(async move { self.run(&commands::update(&self.options.naming, &update)).await })
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
+        Box::pin(async move { self.run(&commands::update(&self.options.naming, update)).await })
     }
 
-    fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-        Box::pin(async move { self.run(&commands::get(&self.options.naming, &name, &key)).await })
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.run(&commands::get(&self.options.naming, name, key)).await })
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(async move {
-            let forget = |owner: &Owner| commands::forget(&self.options.naming, &name, &key, owner, current_time);
-            let mut all = vec![commands::unlink(&self.options.naming, &name, &key)];
+            let forget = |owner: &Owner| commands::forget(&self.options.naming, name, key, owner, current_time);
+            let mut all = vec![commands::unlink(&self.options.naming, name, key)];
             all.extend(owners.iter().flat_map(forget));
             self.run_all(all).await
         })
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
-        Box::pin(async move { self.run(&commands::sessions(&self.options.naming, &name, &owner, current_time)).await })
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
+        Box::pin(async move { self.run(&commands::sessions(&self.options.naming, name, owner, current_time)).await })
     }
 
     fn close_idle(&self) {

@@ -131,8 +131,8 @@ impl Handle for MultiplexedConnection {
 }
 
 impl Storage for Server {
-    fn set(&self, record: Record) -> Operation<'_, ()> {
-        let set = self.run(commands::set(self.naming(), &record));
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+        let set = self.run(commands::set(self.naming(), record));
         Box::pin(async move {
             match set.await? {
                 Value::Int(0) => Err(Error::Gone),
@@ -141,19 +141,19 @@ impl Storage for Server {
         })
     }
 
-    fn update(&self, update: Update) -> Operation<'_, bool> {
-        Box::pin(self.run(commands::update(self.naming(), &update)))
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
+        Box::pin(self.run(commands::update(self.naming(), update)))
     }
 
-    fn get(&self, name: String, key: String, _: u64) -> Operation<'_, Option<Vec<u8>>> {
-        Box::pin(self.run(commands::get(self.naming(), &name, &key)))
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(self.run(commands::get(self.naming(), name, key)))
     }
 
-    fn delete(&self, name: String, key: String, current_time: u64, owners: Vec<Owner>) -> Operation<'_, ()> {
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         if owners.is_empty() {
-            return Box::pin(self.run(commands::unlink(self.naming(), &name, &key)));
+            return Box::pin(self.run(commands::unlink(self.naming(), name, key)));
         }
-        let delete = commands::delete(self.naming(), &name, &key, &owners, current_time);
+        let delete = commands::delete(self.naming(), name, key, owners, current_time);
         Box::pin(async move {
             let connection = self.0.connection().await?;
             let result = delete.query_async(&mut connection.handle.clone()).await;
@@ -161,8 +161,13 @@ impl Storage for Server {
         })
     }
 
-    fn read_metadata(&self, name: String, owner: Owner, current_time: u64) -> Operation<'_, Vec<(String, u64)>> {
-        Box::pin(self.run(commands::sessions(self.naming(), &name, &owner, current_time)))
+    fn read_metadata<'a>(
+        &'a self,
+        name: &'a str,
+        owner: &'a Owner,
+        current_time: u64,
+    ) -> Operation<'a, Vec<(String, u64)>> {
+        Box::pin(self.run(commands::sessions(self.naming(), name, owner, current_time)))
     }
 
     fn close_idle(&self) {
