@@ -3,6 +3,8 @@
 use std::rc::Rc;
 
 use super::Error;
+use super::Kind;
+use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
 use super::options::{Revocation, invalid};
@@ -32,8 +34,9 @@ pub const HEADERS: [(&str, &str); 10] = [
 pub struct Configuration {
     /// The options that this was made from, complete: the defaults of the next one.
     options: Options,
-    /// The current key, then the fallbacks in order. Never empty.
-    pub keys: Vec<Key>,
+    pub keys: Keys,
+    /// Whether the info of a stored session is encrypted.
+    pub seal_info: Stage,
     /// No program has given the current key: nobody else has it, and it is gone with the process.
     pub random_key: bool,
     /// With its prefix.
@@ -74,8 +77,8 @@ impl Configuration {
         let random_key = options.ikm.is_none() && previous.is_none_or(|previous| previous.random_key);
         if options.ikm.is_none() {
             options.ikm = Some(match previous {
-                Some(previous) => previous.keys[0].ikm().to_vec(),
-                None => {
+                Some(Self { options: Options { ikm: Some(ikm), .. }, .. }) => ikm.clone(),
+                _ => {
                     let mut ikm = [0; IKM_SIZE];
                     random(&mut ikm).map_err(Error::Random)?;
                     ikm.to_vec()
@@ -110,11 +113,14 @@ impl Configuration {
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
+        let name = cookie_name("cookie_name", &prefix, &text(&options.cookie_name))?;
+        let remember_name = cookie_name("remember_cookie_name", &prefix, &text(&options.remember_cookie_name))?;
         Ok(Self {
-            keys: keys(&options)?,
+            keys: keys(&options, &name, &remember_name)?,
+            seal_info: options.seal_info.unwrap_or_default(),
             random_key,
-            cookie_name: cookie_name("cookie_name", &prefix, &text(&options.cookie_name))?,
-            remember_cookie_name: cookie_name("remember_cookie_name", &prefix, &text(&options.remember_cookie_name))?,
+            cookie_name: name,
+            remember_cookie_name: remember_name,
             attributes: attributes.text(),
             remember: on(options.remember),
             remember_safety: remember_safety(options.remember_safety.as_deref())?,
@@ -167,13 +173,28 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
     Ok(options)
 }
 
-fn keys(options: &Options) -> Result<Vec<Key>, Error> {
+fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Keys, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
     let mut keys = vec![key(options.ikm.as_deref().unwrap_or_default()).ok_or(Error::IkmSize)?];
     for fallback in options.ikm_fallbacks.iter().flatten() {
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
     }
-    Ok(keys)
+    let stage = options.separate_keys.unwrap_or_default();
+    let name = |kind| match kind {
+        Kind::Session => name,
+        Kind::Remember => remember_name,
+    };
+    Ok(Keys::new(keys, stage, name, key_context(options, stage)?))
+}
+
+/// What tells tenants apart; empty if nothing does.
+fn key_context(options: &Options, stage: Stage) -> Result<&[u8], Error> {
+    match options.key_context.as_ref().and_then(Option::as_deref) {
+        None => Ok(&[]),
+        Some([]) => Err(invalid("key_context", "it is empty; false switches it off")),
+        Some(_) if stage == Stage::Off => Err(invalid("key_context", "it has no effect without separate_keys")),
+        Some(context) => Ok(context),
+    }
 }
 
 /// The prefix of the cookies' names, and their attributes, as
@@ -295,26 +316,29 @@ mod tests {
         let defaults = initial(&[("cookie_name", text("sid")), ("idling_timeout", Value::Number(0.0))]).unwrap();
         let one = Configuration::new(read(&[("cookie_prefix", text("__Host-"))]).unwrap(), &defaults).unwrap();
         assert_eq!((&*one.cookie_name, one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
-        assert_eq!(one.keys[0].ikm(), defaults.keys[0].ikm());
+        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), defaults.keys.of(Kind::Session)[0].ikm());
     }
 
     #[test]
     fn init_keeps_its_key_and_nothing_else() {
         let first = initial(&[("cookie_name", text("sid"))]).unwrap();
         let second = Configuration::initial(Options::default(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!((second.keys[0].ikm(), &*second.cookie_name), (first.keys[0].ikm(), "session"));
+        assert_eq!(
+            (second.keys.of(Kind::Session)[0].ikm(), &*second.cookie_name),
+            (first.keys.of(Kind::Session)[0].ikm(), "session")
+        );
         let third =
             Configuration::initial(read(&[("secret", text("s"))]).unwrap(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!(third.keys[0].ikm(), &sha256(b"s"));
+        assert_eq!(third.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
     fn a_written_secret_wins_over_a_default_ikm_and_an_ikm_over_a_secret() {
         let ikm = "i".repeat(32);
         let defaults = initial(&[("ikm", text(&ikm)), ("secret", text("s"))]).unwrap();
-        assert_eq!(defaults.keys[0].ikm(), ikm.as_bytes());
+        assert_eq!(defaults.keys.of(Kind::Session)[0].ikm(), ikm.as_bytes());
         let one = Configuration::new(read(&[("secret", text("s"))]).unwrap(), &defaults).unwrap();
-        assert_eq!(one.keys[0].ikm(), &sha256(b"s"));
+        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
@@ -496,8 +520,45 @@ mod tests {
     }
 
     #[test]
+    fn stages_have_names() {
+        let on = |name, value| initial(&[(name, value)]).map(|one| (one.keys.of(Kind::Session).len(), one.seal_info));
+        for (value, keys, stage) in [
+            (Value::Boolean(false), 1, Stage::Off),
+            (text("accept"), 2, Stage::Accept),
+            (Value::Boolean(true), 2, Stage::On),
+            (text("Only"), 1, Stage::Only),
+        ] {
+            assert_eq!(on("separate_keys", value.clone()).unwrap(), (keys, Stage::Off));
+            assert_eq!(on("seal_info", value).unwrap(), (1, stage));
+        }
+        for name in ["separate_keys", "seal_info"] {
+            for value in [text("true"), text(""), text("yes"), Value::Number(1.0), Value::List(vec![])] {
+                let problem = format!(r#"invalid {name} (true, false, "accept" or "only" expected)"#);
+                assert_eq!(error(&[(name, value)]), problem);
+            }
+        }
+    }
+
+    #[test]
+    fn a_context_needs_separate_keys() {
+        let with = |context| error(&[("separate_keys", text("only")), ("key_context", context)]);
+        assert_eq!((with(text("acme")), with(Value::Boolean(false))), (String::new(), String::new()));
+        assert_eq!(with(text("")), "invalid key_context (it is empty; false switches it off)");
+        assert_eq!(with(Value::Boolean(true)), "invalid key_context (string expected, got boolean)");
+        let alone = "invalid key_context (it has no effect without separate_keys)";
+        assert_eq!(error(&[("key_context", text("acme"))]), alone);
+        let defaults = initial(&[("separate_keys", text("only")), ("key_context", text("acme"))]).unwrap();
+        let off = read(&[("separate_keys", Value::Boolean(false)), ("key_context", Value::Boolean(false))]).unwrap();
+        let off = Configuration::new(off, &defaults).unwrap();
+        let again = Configuration::initial(Options::default(), Some(&defaults), getrandom::fill).unwrap();
+        let ikm = |one: &Configuration| *one.keys.of(Kind::Session)[0].ikm();
+        assert_eq!(ikm(&off), ikm(&again), "init keeps the key that the others are made of");
+        assert_ne!(ikm(&off), ikm(&defaults));
+    }
+
+    #[test]
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
-        assert_eq!((one.bind, one.keys.len()), (Flags::default(), 1));
+        assert_eq!((one.bind, one.keys.of(Kind::Session).len()), (Flags::default(), 1));
     }
 }

@@ -39,6 +39,8 @@ pub mod audiences;
 pub mod configuration;
 pub mod effect;
 mod error;
+mod info;
+pub mod keys;
 pub mod name;
 mod options;
 mod reading;
