@@ -37,8 +37,8 @@ function lazy_meta.__index(meta, name)
   return rawget(meta, name)
 end
 
--- `ikm` is the key material that authenticates it, and `now` when that was found. `value` is that of the first cookie, or where it starts in the Cookie header `read`; it ends at `read_to`. `known_at` is
--- when its record was last known to exist: when it was opened or saved.
+-- `ikm` is the key material that authenticates it. `value` is that of the first cookie, or where it starts in the Cookie
+-- header `read`; it ends at `read_to`. `known_at` is when its record was last known to exist: when it was opened or saved.
 local function new(ikm, now, value, known_at, read, read_to)
   return setmetatable({
     timestamp = now,
