@@ -246,6 +246,25 @@ fn info_survives_the_change_to_sealed_info_and_back() {
 }
 
 #[test]
+fn info_that_was_sealed_with_a_former_secret_opens() {
+    let both = |stage| Options { separate_keys: Some(stage), seal_info: Some(stage), ..remembering() };
+    for stage in [Stage::On, Stage::Only] {
+        let mut world = World::stored(both(stage), T0);
+        sign_in_with_info(&mut world);
+        world.configure(Options { secret_fallbacks: Some(vec![b"r".to_vec(), b"s".to_vec()]), ..options("t") });
+        let session = opened(&mut world);
+        assert_eq!(info_of(&session), CODE);
+        world.save_info(session).1.unwrap();
+        let session = opened(&mut world);
+        assert_eq!((info_of(&session), session.meta.as_ref().unwrap().key != 0), (CODE, true));
+        world.cookies.remove("session");
+        assert_eq!(info_of(&opened(&mut world)), CODE, "remembered");
+        world.configure(Options { secret_fallbacks: Some(Vec::new()), ..Options::default() });
+        assert_eq!(info_of(&opened(&mut world)), CODE, "sealed anew");
+    }
+}
+
+#[test]
 fn sealed_info_is_neither_read_nor_repeated_in_a_storage() {
     for stage in STAGES {
         let mut world = World::stored(Options { seal_info: Some(*stage), ..remembering() }, T0);
