@@ -520,43 +520,6 @@ mod tests {
     }
 
     #[test]
-    fn stages_have_names() {
-        let on = |name, value| initial(&[(name, value)]).map(|one| (one.keys.of(Kind::Session).len(), one.seal_info));
-        for (value, keys, stage) in [
-            (Value::Boolean(false), 1, Stage::Off),
-            (text("accept"), 2, Stage::Accept),
-            (Value::Boolean(true), 2, Stage::On),
-            (text("Only"), 1, Stage::Only),
-        ] {
-            assert_eq!(on("separate_keys", value.clone()).unwrap(), (keys, Stage::Off));
-            assert_eq!(on("seal_info", value).unwrap(), (1, stage));
-        }
-        for name in ["separate_keys", "seal_info"] {
-            for value in [text("true"), text(""), text("yes"), Value::Number(1.0), Value::List(vec![])] {
-                let problem = format!(r#"invalid {name} (true, false, "accept" or "only" expected)"#);
-                assert_eq!(error(&[(name, value)]), problem);
-            }
-        }
-    }
-
-    #[test]
-    fn a_context_needs_separate_keys() {
-        let with = |context| error(&[("separate_keys", text("only")), ("key_context", context)]);
-        assert_eq!((with(text("acme")), with(Value::Boolean(false))), (String::new(), String::new()));
-        assert_eq!(with(text("")), "invalid key_context (it is empty; false switches it off)");
-        assert_eq!(with(Value::Boolean(true)), "invalid key_context (string expected, got boolean)");
-        let alone = "invalid key_context (it has no effect without separate_keys)";
-        assert_eq!(error(&[("key_context", text("acme"))]), alone);
-        let defaults = initial(&[("separate_keys", text("only")), ("key_context", text("acme"))]).unwrap();
-        let off = read(&[("separate_keys", Value::Boolean(false)), ("key_context", Value::Boolean(false))]).unwrap();
-        let off = Configuration::new(off, &defaults).unwrap();
-        let again = Configuration::initial(Options::default(), Some(&defaults), getrandom::fill).unwrap();
-        let ikm = |one: &Configuration| *one.keys.of(Kind::Session)[0].ikm();
-        assert_eq!(ikm(&off), ikm(&again), "init keeps the key that the others are made of");
-        assert_ne!(ikm(&off), ikm(&defaults));
-    }
-
-    #[test]
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
         assert_eq!((one.bind, one.keys.of(Kind::Session).len()), (Flags::default(), 1));
