@@ -355,6 +355,9 @@ impl Session {
             act.check_sendable("destroy")?;
         }
         let mut lines = self.erase(act, Kind::Session, meta).await?;
+        if act.configuration.stored {
+            Box::pin(self.delete_other_sessions(act)).await?;
+        }
         if self.remembers() {
             lines.extend(self.erase_remember(act).await?);
         }

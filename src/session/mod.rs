@@ -43,6 +43,7 @@ mod info;
 pub mod keys;
 pub mod name;
 mod options;
+mod others;
 mod reading;
 pub mod record;
 pub mod times;

@@ -64,7 +64,13 @@ impl Session {
     }
 
     /// `number` is the cookie's among those of its name.
-    async fn read_candidate(&self, act: &Act, kind: Kind, cookie: &[u8], number: usize) -> Result<Opened, Error> {
+    pub(super) async fn read_candidate(
+        &self,
+        act: &Act,
+        kind: Kind,
+        cookie: &[u8],
+        number: usize,
+    ) -> Result<Opened, Error> {
         let (header, key) = act.verify(kind, cookie).await?;
         let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
@@ -91,7 +97,7 @@ impl Session {
 
 impl Act {
     /// The values of the request's first few cookies of that kind.
-    fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
         request::values(&self.cookies, self.name(kind)).take(CANDIDATES)
     }
 
