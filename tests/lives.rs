@@ -176,6 +176,14 @@ fn one_subject_only_where_that_is_enforced() {
 }
 
 #[test]
+fn subjects_that_are_long_numbers_are_told_apart() {
+    let mut world = World::new(Options { enforce_same_subject: Some(true), ..options("s") }, T0);
+    let payload = r#"[[{},"default",9007199254740991],[{},"shop",9007199254740990],[{},"blog",9007199254740991]]"#;
+    let session = world.sign_in(payload);
+    assert_eq!(session.payload, br#"[[{},"default",9007199254740991],[{},"blog",9007199254740991]]"#);
+}
+
+#[test]
 fn destroying_clears_everything() {
     both(&remembering(), |mut world| {
         world.sign_in(ADA);

@@ -364,3 +364,31 @@ fn cookies_that_may_open_again_are_left() {
     assert!(world.destroy().result.is_err());
     assert_eq!(cleared(&world), ["remember"]);
 }
+
+#[test]
+fn a_sign_out_ends_the_session_of_another_path_too() {
+    let mut world = World::stored(options("s"), T0);
+    world.sign_in(ADA);
+    let former = world.cookies.remove("session").unwrap();
+    world.sign_in(r#"[[{},"another"]]"#);
+    let another = world.cookies.remove("session").unwrap();
+    world.sign_in(ADA);
+    world.more_cookies.1 = format!("session=junk; session={another}; session={former}");
+    world.destroy().result.unwrap();
+    assert_eq!(world.open_error().as_deref(), Some("missing session audience"));
+    assert_eq!(world.memory.records.len(), 1, "another program's session stays");
+}
+
+#[test]
+fn a_session_that_was_saved_and_destroyed_leaves_nothing_behind() {
+    let mut world = World::stored(options("s"), T0);
+    world.sign_in(ADA);
+    let cookie = world.cookies["session"].clone();
+    let session = world.open().0;
+    let session = world.save(session).0;
+    // One request did both.
+    world.cookies.insert("session".into(), cookie.clone());
+    world.destroy_session(session).1.unwrap();
+    world.cookies.insert("session".into(), cookie);
+    assert_eq!(world.open_error().as_deref(), Some("unable to load session"));
+}

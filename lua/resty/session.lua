@@ -157,10 +157,10 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, v
   end
   respond(lines, warning)
   if key and value then
-    self.meta = new_meta(self.profile, now, key, value, known_at, opens, value_end)
+    self.meta = new_meta(self.profile.ikms[key], now, value, known_at, opens, value_end)
   end
   if remembered then
-    self.remember_meta = new_meta(self.profile, now, remembered.key, remembered.value, remembered.known_at)
+    self.remember_meta = new_meta(self.profile.remember_ikms[remembered.key], now, remembered.value, remembered.known_at)
   end
   return err
 end

@@ -17,6 +17,8 @@ pub const IKM_SIZE: usize = 32;
 
 const ENCRYPTION: &[u8] = b"encryption:";
 const AUTHENTICATION: &[u8] = b"authentication:";
+const INFO: &[u8] = b"info:";
+const SEPARATE: &[u8] = b"separate:";
 
 /// How slowly the encryption key of a remember cookie is derived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +113,29 @@ impl Key {
         let mut tag = [0; 16];
         tag.copy_from_slice(&hmac_sha256(&*key, message)[..16]);
         tag
+    }
+
+    /// The key that encrypts the info of session `sid`. Info is saved many times under one id, so each save needs
+    /// another nonce.
+    pub fn info(&self, sid: &[u8]) -> Zeroizing<[u8; KEY_SIZE]> {
+        let mut key = Zeroizing::new([0; KEY_SIZE]);
+        self.expand(INFO, sid, &mut *key);
+        key
+    }
+
+    /// A key that is derived from this one, for one purpose only.
+    ///
+    /// Two different lists of parts must never be the same bytes when they are joined.
+    #[must_use]
+    pub fn separate(&self, purpose: &[&[u8]]) -> Self {
+        let mut ikm = [0; IKM_SIZE];
+        let info: Vec<&[u8]> = [SEPARATE].into_iter().chain(purpose.iter().copied()).collect();
+        // 32 bytes of output are far from HKDF's limit.
+        let fits = self.extracted.expand_multi_info(&info, &mut ikm).is_ok();
+        debug_assert!(fits);
+        let key = Self::from_ikm(ikm);
+        ikm.zeroize();
+        key
     }
 
     fn expand(&self, usage: &[u8], sid: &[u8], output: &mut [u8]) {

@@ -10,6 +10,7 @@ pub mod cipher;
 pub mod compression;
 mod error;
 pub mod header;
+pub mod info;
 pub mod keys;
 pub mod request;
 pub mod seal;

@@ -17,7 +17,7 @@ use crate::bridge::{Answer as BridgeAnswer, Ticket};
 use crate::cookie::{Binding, Error as CookieError};
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Step, Task};
-use crate::session::{self, Act, Configuration, Error, Meta, Outcome, Session, State};
+use crate::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
 
 type HandleRef = LuaUserDataRef<Handle>;
 
@@ -141,7 +141,7 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
     let (handle, now, cookies, unsendable, problem, open, remember, forget, ..) = args;
     let (.., cookie, ikm, known_at, remembered, payload, index, info) = args;
     let configuration = &handle.configuration;
-    let metas = meta(configuration, cookie, ikm, known_at)
+    let metas = meta(configuration, Kind::Session, cookie, ikm, known_at)
         .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
     let (meta, remember_meta) = match metas {
         Ok(metas) => metas,
@@ -176,19 +176,21 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
 
 fn meta(
     configuration: &Configuration,
+    kind: Kind,
     cookie: Option<BString>,
     ikm: Option<BString>,
     known_at: Option<u64>,
 ) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
     let ikm = ikm.unwrap_or_default();
-    let key = configuration.keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
+    let keys = configuration.keys.of(kind);
+    let key = keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
     Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
     let text = |name: &str| table.get::<Option<BString>>(name).ok().flatten();
-    meta(configuration, text("value"), text("ikm"), table.get("known_at").ok())
+    meta(configuration, Kind::Remember, text("value"), text("ikm"), table.get("known_at").ok())
 }
 
 /// What an act is told of the request and the response.

@@ -8,9 +8,10 @@ use super::array::{self, NAMED_FIELDS};
 use super::hints::hint;
 use super::storages::{StorageHandle, StorageRef};
 use super::{Answer, answer};
+use crate::cookie::Key;
 use crate::session::configuration::{HEADERS, Value, WITH_REVOCATION};
 use crate::session::name::Name;
-use crate::session::{self, Configuration, Error, Options};
+use crate::session::{self, Configuration, Error, Kind, Options};
 
 /// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
 pub struct Handle {
@@ -133,6 +134,15 @@ fn lua_name(lua: &Lua, name: &Name) -> LuaResult<LuaValue> {
     }
 }
 
+/// The key material of each key, an array of strings.
+fn ikms(lua: &Lua, keys: &[Key]) -> LuaResult<LuaTable> {
+    let ikms = lua.create_table()?;
+    for key in keys {
+        ikms.raw_push(lua.create_string(key.ikm())?)?;
+    }
+    Ok(ikms)
+}
+
 /// What the shim needs to know of a configuration, and the handle to give back with every act. For a storage on the
 /// bridge there is a second handle, whose acts call the storage's methods in Lua.
 fn describe(
@@ -155,11 +165,8 @@ fn describe(
     table.set("subject", configuration.subject.as_ref().map(|subject| lua_name(lua, subject)).transpose()?)?;
     table.set("request_headers", configuration.request_headers.clone())?;
     table.set("response_headers", configuration.response_headers.clone())?;
-    let ikms = lua.create_table()?;
-    for key in &configuration.keys {
-        ikms.raw_push(lua.create_string(key.ikm())?)?;
-    }
-    table.set("ikms", ikms)?;
+    table.set("ikms", ikms(lua, configuration.keys.of(Kind::Session))?)?;
+    table.set("remember_ikms", ikms(lua, configuration.keys.of(Kind::Remember))?)?;
     let configuration = Rc::new(configuration);
     if let Some(storage) = storage {
         let storage = Some(storage.clone());

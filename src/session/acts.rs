@@ -176,7 +176,7 @@ impl Session {
         if opened.index.is_none() {
             // The next save keeps the other audiences, in both cookies.
             self.remember_meta = Some(Box::new(opened.meta));
-            (self.payload, self.info) = (opened.payload, opened.info);
+            (self.payload, self.info, self.warning) = (opened.payload, opened.info, opened.warning);
             return Err(error);
         }
         if act.unsendable.is_some() {
@@ -194,6 +194,7 @@ impl Session {
             index: opened.index,
             sole: opened.sole,
             info: opened.info,
+            warning: opened.warning,
             ..self.clone()
         };
         session.write(act, Kind::Remember).await?;
@@ -215,6 +216,7 @@ impl Session {
         self.index = opened.index;
         self.sole = opened.sole;
         self.info = opened.info;
+        self.warning = opened.warning;
         if self.index.is_none() {
             self.state = State::New;
             return Err(Error::MissingAudience);
@@ -304,7 +306,7 @@ impl Session {
         let configuration = &act.configuration;
         let idling_offset = u64::try_from(times::elapsed(&meta.header, act.now).rolling).unwrap_or(0);
         let binding = act.binding(meta.header.flags()).await;
-        meta.header = seal::touch(&meta.header, act.key(meta.key), &binding, idling_offset);
+        meta.header = seal::touch(&meta.header, act.key(Kind::Session, meta.key), &binding, idling_offset);
         let (name, attributes) = (&configuration.cookie_name, &configuration.attributes);
         meta.place = None;
         let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
@@ -374,6 +376,9 @@ impl Session {
             act.check_sendable("destroy")?;
         }
         let mut lines = self.erase(act, Kind::Session, meta).await?;
+        if act.configuration.stored {
+            Box::pin(self.delete_other_sessions(act)).await?;
+        }
         self.delete_remembered(act).await?;
         lines.extend(self.clear_remembered(act));
         if act.unsendable.is_none() {

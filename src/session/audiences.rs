@@ -175,6 +175,11 @@ pub fn retain_info(info: &[u8], mut keep: impl FnMut(&[u8]) -> bool) -> Option<V
     (!kept.is_empty()).then(|| [b"{", kept.join(&b","[..]).as_slice(), b"}"].concat())
 }
 
+/// The part of the info that stands under one name, as JSON.
+pub fn info_of<'a>(info: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    members(info).ok()?.into_iter().find(|member| *member.audience == *name).map(|member| member.value)
+}
+
 /// Whether it is an object of objects, as info is. An empty Lua table may be written as an array.
 pub fn check_info(info: &[u8]) -> Result<(), Error> {
     if info.trim_ascii() == b"[]" {

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 
 use super::Error;
+use super::Kind;
+use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
 use super::options::{Revocation, invalid};
@@ -32,8 +34,9 @@ pub const HEADERS: [(&str, &str); 10] = [
 pub struct Configuration {
     /// The options that this was made from, complete: the defaults of the next one.
     options: Options,
-    /// The current key, then the fallbacks in order. Never empty.
-    pub keys: Vec<Key>,
+    pub keys: Keys,
+    /// Whether the info of a stored session is encrypted.
+    pub seal_info: Stage,
     /// No program has given the current key: nobody else has it, and it is gone with the process.
     pub random_key: bool,
     /// With its prefix.
@@ -74,8 +77,8 @@ impl Configuration {
         let random_key = options.ikm.is_none() && previous.is_none_or(|previous| previous.random_key);
         if options.ikm.is_none() {
             options.ikm = Some(match previous {
-                Some(previous) => previous.keys[0].ikm().to_vec(),
-                None => {
+                Some(Self { options: Options { ikm: Some(ikm), .. }, .. }) => ikm.clone(),
+                _ => {
                     let mut ikm = [0; IKM_SIZE];
                     random(&mut ikm).map_err(Error::Random)?;
                     ikm.to_vec()
@@ -111,7 +114,8 @@ impl Configuration {
         let on = |option: Option<bool>| option.unwrap_or_default();
         let (cookie_name, remember_cookie_name) = cookie_names(&options, &prefix)?;
         Ok(Self {
-            keys: keys(&options)?,
+            keys: keys(&options, &cookie_name, &remember_cookie_name)?,
+            seal_info: options.seal_info.unwrap_or_default(),
             random_key,
             cookie_name,
             remember_cookie_name,
@@ -167,13 +171,28 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
     Ok(options)
 }
 
-fn keys(options: &Options) -> Result<Vec<Key>, Error> {
+fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Keys, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
     let mut keys = vec![key(options.ikm.as_deref().unwrap_or_default()).ok_or(Error::IkmSize)?];
     for fallback in options.ikm_fallbacks.iter().flatten() {
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
     }
-    Ok(keys)
+    let stage = options.separate_keys.unwrap_or_default();
+    let name = |kind| match kind {
+        Kind::Session => name,
+        Kind::Remember => remember_name,
+    };
+    Ok(Keys::new(keys, stage, name, key_context(options, stage)?))
+}
+
+/// What tells tenants apart; empty if nothing does.
+fn key_context(options: &Options, stage: Stage) -> Result<&[u8], Error> {
+    match options.key_context.as_ref().and_then(Option::as_deref) {
+        None => Ok(&[]),
+        Some([]) => Err(invalid("key_context", "it is empty; false switches it off")),
+        Some(_) if stage == Stage::Off => Err(invalid("key_context", "it has no effect without separate_keys")),
+        Some(context) => Ok(context),
+    }
 }
 
 /// The prefix of the cookies' names, and their attributes, as
@@ -312,26 +331,29 @@ mod tests {
         let defaults = initial(&[("cookie_name", text("sid")), ("idling_timeout", Value::Number(0.0))]).unwrap();
         let one = Configuration::new(read(&[("cookie_prefix", text("__Host-"))]).unwrap(), &defaults).unwrap();
         assert_eq!((&*one.cookie_name, one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
-        assert_eq!(one.keys[0].ikm(), defaults.keys[0].ikm());
+        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), defaults.keys.of(Kind::Session)[0].ikm());
     }
 
     #[test]
     fn init_keeps_its_key_and_nothing_else() {
         let first = initial(&[("cookie_name", text("sid"))]).unwrap();
         let second = Configuration::initial(Options::default(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!((second.keys[0].ikm(), &*second.cookie_name), (first.keys[0].ikm(), "session"));
+        assert_eq!(
+            (second.keys.of(Kind::Session)[0].ikm(), &*second.cookie_name),
+            (first.keys.of(Kind::Session)[0].ikm(), "session")
+        );
         let third =
             Configuration::initial(read(&[("secret", text("s"))]).unwrap(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!(third.keys[0].ikm(), &sha256(b"s"));
+        assert_eq!(third.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
     fn a_written_secret_wins_over_a_default_ikm_and_an_ikm_over_a_secret() {
         let ikm = "i".repeat(32);
         let defaults = initial(&[("ikm", text(&ikm)), ("secret", text("s"))]).unwrap();
-        assert_eq!(defaults.keys[0].ikm(), ikm.as_bytes());
+        assert_eq!(defaults.keys.of(Kind::Session)[0].ikm(), ikm.as_bytes());
         let one = Configuration::new(read(&[("secret", text("s"))]).unwrap(), &defaults).unwrap();
-        assert_eq!(one.keys[0].ikm(), &sha256(b"s"));
+        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
@@ -536,6 +558,6 @@ mod tests {
     #[test]
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
-        assert_eq!((one.bind, one.keys.len()), (Flags::default(), 1));
+        assert_eq!((one.bind, one.keys.of(Kind::Session).len()), (Flags::default(), 1));
     }
 }

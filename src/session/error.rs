@@ -36,6 +36,12 @@ pub enum Error {
     InfoEncoding(cookie::base64url::DecodeError),
     #[error("unable to json decode session info ({0})")]
     InfoFormat(&'static str),
+    #[error("unable to decrypt session info ({0})")]
+    DecryptInfo(cookie::info::Error),
+    #[error("unable to encrypt session info ({0})")]
+    EncryptInfo(cookie::info::Error),
+    #[error("unable to decrypt session info (it is not sealed, and seal_info = \"only\")")]
+    InfoNotSealed,
     #[error("unable to json encode session data")]
     NoPayload,
     #[error("unable to json decode session data ({0})")]
@@ -48,6 +54,8 @@ pub enum Error {
     Unsendable { act: &'static str, cause: String },
     #[error("unable to generate session id ({0})")]
     Random(getrandom::Error),
+    #[error("unable to generate nonce ({0})")]
+    Nonce(getrandom::Error),
     #[error("unable to store session data{0}")]
     Store(Cause),
     #[error("unable to store session info{0}")]
@@ -83,7 +91,7 @@ pub enum Error {
 impl Error {
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_))
+        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_) | Self::Nonce(_))
     }
 }
 

@@ -40,15 +40,22 @@ impl<'a> Name<'a> {
     }
 }
 
-/// JSON libraries write a number with fourteen digits: two that are equal so far are one name.
+/// Some JSON libraries write a number with fourteen digits only: such a number is the same name as each that it may have
+/// been. Two numbers that have more digits are the same name only if they are equal.
 impl PartialEq for Name<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Text(text), Self::Text(other)) | (Self::Other(text), Self::Other(other)) => text == other,
-            (Self::Number(number), Self::Number(other)) => number == other || lua_number(*number) == lua_number(*other),
+            (Self::Number(number), Self::Number(other)) => number == other || may_be_one(*number, *other),
             _ => false,
         }
     }
+}
+
+/// Whether one of two numbers may be the other one, written with fourteen digits.
+fn may_be_one(number: f64, other: f64) -> bool {
+    let text = lua_number(number);
+    text == lua_number(other) && text.parse().is_ok_and(|rounded: f64| rounded == number || rounded == other)
 }
 
 impl From<&str> for Name<'static> {
@@ -107,6 +114,16 @@ mod tests {
         ] {
             assert_eq!(lua_number(number), text);
         }
+    }
+
+    #[test]
+    fn two_long_numbers_are_two_names() {
+        let [one, other] = [Name::from_json(b"1234567890123456"), Name::from_json(b"1234567890123457")];
+        let rounded = Name::from_json(b"1.2345678901235e+15");
+        assert_ne!(one, other);
+        assert!(one == rounded && other == rounded, "either may have been written so");
+        assert_ne!(Name::Number(0.1 + 0.2), Name::Number(0.300_000_000_000_000_1));
+        assert_eq!(Name::Number(0.1 + 0.2), Name::Number(0.3));
     }
 
     #[test]

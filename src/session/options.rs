@@ -1,6 +1,7 @@
 //! The options of a session: what a program may write, of which type, and the defaults.
 
 use super::Error;
+use super::keys::Stage;
 use super::name::{Name, lua_number};
 
 /// An option's value as a program wrote it, in no language's types.
@@ -32,7 +33,7 @@ impl Value {
 }
 
 /// A type that an option can have.
-trait Setting: Sized {
+pub(super) trait Setting: Sized {
     /// # Errors
     ///
     /// Why the value is not of this type.
@@ -197,6 +198,9 @@ options! {
     request_headers: Vec<String> = None,
     response_headers: Vec<String> = None,
     revocation: Revocation = None,
+    separate_keys: Stage = Some(Stage::Off),
+    key_context: Option<Vec<u8>> = None,
+    seal_info: Stage = Some(Stage::Off),
 }
 
 /// Options that mean nothing without `revocation`, and are accepted.

@@ -3,6 +3,7 @@
 use super::audiences::{self, Sole};
 use super::effect::Get;
 use super::error::Cause;
+use super::info::Found;
 use super::{Act, Error, Kind, Meta, Session, record};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::seal::{self, Opener};
@@ -21,6 +22,8 @@ pub(super) struct Opened {
     pub index: Option<usize>,
     pub sole: Option<Sole>,
     pub info: Option<Vec<u8>>,
+    /// What is wrong with it, although the session opens.
+    pub warning: Option<String>,
 }
 
 impl Session {
@@ -61,19 +64,26 @@ impl Session {
     }
 
     /// `number` is the cookie's among those of its name.
-    async fn read_candidate(&self, act: &Act, kind: Kind, cookie: &[u8], number: usize) -> Result<Opened, Error> {
+    pub(super) async fn read_candidate(
+        &self,
+        act: &Act,
+        kind: Kind,
+        cookie: &[u8],
+        number: usize,
+    ) -> Result<Opened, Error> {
         let (header, key) = act.verify(kind, cookie).await?;
-        let (payload, initial_chunk, info) = if act.configuration.stored {
+        let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = seal::open(&header, act.key(key), act.safety(kind), &record.ciphertext)?;
-            (payload, String::new(), record.info)
+            let payload = seal::open(&header, act.key(kind, key), act.safety(kind), &record.ciphertext)?;
+            let info = record.info.map(|info| act.open_info(kind, key, &header, info)).transpose()?;
+            (payload, String::new(), info.unwrap_or_default())
         } else {
             let first = &cookie[ENCODED_SIZE..];
             let payload = act.open_cookies(kind, &header, key, first, number)?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
-            (payload, initial_chunk, None)
+            (payload, initial_chunk, Found::default())
         };
         let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
         let entries = audiences::entries(&payload)?;
@@ -81,13 +91,13 @@ impl Session {
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
         let place = request::place(&act.cookies, cookie);
         let meta = Meta { header, key, initial_chunk, known_at: act.now, place };
-        Ok(Opened { meta, payload, index, sole, info })
+        Ok(Opened { meta, payload, index, sole, info, warning })
     }
 }
 
 impl Act {
     /// The values of the request's first few cookies of that kind.
-    fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
         request::values(&self.cookies, self.name(kind)).take(CANDIDATES)
     }
 
@@ -102,7 +112,7 @@ impl Act {
             Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
         }
         let binding = self.binding(header.flags()).await;
-        let key = seal::verify(&header, &self.configuration.keys, &binding)?;
+        let key = seal::verify(&header, self.configuration.keys.of(kind), &binding)?;
         Ok((header, key))
     }
 
@@ -117,7 +127,7 @@ impl Act {
                 continue;
             }
             let binding = self.binding(header.flags()).await;
-            if seal::verify(&header, &self.configuration.keys, &binding).is_ok() {
+            if seal::verify(&header, self.configuration.keys.of(kind), &binding).is_ok() {
                 authentic.push(header);
             }
             if authentic.len() == CANDIDATES {
@@ -149,7 +159,7 @@ impl Act {
         first: &[u8],
         number: usize,
     ) -> Result<Vec<u8>, Error> {
-        let opener = Opener::new(header, self.key(key), self.safety(kind));
+        let opener = Opener::new(header, self.key(kind, key), self.safety(kind));
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {

@@ -60,7 +60,7 @@ impl Session {
         let creation_time = before.map_or(act.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
         let seal = Seal {
-            key: act.key(0),
+            key: act.key(kind, 0),
             sid: act.fresh_sid()?,
             flags: configuration.bind.with(Flags::STORED, configuration.stored).with(Flags::FORGET, forget),
             creation_time,
@@ -74,10 +74,11 @@ impl Session {
 
     async fn store(&self, act: &Act, kind: Kind, sealed: &Sealed) -> Result<(), Error> {
         let age = act.now.saturating_sub(sealed.header.creation_time());
+        let info = self.info.as_deref().map(|info| act.seal_info(kind, 0, &sealed.header, info)).transpose()?;
         let set = Set {
             name: act.name(kind).clone(),
             key: act.storage_key(&sealed.header),
-            value: record::encode(sealed.payload.as_bytes(), self.info.as_deref()),
+            value: record::encode(sealed.payload.as_bytes(), info.as_deref()),
             ttl: act.timeouts(kind).record_ttl(age, 0),
             current_time: act.now,
             old_must_exist: self.meta_of(kind).is_some_and(|meta| act.must_exist(kind, meta)),
@@ -195,11 +196,12 @@ impl Act {
         let ciphertext = record::decode(text).map_err(|error| failed(error.to_string()))?.ciphertext;
         // Nobody has authenticated it here, and it is to stand between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
+        let info = self.seal_info(kind, meta.key, &meta.header, info)?;
         let age = self.now.saturating_sub(meta.header.creation_time());
         let update = Update {
             name,
             key,
-            value: record::encode(&ciphertext, Some(info)),
+            value: record::encode(&ciphertext, Some(&info)),
             ttl: self.timeouts(kind).record_ttl(age, age.saturating_sub(meta.header.rolling_offset())),
             current_time: self.now,
         };
@@ -221,8 +223,8 @@ impl Act {
         Ok(sid)
     }
 
-    pub(super) fn key(&self, index: usize) -> &cookie::Key {
-        &self.configuration.keys[index]
+    pub(super) fn key(&self, kind: Kind, index: usize) -> &cookie::Key {
+        &self.configuration.keys.of(kind)[index]
     }
 
     pub(super) fn name(&self, kind: Kind) -> &Rc<str> {

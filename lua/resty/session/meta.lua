@@ -37,13 +37,13 @@ function lazy_meta.__index(meta, name)
   return rawget(meta, name)
 end
 
--- `value` is that of the first cookie, or where it starts in the Cookie header `read`; it ends at `read_to`. `known_at` is
--- when its record was last known to exist: when it was opened or saved.
-local function new(profile, now, key, value, known_at, read, read_to)
+-- `ikm` is the key material that authenticates it. `value` is that of the first cookie, or where it starts in the Cookie
+-- header `read`; it ends at `read_to`. `known_at` is when its record was last known to exist: when it was opened or saved.
+local function new(ikm, now, value, known_at, read, read_to)
   return setmetatable({
     timestamp = now,
     known_at = known_at or now,
-    ikm = profile.ikms[key],
+    ikm = ikm,
     value = not read_to and value or nil,
     read = read_to and read,
     read_from = read_to and value,

@@ -34,7 +34,8 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field remember boolean
 ---@field audience string|number
 ---@field subject string|number|nil
----@field ikms string[]
+---@field ikms string[] of the session cookie, as `remember_ikms` of the remember cookie
+---@field remember_ikms string[]
 ---@field request_headers string[]
 ---@field response_headers string[]
 ---@field rivals table? profiles whose cookies' names collide with this one's

@@ -1,0 +1,108 @@
+//! Sealed info: the info of a stored session, encrypted with a key of its own and bound to the session's header.
+//!
+//! base64url of a random nonce (12 bytes), the AES-256-GCM ciphertext, and the tag (16 bytes). The key comes from the
+//! session's by HKDF; see [`Key::info`]. The additional data are the header's bytes 0–46, which a touch does not change.
+
+use super::base64url::{self, DecodeError};
+use super::cipher::{CipherError, NONCE_SIZE, OneTimeKey};
+use super::header::{Header, Tag};
+use super::keys::Key;
+
+const TAG_SIZE: usize = size_of::<Tag>();
+
+/// A nonce, which must be random and used once.
+pub type Nonce = [u8; NONCE_SIZE];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Encoding(#[from] DecodeError),
+    #[error(transparent)]
+    Cipher(#[from] CipherError),
+    #[error("too short")]
+    Size,
+}
+
+/// Encrypts the info of the session with this header.
+///
+/// # Errors
+///
+/// More data than AES-GCM can encrypt.
+pub fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Result<String, Error> {
+    let mut sealed = Vec::with_capacity(NONCE_SIZE + info.len() + TAG_SIZE);
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(info);
+    let cipher = cipher(key, header, nonce);
+    let tag = cipher.encrypt(&mut sealed[NONCE_SIZE..], header.additional_data())?;
+    sealed.extend_from_slice(&tag);
+    Ok(base64url::encode(&sealed))
+}
+
+/// Decrypts the info of the session with this header.
+///
+/// # Errors
+///
+/// The text is not what [`seal`] made with this key for this header.
+pub fn open(key: &Key, header: &Header, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut data = base64url::decode(sealed)?;
+    let tag: Tag = *data.last_chunk().ok_or(Error::Size)?;
+    data.truncate(data.len() - TAG_SIZE);
+    let nonce: Nonce = *data.first_chunk().ok_or(Error::Size)?;
+    data.drain(..NONCE_SIZE);
+    cipher(key, header, nonce).decrypt(&mut data, header.additional_data(), &tag)?;
+    Ok(data)
+}
+
+fn cipher(key: &Key, header: &Header, nonce: Nonce) -> OneTimeKey {
+    OneTimeKey { key: *key.info(header.sid()), nonce }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cookie::header::Fields;
+    use crate::cookie::{Flags, RememberSafety};
+
+    fn header(sid: [u8; 32], creation_time: u64) -> Header {
+        Header::new(&Fields { flags: Flags::STORED, sid, creation_time, rolling_offset: 0, data_size: 4 }).unwrap()
+    }
+
+    #[test]
+    fn info_opens_with_its_own_key_and_header_only() {
+        let (key, other) = (Key::from_secret(b"s"), Key::from_secret(b"t"));
+        let own = header([1; 32], 5);
+        for info in [&b""[..], b"{}", &[0xff; 10_000]] {
+            let sealed = seal(&key, &own, [7; 12], info).unwrap();
+            assert_eq!(open(&key, &own, sealed.as_bytes()).unwrap(), info);
+            assert!(open(&other, &own, sealed.as_bytes()).is_err());
+            assert!(open(&key, &header([2; 32], 5), sealed.as_bytes()).is_err(), "another session");
+            assert!(open(&key, &header([1; 32], 6), sealed.as_bytes()).is_err(), "another creation time");
+        }
+        let mut touched = own.clone();
+        touched.set_idling_offset(9);
+        touched.set_mac(&[1; 16]);
+        let sealed = seal(&key, &own, [7; 12], b"{}").unwrap();
+        assert_eq!(open(&key, &touched, sealed.as_bytes()).unwrap(), b"{}", "a touch changes nothing");
+    }
+
+    #[test]
+    fn every_change_of_a_byte_is_refused() {
+        let (key, own) = (Key::from_secret(b"s"), header([1; 32], 5));
+        let sealed = seal(&key, &own, [7; 12], br#"{"default":{"code":1}}"#).unwrap().into_bytes();
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            assert!(open(&key, &own, &changed).is_err(), "{at}");
+            assert!(open(&key, &own, &sealed[..at]).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn its_key_is_neither_the_payload_s_nor_the_mac_s() {
+        let key = Key::from_secret(b"s");
+        let encryption = key.encryption(&[1; 32], RememberSafety::None);
+        assert_ne!(*key.info(&[1; 32]), encryption.key);
+        assert_ne!(key.info(&[1; 32])[..16], key.mac(&[1; 32], &[])[..]);
+        assert_ne!(*key.info(&[1; 32]), *key.info(&[2; 32]));
+    }
+}

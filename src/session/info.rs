@@ -1,0 +1,88 @@
+//! Sealed info in a record.
+//!
+//! A record's info is JSON, `{audience: {…}}`. Sealed, it is an object with one member, whose name no audience has:
+//! `{"\u0000sealed":{"text":"…"}}`. So whoever does not know of sealing takes it for another audience's info.
+
+use super::{Act, Error, Kind, audiences};
+use crate::cookie::{self, Header};
+
+/// The reserved name. Names that start with a NUL are the library's own, as those of audiences that are numbers.
+const NAME: &[u8] = b"\0sealed";
+const BEFORE: &[u8] = br#"{"\u0000sealed":{"text":""#;
+const AFTER: &[u8] = br#""}}"#;
+
+/// A record's info as it can be used.
+#[derive(Default)]
+pub(super) struct Found {
+    pub info: Option<Vec<u8>>,
+    /// What was wrong with the rest.
+    pub warning: Option<String>,
+}
+
+impl Act {
+    /// A session's info as its record holds it.
+    pub(super) fn seal_info(&self, kind: Kind, key: usize, header: &Header, info: &[u8]) -> Result<Vec<u8>, Error> {
+        if !self.configuration.seal_info.writes() {
+            return Ok(info.to_vec());
+        }
+        let mut nonce = cookie::info::Nonce::default();
+        (self.random)(&mut nonce).map_err(Error::Nonce)?;
+        let sealed = cookie::info::seal(self.key(kind, key), header, nonce, info).map_err(Error::EncryptInfo)?;
+        Ok([BEFORE, sealed.as_bytes(), AFTER].concat())
+    }
+
+    /// The info that a record holds. While plain info is read too, what does not open is left out: it was sealed for
+    /// another record and brought here by a server that does not know of sealing.
+    ///
+    /// # Errors
+    ///
+    /// It must be sealed, and is not, or not for this record.
+    pub(super) fn open_info(&self, kind: Kind, key: usize, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
+        let stage = self.configuration.seal_info;
+        if !stage.reads() {
+            return Ok(Found { info: Some(info), warning: None });
+        }
+        let Some(sealed) = sealed_text(&info) else { return plain(info, stage.reads_plain()) };
+        let opened = cookie::info::open(self.key(kind, key), header, sealed).map_err(Error::DecryptInfo);
+        match opened.and_then(|opened| audiences::check_info(&opened).map(|()| opened)) {
+            Ok(opened) => Ok(Found { info: Some(opened), warning: None }),
+            Err(error) if stage.reads_plain() => {
+                Ok(Found { info: without_sealed(&info), warning: Some(error.to_string()) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn plain(info: Vec<u8>, accepted: bool) -> Result<Found, Error> {
+    if accepted { Ok(Found { info: Some(info), warning: None }) } else { Err(Error::InfoNotSealed) }
+}
+
+/// The text that was sealed, if the info holds any.
+fn sealed_text(info: &[u8]) -> Option<&[u8]> {
+    audiences::info_of(info, NAME)?.strip_prefix(br#"{"text":""#)?.strip_suffix(br#""}"#)
+}
+
+fn without_sealed(info: &[u8]) -> Option<Vec<u8>> {
+    audiences::retain_info(info, |name| name != NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_text_is_found_among_others_too() {
+        for info in [
+            r#"{"\u0000sealed":{"text":"AB-_"}}"#,
+            r#"{"a":{"x":1},"\u0000sealed":{"text":"AB-_"}}"#,
+            r#" { "\u0000sealed" : {"text":"AB-_"} , "a":{}}"#,
+        ] {
+            assert_eq!(sealed_text(info.as_bytes()).unwrap(), b"AB-_", "{info}");
+            assert!(audiences::check_info(info.as_bytes()).is_ok(), "{info}");
+        }
+        for info in ["{}", "[]", r#"{"sealed":{"text":"AB-_"}}"#, r#"{"\u0000sealed":{}}"#, r#"{"\u0000sealed":[]}"#] {
+            assert_eq!(sealed_text(info.as_bytes()), None, "{info}");
+        }
+    }
+}
