@@ -60,9 +60,8 @@ impl Meta {
     /// From the value of the first cookie.
     pub fn from_value(mut value: Vec<u8>, key: usize, known_at: u64) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
-        if header.flags().contains(Flags::STORED) {
-            // Whatever somebody put behind the header is not ours.
-            value.truncate(ENCODED_SIZE);
+        if header.flags().contains(Flags::STORED) && value.len() > ENCODED_SIZE {
+            return Err(cookie::Error::BehindHeader.into());
         }
         value.drain(..ENCODED_SIZE);
         let initial_chunk = String::from_utf8(value).map_err(|_| cookie::Error::InvalidPayload)?;

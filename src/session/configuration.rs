@@ -2,6 +2,9 @@
 
 use std::rc::Rc;
 
+mod protection;
+
+pub use self::protection::Protection;
 use super::Error;
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
@@ -27,6 +30,10 @@ pub const HEADERS: [(&str, &str); 10] = [
     ("absolute-timeout", "Session-Absolute-Timeout"),
     ("absolute_timeout", "Session-Absolute-Timeout"),
 ];
+
+/// What to say of `remember_safety = "None"`.
+const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name opens, even after \
+                       the session's own timeouts";
 
 /// Everything that a session's acts need to know, made from options once and used many times.
 pub struct Configuration {
@@ -60,6 +67,7 @@ pub struct Configuration {
     /// Bytes.
     pub compression_threshold: u64,
     pub bind: Flags,
+    pub protection: Protection,
     pub request_headers: Vec<String>,
     pub response_headers: Vec<String>,
     /// Whether the payload lives in a storage instead of the cookie.
@@ -105,6 +113,17 @@ impl Configuration {
         Ok(Self { stored, ..self })
     }
 
+    /// The most bytes of JSON that the data may have, and the info.
+    pub fn max_data_size(&self) -> usize {
+        self.protection.max_data_size(self.stored)
+    }
+
+    /// What the log should say of this configuration, once.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let renamed = self.remember_safety == RememberSafety::None && !self.stored;
+        renamed.then_some(RENAMED).into_iter().collect()
+    }
+
     fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, attributes) = cookie(&options)?;
@@ -139,6 +158,7 @@ impl Configuration {
             touch_threshold: number(options.touch_threshold),
             compression_threshold: number(options.compression_threshold),
             bind: bind(options.bind.as_deref().unwrap_or_default())?,
+            protection: Protection::read(&options)?,
             request_headers: header_names(&options.request_headers)?,
             response_headers: header_names(&options.response_headers)?,
             stored: false,

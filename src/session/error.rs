@@ -21,6 +21,8 @@ pub enum Error {
     RememberAbsoluteTimeoutExceeded,
     #[error("session remember rolling timeout exceeded")]
     RememberRollingTimeoutExceeded,
+    #[error("session was {0} more than a day ahead of this server's clock")]
+    Ahead(&'static str),
     #[error("invalid session idling offset")]
     InvalidIdlingOffset,
     #[error("missing session audience")]
@@ -32,6 +34,8 @@ pub enum Error {
     RecordFormat(serde_json::Error),
     #[error("unable to json decode session (array with a ciphertext expected)")]
     RecordShape,
+    #[error("session maximum info size exceeded (max_data_size is {0} bytes)")]
+    InfoSize(usize),
     #[error("unable to base64url decode session info ({0})")]
     InfoEncoding(cookie::base64url::DecodeError),
     #[error("unable to json decode session info ({0})")]

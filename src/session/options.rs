@@ -193,6 +193,7 @@ options! {
     store_metadata: bool = Some(false),
     touch_threshold: u64 = Some(60),
     compression_threshold: u64 = Some(1024),
+    max_data_size: u64 = None,
     bind: Vec<Vec<u8>> = None,
     request_headers: Vec<String> = None,
     response_headers: Vec<String> = None,

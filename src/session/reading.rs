@@ -3,7 +3,7 @@
 use super::audiences::{self, Sole};
 use super::effect::Get;
 use super::error::Cause;
-use super::{Act, Error, Kind, Meta, Session, record};
+use super::{Act, Error, Kind, Meta, Session, record, times};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::seal::{self, Opener};
 use crate::cookie::{self, Flags, Header, chunks, request};
@@ -66,7 +66,7 @@ impl Session {
         let (payload, initial_chunk, info) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = seal::open(&header, act.key(key), act.safety(kind), &record.ciphertext)?;
+            let payload = act.opener(kind, &header, key).open(&record.ciphertext)?;
             (payload, String::new(), record.info)
         } else {
             let first = &cookie[ENCODED_SIZE..];
@@ -97,12 +97,16 @@ impl Act {
         if header.flags().contains(Flags::STORED) != self.configuration.stored {
             return Err(Error::InvalidFlags);
         }
+        if self.configuration.stored && cookie.len() > ENCODED_SIZE {
+            return Err(cookie::Error::BehindHeader.into());
+        }
         match kind {
             Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
             Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
         }
         let binding = self.binding(header.flags()).await;
         let key = seal::verify(&header, &self.configuration.keys, &binding)?;
+        times::check_clock(&header, self.now)?;
         Ok((header, key))
     }
 
@@ -137,39 +141,43 @@ impl Act {
         first: &[u8],
         number: usize,
     ) -> Result<Vec<u8>, Error> {
-        let opener = Opener::new(header, self.key(key), self.safety(kind));
+        let opener = self.opener(kind, header, key);
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
             return Ok(opener.open(first)?);
+        }
+        if first.len() != chunks::part_size(self.name(kind), header.data_size(), 1) {
+            return Err(cookie::Error::InvalidPayload.into());
         }
         let places = (2..=count).map(|chunk| self.chunk_candidates(kind, header, chunk));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         open_chunks(&opener, first, &places, number)
     }
 
-    /// What the cookies with a chunk's name hold: those of the right size, if there are any.
+    /// What the cookies with a chunk's name hold that are of the right size.
     fn chunk_candidates(&self, kind: Kind, header: &Header, number: usize) -> Result<Vec<&[u8]>, Error> {
         let name = self.name(kind);
-        let mut values: Vec<&[u8]> = Vec::with_capacity(1);
+        let size = chunks::part_size(name, header.data_size(), number);
+        let (mut values, mut problem): (Vec<&[u8]>, _) = (Vec::with_capacity(1), cookie::Error::MissingChunk);
         for value in request::values(&self.cookies, &chunks::name(name, number)).take(CANDIDATES) {
-            if !values.contains(&value) {
+            problem = cookie::Error::InvalidPayload;
+            if value.len() == size && !values.contains(&value) {
                 values.push(value);
             }
         }
-        if values.len() > 1 {
-            let size = chunks::part_size(name, header.data_size(), number);
-            if values.iter().any(|value| value.len() == size) {
-                values.retain(|value| value.len() == size);
-            }
-        }
-        if values.is_empty() { Err(cookie::Error::MissingChunk.into()) } else { Ok(values) }
+        if values.is_empty() { Err(problem.into()) } else { Ok(values) }
+    }
+
+    /// What opens the payload of a header that a key authenticates.
+    fn opener<'a>(&'a self, kind: Kind, header: &'a Header, key: usize) -> Opener<'a> {
+        Opener::new(header, self.key(key), self.safety(kind)).up_to(self.configuration.max_data_size())
     }
 
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
         let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
         let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
-        record::decode(text)
+        record::decode(text, self.configuration.max_data_size())
     }
 }
 

@@ -56,6 +56,7 @@ impl Session {
 
     async fn seal(&self, act: &Act, kind: Kind, previous: Option<&Meta>) -> Result<Sealed, Error> {
         let configuration = &act.configuration;
+        self.check_sizes(configuration.max_data_size())?;
         let before = previous.map(|meta| &meta.header);
         let creation_time = before.map_or(act.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
@@ -117,6 +118,16 @@ impl Session {
             set_cookie::merge(&mut lines, self.erase(act, Kind::Remember, meta).await?);
         }
         Ok(lines)
+    }
+
+    fn check_sizes(&self, limit: usize) -> Result<(), Error> {
+        if self.payload.len() > limit {
+            return Err(cookie::Error::DataTooLarge(limit).into());
+        }
+        match &self.info {
+            Some(info) if info.len() > limit => Err(Error::InfoSize(limit)),
+            _ => Ok(()),
+        }
     }
 
     fn meta_of(&self, kind: Kind) -> Option<&Meta> {
@@ -200,7 +211,11 @@ impl Act {
             Err(None) => return Ok(false),
             Err(Some(cause)) => return Err(failed(cause)),
         };
-        let ciphertext = record::decode(text).map_err(|error| failed(error.to_string()))?.ciphertext;
+        let limit = self.configuration.max_data_size();
+        if info.len() > limit {
+            return Err(Error::InfoSize(limit));
+        }
+        let ciphertext = record::decode(text, limit).map_err(|error| failed(error.to_string()))?.ciphertext;
         // Nobody has authenticated it here, and it is to stand between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
         let age = self.now.saturating_sub(meta.header.creation_time());
