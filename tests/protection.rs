@@ -1,4 +1,5 @@
-//! What limits a cookie or a record: the size of its data, its times, and its text.
+//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; and renewal after a change
+//! of secrets. Each option is switched on and off without signing anybody out.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -208,4 +209,113 @@ fn a_payload_is_cut_into_chunks_in_one_way_only() {
         world.cookies.get_mut(to).unwrap().insert(0, last);
         assert_eq!(world.open_error().as_deref(), Some("invalid session payload"), "moved to {to}");
     }
+}
+
+// Bindings and secrets --------------------------------------------------------------------------------------------
+
+fn bound(names: &[&str], require: bool) -> Options {
+    Options {
+        bind: Some(names.iter().map(|name| name.as_bytes().to_vec()).collect()),
+        require_bind: Some(require),
+        ..remembering("s")
+    }
+}
+
+#[test]
+fn a_cookie_without_the_required_bindings_does_not_open() {
+    both(&bound(&["scheme"], false), |mut world| {
+        world.binding.scheme = b"https".to_vec();
+        world.sign_in(ADA);
+        let good = world.cookies.clone();
+        for (names, missing) in
+            [(&["ip"][..], Some("ip")), (&["scheme", "ip", "user_agent"], Some("ip, user-agent")), (&["scheme"], None)]
+        {
+            world.configure(bound(names, true));
+            let expected = missing.map(|names| format!("session is not bound to {names}, as require_bind demands"));
+            assert_eq!(world.open_error(), expected);
+            world.configure(bound(names, false));
+            assert_eq!(world.open_error(), None, "off by default: {names:?}");
+            world.cookies = good.clone();
+        }
+        // A remember cookie is no way around it.
+        world.configure(bound(&["ip"], true));
+        world.cookies.remove("session");
+        assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
+        world.binding.scheme = b"http".to_vec();
+        world.cookies = good;
+        let mac = "invalid session message authentication code";
+        assert_eq!(world.open_error().as_deref(), Some(mac), "the MAC counts first");
+    });
+}
+
+/// `bind` first; once every cookie was saved with it, `require_bind`. Off at any time.
+#[test]
+fn bindings_become_required_and_optional_again_without_signing_anybody_out() {
+    both(&remembering("s"), |mut world| {
+        world.binding.remote_addr = b"192.0.2.1".to_vec();
+        world.sign_in(ADA);
+        world.configure(bound(&["ip"], false));
+        for _ in 0..6 {
+            world.now += 600;
+            assert!(world.start().1.result.is_ok());
+        }
+        let (session, _) = world.open();
+        assert!(session.meta.unwrap().header.flags().contains(Flags::BIND_IP), "within the rolling timeout");
+        world.configure(bound(&["ip"], true));
+        assert!(world.start().1.result.is_ok());
+        world.configure(bound(&["ip"], false));
+        assert!(world.start().1.result.is_ok());
+        world.configure(bound(&[], false));
+        assert!(world.start().1.result.is_ok());
+    });
+}
+
+fn rotated(renew: bool, fallbacks: &[&str]) -> Options {
+    Options {
+        secret_fallbacks: Some(fallbacks.iter().map(|secret| secret.as_bytes().to_vec()).collect()),
+        renew_fallback: Some(renew),
+        ..remembering("new")
+    }
+}
+
+#[test]
+fn a_refresh_renews_what_a_fallback_key_opened() {
+    both(&remembering("old"), |mut world| {
+        world.sign_in(ADA);
+        let created = Header::decode(world.cookies["remember"].as_bytes()).unwrap().creation_time();
+        world.now += 1;
+        world.configure(rotated(false, &["older", "old"]));
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty(), "off by default");
+
+        world.configure(rotated(true, &["older", "old"]));
+        world.unsendable = Some("the response header was sent already".into());
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty());
+        world.unsendable = None;
+        world.open();
+        assert!(world.lines.is_empty(), "only a refresh saves");
+        let before = world.cookies.clone();
+        world.start().1.result.unwrap();
+        assert_eq!(world.lines.len(), 2, "session cookie and remember cookie");
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty(), "once");
+
+        // The retired secret goes.
+        world.configure(rotated(true, &[]));
+        assert_eq!(world.open_error(), None);
+        let remember = world.cookies["remember"].clone();
+        assert_eq!(Header::decode(remember.as_bytes()).unwrap().creation_time(), created, "the same sign-in");
+        world.cookies.remove("session");
+        assert_eq!(world.open_error(), None);
+
+        // A remember cookie under the old secret beside a session under the new one.
+        world.configure(rotated(true, &["old"]));
+        world.cookies.insert("remember".into(), before["remember"].clone());
+        world.start().1.result.unwrap();
+        assert_eq!(world.lines.len(), 2);
+        world.configure(rotated(false, &[]));
+        world.cookies.remove("session");
+        assert_eq!(world.open_error(), None);
+    });
 }

@@ -295,8 +295,12 @@ impl Session {
         Ok(())
     }
 
-    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved.
+    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved; the remember
+    /// cookie too if a fallback key opens it, and what such a key opens is to be renewed.
     pub async fn refresh(&mut self, act: &Act) -> Result<(), Error> {
+        if act.configuration.protection.renew_fallback && Box::pin(self.renew(act)).await? {
+            return Ok(());
+        }
         let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
         let configuration = &act.configuration;
         match configuration.timeouts.refresh(&meta.header, act.now, configuration.touch_threshold) {
@@ -311,6 +315,36 @@ impl Session {
             }
             Refresh::Nothing => Ok(()),
         }
+    }
+
+    /// Saves what a fallback key opened, the session or its remember cookie, if the response can set cookies. Returns
+    /// whether there was anything.
+    async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
+        let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
+        let by_fallback = meta.key > 0;
+        let remembered = self.find_fallback_remember(act).await;
+        if !by_fallback && !remembered {
+            return Ok(false);
+        }
+        self.check()?;
+        self.write(act, Kind::Session).await?;
+        if remembered {
+            self.write_remember(act, true).await;
+        }
+        Ok(true)
+    }
+
+    /// Looks for a remember cookie of the request that a fallback key opens. One whose record can't be asked for stays
+    /// as it is.
+    async fn find_fallback_remember(&mut self, act: &Act) -> bool {
+        if !self.remembers() || self.remember_meta.is_some() || act.configuration.keys.len() == 1 {
+            return false;
+        }
+        if act.verified(Kind::Remember).await.first().is_none_or(|meta| meta.key == 0) {
+            return false;
+        }
+        self.remember_meta = self.find_remember(act, true).await.ok().flatten().map(Box::new);
+        self.remember_meta.is_some()
     }
 
     /// Drops the current audience; the last one takes the whole session along.

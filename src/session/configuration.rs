@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 mod protection;
+mod secure;
 
 pub use self::protection::Protection;
 use super::Error;
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
-use super::options::{Revocation, invalid};
+use super::options::{Revocation, Secure, invalid};
 use super::times::Timeouts;
 use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
@@ -72,6 +73,8 @@ pub struct Configuration {
     pub response_headers: Vec<String>,
     /// Whether the payload lives in a storage instead of the cookie.
     pub stored: bool,
+    /// What holds for requests over HTTPS, if that is not the same.
+    https: Option<Rc<Self>>,
 }
 
 impl Configuration {
@@ -110,7 +113,7 @@ impl Configuration {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
             return Err(invalid("revocation", cause));
         }
-        Ok(Self { stored, ..self })
+        Ok(Self { stored, https: self.make_https(stored)?, ..self })
     }
 
     /// The most bytes of JSON that the data may have, and the info.
@@ -129,6 +132,7 @@ impl Configuration {
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
+        let bind = bind(options.bind.as_deref().unwrap_or_default())?;
         Ok(Self {
             keys: keys(&options)?,
             random_key,
@@ -157,11 +161,12 @@ impl Configuration {
             store_metadata: on(options.store_metadata),
             touch_threshold: number(options.touch_threshold),
             compression_threshold: number(options.compression_threshold),
-            bind: bind(options.bind.as_deref().unwrap_or_default())?,
-            protection: Protection::read(&options)?,
+            bind,
+            protection: Protection::read(&options, bind)?,
             request_headers: header_names(&options.request_headers)?,
             response_headers: header_names(&options.response_headers)?,
             stored: false,
+            https: None,
             options,
         })
     }
@@ -204,6 +209,7 @@ fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
     if !host && !matches!(prefix.as_str(), "" | "__Secure-") {
         return Err(invalid("cookie_prefix", "\"__Host-\" or \"__Secure-\" expected"));
     }
+    secure::check(options)?;
     let path = attribute("cookie_path", &options.cookie_path)?;
     let domain = attribute("cookie_domain", &options.cookie_domain)?;
     let same_site = one_of("cookie_same_site", &options.cookie_same_site, &["Lax", "Strict", "None", "Default"])?;
@@ -214,7 +220,7 @@ fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
         return Err(Error::SamePartyStrict);
     }
     let attributes = Attributes {
-        secure: options.cookie_secure == Some(true)
+        secure: options.cookie_secure == Some(Secure::On)
             || !prefix.is_empty()
             || same_site == "None"
             || same_party
@@ -373,7 +379,7 @@ mod tests {
         assert_eq!(error(&[("remember", text("yes"))]), "invalid remember (boolean expected, got string)");
         assert_eq!(
             error(&[("cookie_secure", Value::Number(1.0))]),
-            "invalid cookie_secure (boolean expected, got number)"
+            "invalid cookie_secure (boolean or \"auto\" expected, got number)"
         );
     }
 

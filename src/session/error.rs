@@ -23,6 +23,8 @@ pub enum Error {
     RememberRollingTimeoutExceeded,
     #[error("session was {0} more than a day ahead of this server's clock")]
     Ahead(&'static str),
+    #[error("session is not bound to {0}, as require_bind demands")]
+    Unbound(String),
     #[error("invalid session idling offset")]
     InvalidIdlingOffset,
     #[error("missing session audience")]

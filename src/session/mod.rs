@@ -50,3 +50,4 @@ pub use acts::{Act, Kind, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
 pub use error::Error;
+pub use options::Secure;

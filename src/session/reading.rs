@@ -107,6 +107,7 @@ impl Act {
         let binding = self.binding(header.flags()).await;
         let key = seal::verify(&header, &self.configuration.keys, &binding)?;
         times::check_clock(&header, self.now)?;
+        self.configuration.protection.check_bound(header.flags())?;
         Ok((header, key))
     }
 
