@@ -36,6 +36,8 @@ describe("protection", function()
       ["invalid require_bind (it needs bind, which is empty)"] = { require_bind = true },
       ["invalid require_bind (boolean expected, got string)"] = { require_bind = "ip", bind = { "ip" } },
       ["invalid renew_fallback (boolean expected, got number)"] = { renew_fallback = 1 },
+      ['invalid remember_theft ("revoke" expected)'] = { remember_theft = "log", storage = "shm" },
+      ["invalid remember_theft (string expected, got boolean)"] = { remember_theft = true, storage = "shm" },
       ['invalid cookie_secure (boolean or "auto" expected, got string)'] = { cookie_secure = "https" },
       ['invalid cookie_secure ("auto" contradicts __Host-, whose cookies are always Secure)'] =
         { cookie_secure = "auto", cookie_prefix = "__Host-" },
@@ -49,8 +51,8 @@ describe("protection", function()
         assert.equal(problem, err)
       end
     end
-    assert.is_table(session.new({ require_bind = false, cookie_secure = false }))
-    assert.is_table(session.new({ max_data_size = math.huge, trust_forwarded_proto = true }))
+    assert.is_table(session.new({ require_bind = false, remember_theft = false, cookie_secure = false }))
+    assert.is_table(session.new({ remember_theft = false, max_data_size = math.huge, trust_forwarded_proto = true }))
   end)
 
   it("refuses data that are too large, and says which option to raise", function()

@@ -1,8 +1,10 @@
-//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; and renewal after a change
-//! of secrets. Each option is switched on and off without signing anybody out.
+//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; renewal after a change of
+//! secrets; and remember cookies that were copied. Each option is switched on and off without signing anybody out.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
+
+use std::collections::BTreeMap;
 
 use resty_session::cookie::seal::{Binding, Seal};
 use resty_session::cookie::{Flags, Header, Key, RememberSafety, base64url};
@@ -318,4 +320,199 @@ fn a_refresh_renews_what_a_fallback_key_opened() {
         world.cookies.remove("session");
         assert_eq!(world.open_error(), None);
     });
+}
+
+// Copied remember cookies -----------------------------------------------------------------------------------------
+
+fn watching(on: bool) -> Options {
+    let remember_theft = if on { "revoke" } else { "" };
+    Options { remember_theft: Some(remember_theft.to_owned()), ..remembering("s") }
+}
+
+type Jar = BTreeMap<String, String>;
+
+/// What is left when the browser was closed for longer than a session lives.
+fn later(world: &mut World, jar: &Jar) {
+    world.now += 2 * DAY;
+    remembered_only(world, jar);
+}
+
+fn remembered_only(world: &mut World, jar: &Jar) {
+    world.cookies = jar.clone();
+    world.cookies.remove("session");
+}
+
+/// Opens the session, and tells what the log says.
+fn opens(world: &mut World) -> (bool, Option<String>) {
+    let (session, outcome) = world.open();
+    (outcome.exists, session.warning)
+}
+
+const SAFE: (bool, Option<String>) = (true, None);
+const REFUSED: (bool, Option<String>) = (false, None);
+
+fn assert_alarm(world: &mut World) {
+    let (exists, warning) = opens(world);
+    assert!(
+        !exists && warning.unwrap_or_default().starts_with("a remember cookie came back after it had been replaced")
+    );
+    assert!(!world.cookies.contains_key("remember"), "it is cleared");
+}
+
+#[test]
+fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
+    for off_at_first in [false, true] {
+        let mut world = World::stored(watching(!off_at_first), T0);
+        world.sign_in(ADA);
+        world.configure(watching(true));
+        let stolen = world.cookies.clone();
+        let mut owner = stolen.clone();
+        for _ in 0..3 {
+            later(&mut world, &owner);
+            assert_eq!(opens(&mut world), SAFE);
+            owner = world.cookies.clone();
+        }
+        remembered_only(&mut world, &stolen);
+        world.now += 11;
+        assert_alarm(&mut world);
+        remembered_only(&mut world, &stolen);
+        assert_eq!(opens(&mut world), REFUSED, "the log says it once");
+        // Nobody knows which of them is the thief. The newest one is gone for servers that do not watch, too.
+        world.configure(watching(off_at_first));
+        remembered_only(&mut world, &owner);
+        assert_eq!(opens(&mut world), REFUSED);
+
+        world.configure(watching(true));
+        world.cookies.clear();
+        world.sign_in(ADA);
+        let again = world.cookies.clone();
+        later(&mut world, &again);
+        assert_eq!(opens(&mut world), SAFE, "a new sign-in is another line");
+    }
+}
+
+/// The thief was first: what he has stops working when the owner comes back.
+#[test]
+fn a_session_that_a_copied_cookie_opened_ends_with_its_line() {
+    for (saves, refreshes) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut world = World::stored(watching(true), T0);
+        world.sign_in(ADA);
+        let owner = world.cookies.clone();
+        later(&mut world, &owner);
+        assert_eq!(opens(&mut world), SAFE);
+        for _ in 0..saves {
+            let (session, _) = world.open();
+            world.save(session).1.unwrap();
+        }
+        for _ in 0..4 * refreshes {
+            world.now += 800;
+            world.start().1.result.unwrap();
+        }
+        let thief = world.cookies.clone();
+        remembered_only(&mut world, &owner);
+        world.now += 11;
+        assert_alarm(&mut world);
+
+        // Without the remember cookie, he can't get another one.
+        world.cookies = thief.clone();
+        world.cookies.remove("remember");
+        let (session, outcome) = world.open();
+        assert!(outcome.exists, "an open asks for no notes");
+        let (_, result) = world.save(session);
+        assert!(matches!(result, Err(Error::Revoked)), "{result:?}");
+        assert!(!world.open().1.exists, "it was deleted");
+        world.cookies = thief;
+        assert!(!world.open().1.exists);
+    }
+}
+
+#[test]
+fn two_who_use_a_cookie_at_the_same_moment_are_both_ended() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let copied = world.cookies.clone();
+    later(&mut world, &copied);
+    assert_eq!(opens(&mut world), SAFE);
+    let one = world.cookies.clone();
+    remembered_only(&mut world, &copied);
+    world.now += 5;
+    assert_eq!(opens(&mut world), SAFE, "requests under way are no theft");
+    let other = world.cookies.clone();
+    let successors = [&one, &other].map(|jar| {
+        later(&mut world, jar);
+        assert_eq!(opens(&mut world), SAFE, "so it can't be told");
+        world.cookies.clone()
+    });
+    world.now += 11;
+    remembered_only(&mut world, &one);
+    assert_alarm(&mut world);
+    for jar in &successors {
+        remembered_only(&mut world, jar);
+        assert_eq!(opens(&mut world), REFUSED);
+    }
+}
+
+#[test]
+fn leaving_and_forgetting_are_no_theft() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    world.destroy().result.unwrap();
+    remembered_only(&mut world, &jar);
+    assert_eq!(opens(&mut world), REFUSED, "a sign-out");
+
+    world.cookies.clear();
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    world.memory.records.retain(|name, _| !name.starts_with(&format!("remember:{}", key_of(&jar["remember"]))));
+    remembered_only(&mut world, &jar);
+    assert_eq!(opens(&mut world), REFUSED, "a storage that lost the record");
+}
+
+fn key_of(cookie: &str) -> String {
+    base64url::encode(Header::decode(cookie.as_bytes()).unwrap().sid())
+}
+
+/// Also for servers that do not watch, such as those of lua-resty-session.
+#[test]
+fn watching_is_switched_on_and_off_without_signing_anybody_out() {
+    let mut world = World::stored(watching(false), T0);
+    world.sign_in(ADA);
+    let mut jar = world.cookies.clone();
+    for on in [true, false, true, true, false, false, true, true] {
+        world.configure(watching(on));
+        later(&mut world, &jar);
+        assert_eq!(opens(&mut world), SAFE);
+        jar = world.cookies.clone();
+        let record = &world.memory.records[&format!("remember:{}", key_of(&jar["remember"]))].0;
+        assert!(record.starts_with("[\"") && !record.contains(','), "a record as ever: {record}");
+        let (session, _) = world.open();
+        world.save(session).1.unwrap();
+        jar = world.cookies.clone();
+    }
+    // Nothing outlives the longest life of a remember cookie.
+    let last = world.memory.records.values().map(|(_, expiry)| *expiry).max().unwrap();
+    assert!(last <= T0 + 30 * DAY, "{}", last - T0);
+}
+
+#[test]
+fn a_storage_that_cannot_be_asked_for_a_note_remembers_nobody_for_now() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    for failing in 2..=3 {
+        remembered_only(&mut world, &jar);
+        world.memory.calls.clear();
+        world.memory.failing = vec![failing];
+        assert_eq!(opens(&mut world), REFUSED);
+        assert_eq!(world.cookies["remember"], jar["remember"], "it is left for another time");
+    }
+    // A save goes through; that a copy may go unnoticed is a warning.
+    let fresh = Session { payload: ADA.into(), index: Some(0), ..world.session() };
+    world.cookies.clear();
+    world.memory.failing = vec![world.memory.calls.len() + 3]; // set (session), set (remember), set (note)
+    let (session, result) = world.save(fresh);
+    result.unwrap();
+    assert_eq!(session.warning.as_deref(), Some("unable to store session data (connection refused)"));
+    assert_eq!(world.cookies.len(), 2);
 }

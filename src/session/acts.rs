@@ -110,6 +110,8 @@ pub struct Session {
     pub warning: Option<String>,
     /// The cookies of the request that were tried and are of no more use.
     pub refused: Refused,
+    /// The sign-in that the session comes from, if that is watched: see `remember_theft`.
+    pub line: Option<String>,
 }
 
 impl Session {
@@ -128,6 +130,7 @@ impl Session {
             lines: Lines::new(),
             warning: None,
             refused: Refused::default(),
+            line: None,
         }
     }
 
@@ -164,6 +167,7 @@ impl Session {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
+                self.tell_theft(act, &problem);
                 return Err(error);
             }
         };
@@ -257,7 +261,11 @@ impl Session {
 
     async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
         if self.remember_meta.is_none() {
-            self.remember_meta = self.find_remember(act, was_opened).await?.map(Box::new);
+            let found = self.find_remember(act, was_opened).await;
+            if let Err(error) = &found {
+                self.tell_theft(act, error);
+            }
+            self.remember_meta = found?.map(Box::new);
         }
         self.write(act, Kind::Remember).await
     }
@@ -275,7 +283,7 @@ impl Session {
             false => self.read(act, Kind::Remember).await.map(|opened| Some(opened.meta)),
         };
         match found {
-            Err(error) if !error.is_fault() => Ok(None),
+            Err(error) if !error.is_fault() && !error.is_theft() => Ok(None),
             found => found,
         }
     }
@@ -343,7 +351,11 @@ impl Session {
         if act.verified(Kind::Remember).await.first().is_none_or(|meta| meta.key == 0) {
             return false;
         }
-        self.remember_meta = self.find_remember(act, true).await.ok().flatten().map(Box::new);
+        let found = self.find_remember(act, true).await;
+        if let Err(error) = &found {
+            self.tell_theft(act, error);
+        }
+        self.remember_meta = found.ok().flatten().map(Box::new);
         self.remember_meta.is_some()
     }
 

@@ -107,12 +107,14 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// Sessions in cookies are to be revoked. (lua-resty-session ignores `revocation` where there is a storage.)
+    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores `revocation`
+    /// where there is a storage.)
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         if !stored && self.options.revocation == Some(Revocation(true)) {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
             return Err(invalid("revocation", cause));
         }
+        self.protection.check_storage(stored)?;
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
     }
 

@@ -30,6 +30,13 @@ pub enum Error {
     #[error("missing session audience")]
     MissingAudience,
 
+    #[error("session remember cookie was revoked, because a copy of it or of a former one was used")]
+    Revoked,
+    #[error(
+        "a remember cookie came back after it had been replaced: it was copied, or the response that replaced it was lost. \
+         All that came from the same sign-in is revoked"
+    )]
+    Copied,
     #[error("unable to load session{0}")]
     Load(Cause),
     #[error("unable to json decode session ({0})")]
@@ -87,6 +94,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a remember cookie was copied, or comes from the same sign-in as one that was.
+    pub fn is_theft(&self) -> bool {
+        matches!(self, Self::Copied | Self::Revoked)
+    }
+
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_))

@@ -43,6 +43,7 @@ pub mod name;
 mod options;
 mod reading;
 pub mod record;
+mod theft;
 pub mod times;
 mod writing;
 

@@ -217,6 +217,7 @@ options! {
     bind: Vec<Vec<u8>> = None,
     require_bind: bool = Some(false),
     renew_fallback: bool = Some(false),
+    remember_theft: String = None,
     request_headers: Vec<String> = None,
     response_headers: Vec<String> = None,
     revocation: Revocation = None,

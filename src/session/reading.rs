@@ -177,7 +177,14 @@ impl Act {
 
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
         let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
-        let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
+        let text = match self.host.get(get).await {
+            Ok(text) => text,
+            Err(None) => return Err(Box::pin(self.explain_absence(kind, header)).await),
+            Err(cause) => return Err(Error::Load(Cause(cause))),
+        };
+        if kind == Kind::Remember {
+            Box::pin(self.check_line(kind, header)).await?;
+        }
         record::decode(text, self.configuration.max_data_size())
     }
 }

@@ -21,10 +21,14 @@ impl Session {
         if self.payload.is_empty() {
             return Err(Error::NoPayload);
         }
+        let unnoted = if act.watches_lines() { Box::pin(self.continue_line(act, kind)).await? } else { None };
         let dropped = self.enforce_same_subject(act)?;
         let result = self.write_all(act, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);
+        }
+        if result.is_ok() && act.watches_lines() {
+            self.try_to_note_line(act, kind, unnoted).await;
         }
         result
     }
@@ -130,7 +134,7 @@ impl Session {
         }
     }
 
-    fn meta_of(&self, kind: Kind) -> Option<&Meta> {
+    pub(super) fn meta_of(&self, kind: Kind) -> Option<&Meta> {
         match kind {
             Kind::Session => self.meta.as_ref(),
             Kind::Remember => self.remember_meta.as_deref(),

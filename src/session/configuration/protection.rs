@@ -1,5 +1,5 @@
-//! The options that limit what a cookie or a record may do: how large its data are, what it is bound to, and when it is
-//! renewed.
+//! The options that limit what a cookie or a record may do: how large its data are, what it is bound to, when it is
+//! renewed, and what happens to a remember cookie that was copied.
 
 use super::invalid;
 use crate::cookie::Flags;
@@ -19,6 +19,8 @@ pub struct Protection {
     required: Flags,
     /// Whether a refresh saves a session that a fallback key opened.
     pub renew_fallback: bool,
+    /// Whether the return of a remember cookie that was replaced ends all that came from the same sign-in.
+    pub remember_theft: bool,
 }
 
 impl Protection {
@@ -38,7 +40,24 @@ impl Protection {
             max_data_size: options.max_data_size.map(size),
             required: if require_bind { bind } else { Flags::default() },
             renew_fallback: options.renew_fallback == Some(true),
+            remember_theft: match options.remember_theft.as_deref() {
+                None | Some("") => false,
+                Some("revoke") => true,
+                Some(_) => return Err(invalid("remember_theft", "\"revoke\" expected")),
+            },
         })
+    }
+
+    /// # Errors
+    ///
+    /// An option that needs a storage, where there is none.
+    pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
+        if self.remember_theft && !stored {
+            let cause =
+                "it needs a storage: nothing notes which remember cookies were replaced if they are kept in cookies";
+            return Err(invalid("remember_theft", cause));
+        }
+        Ok(())
     }
 
     /// The most bytes of JSON that the data may have, and the info.
