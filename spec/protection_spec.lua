@@ -149,7 +149,8 @@ describe("protection", function()
 
     it("is on over any scheme where the other attributes demand it", function()
       browser.var.scheme = "http"
-      for _, more in ipairs { { cookie_same_site = "None" }, { cookie_partitioned = true }, { cookie_same_party = true } } do
+      local demanding = { { cookie_same_site = "None" }, { cookie_partitioned = true }, { cookie_same_party = true } }
+      for _, more in ipairs(demanding) do
         assert(session.new(support.with({ cookie_secure = "auto" }, more)):save())
         assert.is_true(are_secure(1))
       end

@@ -33,8 +33,8 @@ pub const HEADERS: [(&str, &str); 10] = [
 ];
 
 /// What to say of `remember_safety = "None"`.
-const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name opens, even after \
-                       the session's own timeouts";
+const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name \
+                       opens, even after the session's own timeouts";
 
 /// Everything that a session's acts need to know, made from options once and used many times.
 pub struct Configuration {
@@ -107,8 +107,8 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores `revocation`
-    /// where there is a storage.)
+    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores
+    /// `revocation` where there is a storage.)
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         if !stored && self.options.revocation == Some(Revocation(true)) {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";

@@ -33,8 +33,8 @@ pub enum Error {
     #[error("session remember cookie was revoked, because a copy of it or of a former one was used")]
     Revoked,
     #[error(
-        "a remember cookie came back after it had been replaced: it was copied, or the response that replaced it was lost. \
-         All that came from the same sign-in is revoked"
+        "a remember cookie came back after it had been replaced: it was copied, or the response that replaced it was \
+         lost. All that came from the same sign-in is revoked"
     )]
     Copied,
     #[error("unable to load session{0}")]

@@ -1,8 +1,8 @@
 //! Remember cookies that were copied (`remember_theft = "revoke"`).
 //!
 //! A remember cookie that was replaced opens for `stale_ttl` seconds more, for requests under way. If it comes back
-//! later, then two hold cookies of the same sign-in: one was stolen from the other. Which of the two is the thief cannot
-//! be told, so both are signed out.
+//! later, then two hold cookies of the same sign-in: one was stolen from the other. Nobody can tell which of the two is
+//! the thief, so both are signed out.
 //!
 //! All cookies that come from one sign-in are a *line*. The storage holds notes beside the records, each under the hash
 //! of its kind and of what it is about, so that no cookie names one:
