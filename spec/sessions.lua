@@ -256,6 +256,35 @@ return function(options, tells, quick)
     end)
   end
 
+  it("ends all that came from a remember cookie that was copied, if the sessions have a storage", function()
+    local watched = support.with(REMEMBER, { remember_theft = "revoke", stale_ttl = 0 })
+    if not stored then
+      local ok, err = pcall(session.new, with(watched))
+      assert.is_false(ok)
+      assert.matches("^invalid remember_theft %(it needs a storage", err)
+      return
+    end
+    saved(watched)
+    local copied = browser.cookies.remember
+    local function come_back(remember)
+      back_to(nil)
+      browser.cookies.remember = remember
+      local _, err, exists = session.open(with(watched))
+      return exists, err, browser:next()
+    end
+    local exists = come_back(copied)
+    assert.is_true(exists)
+    local replacement = browser.cookies.remember
+    assert.same({}, browser.log)
+    local err, lines
+    exists, err, lines = come_back(copied)
+    assert.same({ false, "missing session cookie" }, { exists, err })
+    assert.matches("it was copied, or", browser.log[1][3], 1, true)
+    assert.matches("^remember=;.*Max%-Age=0$", lines[1])
+    exists, err, lines = come_back(replacement)
+    assert.same({ false, "missing session cookie", 1, 0 }, { exists, err, #browser.log, #lines })
+  end)
+
   it("hashes the storage's key", function()
     local hashed = { hash_storage_key = true }
     local id = saved(hashed):get_property("id")

@@ -224,17 +224,22 @@ describe("storage", function()
     assert.is_true(s.info:get("flag"))
   end)
 
-  it("does not mind what stands behind the header", function()
+  it("refuses a cookie with anything behind the header", function()
     local options = { storage = support.memory() }
     local s = session.new(options)
     assert(s:save())
     browser:next()
-    browser.var.cookie_session = browser.var.cookie_session .. "\255junk"
-    local opened, _, exists = session.open(options)
-    assert.is_true(exists)
-    assert.is_true(opened:touch())
-    assert.not_matches("junk", browser:next()[1])
-    assert.is_true(opened:destroy())
+    local good = browser.cookies.session
+    for _, junk in ipairs { "\255junk", "A", (("A"):rep(1000)) } do
+      browser.var.cookie_session = good .. junk
+      local _, err, exists = session.open(options)
+      assert.same({ "invalid session header (text behind it)", false }, { err, exists })
+    end
+    session.destroy(options)
+    browser:next()
+    assert.same({}, browser.cookies)
+    browser.var.cookie_session = good
+    assert.is_true((select(3, session.open(options))))
   end)
 
   it("keeps no replaced record in shared memory for ever", function()

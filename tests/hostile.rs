@@ -151,7 +151,10 @@ fn a_payload_that_inflates_without_end_is_refused() {
     let mut too_large = vec![b' '; 16 << 20];
     too_large.extend_from_slice(SMALL.as_bytes());
     let session = resty_session::session::Session { payload: too_large, index: Some(0), ..world.session() };
-    assert_eq!(world.save(session).1.unwrap_err().to_string(), "session maximum data size exceeded");
+    assert_eq!(
+        world.save(session).1.unwrap_err().to_string(),
+        "session maximum data size exceeded (max_data_size is 4194304 bytes)"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// The most that a payload may inflate to, in bytes. What is larger is neither sealed nor opened.
+/// The most that a payload may inflate to, in bytes, whatever is configured. What is larger is neither sealed nor opened.
 pub const MAX_INFLATED_SIZE: usize = 16 << 20;
 
 /// The level at which zlib-rs makes payloads no longer than zlib does at its default of 6, which
@@ -19,8 +19,8 @@ pub enum InflateError {
     Corrupt,
     #[error("unexpected end of deflate stream")]
     Truncated,
-    #[error("more than {MAX_INFLATED_SIZE} bytes")]
-    TooLarge,
+    #[error("more than {0} bytes")]
+    TooLarge(usize),
 }
 
 thread_local! {
@@ -46,16 +46,21 @@ pub fn deflate(input: &[u8]) -> Option<Vec<u8>> {
 
 /// Inflates, refusing output over [`MAX_INFLATED_SIZE`] before room is made for it.
 pub fn inflate(input: &[u8]) -> Result<Vec<u8>, InflateError> {
+    inflate_up_to(input, MAX_INFLATED_SIZE)
+}
+
+/// Inflates, refusing output over `limit` bytes before room is made for it.
+pub fn inflate_up_to(input: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
     INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
-        let mut output = Vec::with_capacity((input.len() * 4).min(MAX_INFLATED_SIZE) + STEP);
+        let mut output = Vec::with_capacity((input.len() * 4).min(limit) + STEP);
         loop {
             let (consumed, produced) = (inflater.total_in(), output.len());
             let rest = input.get(consumed as usize..).unwrap_or_default();
             let status =
                 inflater.decompress_vec(rest, &mut output, FlushDecompress::None).map_err(|_| InflateError::Corrupt)?;
-            if output.len() > MAX_INFLATED_SIZE {
-                return Err(InflateError::TooLarge);
+            if output.len() > limit {
+                return Err(InflateError::TooLarge(limit));
             }
             if status == Status::StreamEnd {
                 return Ok(output);
@@ -98,7 +103,13 @@ mod tests {
     fn output_is_bounded() {
         let bomb = deflate(&vec![0; MAX_INFLATED_SIZE + 1]).unwrap();
         assert!(bomb.len() < 20_000);
-        assert!(matches!(inflate(&bomb), Err(InflateError::TooLarge)));
+        assert!(matches!(inflate(&bomb), Err(InflateError::TooLarge(MAX_INFLATED_SIZE))));
+        for limit in [0, 1, 1000, STEP, 100_000] {
+            let largest = deflate(&vec![0; limit]).unwrap();
+            assert_eq!(inflate_up_to(&largest, limit).unwrap().len(), limit);
+            let bomb = deflate(&vec![0; limit + 1]).unwrap();
+            assert!(matches!(inflate_up_to(&bomb, limit), Err(InflateError::TooLarge(_))), "{limit}");
+        }
         assert_eq!(inflate(&deflate(&vec![0; MAX_INFLATED_SIZE]).unwrap()).unwrap().len(), MAX_INFLATED_SIZE);
     }
 }

@@ -12,6 +12,8 @@ pub enum Error {
     MissingChunk,
     #[error("invalid session header")]
     InvalidHeader,
+    #[error("invalid session header (text behind it)")]
+    BehindHeader,
     #[error("unable to base64url decode session header ({0})")]
     HeaderEncoding(DecodeSliceError),
     #[error("invalid session cookie type")]
@@ -32,6 +34,8 @@ pub enum Error {
     SizeExceeded,
     #[error("session maximum data size exceeded")]
     DataSizeExceeded,
+    #[error("session maximum data size exceeded (max_data_size is {0} bytes)")]
+    DataTooLarge(usize),
     #[error("session maximum rolling offset exceeded")]
     RollingOffsetExceeded,
     #[error("session maximum creation time exceeded")]

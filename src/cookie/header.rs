@@ -33,6 +33,9 @@ pub const MAX_IDLING_OFFSET: u64 = (1 << 24) - 1;
 /// Largest length of a payload's base64url text.
 pub const MAX_DATA_SIZE: usize = (1 << 24) - 1;
 
+/// How far the clock of a server that made a header may be ahead, in seconds.
+pub const CLOCK_SKEW: u64 = 24 * 60 * 60;
+
 const TYPE: u8 = 1;
 const FLAGS_AT: usize = 1;
 const SID_AT: usize = 3;

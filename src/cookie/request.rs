@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::chunks::MAX_COOKIES;
+use super::header::CLOCK_SKEW;
 use super::{Header, base64url};
 
 /// The cookies of a Cookie header: name, value where there is a `=`, and the pair as it stands.
@@ -93,7 +94,6 @@ fn is_chunk(value: &[u8], now: u64) -> bool {
 
 /// Whether a value starts with what is very likely a session's header, known by all that can be told without its key.
 fn is_session(value: &[u8], now: u64) -> bool {
-    const CLOCK_SKEW: u64 = 24 * 60 * 60;
     Header::decode(value)
         .is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now.saturating_add(CLOCK_SKEW))
 }

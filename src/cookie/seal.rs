@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use subtle::ConstantTimeEq;
 
 use super::cipher::OneTimeKey;
-use super::compression::{self, MAX_INFLATED_SIZE};
+use super::compression::{self, InflateError, MAX_INFLATED_SIZE};
 use super::header::{Fields, Flags, Header, Sid, Tag};
 use super::keys::{Key, RememberSafety, sha256};
 use super::{Error, base64url};
@@ -61,7 +61,7 @@ impl Seal<'_> {
     /// Deflates where that pays, encrypts, and authenticates.
     pub fn seal(self, plaintext: &[u8]) -> Result<Sealed, Error> {
         if plaintext.len() > MAX_INFLATED_SIZE {
-            return Err(Error::DataSizeExceeded);
+            return Err(Error::DataTooLarge(MAX_INFLATED_SIZE));
         }
         let deflated = self.deflate(plaintext);
         let flags = self.flags.with(Flags::DEFLATED, deflated.is_some());
@@ -108,11 +108,18 @@ pub struct Opener<'a> {
     key: &'a Key,
     safety: RememberSafety,
     encryption: OnceCell<OneTimeKey>,
+    limit: usize,
 }
 
 impl<'a> Opener<'a> {
     pub fn new(header: &'a Header, key: &'a Key, safety: RememberSafety) -> Self {
-        Self { header, key, safety, encryption: OnceCell::new() }
+        Self { header, key, safety, encryption: OnceCell::new(), limit: MAX_INFLATED_SIZE }
+    }
+
+    /// Refuses payloads of more than so many bytes.
+    #[must_use]
+    pub fn up_to(self, limit: usize) -> Self {
+        Self { limit, ..self }
     }
 
     /// Decrypts and inflates a payload.
@@ -121,13 +128,20 @@ impl<'a> Opener<'a> {
         if payload.len() != header.data_size() {
             return Err(Error::InvalidPayload);
         }
+        // A payload stays deflated only if that makes it shorter.
+        if payload.len() > base64url::encoded_size(self.limit) {
+            return Err(Error::DataTooLarge(self.limit));
+        }
         let mut data = base64url::decode(payload).map_err(Error::PayloadEncoding)?;
         self.encryption
             .get_or_init(|| self.key.encryption(header.sid(), self.safety))
             .decrypt(&mut data, header.additional_data(), &header.tag())
             .map_err(Error::Decrypt)?;
         if header.flags().contains(Flags::DEFLATED) {
-            return compression::inflate(&data).map_err(Error::Inflate);
+            return compression::inflate_up_to(&data, self.limit).map_err(|error| match error {
+                InflateError::TooLarge(limit) => Error::DataTooLarge(limit),
+                error => Error::Inflate(error),
+            });
         }
         Ok(data)
     }

@@ -7,6 +7,8 @@
 //! and `resume` then answer such a row again. The request's values to bind to are read by calling
 //! back into Lua at once, if they are needed.
 
+use std::rc::Rc;
+
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
@@ -50,6 +52,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
         .set("save_info", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::SaveInfo))?)?;
     module.set("instance", instance)?;
     module.set("set_reader", lua.create_function(set_reader)?)?;
+    module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
     module.set("resume", lua.create_function(resume)?)?;
     module.set("go_on", lua.create_function(go_on)?)
 }
@@ -61,6 +64,34 @@ struct Reader(LuaFunction);
 fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     lua.set_app_data(Reader(read));
     Ok(())
+}
+
+/// The shim's function that reads the request's scheme, and its `X-Forwarded-Proto` if it is told to.
+struct SchemeReader(LuaFunction);
+
+/// `set_scheme_reader(read)`.
+fn set_scheme_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
+    lua.set_app_data(SchemeReader(read));
+    Ok(())
+}
+
+/// The configuration for this request, whose scheme may decide about the cookies' attributes. Where there is no request,
+/// nothing can set a cookie.
+fn for_request(lua: &Lua, configuration: &Rc<Configuration>) -> Rc<Configuration> {
+    if !configuration.depends_on_scheme() {
+        return configuration.clone();
+    }
+    let Some(reader) = lua.app_data_ref::<SchemeReader>().map(|reader| reader.0.clone()) else {
+        return configuration.clone();
+    };
+    let read = reader.call::<(LuaValue, LuaValue)>(configuration.trusts_forwarded_proto());
+    let (scheme, forwarded) = read.unwrap_or((LuaValue::Nil, LuaValue::Nil));
+    configuration.for_request(&bytes_of(&scheme), &bytes_of(&forwarded))
+}
+
+/// The bytes of a string; none for any other value.
+fn bytes_of(value: &LuaValue) -> Vec<u8> {
+    value.as_string().map(|text| text.as_bytes().to_vec()).unwrap_or_default()
 }
 
 /// `handle, now, cookies, unsendable, problem`: the Cookie header; why the response can't set a
@@ -80,7 +111,7 @@ fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
     let (handle, now, cookies, unsendable, problem) = args;
     let session = Session::new(&handle.configuration);
     let request = Request::new(now, cookies, unsendable, problem);
-    let running = Running::new(&handle, request, session, move |act, mut session| async move {
+    let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
         let outcome = match function {
             Function::Open => session::open(&act, &mut session).await,
             Function::Start => session::start(&act, &mut session).await,
@@ -99,7 +130,7 @@ fn open_instance(lua: &Lua, args: OpenArgs) -> LuaResult<Row> {
     let (handle, now, cookies, unsendable, problem, audience, remember) = args;
     let request = Request::new(now, cookies, unsendable, problem);
     let session = Session { audience: Some(name_of(&audience)), remember, ..Session::new(&handle.configuration) };
-    let running = Running::new(&handle, request, session, |act, mut session| async move {
+    let running = Running::new(lua, &handle, request, session, |act, mut session| async move {
         let outcome = session::open(&act, &mut session).await;
         (session, outcome)
     });
@@ -160,7 +191,7 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         ..Session::new(configuration)
     };
     let request = Request::new(now, cookies, unsendable, problem);
-    let running = Running::new(&handle, request, session, move |act, mut session| async move {
+    let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
         let result = match method {
             Method::Save => session.save(&act).await,
             Method::Touch => session.touch(&act).await,
@@ -227,6 +258,7 @@ impl LuaUserData for Running {}
 
 impl Running {
     fn new<F: Future<Output = Done> + 'static>(
+        lua: &Lua,
         handle: &Handle,
         request: Request,
         session: Session,
@@ -235,7 +267,7 @@ impl Running {
         let Handle { configuration, storage } = handle;
         let payload_size = session.payload.len();
         let Request { now, cookies, unsendable, problem } = request;
-        let configuration = configuration.clone();
+        let configuration = for_request(lua, configuration);
         let act = |host: Host| Act { configuration, host, cookies, unsendable, now, random: getrandom::fill };
         let task = Task::new(|host| run(act(host), session));
         Self { task, storage: storage.clone(), problem, payload_size, now }
@@ -279,11 +311,10 @@ impl Running {
 
 fn binding(lua: &Lua) -> LuaResult<Answer> {
     let (remote_addr, scheme, user_agent): (LuaValue, LuaValue, LuaValue) = reader(lua)?.call(())?;
-    let bytes = |value: LuaValue| value.as_string().map(|text| text.as_bytes().to_vec()).unwrap_or_default();
     Ok(Answer::Binding(Binding {
-        remote_addr: bytes(remote_addr),
-        scheme: bytes(scheme),
-        user_agent: bytes(user_agent),
+        remote_addr: bytes_of(&remote_addr),
+        scheme: bytes_of(&scheme),
+        user_agent: bytes_of(&user_agent),
     }))
 }
 

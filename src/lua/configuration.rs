@@ -161,6 +161,7 @@ fn describe(
     table.set("cookie_flags", configuration.attributes.as_str())?;
     table.set("remember", configuration.remember)?;
     table.set("random_key", configuration.random_key)?;
+    table.set("warnings", configuration.warnings())?;
     table.set("audience", lua_name(lua, &configuration.audience)?)?;
     table.set("subject", configuration.subject.as_ref().map(|subject| lua_name(lua, subject)).transpose()?)?;
     table.set("request_headers", configuration.request_headers.clone())?;

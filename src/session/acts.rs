@@ -60,9 +60,8 @@ impl Meta {
     /// From the value of the first cookie.
     pub fn from_value(mut value: Vec<u8>, key: usize, known_at: u64) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
-        if header.flags().contains(Flags::STORED) {
-            // Whatever somebody put behind the header is not ours.
-            value.truncate(ENCODED_SIZE);
+        if header.flags().contains(Flags::STORED) && value.len() > ENCODED_SIZE {
+            return Err(cookie::Error::BehindHeader.into());
         }
         value.drain(..ENCODED_SIZE);
         let initial_chunk = String::from_utf8(value).map_err(|_| cookie::Error::InvalidPayload)?;
@@ -111,6 +110,8 @@ pub struct Session {
     pub warning: Option<String>,
     /// The cookies of the request that were tried and are of no more use.
     pub refused: Refused,
+    /// The sign-in that the session comes from, if that is watched: see `remember_theft`.
+    pub line: Option<String>,
 }
 
 impl Session {
@@ -129,6 +130,7 @@ impl Session {
             lines: Lines::new(),
             warning: None,
             refused: Refused::default(),
+            line: None,
         }
     }
 
@@ -170,6 +172,7 @@ impl Session {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
+                self.tell_theft(act, &problem);
                 return Err(error);
             }
         };
@@ -271,7 +274,11 @@ impl Session {
     pub(super) async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
         let is_own = self.remember_meta.is_some();
         if !is_own {
-            self.remember_meta = self.find_remember(act, was_opened).await?.map(Box::new);
+            let found = self.find_remember(act, was_opened).await;
+            if let Err(error) = &found {
+                self.tell_theft(act, error);
+            }
+            self.remember_meta = found?.map(Box::new);
         }
         let result = self.write(act, Kind::Remember).await;
         if result.is_err() && !is_own {
@@ -294,7 +301,7 @@ impl Session {
             false => self.read(act, Kind::Remember).await.map(|opened| Some(opened.meta)),
         };
         match found {
-            Err(error) if !error.is_fault() => Ok(None),
+            Err(error) if !error.is_fault() && !error.is_theft() => Ok(None),
             found => found,
         }
     }
@@ -314,19 +321,19 @@ impl Session {
         Ok(())
     }
 
-    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved.
+    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved; the remember
+    /// cookie too if a fallback key opens it, and what such a key opens is to be renewed.
     pub async fn refresh(&mut self, act: &Act) -> Result<(), Error> {
+        if act.configuration.protection.renew_fallback && Box::pin(self.renew(act)).await? {
+            return Ok(());
+        }
         let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
         let configuration = &act.configuration;
         match configuration.timeouts.refresh(&meta.header, act.now, configuration.touch_threshold) {
             Refresh::Save => {
                 act.check_sendable("refresh")?;
                 self.check()?;
-                self.write(act, Kind::Session).await?;
-                if self.is_forgotten() {
-                    self.forget_user(act).await;
-                }
-                Ok(())
+                self.write_session(act).await
             }
             Refresh::Touch => {
                 act.check_sendable("refresh")?;
@@ -334,6 +341,49 @@ impl Session {
             }
             Refresh::Nothing => Ok(()),
         }
+    }
+
+    /// Saves the session's own cookie. A user who is to be forgotten is forgotten with that.
+    async fn write_session(&mut self, act: &Act) -> Result<(), Error> {
+        self.write(act, Kind::Session).await?;
+        if self.is_forgotten() {
+            self.forget_user(act).await;
+        }
+        Ok(())
+    }
+
+    /// Saves what a fallback key opened, the session or its remember cookie, if the response can set cookies. Returns
+    /// whether there was anything.
+    async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
+        let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
+        let by_fallback = meta.key > 0;
+        let remembered = self.find_fallback_remember(act).await;
+        if !by_fallback && !remembered {
+            return Ok(false);
+        }
+        self.check()?;
+        self.write_session(act).await?;
+        if remembered {
+            self.write_remember(act, true).await;
+        }
+        Ok(true)
+    }
+
+    /// Looks for a remember cookie of the request that a fallback key opens. One whose record can't be asked for stays
+    /// as it is.
+    async fn find_fallback_remember(&mut self, act: &Act) -> bool {
+        if !self.remembers() || self.remember_meta.is_some() || act.configuration.keys.of(Kind::Remember).len() == 1 {
+            return false;
+        }
+        if act.verified(Kind::Remember).await.is_none_or(|meta| meta.key == 0) {
+            return false;
+        }
+        let found = self.find_remember(act, true).await;
+        if let Err(error) = &found {
+            self.tell_theft(act, error);
+        }
+        self.remember_meta = found.ok().flatten().map(Box::new);
+        self.remember_meta.is_some()
     }
 
     /// Drops the current audience; the last one takes the whole session along.

@@ -2,12 +2,16 @@
 
 use std::rc::Rc;
 
+mod protection;
+mod secure;
+
+pub use self::protection::Protection;
 use super::Error;
 use super::Kind;
 use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
-use super::options::{Revocation, invalid};
+use super::options::{Revocation, Secure, invalid};
 use super::times::Timeouts;
 use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
@@ -29,6 +33,10 @@ pub const HEADERS: [(&str, &str); 10] = [
     ("absolute-timeout", "Session-Absolute-Timeout"),
     ("absolute_timeout", "Session-Absolute-Timeout"),
 ];
+
+/// What to say of `remember_safety = "None"`.
+const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name \
+                       opens, even after the session's own timeouts";
 
 /// Everything that a session's acts need to know, made from options once and used many times.
 pub struct Configuration {
@@ -63,10 +71,13 @@ pub struct Configuration {
     /// Bytes.
     pub compression_threshold: u64,
     pub bind: Flags,
+    pub protection: Protection,
     pub request_headers: Vec<String>,
     pub response_headers: Vec<String>,
     /// Whether the payload lives in a storage instead of the cookie.
     pub stored: bool,
+    /// What holds for requests over HTTPS, if that is not the same.
+    https: Option<Rc<Self>>,
 }
 
 impl Configuration {
@@ -99,13 +110,26 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// Sessions in cookies are to be revoked. (lua-resty-session ignores `revocation` where there is a storage.)
+    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores
+    /// `revocation` where there is a storage.)
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         if !stored && self.options.revocation == Some(Revocation(true)) {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
             return Err(invalid("revocation", cause));
         }
-        Ok(Self { stored, ..self })
+        self.protection.check_storage(stored)?;
+        Ok(Self { stored, https: self.make_https(stored)?, ..self })
+    }
+
+    /// The most bytes of JSON that the data may have, and the info.
+    pub fn max_data_size(&self) -> usize {
+        self.protection.max_data_size(self.stored)
+    }
+
+    /// What the log should say of this configuration, once.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let renamed = self.remember_safety == RememberSafety::None && !self.stored;
+        renamed.then_some(RENAMED).into_iter().collect()
     }
 
     fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
@@ -113,6 +137,7 @@ impl Configuration {
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
         let (cookie_name, remember_cookie_name) = cookie_names(&options, &prefix)?;
+        let bind = bind(options.bind.as_deref().unwrap_or_default())?;
         Ok(Self {
             keys: keys(&options, &cookie_name, &remember_cookie_name)?,
             seal_info: options.seal_info.unwrap_or_default(),
@@ -142,10 +167,12 @@ impl Configuration {
             store_metadata: on(options.store_metadata),
             touch_threshold: number(options.touch_threshold),
             compression_threshold: number(options.compression_threshold),
-            bind: bind(options.bind.as_deref().unwrap_or_default())?,
+            bind,
+            protection: Protection::read(&options, bind)?,
             request_headers: header_names(&options.request_headers)?,
             response_headers: header_names(&options.response_headers)?,
             stored: false,
+            https: None,
             options,
         })
     }
@@ -203,6 +230,7 @@ fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
     if !host && !matches!(prefix.as_str(), "" | "__Secure-") {
         return Err(invalid("cookie_prefix", "\"__Host-\" or \"__Secure-\" expected"));
     }
+    secure::check(options)?;
     let path = attribute("cookie_path", &options.cookie_path)?;
     let domain = attribute("cookie_domain", &options.cookie_domain)?;
     let same_site = one_of("cookie_same_site", &options.cookie_same_site, &["Lax", "Strict", "None", "Default"])?;
@@ -213,7 +241,7 @@ fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
         return Err(Error::SamePartyStrict);
     }
     let attributes = Attributes {
-        secure: options.cookie_secure == Some(true)
+        secure: options.cookie_secure == Some(Secure::On)
             || !prefix.is_empty()
             || same_site == "None"
             || same_party
@@ -392,7 +420,7 @@ mod tests {
         assert_eq!(error(&[("remember", text("yes"))]), "invalid remember (boolean expected, got string)");
         assert_eq!(
             error(&[("cookie_secure", Value::Number(1.0))]),
-            "invalid cookie_secure (boolean expected, got number)"
+            "invalid cookie_secure (boolean or \"auto\" expected, got number)"
         );
     }
 

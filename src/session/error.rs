@@ -21,17 +21,30 @@ pub enum Error {
     RememberAbsoluteTimeoutExceeded,
     #[error("session remember rolling timeout exceeded")]
     RememberRollingTimeoutExceeded,
+    #[error("session was {0} more than a day ahead of this server's clock")]
+    Ahead(&'static str),
+    #[error("session is not bound to {0}, as require_bind demands")]
+    Unbound(String),
     #[error("invalid session idling offset")]
     InvalidIdlingOffset,
     #[error("missing session audience")]
     MissingAudience,
 
+    #[error("session remember cookie was revoked, because a copy of it or of a former one was used")]
+    Revoked,
+    #[error(
+        "a remember cookie came back after it had been replaced: it was copied, or the response that replaced it was \
+         lost. All that came from the same sign-in is revoked"
+    )]
+    Copied,
     #[error("unable to load session{0}")]
     Load(Cause),
     #[error("unable to json decode session ({0})")]
     RecordFormat(serde_json::Error),
     #[error("unable to json decode session (array with a ciphertext expected)")]
     RecordShape,
+    #[error("session maximum info size exceeded (max_data_size is {0} bytes)")]
+    InfoSize(usize),
     #[error("unable to base64url decode session info ({0})")]
     InfoEncoding(cookie::base64url::DecodeError),
     #[error("unable to json decode session info ({0})")]
@@ -89,6 +102,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a remember cookie was copied, or comes from the same sign-in as one that was.
+    pub fn is_theft(&self) -> bool {
+        matches!(self, Self::Copied | Self::Revoked)
+    }
+
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_) | Self::Nonce(_))

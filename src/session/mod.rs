@@ -47,6 +47,7 @@ mod options;
 mod others;
 mod reading;
 pub mod record;
+mod theft;
 pub mod times;
 mod writing;
 
@@ -54,3 +55,4 @@ pub use acts::{Act, Kind, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
 pub use error::Error;
+pub use options::Secure;

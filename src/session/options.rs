@@ -123,6 +123,25 @@ impl Setting for Revocation {
     }
 }
 
+/// Whether cookies are Secure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secure {
+    Off,
+    On,
+    /// Where the request came over HTTPS.
+    Auto,
+}
+
+impl Setting for Secure {
+    fn from_value(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Boolean(on) => Ok(if on { Self::On } else { Self::Off }),
+            Value::Text(text) if text == b"auto" => Ok(Self::Auto),
+            other => Err(other.unexpected("boolean or \"auto\"")),
+        }
+    }
+}
+
 macro_rules! options {
     ($($name:ident: $type:ty = $default:expr,)*) => {
         /// The options as a program writes them; what is `None` was not written.
@@ -171,7 +190,8 @@ options! {
     cookie_path: String = Some("/".into()),
     cookie_domain: String = None,
     cookie_http_only: bool = Some(true),
-    cookie_secure: bool = None,
+    cookie_secure: Secure = None,
+    trust_forwarded_proto: bool = Some(false),
     cookie_priority: String = None,
     cookie_same_site: String = Some("Lax".into()),
     cookie_same_party: bool = None,
@@ -194,7 +214,11 @@ options! {
     store_metadata: bool = Some(false),
     touch_threshold: u64 = Some(60),
     compression_threshold: u64 = Some(1024),
+    max_data_size: u64 = None,
     bind: Vec<Vec<u8>> = None,
+    require_bind: bool = Some(false),
+    renew_fallback: bool = Some(false),
+    remember_theft: String = None,
     request_headers: Vec<String> = None,
     response_headers: Vec<String> = None,
     revocation: Revocation = None,

@@ -4,7 +4,7 @@ use super::audiences::{self, Sole};
 use super::effect::Get;
 use super::error::Cause;
 use super::info::Found;
-use super::{Act, Error, Kind, Meta, Session, record};
+use super::{Act, Error, Kind, Meta, Session, record, times};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::seal::{self, Opener};
 use crate::cookie::{self, Flags, Header, chunks, request};
@@ -75,7 +75,7 @@ impl Session {
         let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = seal::open(&header, act.key(kind, key), act.safety(kind), &record.ciphertext)?;
+            let payload = act.opener(kind, &header, key).open(&record.ciphertext)?;
             let info = record.info.map(|info| act.open_info(kind, key, &header, info)).transpose()?;
             (payload, String::new(), info.unwrap_or_default())
         } else {
@@ -107,12 +107,17 @@ impl Act {
         if header.flags().contains(Flags::STORED) != self.configuration.stored {
             return Err(Error::InvalidFlags);
         }
+        if self.configuration.stored && cookie.len() > ENCODED_SIZE {
+            return Err(cookie::Error::BehindHeader.into());
+        }
         match kind {
             Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
             Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
         }
         let binding = self.binding(header.flags()).await;
         let key = seal::verify(&header, self.configuration.keys.of(kind), &binding)?;
+        times::check_clock(&header, self.now)?;
+        self.configuration.protection.check_bound(header.flags())?;
         Ok((header, key))
     }
 
@@ -137,16 +142,23 @@ impl Act {
         authentic
     }
 
-    /// The first of the request's cookies of that kind that a key authenticates. With a storage, its record is there.
-    pub(super) async fn find_verified(&self, kind: Kind) -> Result<Option<Meta>, Error> {
+    /// The first of the request's cookies of that kind that a key authenticates.
+    pub(super) async fn verified(&self, kind: Kind) -> Option<Meta> {
         for cookie in self.candidates(kind) {
-            let Ok((header, key)) = self.verify(kind, cookie).await else { continue };
-            if self.configuration.stored {
-                self.load(kind, &header).await?;
+            if let Ok((header, key)) = self.verify(kind, cookie).await {
+                return Some(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None });
             }
-            return Ok(Some(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None }));
         }
-        Ok(None)
+        None
+    }
+
+    /// The same. With a storage, its record is there.
+    pub(super) async fn find_verified(&self, kind: Kind) -> Result<Option<Meta>, Error> {
+        let Some(meta) = self.verified(kind).await else { return Ok(None) };
+        if self.configuration.stored {
+            self.load(kind, &meta.header).await?;
+        }
+        Ok(Some(meta))
     }
 
     /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is
@@ -159,11 +171,14 @@ impl Act {
         first: &[u8],
         number: usize,
     ) -> Result<Vec<u8>, Error> {
-        let opener = Opener::new(header, self.key(kind, key), self.safety(kind));
+        let opener = self.opener(kind, header, key);
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
             return Ok(opener.open(first)?);
+        }
+        if first.len() != chunks::part_size(self.name(kind), header.data_size(), 1) {
+            return Err(cookie::Error::InvalidPayload.into());
         }
         let values = request::chunk_values(&self.cookies, self.name(kind), count, CANDIDATES);
         let places = (2..).zip(values).map(|(chunk, values)| self.chunk_candidates(kind, header, chunk, values));
@@ -171,7 +186,7 @@ impl Act {
         open_chunks(&opener, first, &places, number)
     }
 
-    /// Which of the values under a chunk's name to try: those of the right size, if there are any.
+    /// Which of the values under a chunk's name are of the right size.
     fn chunk_candidates<'a>(
         &self,
         kind: Kind,
@@ -179,25 +194,33 @@ impl Act {
         number: usize,
         found: Vec<&'a [u8]>,
     ) -> Result<Vec<&'a [u8]>, Error> {
+        let size = chunks::part_size(self.name(kind), header.data_size(), number);
+        let problem = if found.is_empty() { cookie::Error::MissingChunk } else { cookie::Error::InvalidPayload };
         let mut values: Vec<&[u8]> = Vec::with_capacity(1);
         for value in found {
-            if !values.contains(&value) {
+            if value.len() == size && !values.contains(&value) {
                 values.push(value);
             }
         }
-        if values.len() > 1 {
-            let size = chunks::part_size(self.name(kind), header.data_size(), number);
-            if values.iter().any(|value| value.len() == size) {
-                values.retain(|value| value.len() == size);
-            }
-        }
-        if values.is_empty() { Err(cookie::Error::MissingChunk.into()) } else { Ok(values) }
+        if values.is_empty() { Err(problem.into()) } else { Ok(values) }
+    }
+
+    /// What opens the payload of a header that a key authenticates.
+    fn opener<'a>(&'a self, kind: Kind, header: &'a Header, key: usize) -> Opener<'a> {
+        Opener::new(header, self.key(kind, key), self.safety(kind)).up_to(self.configuration.max_data_size())
     }
 
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
         let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
-        let text = self.host.get(get).await.map_err(|cause| Error::Load(Cause(cause)))?;
-        record::decode(text)
+        let text = match self.host.get(get).await {
+            Ok(text) => text,
+            Err(None) => return Err(Box::pin(self.explain_absence(kind, header)).await),
+            Err(cause) => return Err(Error::Load(Cause(cause))),
+        };
+        if kind == Kind::Remember {
+            Box::pin(self.check_line(kind, header)).await?;
+        }
+        record::decode(text, self.configuration.max_data_size())
     }
 }
 

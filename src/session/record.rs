@@ -3,6 +3,7 @@
 
 use super::Error;
 use crate::cookie::base64url;
+use crate::cookie::header::MAX_DATA_SIZE;
 
 pub struct Record {
     /// base64url, as it was sealed.
@@ -19,15 +20,28 @@ pub fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
     }
 }
 
-pub fn decode(mut text: Vec<u8>) -> Result<Record, Error> {
+/// Takes a record apart. Its info may have so many bytes of JSON at most.
+///
+/// # Errors
+///
+/// What is wrong with the record, which whoever writes to the storage may have made.
+pub fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> {
     if is_one_plain_string(&text) {
         text.truncate(text.len() - 2);
         text.drain(..2);
         return Ok(Record { ciphertext: text, info: None });
     }
+    const PUNCTUATION: usize = 1024; // more than any JSON library puts around the two texts
+    let longest_info = base64url::encoded_size(max_info_size);
+    if text.len() > MAX_DATA_SIZE + longest_info + PUNCTUATION {
+        return Err(Error::InfoSize(max_info_size));
+    }
     let mut parts = serde_json::from_slice::<Vec<Option<String>>>(&text).map_err(Error::RecordFormat)?.into_iter();
     let ciphertext = parts.next().flatten().ok_or(Error::RecordShape)?.into_bytes();
     let info = parts.next().flatten();
+    if info.as_ref().is_some_and(|info| info.len() > longest_info) {
+        return Err(Error::InfoSize(max_info_size));
+    }
     let info = info.map(|info| base64url::decode(info.as_bytes()).map_err(Error::InfoEncoding)).transpose()?;
     Ok(Record { ciphertext, info })
 }
@@ -45,11 +59,11 @@ mod tests {
     #[test]
     fn records_come_back() {
         for info in [Some(&b"{}"[..]), None] {
-            let record = decode(encode(b"AAAA", info)).unwrap();
+            let record = decode(encode(b"AAAA", info), 100).unwrap();
             assert_eq!((record.ciphertext.as_slice(), record.info.as_deref()), (&b"AAAA"[..], info));
         }
         for text in [" [ \"AAAA\" ]", "[\"AA\\u0041A\"]", "[\"AAAA\",null]"] {
-            let record = decode(text.into()).unwrap();
+            let record = decode(text.into(), 100).unwrap();
             assert_eq!((record.ciphertext.as_slice(), record.info), (&b"AAAA"[..], None), "{text}");
         }
     }
@@ -57,12 +71,21 @@ mod tests {
     #[test]
     fn what_is_no_record_is_an_error() {
         for text in ["", "{}", "null", "[1]", "[\"a\"", "[\"]", "true"] {
-            let error = decode(text.into()).err().unwrap().to_string();
+            let error = decode(text.into(), 100).err().unwrap().to_string();
             assert!(error.starts_with("unable to json decode session ("), "{error}");
         }
         for text in ["[]", "[null]"] {
-            assert!(matches!(decode(text.into()), Err(Error::RecordShape)));
+            assert!(matches!(decode(text.into(), 100), Err(Error::RecordShape)));
         }
-        assert!(matches!(decode(b"[\"a\",\"!\"]".to_vec()), Err(Error::InfoEncoding(_))));
+        assert!(matches!(decode(b"[\"a\",\"!\"]".to_vec(), 100), Err(Error::InfoEncoding(_))));
+    }
+
+    #[test]
+    fn info_is_limited_before_it_is_decoded() {
+        let record = |size| encode(b"AAAA", Some(&vec![b' '; size]));
+        assert!(decode(record(100), 100).is_ok());
+        for record in [record(101), record(20_000_000), [&b"["[..], &b"null,".repeat(4_000_000), b"null]"].concat()] {
+            assert!(matches!(decode(record, 100), Err(Error::InfoSize(100))));
+        }
     }
 }

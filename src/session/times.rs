@@ -7,7 +7,7 @@
 use super::Error;
 use crate::cookie::Header;
 use crate::cookie::attributes::MAX_AGE;
-use crate::cookie::header::MAX_ROLLING_OFFSET;
+use crate::cookie::header::{CLOCK_SKEW, MAX_ROLLING_OFFSET};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
@@ -138,6 +138,18 @@ fn check_lifetime(header: &Header, now: u64) -> Result<Elapsed, Error> {
     Ok(elapsed)
 }
 
+/// Whether none of a session's times is more than a day ahead: until it came, no timeout could end.
+///
+/// # Errors
+///
+/// The first time that is.
+pub fn check_clock(header: &Header, now: u64) -> Result<(), Error> {
+    let Elapsed { absolute, rolling, idling } = elapsed(header, now);
+    let ahead = -(CLOCK_SKEW as i64);
+    let clocks = [(absolute, "created"), (rolling, "saved"), (idling, "touched")];
+    clocks.into_iter().find(|(elapsed, _)| *elapsed < ahead).map_or(Ok(()), |(_, what)| Err(Error::Ahead(what)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,8 +179,31 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_expires_nothing() {
-        assert!(TIMEOUTS.check_session(&header(0), CREATED - 100_000).is_ok());
+    fn a_clock_that_is_a_little_behind_expires_nothing() {
+        for now in [CREATED - 86_400, CREATED - 1, CREATED, u64::from(u32::MAX)] {
+            assert!(TIMEOUTS.check_session(&header(0), CREATED - 86_400).is_ok());
+            assert!(check_clock(&header(0), now).is_ok());
+        }
+    }
+
+    #[test]
+    fn times_more_than_a_day_ahead_are_refused() {
+        let problem = |header: &Header, now| check_clock(header, now).unwrap_err().to_string();
+        let text = |what| format!("session was {what} more than a day ahead of this server's clock");
+        for now in [0, 1, CREATED - 1_000_000, CREATED - 86_401] {
+            assert_eq!(problem(&header(0), now), text("created"));
+        }
+        assert_eq!(problem(&header(86_401), CREATED), text("saved"));
+        assert_eq!(problem(&header(MAX_ROLLING_OFFSET), CREATED), text("saved"));
+        assert!(check_clock(&header(86_400), CREATED).is_ok());
+        let mut touched = *header(86_400).as_bytes();
+        touched[63] = 1;
+        assert_eq!(problem(&Header::from_bytes(touched).unwrap(), CREATED), text("touched"));
+        touched[35..44].fill(0xff);
+        touched[63..66].fill(0xff);
+        let last = Header::from_bytes(touched).unwrap();
+        assert_eq!(problem(&last, CREATED), text("created"));
+        assert!(check_clock(&last, u64::MAX / 2).is_ok());
     }
 
     #[test]

@@ -21,10 +21,14 @@ impl Session {
         if self.payload.is_empty() {
             return Err(Error::NoPayload);
         }
+        let unnoted = if act.watches_lines() { Box::pin(self.continue_line(act, kind)).await? } else { None };
         let dropped = self.enforce_same_subject(act)?;
         let result = self.write_all(act, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);
+        }
+        if result.is_ok() && act.watches_lines() {
+            self.try_to_note_line(act, kind, unnoted).await;
         }
         result
     }
@@ -56,6 +60,7 @@ impl Session {
 
     async fn seal(&self, act: &Act, kind: Kind, previous: Option<&Meta>) -> Result<Sealed, Error> {
         let configuration = &act.configuration;
+        self.check_sizes(configuration.max_data_size())?;
         let before = previous.map(|meta| &meta.header);
         let creation_time = before.map_or(act.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
@@ -112,7 +117,17 @@ impl Session {
         act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
     }
 
-    fn meta_of(&self, kind: Kind) -> Option<&Meta> {
+    fn check_sizes(&self, limit: usize) -> Result<(), Error> {
+        if self.payload.len() > limit {
+            return Err(cookie::Error::DataTooLarge(limit).into());
+        }
+        match &self.info {
+            Some(info) if info.len() > limit => Err(Error::InfoSize(limit)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn meta_of(&self, kind: Kind) -> Option<&Meta> {
         match kind {
             Kind::Session => self.meta.as_ref(),
             Kind::Remember => self.remember_meta.as_deref(),
@@ -193,7 +208,11 @@ impl Act {
             Err(None) => return Ok(false),
             Err(Some(cause)) => return Err(failed(cause)),
         };
-        let ciphertext = record::decode(text).map_err(|error| failed(error.to_string()))?.ciphertext;
+        let limit = self.configuration.max_data_size();
+        if info.len() > limit {
+            return Err(Error::InfoSize(limit));
+        }
+        let ciphertext = record::decode(text, limit).map_err(|error| failed(error.to_string()))?.ciphertext;
         // Nobody has authenticated it here, and it is to stand between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
         let info = self.seal_info(kind, meta.key, &meta.header, info)?;

@@ -39,6 +39,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field request_headers string[]
 ---@field response_headers string[]
 ---@field rivals table? profiles whose cookies' names collide with this one's
+---@field warnings string[] what the log is to say of the configuration
 ---@field random_key boolean whether the log is still to say that there is no secret
 
 local profiles = {}
@@ -79,6 +80,7 @@ local function build(configuration, base, make, parent)
     error(err, 0)
   end
   tell_unknown(configuration, module)
+  notices.each_once(profile.warnings)
   profile.prepare, profile.wait = prepare, wait
   profile.base = base
   profile.configuration = kept

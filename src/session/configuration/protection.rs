@@ -1,0 +1,79 @@
+//! The options that limit what a cookie or a record may do: how large its data are, what it is bound to, when it is
+//! renewed, and what happens to a remember cookie that was copied.
+
+use super::invalid;
+use crate::cookie::Flags;
+use crate::cookie::compression::MAX_INFLATED_SIZE;
+use crate::session::{Error, Options};
+
+/// The most bytes of JSON that a session in cookies may hold, unless `max_data_size` says otherwise.
+const MAX_COOKIE_DATA_SIZE: usize = 1 << 20;
+/// The most bytes of JSON that a session in a storage may hold, unless `max_data_size` says otherwise.
+const MAX_STORED_DATA_SIZE: usize = 4 << 20;
+
+/// What is off unless a program switches it on, and the limit of a session's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protection {
+    max_data_size: Option<usize>,
+    /// The bindings that a cookie must have; no flags if any cookie opens.
+    required: Flags,
+    /// Whether a refresh saves a session that a fallback key opened.
+    pub renew_fallback: bool,
+    /// Whether the return of a remember cookie that was replaced ends all that came from the same sign-in.
+    pub remember_theft: bool,
+}
+
+impl Protection {
+    /// # Errors
+    ///
+    /// An option that is wrong. `bind` are the bindings that are configured.
+    pub(super) fn read(options: &Options, bind: Flags) -> Result<Self, Error> {
+        if options.max_data_size == Some(0) {
+            return Err(invalid("max_data_size", "number of bytes over 0 expected"));
+        }
+        let require_bind = options.require_bind == Some(true);
+        if require_bind && !bind.is_bound() {
+            return Err(invalid("require_bind", "it needs bind, which is empty"));
+        }
+        let size = |size| usize::try_from(size).unwrap_or(MAX_INFLATED_SIZE).min(MAX_INFLATED_SIZE);
+        Ok(Self {
+            max_data_size: options.max_data_size.map(size),
+            required: if require_bind { bind } else { Flags::default() },
+            renew_fallback: options.renew_fallback == Some(true),
+            remember_theft: match options.remember_theft.as_deref() {
+                None | Some("") => false,
+                Some("revoke") => true,
+                Some(_) => return Err(invalid("remember_theft", "\"revoke\" expected")),
+            },
+        })
+    }
+
+    /// # Errors
+    ///
+    /// An option that needs a storage, where there is none.
+    pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
+        if self.remember_theft && !stored {
+            let cause =
+                "it needs a storage: nothing notes which remember cookies were replaced if they are kept in cookies";
+            return Err(invalid("remember_theft", cause));
+        }
+        Ok(())
+    }
+
+    /// The most bytes of JSON that the data may have, and the info.
+    pub fn max_data_size(&self, stored: bool) -> usize {
+        self.max_data_size.unwrap_or(if stored { MAX_STORED_DATA_SIZE } else { MAX_COOKIE_DATA_SIZE })
+    }
+
+    /// # Errors
+    ///
+    /// A cookie with these flags lacks a binding that it must have.
+    pub fn check_bound(&self, flags: Flags) -> Result<(), Error> {
+        if flags.contains(self.required) {
+            return Ok(());
+        }
+        let names = [(Flags::BIND_IP, "ip"), (Flags::BIND_SCHEME, "scheme"), (Flags::BIND_USER_AGENT, "user-agent")];
+        let missing = names.into_iter().filter(|(flag, _)| self.required.contains(*flag) && !flags.contains(*flag));
+        Err(Error::Unbound(missing.map(|(_, name)| name).collect::<Vec<_>>().join(", ")))
+    }
+}

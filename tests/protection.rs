@@ -1,0 +1,518 @@
+//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; renewal after a change of
+//! secrets; and remember cookies that were copied. Each option is switched on and off without signing anybody out.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use resty_session::cookie::seal::{Binding, Seal};
+use resty_session::cookie::{Flags, Header, Key, RememberSafety, base64url};
+use resty_session::session::{Error, Meta, Options, Session};
+use support::{World, options};
+
+const T0: u64 = 1_700_000_000;
+const DAY: u64 = 86_400;
+const ADA: &str = r#"[[{"name":"Ada"},"default","ada"]]"#;
+
+fn both(options: &Options, test: impl Fn(World)) {
+    test(World::new(options.clone(), T0));
+    test(World::stored(options.clone(), T0));
+}
+
+/// JSON of exactly so many bytes.
+fn data(size: usize) -> String {
+    let around = r#"[[{"a":""},"default"]]"#.len();
+    format!(r#"[[{{"a":"{}"}},"default"]]"#, "x".repeat(size - around))
+}
+
+fn save(world: &mut World, payload: &str) -> Result<(), Error> {
+    let session = Session { payload: payload.into(), index: Some(0), ..world.session() };
+    world.save(session).1
+}
+
+fn too_large(limit: u64) -> String {
+    format!("session maximum data size exceeded (max_data_size is {limit} bytes)")
+}
+
+// Sizes -----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn data_over_the_limit_are_neither_saved_nor_opened() {
+    for threshold in [0, 1024] {
+        let limited = |limit| Options {
+            max_data_size: Some(limit),
+            compression_threshold: Some(threshold),
+            remember: Some(true),
+            remember_safety: Some(b"None".to_vec()),
+            ..options("s")
+        };
+        both(&limited(5000), |mut world| {
+            assert_eq!(save(&mut world, &data(5001)).unwrap_err().to_string(), too_large(5000));
+            assert!(world.lines.is_empty() && world.memory.records.is_empty());
+            save(&mut world, &data(5000)).unwrap();
+            assert_eq!(world.open_error(), None);
+            world.configure(limited(4999));
+            assert_eq!(world.open_error(), Some(too_large(4999)), "the remember cookie does not open either");
+            world.configure(limited(5000));
+            let (session, _) = world.open();
+            let larger = Session { payload: data(5001).into(), ..session };
+            world.now += 3000;
+            assert_eq!(world.refresh(larger).1.unwrap_err().to_string(), too_large(5000));
+            world.cookies.remove("session");
+            assert_eq!(world.open_error(), None);
+            world.configure(limited(4999));
+            assert!(!world.destroy().exists);
+            assert!(world.cookies.is_empty(), "they can't be of use any more");
+        });
+    }
+}
+
+/// The cookie of a payload as a program with the same secret and no limit seals it.
+fn sealed(payload: &[u8], flags: Flags) -> (Header, String) {
+    let seal = Seal {
+        key: &Key::from_secret(b"s"),
+        sid: [7; 32],
+        flags,
+        creation_time: T0,
+        rolling_offset: 0,
+        safety: RememberSafety::None,
+        compression_threshold: 1024,
+        binding: &Binding::default(),
+    };
+    let sealed = seal.seal(payload).unwrap();
+    (sealed.header, sealed.payload)
+}
+
+/// What is cheap to send is cheap to refuse.
+#[test]
+fn small_cookies_that_inflate_to_much_are_refused() {
+    let letters = data(15 << 20).into_bytes();
+    let tables = [&b"[[["[..], &b"{},".repeat(5_000_000), b"{}],\"default\"]]"].concat();
+    for payload in [letters, tables] {
+        let (header, text) = sealed(&payload, Flags::default());
+        let (first, rest) = text.split_at(text.len().min(3978));
+        let mut world = World::new(options("s"), T0);
+        world.cookies.insert("session".into(), header.encode() + first);
+        for (number, chunk) in (2..).zip(rest.as_bytes().chunks(4087)) {
+            world.cookies.insert(format!("session{number}"), String::from_utf8(chunk.to_vec()).unwrap());
+        }
+        assert_eq!(world.open_error(), Some(too_large(1 << 20)));
+
+        let (header, text) = sealed(&payload, Flags::STORED);
+        let mut world = World::stored(options("s"), T0);
+        world.cookies.insert("session".into(), header.encode());
+        let key = format!("session:{}", base64url::encode(header.sid()));
+        world.memory.records.insert(key, (format!("[\"{text}\"]"), T0 + 100));
+        assert_eq!(world.open_error(), Some(too_large(4 << 20)));
+        world.configure(Options { max_data_size: Some(16 << 20), ..options("s") });
+        assert_eq!(world.open_error(), None, "the limit that the error names was raised");
+    }
+}
+
+#[test]
+fn info_over_the_limit_is_neither_saved_nor_opened() {
+    let mut world = World::stored(Options { max_data_size: Some(1000), ..options("s") }, T0);
+    let text = "session maximum info size exceeded (max_data_size is 1000 bytes)";
+    let info = |size: usize| Some(format!(r#"{{"default":{{"a":"{}"}}}}"#, "x".repeat(size - 20)).into_bytes());
+    let session = world.sign_in(ADA);
+    let (session, result) = world.save(Session { info: info(1001), ..session });
+    assert_eq!(result.unwrap_err().to_string(), text);
+    let (session, result) = world.save_info(session);
+    assert_eq!(result.unwrap_err().to_string(), text);
+    let (session, result) = world.save_info(Session { info: info(1000), ..session });
+    result.unwrap();
+    world.save(session).1.unwrap();
+    assert_eq!(world.open().0.info, info(1000));
+    // Whoever writes to the storage may put anything there.
+    for (record, _) in world.memory.records.values_mut() {
+        let end = record.rfind("\",\"").unwrap();
+        *record = format!("{}\",\"{}\"]", &record[..end], base64url::encode(&info(1001).unwrap()));
+    }
+    assert_eq!(world.open_error().as_deref(), Some(text));
+}
+
+// Times and texts -------------------------------------------------------------------------------------------------
+
+fn remembering(secret: &str) -> Options {
+    Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options(secret) }
+}
+
+#[test]
+fn what_a_clock_far_ahead_wrote_is_refused() {
+    let ahead = |what| Some(format!("session was {what} more than a day ahead of this server's clock"));
+    both(&remembering("s"), |mut world| {
+        for (offset, error) in [(DAY, None), (DAY + 1, ahead("created")), (400 * DAY, ahead("created"))] {
+            world.now = T0 + offset;
+            world.sign_in(ADA);
+            world.now = T0;
+            assert_eq!(world.open_error(), error, "session cookie and remember cookie");
+            assert_eq!(world.destroy().exists, error.is_none());
+            assert!(world.cookies.is_empty());
+        }
+    });
+    let endless =
+        Options { idling_timeout: Some(0), rolling_timeout: Some(0), absolute_timeout: Some(0), ..options("s") };
+    both(&endless, |mut world| {
+        let session = world.sign_in(ADA);
+        world.now = T0 + 2 * DAY;
+        world.touch(session).1.unwrap();
+        world.now = T0 + 10;
+        assert_eq!(world.open_error(), ahead("touched"));
+        world.now = T0 + DAY;
+        let (session, _) = world.open();
+        world.now = T0 + 2 * DAY;
+        world.save(session).1.unwrap();
+        world.now = T0 + DAY - 1;
+        assert_eq!(world.open_error(), ahead("saved"));
+        world.now = T0 + DAY;
+        assert_eq!(world.open_error(), None);
+    });
+}
+
+#[test]
+fn with_a_storage_nothing_may_stand_behind_the_header() {
+    let mut world = World::stored(remembering("s"), T0);
+    world.sign_in(ADA);
+    let good = world.cookies.clone();
+    for tail in ["A", ".", "AAAA", "=", "\u{e9}", &"A".repeat(3000)] {
+        for name in ["session", "remember"] {
+            world.cookies = good.clone();
+            let other = if name == "session" { "remember" } else { "session" };
+            world.cookies.remove(other);
+            world.cookies.get_mut(name).unwrap().push_str(tail);
+            let error = world.open_error().unwrap();
+            let expected = match name {
+                "session" => "invalid session header (text behind it)",
+                _ => "missing session cookie",
+            };
+            assert_eq!(error, expected, "{tail}");
+        }
+        let value = good["session"].clone() + tail;
+        assert!(Meta::from_value(value.into_bytes(), 0, T0).is_err());
+    }
+    world.cookies = good.clone();
+    world.cookies.get_mut("session").unwrap().push('A');
+    world.cookies.remove("remember");
+    world.destroy();
+    assert!(world.cookies.is_empty());
+    world.cookies = good;
+    assert_eq!(world.open_error(), None);
+}
+
+#[test]
+fn a_payload_is_cut_into_chunks_in_one_way_only() {
+    let mut world = World::new(Options { compression_threshold: Some(0), ..options("s") }, T0);
+    world.sign_in(&data(8000));
+    let good = world.cookies.clone();
+    for (from, to) in [("session", "session2"), ("session2", "session3")] {
+        world.cookies = good.clone();
+        let last = world.cookies.get_mut(from).unwrap().pop().unwrap();
+        world.cookies.get_mut(to).unwrap().insert(0, last);
+        assert_eq!(world.open_error().as_deref(), Some("invalid session payload"), "moved to {to}");
+    }
+}
+
+// Bindings and secrets --------------------------------------------------------------------------------------------
+
+fn bound(names: &[&str], require: bool) -> Options {
+    Options {
+        bind: Some(names.iter().map(|name| name.as_bytes().to_vec()).collect()),
+        require_bind: Some(require),
+        ..remembering("s")
+    }
+}
+
+#[test]
+fn a_cookie_without_the_required_bindings_does_not_open() {
+    both(&bound(&["scheme"], false), |mut world| {
+        world.binding.scheme = b"https".to_vec();
+        world.sign_in(ADA);
+        let good = world.cookies.clone();
+        for (names, missing) in
+            [(&["ip"][..], Some("ip")), (&["scheme", "ip", "user_agent"], Some("ip, user-agent")), (&["scheme"], None)]
+        {
+            world.configure(bound(names, true));
+            let expected = missing.map(|names| format!("session is not bound to {names}, as require_bind demands"));
+            assert_eq!(world.open_error(), expected);
+            world.configure(bound(names, false));
+            assert_eq!(world.open_error(), None, "off by default: {names:?}");
+            world.cookies = good.clone();
+        }
+        // A remember cookie is no way around it.
+        world.configure(bound(&["ip"], true));
+        world.cookies.remove("session");
+        assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
+        world.binding.scheme = b"http".to_vec();
+        world.cookies = good;
+        let mac = "invalid session message authentication code";
+        assert_eq!(world.open_error().as_deref(), Some(mac), "the MAC counts first");
+    });
+}
+
+/// `bind` first; once every cookie was saved with it, `require_bind`. Off at any time.
+#[test]
+fn bindings_become_required_and_optional_again_without_signing_anybody_out() {
+    both(&remembering("s"), |mut world| {
+        world.binding.remote_addr = b"192.0.2.1".to_vec();
+        world.sign_in(ADA);
+        world.configure(bound(&["ip"], false));
+        for _ in 0..6 {
+            world.now += 600;
+            assert!(world.start().1.result.is_ok());
+        }
+        let (session, _) = world.open();
+        assert!(session.meta.unwrap().header.flags().contains(Flags::BIND_IP), "within the rolling timeout");
+        world.configure(bound(&["ip"], true));
+        assert!(world.start().1.result.is_ok());
+        world.configure(bound(&["ip"], false));
+        assert!(world.start().1.result.is_ok());
+        world.configure(bound(&[], false));
+        assert!(world.start().1.result.is_ok());
+    });
+}
+
+fn rotated(renew: bool, fallbacks: &[&str]) -> Options {
+    Options {
+        secret_fallbacks: Some(fallbacks.iter().map(|secret| secret.as_bytes().to_vec()).collect()),
+        renew_fallback: Some(renew),
+        ..remembering("new")
+    }
+}
+
+#[test]
+fn a_refresh_renews_what_a_fallback_key_opened() {
+    both(&remembering("old"), |mut world| {
+        world.sign_in(ADA);
+        let created = Header::decode(world.cookies["remember"].as_bytes()).unwrap().creation_time();
+        world.now += 1;
+        world.configure(rotated(false, &["older", "old"]));
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty(), "off by default");
+
+        world.configure(rotated(true, &["older", "old"]));
+        world.unsendable = Some("the response header was sent already".into());
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty());
+        world.unsendable = None;
+        world.open();
+        assert!(world.lines.is_empty(), "only a refresh saves");
+        let before = world.cookies.clone();
+        world.start().1.result.unwrap();
+        assert_eq!(world.lines.len(), 2, "session cookie and remember cookie");
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty(), "once");
+
+        // The retired secret goes.
+        world.configure(rotated(true, &[]));
+        assert_eq!(world.open_error(), None);
+        let remember = world.cookies["remember"].clone();
+        assert_eq!(Header::decode(remember.as_bytes()).unwrap().creation_time(), created, "the same sign-in");
+        world.cookies.remove("session");
+        assert_eq!(world.open_error(), None);
+
+        // A remember cookie under the old secret beside a session under the new one.
+        world.configure(rotated(true, &["old"]));
+        world.cookies.insert("remember".into(), before["remember"].clone());
+        world.start().1.result.unwrap();
+        assert_eq!(world.lines.len(), 2);
+        world.configure(rotated(false, &[]));
+        world.cookies.remove("session");
+        assert_eq!(world.open_error(), None);
+    });
+}
+
+// Copied remember cookies -----------------------------------------------------------------------------------------
+
+fn watching(on: bool) -> Options {
+    let remember_theft = if on { "revoke" } else { "" };
+    Options { remember_theft: Some(remember_theft.to_owned()), ..remembering("s") }
+}
+
+type Jar = BTreeMap<String, String>;
+
+/// What is left when the browser was closed for longer than a session lives.
+fn later(world: &mut World, jar: &Jar) {
+    world.now += 2 * DAY;
+    remembered_only(world, jar);
+}
+
+fn remembered_only(world: &mut World, jar: &Jar) {
+    world.cookies = jar.clone();
+    world.cookies.remove("session");
+}
+
+/// Opens the session, and tells what the log says.
+fn opens(world: &mut World) -> (bool, Option<String>) {
+    let (session, outcome) = world.open();
+    (outcome.exists, session.warning)
+}
+
+const SAFE: (bool, Option<String>) = (true, None);
+const REFUSED: (bool, Option<String>) = (false, None);
+
+fn assert_alarm(world: &mut World) {
+    let (exists, warning) = opens(world);
+    assert!(
+        !exists && warning.unwrap_or_default().starts_with("a remember cookie came back after it had been replaced")
+    );
+    assert!(!world.cookies.contains_key("remember"), "it is cleared");
+}
+
+#[test]
+fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
+    for off_at_first in [false, true] {
+        let mut world = World::stored(watching(!off_at_first), T0);
+        world.sign_in(ADA);
+        world.configure(watching(true));
+        let stolen = world.cookies.clone();
+        let mut owner = stolen.clone();
+        for _ in 0..3 {
+            later(&mut world, &owner);
+            assert_eq!(opens(&mut world), SAFE);
+            owner = world.cookies.clone();
+        }
+        remembered_only(&mut world, &stolen);
+        world.now += 11;
+        assert_alarm(&mut world);
+        remembered_only(&mut world, &stolen);
+        assert_eq!(opens(&mut world), REFUSED, "the log says it once");
+        // Nobody knows which of them is the thief. The newest one is gone for servers that do not watch, too.
+        world.configure(watching(off_at_first));
+        remembered_only(&mut world, &owner);
+        assert_eq!(opens(&mut world), REFUSED);
+
+        world.configure(watching(true));
+        world.cookies.clear();
+        world.sign_in(ADA);
+        let again = world.cookies.clone();
+        later(&mut world, &again);
+        assert_eq!(opens(&mut world), SAFE, "a new sign-in is another line");
+    }
+}
+
+/// The thief was first: what he has stops working when the owner comes back.
+#[test]
+fn a_session_that_a_copied_cookie_opened_ends_with_its_line() {
+    for (saves, refreshes) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut world = World::stored(watching(true), T0);
+        world.sign_in(ADA);
+        let owner = world.cookies.clone();
+        later(&mut world, &owner);
+        assert_eq!(opens(&mut world), SAFE);
+        for _ in 0..saves {
+            let (session, _) = world.open();
+            world.save(session).1.unwrap();
+        }
+        for _ in 0..4 * refreshes {
+            world.now += 800;
+            world.start().1.result.unwrap();
+        }
+        let thief = world.cookies.clone();
+        remembered_only(&mut world, &owner);
+        world.now += 11;
+        assert_alarm(&mut world);
+
+        // Without the remember cookie, he can't get another one.
+        world.cookies = thief.clone();
+        world.cookies.remove("remember");
+        let (session, outcome) = world.open();
+        assert!(outcome.exists, "an open asks for no notes");
+        let (_, result) = world.save(session);
+        assert!(matches!(result, Err(Error::Revoked)), "{result:?}");
+        assert!(!world.open().1.exists, "it was deleted");
+        world.cookies = thief;
+        assert!(!world.open().1.exists);
+    }
+}
+
+#[test]
+fn two_who_use_a_cookie_at_the_same_moment_are_both_ended() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let copied = world.cookies.clone();
+    later(&mut world, &copied);
+    assert_eq!(opens(&mut world), SAFE);
+    let one = world.cookies.clone();
+    remembered_only(&mut world, &copied);
+    world.now += 5;
+    assert_eq!(opens(&mut world), SAFE, "requests under way are no theft");
+    let other = world.cookies.clone();
+    let successors = [&one, &other].map(|jar| {
+        later(&mut world, jar);
+        assert_eq!(opens(&mut world), SAFE, "so it can't be told");
+        world.cookies.clone()
+    });
+    world.now += 11;
+    remembered_only(&mut world, &one);
+    assert_alarm(&mut world);
+    for jar in &successors {
+        remembered_only(&mut world, jar);
+        assert_eq!(opens(&mut world), REFUSED);
+    }
+}
+
+#[test]
+fn leaving_and_forgetting_are_no_theft() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    world.destroy().result.unwrap();
+    remembered_only(&mut world, &jar);
+    assert_eq!(opens(&mut world), REFUSED, "a sign-out");
+
+    world.cookies.clear();
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    world.memory.records.retain(|name, _| !name.starts_with(&format!("remember:{}", key_of(&jar["remember"]))));
+    remembered_only(&mut world, &jar);
+    assert_eq!(opens(&mut world), REFUSED, "a storage that lost the record");
+}
+
+fn key_of(cookie: &str) -> String {
+    base64url::encode(Header::decode(cookie.as_bytes()).unwrap().sid())
+}
+
+/// Also for servers that do not watch, such as those of lua-resty-session.
+#[test]
+fn watching_is_switched_on_and_off_without_signing_anybody_out() {
+    let mut world = World::stored(watching(false), T0);
+    world.sign_in(ADA);
+    let mut jar = world.cookies.clone();
+    for on in [true, false, true, true, false, false, true, true] {
+        world.configure(watching(on));
+        later(&mut world, &jar);
+        assert_eq!(opens(&mut world), SAFE);
+        jar = world.cookies.clone();
+        let record = &world.memory.records[&format!("remember:{}", key_of(&jar["remember"]))].0;
+        assert!(record.starts_with("[\"") && !record.contains(','), "a record as ever: {record}");
+        let (session, _) = world.open();
+        world.save(session).1.unwrap();
+        jar = world.cookies.clone();
+    }
+    // Nothing outlives the longest life of a remember cookie.
+    let last = world.memory.records.values().map(|(_, expiry)| *expiry).max().unwrap();
+    assert!(last <= T0 + 30 * DAY, "{}", last - T0);
+}
+
+#[test]
+fn a_storage_that_cannot_be_asked_for_a_note_remembers_nobody_for_now() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let jar = world.cookies.clone();
+    for failing in 2..=3 {
+        remembered_only(&mut world, &jar);
+        world.memory.calls.clear();
+        world.memory.failing = vec![failing];
+        assert_eq!(opens(&mut world), REFUSED);
+        assert_eq!(world.cookies["remember"], jar["remember"], "it is left for another time");
+    }
+    // A save goes through; that a copy may go unnoticed is a warning.
+    let fresh = Session { payload: ADA.into(), index: Some(0), ..world.session() };
+    world.cookies.clear();
+    world.memory.failing = vec![world.memory.calls.len() + 3]; // set (session), set (remember), set (note)
+    let (session, result) = world.save(fresh);
+    result.unwrap();
+    assert_eq!(session.warning.as_deref(), Some("unable to store session data (connection refused)"));
+    assert_eq!(world.cookies.len(), 2);
+}
