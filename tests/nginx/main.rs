@@ -8,6 +8,7 @@ mod dshm_storage;
 mod faults;
 mod file_storage;
 mod http;
+mod loops;
 mod memcached_server;
 mod memcached_storage;
 mod redis_servers;

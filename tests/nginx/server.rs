@@ -149,9 +149,9 @@ impl Nginx {
         kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
     }
 
-    /// The workers' process ids, those that are about to leave among them.
+    /// The workers' process ids, those that are about to leave among them. There are none where nginx has ended.
     pub fn workers(&self) -> Vec<i32> {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap_or_default();
         children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
@@ -167,9 +167,19 @@ impl Nginx {
 }
 
 impl Drop for Nginx {
+    /// A worker that does not leave is killed, so that a test that has failed ends.
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let _ = self.child.wait();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                for worker in self.workers() {
+                    let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+                }
+                let _ = self.child.kill();
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 }
 
