@@ -109,8 +109,8 @@ fn aborted_requests_leave_nothing_behind() {
     let before = counts(&nginx)["resident"].as_u64().unwrap();
     round(ABORTED);
     let growth = counts(&nginx)["resident"].as_u64().unwrap().saturating_sub(before);
-    // The heap's high-water mark wavers by some hundred KiB; a waiter or a ticket left behind each time would be 5 MiB.
-    assert!(growth < 2048, "{growth} KiB more");
+    // The heap's high-water mark wavers by up to some 3 MiB; replies that are left behind take more than 6 MiB.
+    assert!(growth < 4096, "{growth} KiB more");
     // The last of the aborted requests may be taken up only now.
     wait_for("the tickets that nobody waits for any more", || {
         assert_eq!(browser.get(nginx.url("/open")), "opened");

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use super::server::{Process, free_port, root, wait_for};
+use super::server::{Process, free_port, root};
 use super::storages::Server;
 
 /// A node.
@@ -51,13 +51,14 @@ impl Dshm {
 
     fn start_on(port: u16, inner: u16, peer: Option<u16>) -> Self {
         let ports = [port, inner].into_iter().chain(peer).map(|port| port.to_string()).collect();
-        let dshm = Self { process: Process::start(program(), ports), port, inner };
+        let mut dshm = Self { process: Process::start(program(), ports), port, inner };
         dshm.wait();
         dshm
     }
 
-    fn wait(&self) {
-        wait_for("the stand-in for dshm", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    fn wait(&mut self) {
+        let port = self.port;
+        self.process.wait_for("the stand-in for dshm", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
     /// Stores an entry. A `ttl` of 0 is for ever.

@@ -10,6 +10,7 @@ mod faults;
 mod file_storage;
 mod http;
 mod leaving;
+mod loops;
 mod memcached_server;
 mod memcached_storage;
 mod redis_servers;

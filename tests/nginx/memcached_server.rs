@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
-use super::server::{Process, free_port, wait_for};
+use super::server::{Process, free_port};
 
 pub struct Memcached {
     pub process: Process,
@@ -15,15 +15,15 @@ impl Memcached {
     pub fn start(arguments: &[&str]) -> Self {
         let port = free_port();
         let listen = ["-p", &port.to_string(), "-U", "0", "-l", "127.0.0.1"];
-        let memcached = Self::run(port, &[&listen, arguments].concat());
-        wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut memcached = Self::run(port, &[&listen, arguments].concat());
+        memcached.process.wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         memcached
     }
 
     /// One that listens at a Unix socket alone.
     pub fn start_on_socket(path: &str) -> Self {
-        let memcached = Self::run(0, &["-s", path]);
-        wait_for("memcached", || UnixStream::connect(path).is_ok());
+        let mut memcached = Self::run(0, &["-s", path]);
+        memcached.process.wait_for("memcached", || UnixStream::connect(path).is_ok());
         memcached
     }
 
@@ -39,7 +39,7 @@ impl Memcached {
     pub fn start_again(&mut self) {
         self.process.start_again();
         let port = self.port;
-        wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        self.process.wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
     /// What the server says to a request, of which the CRLF at its end is left out in both.

@@ -31,7 +31,7 @@ impl Redis {
             all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
         }
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let redis = Self { process: Process::start(program, all), port, _directory: directory };
+        let mut redis = Self { process: Process::start(program, all), port, _directory: directory };
         redis.wait();
         redis
     }
@@ -42,8 +42,9 @@ impl Redis {
         self.wait();
     }
 
-    fn wait(&self) {
-        wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    fn wait(&mut self) {
+        let port = self.port;
+        self.process.wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
     pub fn connect(&self) -> Connection {
@@ -113,19 +114,8 @@ pub struct Cluster(pub Vec<Redis>);
 
 impl Cluster {
     pub fn start() -> Self {
-        let nodes: Vec<Redis> = (0..6)
-            .map(|_| {
-                // The bus listens 10,000 above the port, which must exist.
-                let port = loop {
-                    let port = free_port();
-                    if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-                        break port;
-                    }
-                };
-                let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-                Redis::start_on(port, "redis-server", &options, None)
-            })
-            .collect();
+        let nodes: Vec<Redis> =
+            (0..6).map(|_| Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])).collect();
         let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         let output = Command::new("redis-cli")
             .args(["--cluster", "create"])

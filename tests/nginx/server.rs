@@ -1,9 +1,11 @@
 //! An nginx of its own for each test, on a free port, with its files in a temporary directory.
 
-use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -42,8 +44,36 @@ pub fn binary() -> String {
     std::env::var("NGINX").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/sbin/nginx".into())
 }
 
+/// The ports that tests use: below those that systems give to connections, as are those 10,000 above, on which the nodes of
+/// a Redis Cluster listen too.
+const PORTS: RangeInclusive<u16> = 10_000..=15_999;
+/// Ports that a process takes at once.
+const BLOCK: u16 = 100;
+
+/// A port that nobody listens on. No other call gets it, in this process or, while it runs, in another.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static BLOCKS: Mutex<Vec<(File, RangeInclusive<u16>)>> = Mutex::new(Vec::new());
+    let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(port) = blocks.last_mut().and_then(|(_, ports)| ports.find(|port| is_free(*port))) {
+            return port;
+        }
+        let taken = PORTS.step_by(BLOCK.into()).find_map(|first| Some((lock(first)?, first..=first + BLOCK - 1)));
+        blocks.push(taken.expect("other tests have taken all ports"));
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+}
+
+/// A lock on the block of ports that starts here, unless there is another. It ends with the process.
+fn lock(first: u16) -> Option<File> {
+    let directory = std::env::temp_dir().join("resty-session-test-ports");
+    fs::create_dir_all(&directory).ok()?;
+    let file = File::options().create(true).append(true).open(directory.join(first.to_string())).ok()?;
+    file.try_lock().ok()?;
+    Some(file)
 }
 
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -73,6 +103,16 @@ impl Process {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.program.display())));
+    }
+
+    /// Waits until the server serves. One that has ended, as where it could not listen, does not.
+    pub fn wait_for(&mut self, what: &str, mut serves: impl FnMut() -> bool) {
+        wait_for(what, || {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+                panic!("{what} ended with {status}");
+            }
+            serves()
+        });
     }
 
     pub fn pid(&self) -> i32 {
@@ -132,7 +172,8 @@ impl Nginx {
                     fs::read_to_string(nginx.dir.path().join("stderr.log")).unwrap()
                 );
             }
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            // It has workers once it listens.
+            !nginx.workers().is_empty() && TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         nginx
     }
@@ -149,9 +190,9 @@ impl Nginx {
         kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
     }
 
-    /// The workers' process ids, those that are about to leave among them.
+    /// The workers' process ids, those that are about to leave among them. There are none where nginx has ended.
     pub fn workers(&self) -> Vec<i32> {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap_or_default();
         children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
@@ -167,9 +208,19 @@ impl Nginx {
 }
 
 impl Drop for Nginx {
+    /// A worker that does not leave is killed, so that a test that has failed ends.
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let _ = self.child.wait();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                for worker in self.workers() {
+                    let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+                }
+                let _ = self.child.kill();
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -226,4 +277,16 @@ pub fn send(process: i32, signal: Signal) {
             )
         });
     }
+}
+
+#[test]
+fn no_port_is_given_twice() {
+    let take = || (0..150).map(|_| free_port()).collect::<Vec<_>>();
+    let mut ports = std::thread::scope(|scope| {
+        let other = scope.spawn(take);
+        [take(), other.join().unwrap()].concat()
+    });
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 300);
 }

@@ -155,9 +155,13 @@ impl Database {
                 None => command.arg(argument),
             };
         }
-        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        // The client connects to the socket in the server's own directory.
+        wait_for("a database", || {
+            assert_eq!(child.try_wait().unwrap(), None, "a database ended");
+            self.client("", "SELECT 1").output().unwrap().status.success()
+        });
         self.child = Some(child);
-        wait_for("a database", || self.client("", "SELECT 1").output().unwrap().status.success());
     }
 
     /// The option and its value that connect to it.

@@ -10,6 +10,8 @@ local options = require "resty.session.options"
 local storages = require "resty.session.storages"
 local waiting = require "resty.session.waiting"
 
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
+
 ---@class resty.session.bridged Its fields may be assigned later: the next operation uses what they hold then
 ---@field username string?
 ---@field password string?
@@ -110,7 +112,7 @@ local metatables = {} -- by the native function that makes the storage
 local function metatable_of(make)
   if not metatables[make] then
     local own = {}
-    for name, method in pairs(metatable) do
+    for name, method in following, metatable do
       own[name] = method
     end
     own.__index = own

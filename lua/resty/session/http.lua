@@ -11,6 +11,7 @@ local request = ngx.req or {} -- stream blocks have none
 local clear_request_header, set_request_header = request.clear_header, request.set_header
 local header, var = ngx.header, ngx.var
 local log, get_phase = ngx.log, ngx.get_phase
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- Phases that have no request.
 local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
@@ -25,7 +26,7 @@ local var_is_replaced, header_is_replaced = false, false
 -- The cookies that a program's table holds by their names, as a Cookie header; nil if it holds none.
 local function held_cookies()
   local cookies = {}
-  for name, value in next, var do
+  for name, value in following, var do
     if type(name) == "string" and name:sub(1, 7) == "cookie_" and type(value) == "string" then
       cookies[#cookies + 1] = name:sub(8) .. "=" .. value
     end

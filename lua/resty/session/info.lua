@@ -6,6 +6,8 @@
 
 local encode_part = require("resty.session.json").encode_part
 
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
+
 local info = {}
 
 --- Where an audience's info stands in the table. What is not a name is an error only when it is saved.
@@ -44,7 +46,7 @@ end
 -- @treturn string|nil error
 function info.encode(own, without)
   local named = {}
-  for audience, values in next, type(own) == "table" and own or named do
+  for audience, values in following, type(own) == "table" and own or named do
     if audience ~= without then
       named[json_key(audience)] = values
     end

@@ -9,6 +9,7 @@ local native = require("resty.session.native").utils
 
 local getmetatable, setmetatable = getmetatable, setmetatable
 local next, type = next, type
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- Up to here every integer has a double of its own.
 local LARGEST_INTEGER = 2 ^ 53
@@ -32,7 +33,7 @@ local function with_digits_as_text(value, prefix, metatables)
     return loses_digits(value) and prefix .. ("%.0f"):format(value) or value
   end
   local copy = {}
-  for k, v in next, value do
+  for k, v in following, value do
     copy[loses_digits(k) and ("%.0f"):format(k) or k] = with_digits_as_text(v, prefix, metatables)
   end
   local meta = getmetatable(value)
@@ -45,7 +46,7 @@ local function mark_empty(value, levels, array_mt, empty_array_mt)
   if getmetatable(value) == array_mt then
     setmetatable(value, levels <= 0 and next(value) == nil and empty_array_mt or nil)
   end
-  for _, inner in next, value do
+  for _, inner in following, value do
     if type(inner) == "table" then
       mark_empty(inner, levels - 1, array_mt, empty_array_mt)
     end
@@ -55,7 +56,7 @@ end
 -- Whether a table has a key that is not an array's.
 local function has_other_keys(value)
   local count = #value
-  for key in next, value do
+  for key in following, value do
     if type(key) ~= "number" or key < 1 or key > count or key % 1 ~= 0 then
       return true
     end
@@ -71,7 +72,7 @@ local function unmark_filled(value, empty_array_mt)
     setmetatable(value, nil)
     found = true
   end
-  for _, inner in next, value do
+  for _, inner in following, value do
     found = type(inner) == "table" and unmark_filled(inner, empty_array_mt) or found
   end
   return found

@@ -6,6 +6,8 @@
 
 local native = require "resty.session.native"
 
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
+
 ---@class resty.session.meta What is known of a cookie that was opened or saved
 ---@field timestamp integer? when it was opened, saved or touched, seconds since the epoch
 ---@field flags integer?
@@ -31,7 +33,7 @@ function lazy_meta.__index(meta, name)
   end
   local fields = native.header_fields(rawget(meta, "value"))
   setmetatable(meta, nil)
-  for field, value in next, fields or {} do
+  for field, value in following, fields or {} do
     meta[field] = value
   end
   return rawget(meta, name)

@@ -16,6 +16,11 @@ local type = type
 local next = next
 local null = ngx.null
 
+-- Why this is not compiled there: docs/architecture.md, "Loops over tables".
+if jit.version:find("beta", 1, true) then
+  jit.off(true, true)
+end
+
 local options = {}
 
 -- How deep tables are looked into that are not known, which may hold themselves.

@@ -11,6 +11,8 @@ local http = require "resty.session.http"
 local native = require "resty.session.native"
 local notices = require "resty.session.notices"
 
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
+
 local rivals = {}
 
 local KEY = {} -- of what is noted in a request's context
@@ -45,7 +47,7 @@ end
 -- @tparam table profile
 -- @tparam table others profiles
 function rivals.find(profile, others)
-  for _, other in next, others do
+  for _, other in following, others do
     local problem = collision(profile, other)
     if problem then
       profile.rivals = profile.rivals or setmetatable({}, WEAK)
@@ -82,7 +84,7 @@ function rivals.note(profile)
     return -- a phase without a request
   end
   used[profile] = true
-  for rival, problem in next, profile.rivals do
+  for rival, problem in following, profile.rivals do
     -- One that was used before it had a rival is known by the cookies that it set.
     if used[rival] or is_set(rival, profile) then
       notices.once(problem)

@@ -14,6 +14,7 @@ local rawget = rawget
 local require = require
 local tostring = tostring
 local type = type
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- The option that holds a storage's configuration, where it is not of the storage's own name.
 local OPTION = {
@@ -39,7 +40,7 @@ local MODULE = {
   shm = "resty.session.shm",
 }
 
-for name in next, MODULE do
+for name in following, MODULE do
   options.name_section(name, OPTION[name] or name)
 end
 

@@ -10,9 +10,11 @@ local storages = require "resty.session.storages"
 local json = require "resty.session.json"
 local bit = require "bit"
 
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
+
 -- An error that the native module raises, for an argument of a wrong type, is a userdata: here it becomes a string.
 local native = {}
-for name, native_function in pairs(require("resty.session.native").utils) do
+for name, native_function in following, require("resty.session.native").utils do
   native[name] = function(...)
     local ok, value, err, more = pcall(native_function, ...)
     if not ok then
@@ -193,12 +195,12 @@ end
 function utils.meta_get_latest(text, current_time)
   local latest, index = {}, 1
   while index <= #text do
-    local key, err, exp, following = utils.meta_get_next(text, index)
+    local key, err, exp, after = utils.meta_get_next(text, index)
     if not key then
       return nil, err
     end
     latest[key] = exp and exp > current_time and exp or nil
-    index = following
+    index = after
   end
   return latest
 end
