@@ -132,10 +132,10 @@ fn a_header_that_claims_16_megabytes_is_refused() {
         let seal = Seal {
             key: &key,
             sid: [7; 32],
+            encryption: key.encryption(&[7; 32], RememberSafety::None),
             flags: Flags::default(),
             creation_time: T0,
             rolling_offset: 0,
-            safety: RememberSafety::None,
             compression_threshold: 0,
             binding: &Binding::default(),
         };

@@ -125,10 +125,10 @@ fn sealing_gives_each_cookie_byte_for_byte() {
             let seal = Seal {
                 key: &key,
                 sid: expected.sid().try_into().unwrap(),
+                encryption: key.encryption(expected.sid(), safety),
                 flags: expected.flags(),
                 creation_time: expected.creation_time(),
                 rolling_offset: expected.rolling_offset(),
-                safety,
                 compression_threshold: options.compression_threshold.unwrap_or(1024),
                 binding: &binding,
             };

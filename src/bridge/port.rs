@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::cookie::cipher::OneTimeKey;
 use crate::storage::Error;
 
 /// What an operation came to.
@@ -27,6 +28,8 @@ pub enum Answer {
     Record(Option<Vec<u8>>),
     /// Live sessions' keys, and when they expire, in seconds since the epoch.
     Sessions(Vec<(String, u64)>),
+    /// A key that was derived.
+    Key(Box<OneTimeKey>),
 }
 
 /// Names one operation of a port: its number. No two operations of a port ever have the same one, so a reply

@@ -4,6 +4,9 @@
 //! `encryption:` or `authentication:` followed by the raw session id. The encryption key of a remember cookie
 //! comes from PBKDF2-HMAC-SHA256 ([RFC 8018](https://www.rfc-editor.org/rfc/rfc8018)) instead.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -88,20 +91,21 @@ impl Key {
         &self.ikm
     }
 
-    /// The key and nonce that encrypt the payload of session `sid`.
+    /// The key and nonce that encrypt the payload of session `sid`. With rounds it takes as long as
+    /// the [`derivation`](Self::derivation) does.
     pub fn encryption(&self, sid: &[u8], safety: RememberSafety) -> OneTimeKey {
-        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
-        match safety.rounds() {
-            None => self.expand(ENCRYPTION, sid, &mut *bytes),
-            Some(rounds) => {
-                let salt = [ENCRYPTION, sid].concat();
-                pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &salt, rounds, &mut *bytes);
-            }
+        if let Some(derivation) = self.derivation(sid, safety) {
+            return derivation.derive();
         }
-        let mut key = OneTimeKey { key: [0; KEY_SIZE], nonce: [0; NONCE_SIZE] };
-        key.key.copy_from_slice(&bytes[..KEY_SIZE]);
-        key.nonce.copy_from_slice(&bytes[KEY_SIZE..]);
-        key
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        self.expand(ENCRYPTION, sid, &mut *bytes);
+        OneTimeKey::from_bytes(&bytes)
+    }
+
+    /// What derives the encryption key of session `sid`, if that takes long.
+    pub fn derivation(&self, sid: &[u8], safety: RememberSafety) -> Option<Derivation> {
+        let rounds = safety.rounds()?;
+        Some(Derivation { ikm: self.ikm.clone(), salt: [ENCRYPTION, sid].concat(), rounds })
     }
 
     /// The first 16 bytes of the HMAC over `message` with the MAC key of session `sid`.
@@ -118,6 +122,44 @@ impl Key {
         // 44 bytes of output are far from HKDF's limit of 255 hashes.
         let fits = self.extracted.expand_multi_info(&[usage, sid], output).is_ok();
         debug_assert!(fits);
+    }
+}
+
+/// The derivation of an encryption key that takes long: from a fifth of a millisecond to a fifth of a second on
+/// the machines of today. It can be done on any thread.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Derivation {
+    ikm: Zeroizing<[u8; IKM_SIZE]>,
+    /// `encryption:` and the session id.
+    salt: Vec<u8>,
+    rounds: u32,
+}
+
+impl Derivation {
+    /// Derives the key. This is what takes long.
+    pub fn derive(&self) -> OneTimeKey {
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &self.salt, self.rounds, &mut *bytes);
+        OneTimeKey::from_bytes(&bytes)
+    }
+
+    /// How long it takes, in rounds of PBKDF2.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+}
+
+/// Session ids are random: the salt tells derivations apart.
+impl Hash for Derivation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.salt.hash(state);
+    }
+}
+
+/// Neither the key material nor the id.
+impl fmt::Debug for Derivation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Derivation").field("rounds", &self.rounds).finish_non_exhaustive()
     }
 }
 

@@ -1,13 +1,11 @@
 //! Sealing a payload into header and ciphertext, verifying a header, and opening the payload again.
 
-use std::cell::OnceCell;
-
 use subtle::ConstantTimeEq;
 
 use super::cipher::OneTimeKey;
 use super::compression::{self, MAX_INFLATED_SIZE};
 use super::header::{Fields, Flags, Header, Sid, Tag};
-use super::keys::{Key, RememberSafety, sha256};
+use super::keys::{Key, sha256};
 use super::{Error, base64url};
 
 /// What of the request the MAC may cover besides the header. Empty is the same as absent.
@@ -40,11 +38,11 @@ pub struct Seal<'a> {
     pub key: &'a Key,
     /// Must be fresh: one session id encrypts once.
     pub sid: Sid,
+    /// The key that encrypts this session id: [`Key::encryption`].
+    pub encryption: OneTimeKey,
     pub flags: Flags,
     pub creation_time: u64,
     pub rolling_offset: u64,
-    /// How the encryption key is derived; `None` for a session cookie.
-    pub safety: RememberSafety,
     /// Payloads over this many bytes are deflated; 0 never deflates.
     pub compression_threshold: u64,
     pub binding: &'a Binding,
@@ -73,11 +71,7 @@ impl Seal<'_> {
             rolling_offset: self.rolling_offset,
             data_size: base64url::encoded_size(data.len()),
         })?;
-        let tag = self
-            .key
-            .encryption(&self.sid, self.safety)
-            .encrypt(&mut data, header.additional_data())
-            .map_err(Error::Encrypt)?;
+        let tag = self.encryption.encrypt(&mut data, header.additional_data()).map_err(Error::Encrypt)?;
         header.set_tag(&tag);
         authenticate(&mut header, self.key, self.binding);
         Ok(Sealed { header, payload: base64url::encode(&data) })
@@ -97,40 +91,21 @@ pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize,
     keys.iter().position(|key| mac(header, key, binding).ct_eq(&header.mac()).into()).ok_or(Error::InvalidMac)
 }
 
-/// Decrypts and inflates the payload of a verified header.
-pub fn open(header: &Header, key: &Key, safety: RememberSafety, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    Opener::new(header, key, safety).open(payload)
+/// The ciphertext that the base64url text of a payload holds. It checks what can be checked without a key.
+pub fn decode(header: &Header, payload: &[u8]) -> Result<Vec<u8>, Error> {
+    if payload.len() != header.data_size() {
+        return Err(Error::InvalidPayload);
+    }
+    base64url::decode(payload).map_err(Error::PayloadEncoding)
 }
 
-/// Opens what may be the payload of a verified header. However many are tried, the encryption key is derived once.
-pub struct Opener<'a> {
-    header: &'a Header,
-    key: &'a Key,
-    safety: RememberSafety,
-    encryption: OnceCell<OneTimeKey>,
-}
-
-impl<'a> Opener<'a> {
-    pub fn new(header: &'a Header, key: &'a Key, safety: RememberSafety) -> Self {
-        Self { header, key, safety, encryption: OnceCell::new() }
+/// Decrypts and inflates the ciphertext of a verified header.
+pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Vec<u8>) -> Result<Vec<u8>, Error> {
+    key.decrypt(&mut ciphertext, header.additional_data(), &header.tag()).map_err(Error::Decrypt)?;
+    if header.flags().contains(Flags::DEFLATED) {
+        return compression::inflate(&ciphertext).map_err(Error::Inflate);
     }
-
-    /// Decrypts and inflates a payload.
-    pub fn open(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        let header = self.header;
-        if payload.len() != header.data_size() {
-            return Err(Error::InvalidPayload);
-        }
-        let mut data = base64url::decode(payload).map_err(Error::PayloadEncoding)?;
-        self.encryption
-            .get_or_init(|| self.key.encryption(header.sid(), self.safety))
-            .decrypt(&mut data, header.additional_data(), &header.tag())
-            .map_err(Error::Decrypt)?;
-        if header.flags().contains(Flags::DEFLATED) {
-            return compression::inflate(&data).map_err(Error::Inflate);
-        }
-        Ok(data)
-    }
+    Ok(ciphertext)
 }
 
 /// The header with another idling offset (clamped to what it can hold) and the MAC that goes with it.

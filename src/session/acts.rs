@@ -165,6 +165,8 @@ impl Session {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
+                // The session cookie's error does not say that another try may help.
+                self.warning = problem.is_fault().then(|| problem.to_string());
                 return Err(error);
             }
         };

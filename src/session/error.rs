@@ -26,6 +26,8 @@ pub enum Error {
     #[error("missing session audience")]
     MissingAudience,
 
+    #[error("unable to derive the remember cookie's key ({0})")]
+    Derive(String),
     #[error("unable to load session{0}")]
     Load(Cause),
     #[error("unable to json decode session ({0})")]
@@ -83,7 +85,7 @@ pub enum Error {
 impl Error {
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_))
+        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Derive(_) | Self::Random(_))
     }
 }
 

@@ -4,9 +4,9 @@ use super::audiences::{self, Sole};
 use super::effect::Get;
 use super::error::Cause;
 use super::{Act, Error, Kind, Meta, Session, record};
+use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
-use crate::cookie::seal::{self, Opener};
-use crate::cookie::{self, Flags, Header, chunks, request};
+use crate::cookie::{self, Flags, Header, RememberSafety, chunks, request, seal};
 
 /// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
 const CANDIDATES: usize = 5;
@@ -66,11 +66,11 @@ impl Session {
         let (payload, initial_chunk, info) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = seal::open(&header, act.key(key), act.safety(kind), &record.ciphertext)?;
+            let payload = act.open_payload(kind, &header, key, &record.ciphertext).await?;
             (payload, String::new(), record.info)
         } else {
             let first = &cookie[ENCODED_SIZE..];
-            let payload = act.open_cookies(kind, &header, key, first, number)?;
+            let payload = act.open_cookies(kind, &header, key, first, number).await?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
             (payload, initial_chunk, None)
@@ -99,6 +99,8 @@ impl Act {
         }
         match kind {
             Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
+            // The cookie of a session that is to be forgotten is a session's, whatever its name.
+            Kind::Remember if header.flags().contains(Flags::FORGET) => return Err(Error::InvalidFlags),
             Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
         }
         let binding = self.binding(header.flags()).await;
@@ -129,7 +131,7 @@ impl Act {
 
     /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is
     /// the `number`-th of its name.
-    fn open_cookies(
+    async fn open_cookies(
         &self,
         kind: Kind,
         header: &Header,
@@ -137,15 +139,33 @@ impl Act {
         first: &[u8],
         number: usize,
     ) -> Result<Vec<u8>, Error> {
-        let opener = Opener::new(header, self.key(key), self.safety(kind));
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
-            return Ok(opener.open(first)?);
+            return self.open_payload(kind, header, key, first).await;
         }
         let places = (2..=count).map(|chunk| self.chunk_candidates(kind, header, chunk));
         let places = places.collect::<Result<Vec<_>, _>>()?;
-        open_chunks(&opener, first, &places, number)
+        // Boxed, because it seldom runs.
+        Box::pin(open_chunks(first, &places, number, async |text| self.open_payload(kind, header, key, text).await))
+            .await
+    }
+
+    /// Decrypts a payload, its base64url text.
+    async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut ciphertext = seal::decode(header, text)?;
+        if self.safety(kind).rounds().is_some() && self.is_of_session(header, key, &mut ciphertext) {
+            return Err(cookie::Error::Decrypt(CipherError::Tag).into());
+        }
+        let encryption = self.encryption(kind, key, header.sid()).await?;
+        Ok(seal::open(header, &encryption, ciphertext)?)
+    }
+
+    /// Whether this is the ciphertext of a session cookie, which it then decrypts. Under the remember cookie's name it would
+    /// not open either, but that would be known only after its key was derived, for whoever has any session.
+    fn is_of_session(&self, header: &Header, key: usize, ciphertext: &mut [u8]) -> bool {
+        let key = self.key(key).encryption(header.sid(), RememberSafety::None);
+        key.decrypt(ciphertext, header.additional_data(), &header.tag()).is_ok()
     }
 
     /// What the cookies with a chunk's name hold: those of the right size, if there are any.
@@ -176,9 +196,14 @@ impl Act {
 /// Decrypts a payload of which there may be several candidates for each chunk: the tag tells which belong together. A
 /// browser mostly sends cookies that were set together in the same order, so those that are the `number`-th each come
 /// first.
-fn open_chunks(opener: &Opener, first: &[u8], places: &[Vec<&[u8]>], number: usize) -> Result<Vec<u8>, Error> {
+async fn open_chunks(
+    first: &[u8],
+    places: &[Vec<&[u8]>],
+    number: usize,
+    open: impl AsyncFn(&[u8]) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
     let all = places.iter().fold(1_usize, |product, place| product.saturating_mul(place.len()));
-    let mut problem = cookie::Error::InvalidPayload;
+    let mut problem = Error::from(cookie::Error::InvalidPayload);
     for attempt in 0..all.min(COMBINATIONS) {
         let mut rest = attempt;
         let mut parts = vec![first];
@@ -186,11 +211,12 @@ fn open_chunks(opener: &Opener, first: &[u8], places: &[Vec<&[u8]>], number: usi
             parts.push(place[(rest + number) % place.len()]);
             rest /= place.len();
         }
-        match opener.open(&parts.concat()) {
+        match open(&parts.concat()).await {
             Ok(payload) => return Ok(payload),
+            Err(error) if error.is_fault() => return Err(error),
             Err(error) if attempt == 0 => problem = error,
             Err(_) => {}
         }
     }
-    Err(problem.into())
+    Err(problem)
 }

@@ -39,6 +39,8 @@ pub enum Error {
     Connect(String),
     #[error("all connections are busy")]
     Busy,
+    #[error("too many key derivations wait")]
+    TooManyDerivations,
     #[error("the driver failed")]
     Broken,
     /// The record that was to be replaced is gone, though it must exist.

@@ -26,7 +26,6 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field storage table|false
 ---@field module string? the storage's name, where it is not one of ours
 ---@field prepare function? of a storage on the bridge
----@field wait function?
 ---@field cookie_name string
 ---@field remember_cookie_name string
 ---@field cookie_flags string
@@ -70,13 +69,13 @@ local function build(configuration, base, make, parent)
     storage, module = storages.load(wanted, configuration), storages.is_module(wanted) and wanted or nil
   end
   local kept = options.copy(configuration)
-  local native_storage, prepare, wait = storages.native(storage)
+  local native_storage, prepare = storages.native(storage)
   local profile, err = make(kept, defaults and defaults.handle, storage and true or false, native_storage)
   if not profile then
     error(err, 0)
   end
   tell_unknown(configuration, module)
-  profile.prepare, profile.wait = prepare, wait
+  profile.prepare = prepare
   profile.base = base
   profile.configuration = kept
   profile.storage = storage or false
