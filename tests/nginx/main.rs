@@ -3,6 +3,7 @@
 
 mod bridge;
 mod demo;
+mod derivations;
 mod dshm_server;
 mod dshm_storage;
 mod faults;
