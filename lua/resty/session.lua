@@ -68,8 +68,8 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what the native task needs, until the act is done. A storage on the bridge was asked already. A key that takes long to
--- derive is derived elsewhere if this thread can wait for it.
+-- Does what the native task needs, until the act is done. A storage on the bridge was asked already. A key that takes
+-- long to derive is derived elsewhere if this thread can wait for it.
 local function carry(profile, task, ...)
   if not task then
     return ...

@@ -14,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use super::header::{SID_SIZE, Tag};
+use crate::secret::Secret;
 
 /// Size of the initial key material in bytes.
 pub const IKM_SIZE: usize = 32;
@@ -78,13 +79,13 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn from_ikm(ikm: [u8; IKM_SIZE]) -> Self {
-        Self { extracted: extract(&ikm), ikm: Zeroizing::new(ikm) }
+    pub fn from_ikm(ikm: &[u8; IKM_SIZE]) -> Self {
+        Self { extracted: extract(ikm), ikm: Zeroizing::new(*ikm) }
     }
 
     /// The initial key material of a secret is its SHA-256.
     pub fn from_secret(secret: &[u8]) -> Self {
-        Self::from_ikm(sha256(secret))
+        Self::from_ikm(&Zeroizing::new(sha256(secret)))
     }
 
     pub fn ikm(&self) -> &[u8; IKM_SIZE] {
@@ -186,19 +187,19 @@ pub fn hmac_sha256(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
 /// HKDF with any key material, nonce and usage: `info` is usage `:` nonce.
 ///
 /// `None` where `size` is over 8160 bytes (255 hashes).
-pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Vec<u8>> {
+pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Secret> {
     const MAX_SIZE: usize = 255 * 32;
     if size > MAX_SIZE {
         return None;
     }
-    let mut output = vec![0; size];
+    let mut output = Secret::from(vec![0; size]);
     extract(ikm).expand_multi_info(&[usage, b":", nonce], &mut output).ok()?;
     Some(output)
 }
 
 /// PBKDF2-HMAC-SHA256 with salt = usage `:` salt.
-pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Vec<u8> {
-    let mut output = vec![0; size];
+pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Secret {
+    let mut output = Secret::from(vec![0; size]);
     pbkdf2::pbkdf2_hmac::<Sha256>(password, &[usage, b":", salt].concat(), rounds, &mut output);
     output
 }

@@ -7,6 +7,7 @@ use super::compression::{self, MAX_INFLATED_SIZE};
 use super::header::{Fields, Flags, Header, Sid, Tag};
 use super::keys::{Key, sha256};
 use super::{Error, base64url};
+use crate::secret::{Secret, show_only};
 
 /// What of the request the MAC may cover besides the header. Empty is the same as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,11 +50,12 @@ pub struct Seal<'a> {
 }
 
 /// A sealed session: the header, and the ciphertext as base64url.
-#[derive(Debug)]
 pub struct Sealed {
     pub header: Header,
     pub payload: String,
 }
+
+show_only!(Sealed { header });
 
 impl Seal<'_> {
     /// Deflates where that pays, encrypts, and authenticates.
@@ -63,7 +65,7 @@ impl Seal<'_> {
         }
         let deflated = self.deflate(plaintext);
         let flags = self.flags.with(Flags::DEFLATED, deflated.is_some());
-        let mut data = deflated.unwrap_or_else(|| plaintext.to_vec());
+        let mut data = deflated.unwrap_or_else(|| plaintext.into());
         let mut header = Header::new(&Fields {
             flags,
             sid: self.sid,
@@ -77,7 +79,7 @@ impl Seal<'_> {
         Ok(Sealed { header, payload: base64url::encode(&data) })
     }
 
-    fn deflate(&self, plaintext: &[u8]) -> Option<Vec<u8>> {
+    fn deflate(&self, plaintext: &[u8]) -> Option<Secret> {
         let threshold = self.compression_threshold;
         if threshold == 0 || plaintext.len() as u64 <= threshold {
             return None;
@@ -91,16 +93,16 @@ pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize,
     keys.iter().position(|key| mac(header, key, binding).ct_eq(&header.mac()).into()).ok_or(Error::InvalidMac)
 }
 
-/// The ciphertext that the base64url text of a payload holds. It checks what can be checked without a key.
-pub fn decode(header: &Header, payload: &[u8]) -> Result<Vec<u8>, Error> {
+/// The ciphertext that the base64url text of a payload holds, which is decrypted in place. It checks what can be checked without a key.
+pub fn decode(header: &Header, payload: &[u8]) -> Result<Secret, Error> {
     if payload.len() != header.data_size() {
         return Err(Error::InvalidPayload);
     }
-    base64url::decode(payload).map_err(Error::PayloadEncoding)
+    base64url::decode(payload).map(Secret::from).map_err(Error::PayloadEncoding)
 }
 
 /// Decrypts and inflates the ciphertext of a verified header.
-pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Vec<u8>) -> Result<Vec<u8>, Error> {
+pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret) -> Result<Secret, Error> {
     key.decrypt(&mut ciphertext, header.additional_data(), &header.tag()).map_err(Error::Decrypt)?;
     if header.flags().contains(Flags::DEFLATED) {
         return compression::inflate(&ciphertext).map_err(Error::Inflate);

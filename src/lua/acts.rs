@@ -16,6 +16,7 @@ use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
 use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
 use crate::cookie::keys::Derivation;
 use crate::cookie::{Binding, Error as CookieError};
+use crate::secret::Secret;
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Step, Task};
 use crate::session::{self, Act, Configuration, Error, Meta, Outcome, Session, State};
@@ -155,7 +156,7 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         remember_meta: remember_meta.map(Box::new),
         remember,
         forget,
-        payload: payload.map(Into::into).unwrap_or_default(),
+        payload: payload.map(|payload| Vec::from(payload).into()).unwrap_or_default(),
         // A program may have put anything in its place.
         index: index.as_usize().and_then(|index| index.checked_sub(1)),
         info: info.map(Into::into),
@@ -183,8 +184,8 @@ fn meta(
     known_at: Option<u64>,
 ) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
-    let ikm = ikm.unwrap_or_default();
-    let key = configuration.keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
+    let ikm = Secret::from(Vec::from(ikm.unwrap_or_default()));
+    let key = configuration.keys.iter().position(|key| ikm == key.ikm()).ok_or(CookieError::InvalidMac)?;
     Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
 }
 
@@ -437,7 +438,10 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) 
         Some(parts) => (bytes(lua, Some(parts.audience.to_vec()))?, parts.subject.map(<[u8]>::to_vec)),
         None => (session.index.map_or_else(nil, |index| number(index as u64 + 1)), None),
     };
-    let payload = parts.map(|parts| parts.data.to_vec()).or(payload);
+    let data = parts.map(|parts| parts.data).or(payload.as_deref().map(Vec::as_slice));
+    // Copied once, into Lua's memory.
+    let data =
+        data.map(|data| lua.create_string(data).map(|text| Either::Right(LuaValue::String(text)))).transpose()?;
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
     let (key, [cookie, cookie_end, known_at]) = match session.meta {
         Some(meta) => (number(meta.key as u64 + 1), cookie_of(&meta, now, !session.lines.is_empty())),
@@ -452,7 +456,7 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) 
         key,
         cookie,
         cookie_end,
-        bytes(lua, payload)?,
+        data.unwrap_or_else(nil),
         place,
         bytes(lua, subject)?,
         bytes(lua, info)?,

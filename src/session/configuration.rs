@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use zeroize::Zeroizing;
+
 use super::Error;
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
@@ -10,6 +12,10 @@ use super::times::Timeouts;
 use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
+use crate::secret::Secret;
+
+/// The bytes that a secret should have at least: even random ones can be found by trying if they are fewer.
+const SECRET_SIZE: usize = 16;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
@@ -36,6 +42,8 @@ pub struct Configuration {
     pub keys: Vec<Key>,
     /// No program has given the current key: nobody else has it, and it is gone with the process.
     pub random_key: bool,
+    /// Which of the configured keys can be found by trying.
+    pub guessable: Guessable,
     /// With its prefix.
     pub cookie_name: Rc<str>,
     /// With its prefix.
@@ -66,30 +74,46 @@ pub struct Configuration {
     pub stored: bool,
 }
 
+/// Which keys can be found by trying, because what they are made from is too short, or one byte over and over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guessable {
+    pub key: bool,
+    pub fallbacks: bool,
+}
+
 impl Configuration {
     /// The defaults of later configurations. What is not written is as built in; only the key stays what it was
     /// in `previous`, or is random where there is none.
     pub fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
+        let mut guessable = guessable(&options);
+        if let (false, Some(previous)) = (writes_key(&options), previous) {
+            guessable.key = previous.guessable.key;
+        }
         let mut options = normalize(options)?.or(&Options::built_in());
         let random_key = options.ikm.is_none() && previous.is_none_or(|previous| previous.random_key);
         if options.ikm.is_none() {
             options.ikm = Some(match previous {
-                Some(previous) => previous.keys[0].ikm().to_vec(),
+                Some(previous) => previous.keys[0].ikm().into(),
                 None => {
-                    let mut ikm = [0; IKM_SIZE];
+                    let mut ikm = Secret::from(vec![0; IKM_SIZE]);
                     random(&mut ikm).map_err(Error::Random)?;
-                    ikm.to_vec()
+                    ikm
                 }
             });
         }
-        Self::resolve(options, random_key)
+        Self::resolve(options, random_key, guessable)
     }
 
     /// The configuration of one session. What is not written is as in `defaults`.
     pub fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
+        let written = guessable(&options);
+        let guessable = Guessable {
+            key: if writes_key(&options) { written.key } else { defaults.guessable.key },
+            fallbacks: if writes_fallbacks(&options) { written.fallbacks } else { defaults.guessable.fallbacks },
+        };
         let options = normalize(options)?;
         let random_key = options.ikm.is_none() && defaults.random_key;
-        Self::resolve(options.or(&defaults.options), random_key)
+        Self::resolve(options.or(&defaults.options), random_key, guessable)
     }
 
     /// Says whether the payload lives in a storage instead of the cookie.
@@ -105,7 +129,7 @@ impl Configuration {
         Ok(Self { stored, ..self })
     }
 
-    fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
+    fn resolve(options: Options, random_key: bool, guessable: Guessable) -> Result<Self, Error> {
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
@@ -113,6 +137,7 @@ impl Configuration {
         Ok(Self {
             keys: keys(&options)?,
             random_key,
+            guessable,
             cookie_name: cookie_name("cookie_name", &prefix, &text(&options.cookie_name))?,
             remember_cookie_name: cookie_name("remember_cookie_name", &prefix, &text(&options.remember_cookie_name))?,
             attributes: attributes.text(),
@@ -151,17 +176,16 @@ impl Configuration {
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
     // Anybody can compute the key that an empty secret would give.
-    if secret.as_ref().is_some_and(Vec::is_empty) {
+    if secret.as_ref().is_some_and(|secret| secret.is_empty()) {
         return Err(invalid("secret", "it is empty"));
     }
-    if options.secret_fallbacks.iter().flatten().any(Vec::is_empty) {
+    if options.secret_fallbacks.iter().flatten().any(|secret| secret.is_empty()) {
         return Err(invalid("secret_fallbacks", "one of them is empty"));
     }
-    options.ikm = options.ikm.or_else(|| secret.map(|secret| sha256(&secret).to_vec()));
+    let ikm = |secret: &Secret| Secret::from(&*Zeroizing::new(sha256(secret)));
+    options.ikm = options.ikm.or_else(|| secret.as_ref().map(ikm));
     let secrets = options.secret_fallbacks.take();
-    options.ikm_fallbacks = options
-        .ikm_fallbacks
-        .or_else(|| secrets.map(|secrets| secrets.iter().map(|secret| sha256(secret).to_vec()).collect()));
+    options.ikm_fallbacks = options.ikm_fallbacks.or_else(|| secrets.map(|secrets| secrets.iter().map(ikm).collect()));
     let alias = options.remember_timeout.take();
     options.remember_rolling_timeout = options.remember_rolling_timeout.or(alias);
     Ok(options)
@@ -169,11 +193,50 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
 
 fn keys(options: &Options) -> Result<Vec<Key>, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
-    let mut keys = vec![key(options.ikm.as_deref().unwrap_or_default()).ok_or(Error::IkmSize)?];
+    let ikm = options.ikm.as_ref().map(AsRef::as_ref).unwrap_or_default();
+    let mut keys = vec![key(ikm).ok_or(Error::IkmSize)?];
+    check_known("ikm", ikm, "")?;
     for fallback in options.ikm_fallbacks.iter().flatten() {
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
+        check_known("ikm_fallbacks", fallback, "one of them: ")?;
     }
     Ok(keys)
+}
+
+/// Refuses key material that anybody knows: bytes that were never filled in, and what an empty secret comes to.
+fn check_known(option: &'static str, ikm: &[u8], which: &str) -> Result<(), Error> {
+    if ikm.iter().all(|byte| *byte == 0) {
+        return Err(invalid(option, format!("{which}all bytes are zero")));
+    }
+    if ikm == sha256(b"") {
+        return Err(invalid(option, format!("{which}the SHA-256 of an empty secret")));
+    }
+    Ok(())
+}
+
+fn writes_key(options: &Options) -> bool {
+    options.ikm.is_some() || options.secret.is_some()
+}
+
+fn writes_fallbacks(options: &Options) -> bool {
+    options.ikm_fallbacks.is_some() || options.secret_fallbacks.is_some()
+}
+
+/// Which of the keys that are written can be found by trying. Key material wins over a secret.
+fn guessable(options: &Options) -> Guessable {
+    let any = |secrets: &Option<Vec<Secret>>| secrets.iter().flatten().any(|secret| is_guessable(secret));
+    Guessable {
+        key: options.ikm.as_ref().or(options.secret.as_ref()).is_some_and(|secret| is_guessable(secret)),
+        fallbacks: if options.ikm_fallbacks.is_some() {
+            any(&options.ikm_fallbacks)
+        } else {
+            any(&options.secret_fallbacks)
+        },
+    }
+}
+
+fn is_guessable(secret: &[u8]) -> bool {
+    secret.len() < SECRET_SIZE || secret.iter().all(|byte| *byte == secret[0])
 }
 
 /// The prefix of the cookies' names, and their attributes, as
@@ -499,5 +562,66 @@ mod tests {
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
         assert_eq!((one.bind, one.keys.len()), (Flags::default(), 1));
+    }
+
+    #[test]
+    fn key_material_that_anybody_knows_is_an_error() {
+        let of_nothing = Value::Text((&sha256(b"")).into());
+        let zeros = || Value::Text((&[0; IKM_SIZE]).into());
+        let good = text(&"0123456789abcdef".repeat(2));
+        for (option, value, expected) in [
+            ("ikm", zeros(), "invalid ikm (all bytes are zero)"),
+            ("ikm", of_nothing.clone(), "invalid ikm (the SHA-256 of an empty secret)"),
+            (
+                "ikm_fallbacks",
+                Value::List(vec![good.clone(), zeros()]),
+                "invalid ikm_fallbacks (one of them: all bytes are zero)",
+            ),
+            (
+                "ikm_fallbacks",
+                Value::List(vec![of_nothing]),
+                "invalid ikm_fallbacks (one of them: the SHA-256 of an empty secret)",
+            ),
+        ] {
+            assert_eq!(
+                error(&[("ikm", good.clone()), (option, value.clone())][usize::from(option == "ikm")..]),
+                expected
+            );
+            let defaults = initial(&[("secret", text("s"))]).unwrap();
+            let new = read(&[(option, value)]).and_then(|options| Configuration::new(options, &defaults));
+            assert_eq!(new.err().map(|error| error.to_string()).as_deref(), Some(expected));
+        }
+        assert_eq!(error(&[("ikm", text("\0"))]), "invalid ikm size");
+        assert_eq!(error(&[("ikm", Value::Text((&[1; IKM_SIZE]).into()))]), "", "a warning says that it is guessable");
+    }
+
+    #[test]
+    fn keys_that_can_be_found_by_trying_are_known_as_such_as_long_as_they_are_used() {
+        let strong = text("a secret of many bytes");
+        let weak = [text("fifteen bytes 5"), text(&"x".repeat(99)), Value::Number(123_456.0), text("s")];
+        let list = |values: &[Value]| Value::List(values.to_vec());
+        let guessable = |key, fallbacks| Guessable { key, fallbacks };
+        for weak in weak {
+            let defaults =
+                initial(&[("secret", weak.clone()), ("secret_fallbacks", list(std::slice::from_ref(&strong)))])
+                    .unwrap();
+            assert_eq!(defaults.guessable, guessable(true, false), "{weak:?}");
+            let one = |values: &[(&'static str, Value)]| Configuration::new(read(values).unwrap(), &defaults).unwrap();
+            assert_eq!(one(&[("cookie_name", text("a"))]).guessable, guessable(true, false));
+            assert_eq!(one(&[("secret", strong.clone())]).guessable, guessable(false, false));
+            assert_eq!(
+                one(&[("secret_fallbacks", list(&[strong.clone(), weak.clone()]))]).guessable,
+                guessable(true, true)
+            );
+            let again =
+                |values| Configuration::initial(read(values).unwrap(), Some(&defaults), getrandom::fill).unwrap();
+            assert_eq!(again(&[]).guessable, guessable(true, false), "the key stays");
+            assert_eq!(again(&[("secret", strong.clone())]).guessable, guessable(false, false));
+            let ikm = text(&"0123456789abcdef".repeat(2));
+            assert_eq!(initial(&[("secret", weak), ("ikm", ikm)]).unwrap().guessable, guessable(false, false));
+        }
+        assert_eq!(initial(&[("ikm", text(&"i".repeat(32)))]).unwrap().guessable, guessable(true, false));
+        assert_eq!(initial(&[("secret", text("sixteen bytes 16"))]).unwrap().guessable, guessable(false, false));
+        assert_eq!(initial(&[]).unwrap().guessable, guessable(false, false), "a random key");
     }
 }

@@ -5,6 +5,7 @@
 //! it by hand, meets its needs one by one, and may take as long as it likes for each.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use super::audiences::Metadata;
 use crate::cookie::Binding;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
+use crate::secret::show_only;
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
@@ -33,14 +35,14 @@ pub enum Effect {
     Delete(Delete),
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Get {
     pub name: Rc<str>,
     pub key: String,
     pub current_time: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Set {
     /// The cookie's name.
     pub name: Rc<str>,
@@ -58,7 +60,7 @@ pub struct Set {
     pub metadata: Option<Metadata>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Update {
     /// The cookie's name.
     pub name: Rc<str>,
@@ -70,7 +72,7 @@ pub struct Update {
     pub current_time: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Delete {
     pub name: Rc<str>,
     pub key: String,
@@ -78,14 +80,31 @@ pub struct Delete {
     pub metadata: Option<Metadata>,
 }
 
+show_only!(Get { name, current_time });
+show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
+show_only!(Update { name, ttl, current_time });
+show_only!(Delete { name, current_time });
+
 /// What an [`Effect`] came to. Errors are a storage's own words, where it has any.
-#[derive(Debug)]
 pub enum Answer {
     Binding(Binding),
     /// The key, or why it could not be derived now.
     Key(Result<Box<OneTimeKey>, String>),
     Record(Result<Vec<u8>, Option<String>>),
     Done(Result<(), Option<String>>),
+}
+
+/// Whether it is an error: records and keys are nobody else's.
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, error) = match self {
+            Self::Binding(_) => ("Binding", None),
+            Self::Key(result) => ("Key", result.as_ref().err().cloned().map(Some)),
+            Self::Record(result) => ("Record", result.as_ref().err().cloned()),
+            Self::Done(result) => ("Done", result.as_ref().err().cloned()),
+        };
+        formatter.debug_tuple(name).field(&error).finish()
+    }
 }
 
 #[derive(Default)]

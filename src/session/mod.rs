@@ -11,7 +11,7 @@
 //! use resty_session::session::effect::{Answer, Effect, Step, Task};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let options = Options { secret: Some(b"a secret".to_vec()), ..Options::default() };
+//! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
 //! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
 //!
 //! // Sign in: the payload is JSON, one [data, audience, subject] an audience.

@@ -7,6 +7,7 @@ use super::{Act, Error, Kind, Meta, Session, record};
 use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::{self, Flags, Header, RememberSafety, chunks, request, seal};
+use crate::secret::Secret;
 
 /// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
 const CANDIDATES: usize = 5;
@@ -16,7 +17,7 @@ const COMBINATIONS: usize = 32;
 /// What a good cookie holds.
 pub(super) struct Opened {
     pub meta: Meta,
-    pub payload: Vec<u8>,
+    pub payload: Secret,
     /// The current audience's place in the payload.
     pub index: Option<usize>,
     pub sole: Option<Sole>,
@@ -138,7 +139,7 @@ impl Act {
         key: usize,
         first: &[u8],
         number: usize,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Secret, Error> {
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
@@ -152,7 +153,7 @@ impl Act {
     }
 
     /// Decrypts a payload, its base64url text.
-    async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Vec<u8>, Error> {
+    async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Secret, Error> {
         let mut ciphertext = seal::decode(header, text)?;
         if self.safety(kind).rounds().is_some() && self.is_of_session(header, key, &mut ciphertext) {
             return Err(cookie::Error::Decrypt(CipherError::Tag).into());
@@ -200,8 +201,8 @@ async fn open_chunks(
     first: &[u8],
     places: &[Vec<&[u8]>],
     number: usize,
-    open: impl AsyncFn(&[u8]) -> Result<Vec<u8>, Error>,
-) -> Result<Vec<u8>, Error> {
+    open: impl AsyncFn(&[u8]) -> Result<Secret, Error>,
+) -> Result<Secret, Error> {
     let all = places.iter().fold(1_usize, |product, place| product.saturating_mul(place.len()));
     let mut problem = Error::from(cookie::Error::InvalidPayload);
     for attempt in 0..all.min(COMBINATIONS) {

@@ -12,9 +12,10 @@ use crate::cookie::keys::sha256;
 use crate::cookie::seal::{Binding, Seal, Sealed};
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, RememberSafety, Sid, attributes, base64url, chunks, request};
+use crate::secret::Secret;
 
 /// A session's payload, the current audience's place in it, and the info.
-type Contents = (Vec<u8>, Option<usize>, Option<Vec<u8>>);
+type Contents = (Secret, Option<usize>, Option<Vec<u8>>);
 
 impl Session {
     /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
