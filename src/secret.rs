@@ -5,14 +5,21 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes that are wiped when they are dropped, and that no error and no log shows: key material, and what was decrypted.
 ///
 /// It is a vector otherwise. One that grows by itself leaves its bytes behind where they were; see
-/// [`make_room`](Self::make_room).
+/// [`make_room`](Self::make_room). One that is cut off leaves what is cut off.
 #[derive(Clone, Default, Eq)]
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret(Vec<u8>);
+
+/// The bytes alone, as a whole: wiping a vector as a vector is done byte by byte, which would make a third of an open.
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
 
 impl Secret {
     /// Makes room for so many bytes more. If they must move, nothing of them stays behind.
@@ -48,7 +55,7 @@ impl AsRef<[u8]> for Secret {
 
 impl From<Vec<u8>> for Secret {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self(bytes)
     }
 }
 

@@ -43,6 +43,7 @@ pub mod name;
 mod options;
 mod reading;
 pub mod record;
+mod secrets;
 pub mod times;
 mod writing;
 
