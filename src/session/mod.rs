@@ -20,12 +20,12 @@
 //!     let (now, random) = (1_700_000_000, getrandom::fill);
 //!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
-//!     session.payload = br#"[[{"name":"Ada"},"default","ada"]]"#.to_vec();
+//!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
 //!     session.index = Some(0);
 //!     let result = session.save(&act).await;
 //!     (session, result)
 //! });
-//! // With cookie storage a save needs nothing from outside.
+//! // With cookie storage, and no remember cookie, a save needs nothing from outside.
 //! let Step::Done((session, result)) = task.start() else { panic!() };
 //! result?;
 //! assert!(session.lines[0].starts_with("session=AQAA"));
