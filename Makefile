@@ -59,6 +59,7 @@ bench:
 	$(CARGO) bench --bench nginx
 	$(CARGO) bench --bench redis
 	$(CARGO) bench --bench files
+	$(CARGO) bench --bench remember
 	$(CARGO) bench --bench storages
 
 install: build

@@ -18,10 +18,10 @@ fn sealed(key: &Key, payload: &[u8]) -> (Header, String) {
     let seal = Seal {
         key,
         sid: [7; 32],
+        encryption: key.encryption(&[7; 32], RememberSafety::None),
         flags: Flags::default(),
         creation_time: NOW,
         rolling_offset: 0,
-        safety: RememberSafety::None,
         compression_threshold: 0,
         binding: &Binding::default(),
     };
@@ -42,7 +42,9 @@ fn core(criterion: &mut Criterion) {
                 0 => bencher.iter(|| sealed(&key, payload)),
                 1 => bencher.iter(|| {
                     seal::verify(&header, &keys, &Binding::default()).unwrap();
-                    seal::open(&header, &key, RememberSafety::None, ciphertext.as_bytes()).unwrap()
+                    let ciphertext = seal::decode(&header, ciphertext.as_bytes()).unwrap();
+                    seal::open(&header, &key.encryption(header.sid(), RememberSafety::None), ciphertext, usize::MAX)
+                        .unwrap()
                 }),
                 _ => bencher.iter(|| seal::touch(&header, &key, &Binding::default(), 60).encode()),
             });

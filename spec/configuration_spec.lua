@@ -386,7 +386,8 @@ describe("configuration", function()
     assert.is_table(session.new({ revocation = ngx.null }))
   end)
 
-  it("says once that there is no secret, when a session is first used", function()
+  -- Calls a function with the library as it is when it is loaded, and with the log's lines.
+  local function with_new_library(test)
     local loaded = {}
     for name, module in pairs(package.loaded) do
       if name:find("^resty%.session") and name ~= "resty.session.native" then
@@ -395,22 +396,82 @@ describe("configuration", function()
     end
     local other, log = require "resty.session", {}
     other.__set_ngx_log(function(_, ...) table.insert(log, table.concat({ ... })) end)
-    other.init({ cookie_name = "x" })
-    other.new({ secret = "s" })
-    assert.same({}, log)
-    for _ = 1, 3 do
-      other.new()
-      other.open({ cookie_name = "y" })
-      other.destroy()
-    end
-    assert.equal(1, #log)
-    assert.matches("^%[session%] no secret is configured: ", log[1])
+    local ok, problem = pcall(test, other, log)
     for name, module in pairs(loaded) do
       package.loaded[name] = module
     end
+    assert(ok, problem)
+  end
+
+  it("says once that there is no secret, when a session is first used", function()
+    with_new_library(function(other, log)
+      other.init({ cookie_name = "x" })
+      other.new({ secret = "a secret of many bytes" })
+      assert.same({}, log)
+      for _ = 1, 3 do
+        other.new()
+        other.open({ cookie_name = "y" })
+        other.destroy()
+      end
+      assert.equal(1, #log)
+      assert.matches("^%[session%] no secret is configured: ", log[1])
+    end)
     browser.log = {}
     session.new()
     assert.same({}, browser.log)
+  end)
+
+  it("says once of a secret, and of the fallbacks, that they can be found by trying", function()
+    local strong = "sixteen bytes 16"
+    for name, configuration in pairs { key = { secret = "fifteen bytes 5" }, ikm = { ikm = ("i"):rep(32) },
+                                       number = { secret = 1234567890 }, repeated = { secret = ("s"):rep(40) },
+                                       fallbacks = { secret = strong, secret_fallbacks = { strong, "short" } },
+                                       ikms = { secret = strong, ikm_fallbacks = { ("i"):rep(32) } } } do
+      local text = configuration.secret == strong and "a secret of the fallbacks" or "the secret"
+      for _, as_default in ipairs { true, false } do
+        with_new_library(function(other, log)
+          local own = nil
+          if as_default then
+            other.init(configuration)
+          else
+            other.init({ secret = strong })
+            own = configuration
+          end
+          assert.same({}, log, name)
+          for _ = 1, 3 do
+            other.new(own)
+            other.open(support.with(own or {}, { cookie_name = "y" }))
+            other.destroy(own)
+          end
+          assert.equal(1, #log, name)
+          assert.matches("^%[session%] " .. text .. " can be found by trying", log[1])
+          for _, secret in ipairs { "fifteen", "iii", "123456", "sss", "short" } do
+            assert.is_nil(log[1]:find(secret, 1, true))
+          end
+          other.open({ secret = strong, secret_fallbacks = { strong } })
+          assert.equal(1, #log)
+        end)
+      end
+    end
+    with_new_library(function(other, log)
+      other.init({ secret = strong, secret_fallbacks = { strong } })
+      other.open()
+      assert.same({}, log)
+    end)
+  end)
+
+  it("refuses key material that anybody knows", function()
+    local zeros, nothing = ("\0"):rep(32), require("resty.session.utils").sha256("")
+    for problem, options in pairs {
+      ["invalid ikm (all bytes are zero)"] = { ikm = zeros },
+      ["invalid ikm (the SHA-256 of an empty secret)"] = { ikm = nothing },
+      ["invalid ikm_fallbacks (one of them: all bytes are zero)"] = { ikm_fallbacks = { ("i"):rep(32), zeros } },
+      ["invalid ikm_fallbacks (one of them: the SHA-256 of an empty secret)"] = { ikm_fallbacks = { nothing } },
+    } do
+      for _, call in ipairs { session.init, session.new, session.open, session.start, session.destroy } do
+        assert.has_error(function() call(options) end, problem)
+      end
+    end
   end)
 
   it("keeps numbers that name an audience or a subject", function()

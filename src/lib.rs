@@ -8,6 +8,7 @@
 pub mod bridge;
 pub mod cookie;
 pub mod lua;
+pub mod secret;
 pub mod session;
 pub mod storage;
 

@@ -132,10 +132,10 @@ fn a_header_that_claims_16_megabytes_is_refused() {
         let seal = Seal {
             key: &key,
             sid: [7; 32],
+            encryption: key.encryption(&[7; 32], RememberSafety::None),
             flags: Flags::default(),
             creation_time: T0,
             rolling_offset: 0,
-            safety: RememberSafety::None,
             compression_threshold: 0,
             binding: &Binding::default(),
         };
@@ -150,7 +150,7 @@ fn a_payload_that_inflates_without_end_is_refused() {
     let mut world = World::stored(options("s"), T0);
     let mut too_large = vec![b' '; 16 << 20];
     too_large.extend_from_slice(SMALL.as_bytes());
-    let session = resty_session::session::Session { payload: too_large, index: Some(0), ..world.session() };
+    let session = resty_session::session::Session { payload: too_large.into(), index: Some(0), ..world.session() };
     assert_eq!(
         world.save(session).1.unwrap_err().to_string(),
         "session maximum data size exceeded (max_data_size is 4194304 bytes)"
@@ -197,7 +197,7 @@ proptest! {
 
     #[test]
     fn no_random_cookie_opens(value in prop_oneof![".{0,300}", "[A-Za-z0-9_-]{100,300}", "AQ[A-Za-z0-9_-]{108,300}"]) {
-        let mut world = World::new(Options { ikm: Some(vec![7; 32]), ..Options::default() }, T0);
+        let mut world = World::new(Options { ikm: Some([7; 32].as_slice().into()), ..Options::default() }, T0);
         world.cookies.insert("session".into(), value);
         refused(&mut world, "a random cookie");
     }
@@ -206,7 +206,7 @@ proptest! {
 proptest! {
     #[test]
     fn any_data_of_an_application_come_back(bytes in prop::collection::vec(prop::num::u8::ANY, 0..3000), threshold in 0..2000_u64) {
-        let mut world = World::new(Options { compression_threshold: Some(threshold), ikm: Some(vec![7; 32]), ..Options::default() }, T0);
+        let mut world = World::new(Options { compression_threshold: Some(threshold), ikm: Some([7; 32].as_slice().into()), ..Options::default() }, T0);
         let payload = format!(r#"[[{{"data":"{}"}},"default"]]"#, base64url::encode(&bytes));
         world.sign_in(&payload);
         prop_assert_eq!(world.open().0.payload, payload.into_bytes());

@@ -121,7 +121,7 @@ fn join(world: &mut World, name: &str, entry: &str) -> Session {
     let (mut session, outcome) = world.open();
     assert!(matches!(outcome.result, Err(Error::MissingAudience)) && !outcome.exists);
     assert_eq!((session.state, session.index), (State::New, None));
-    session.payload.truncate(session.payload.len() - 1);
+    session.payload.pop();
     session.payload.extend_from_slice(format!(",{entry}]").as_bytes());
     session.index = Some(session.payload.split(|byte| *byte == b'{').count() - 2);
     let (session, result) = world.save(session);
@@ -284,7 +284,7 @@ fn info_is_saved_without_a_cookie() {
 fn secrets_rotate() {
     both(&options("old"), |mut world| {
         world.sign_in(ADA);
-        world.configure(Options { secret_fallbacks: Some(vec![b"older".to_vec(), b"old".to_vec()]), ..options("new") });
+        world.configure(Options { secret_fallbacks: Some(vec!["older".into(), "old".into()]), ..options("new") });
         let (session, outcome) = world.open();
         outcome.result.unwrap();
         assert_eq!(session.meta.as_ref().unwrap().key, 2);

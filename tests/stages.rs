@@ -118,7 +118,7 @@ fn off_is_the_plain_key_and_on_is_another() {
 
 #[test]
 fn a_rotated_secret_opens_at_every_stage() {
-    let fallbacks = || Options { secret_fallbacks: Some(vec![b"r".to_vec(), b"s".to_vec()]), ..options("t") };
+    let fallbacks = || Options { secret_fallbacks: Some(vec![b"r".into(), b"s".into()]), ..options("t") };
     for pair in THERE_AND_BACK.windows(2).chain(STAGES.windows(1)) {
         both(&remembering(), |mut world| {
             world.configure(separate(pair[0]));
@@ -251,7 +251,7 @@ fn info_that_was_sealed_with_a_former_secret_opens() {
     for stage in [Stage::On, Stage::Only] {
         let mut world = World::stored(both(stage), T0);
         sign_in_with_info(&mut world);
-        world.configure(Options { secret_fallbacks: Some(vec![b"r".to_vec(), b"s".to_vec()]), ..options("t") });
+        world.configure(Options { secret_fallbacks: Some(vec![b"r".into(), b"s".into()]), ..options("t") });
         let session = opened(&mut world);
         assert_eq!(info_of(&session), CODE);
         world.save_info(session).1.unwrap();

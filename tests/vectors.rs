@@ -51,7 +51,7 @@ fn payload(vector: &Vector) -> Vec<u8> {
     }
     match world.cookies.is_empty() {
         true => vector.data.to_string().into_bytes(),
-        false => world.open().0.payload,
+        false => world.open().0.payload.to_vec(),
     }
 }
 
@@ -125,10 +125,10 @@ fn sealing_gives_each_cookie_byte_for_byte() {
             let seal = Seal {
                 key: &key,
                 sid: expected.sid().try_into().unwrap(),
+                encryption: key.encryption(expected.sid(), safety),
                 flags: expected.flags(),
                 creation_time: expected.creation_time(),
                 rolling_offset: expected.rolling_offset(),
-                safety,
                 compression_threshold: options.compression_threshold.unwrap_or(1024),
                 binding: &binding,
             };
@@ -181,7 +181,7 @@ fn repeat(vector: &Vector, world: &mut World, payload: &[u8]) -> Vec<String> {
     let last = sid(&vector.header.sid_hex);
     world.now = vector.header.creation_time;
     let session = Session {
-        payload: payload.to_vec(),
+        payload: payload.into(),
         index: Some(0),
         info: vector.info.as_ref().map(|info| info.to_string().into_bytes()),
         forget: vector.header.flags & Flags::FORGET.0 != 0,
@@ -204,13 +204,13 @@ fn repeat(vector: &Vector, world: &mut World, payload: &[u8]) -> Vec<String> {
         "shrunk from 3 chunks to 1" => {
             let big = vectors::named("3 chunks");
             use_sids([[1; 32], last]);
-            let (before, result) = world.save(Session { payload: self::payload(&big), ..session });
+            let (before, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
             result.unwrap();
-            world.save(Session { payload: payload.to_vec(), ..before }).1.unwrap();
+            world.save(Session { payload: payload.into(), ..before }).1.unwrap();
         }
         "destroyed 3 chunks: Set-Cookie clears all" => {
             let big = vectors::named("3 chunks");
-            let (session, result) = world.save(Session { payload: self::payload(&big), ..session });
+            let (session, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
             result.unwrap();
             world.destroy_session(session).1.unwrap();
         }

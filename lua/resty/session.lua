@@ -15,6 +15,7 @@ local profiles = require "resty.session.profiles"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
 local json = require "resty.session.json"
+local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
 local band = require("bit").band
@@ -71,12 +72,15 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Asks the storage what the native task needs, until the act is done. A storage on the bridge was asked already.
+-- Does what the native task needs, until the act is done. A storage on the bridge was asked already. A key that takes
+-- long to derive is derived elsewhere if this thread can wait for it.
 local function carry(profile, task, ...)
   if not task then
     return ...
   elseif type(task) == "number" then
-    return carry(profile, native.go_on(task, profile.wait(task, ...)))
+    return carry(profile, native.go_on(task, waiting.wait(task, ...)))
+  elseif (...) == "derive" then
+    return carry(profile, native.derive(task, waiting.prepare()))
   end
   return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
 end

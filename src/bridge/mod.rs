@@ -23,6 +23,7 @@
 //! - A worker exits: requests that it still serves get their answers; see `lua/resty/session/waiting.lua`.
 //! - A Lua VM ends before its answers come (`lua_code_cache off`): the queue goes with the last task that has it.
 
+pub mod derivations;
 pub mod doorbell;
 mod port;
 pub mod registry;

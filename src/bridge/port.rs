@@ -1,5 +1,6 @@
 //! What a worker's Lua and the runtime exchange: operations, tickets, answers.
 
+use std::fmt;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +15,11 @@ use tokio::runtime::Handle;
 use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::cookie::cipher::OneTimeKey;
 use crate::storage::Error;
 
 /// What an operation came to.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub enum Answer {
     /// Done, with nothing to tell.
     Done,
@@ -27,6 +29,22 @@ pub enum Answer {
     Record(Option<Vec<u8>>),
     /// Live sessions' keys, and when they expire, in seconds since the epoch.
     Sessions(Vec<(String, u64)>),
+    /// A key that was derived.
+    Key(Box<OneTimeKey>),
+}
+
+/// Its kind alone: records and keys are nobody else's.
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Done => "Done",
+            Self::Absent => "Absent",
+            Self::Record(None) => "Record(None)",
+            Self::Record(Some(_)) => "Record(Some(…))",
+            Self::Sessions(_) => "Sessions(…)",
+            Self::Key(_) => "Key(…)",
+        })
+    }
 }
 
 /// Names one operation of a port: its number. No two operations of a port ever have the same one, so a reply

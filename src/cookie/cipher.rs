@@ -1,8 +1,11 @@
 //! AES-256-GCM with a 12-byte nonce and a detached 16-byte tag
 //! ([NIST SP 800-38D](https://doi.org/10.6028/NIST.SP.800-38D)).
 
+use std::fmt;
+
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::header::Tag;
@@ -13,7 +16,7 @@ pub const KEY_SIZE: usize = 32;
 pub const NONCE_SIZE: usize = 12;
 
 /// A key and a nonce that are for one encryption only.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct OneTimeKey {
     pub key: [u8; KEY_SIZE],
     pub nonce: [u8; NONCE_SIZE],
@@ -28,6 +31,14 @@ pub enum CipherError {
 }
 
 impl OneTimeKey {
+    /// From the key's bytes, followed by the nonce's.
+    pub(super) fn from_bytes(bytes: &[u8; KEY_SIZE + NONCE_SIZE]) -> Self {
+        let mut key = Self { key: [0; KEY_SIZE], nonce: [0; NONCE_SIZE] };
+        key.key.copy_from_slice(&bytes[..KEY_SIZE]);
+        key.nonce.copy_from_slice(&bytes[KEY_SIZE..]);
+        key
+    }
+
     /// Encrypts `data` in place.
     pub fn encrypt(&self, data: &mut [u8], additional_data: &[u8]) -> Result<Tag, CipherError> {
         self.cipher()
@@ -44,6 +55,20 @@ impl OneTimeKey {
     }
 
     fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new(&self.key.into())
+        // By reference: a copy would stay on the stack.
+        Aes256Gcm::new((&self.key).into())
+    }
+}
+
+impl PartialEq for OneTimeKey {
+    fn eq(&self, other: &Self) -> bool {
+        (self.key.ct_eq(&other.key) & self.nonce.ct_eq(&other.nonce)).into()
+    }
+}
+
+/// It shows nothing of the key.
+impl fmt::Debug for OneTimeKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OneTimeKey(…)")
     }
 }

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+use crate::secret::Secret;
+
 /// The most that a payload may inflate to, in bytes, whatever is configured. What is larger is neither sealed nor opened.
 pub const MAX_INFLATED_SIZE: usize = 16 << 20;
 
@@ -30,30 +32,30 @@ thread_local! {
 }
 
 /// Deflates; `None` where the deflater fails, which says nothing about the data.
-pub fn deflate(input: &[u8]) -> Option<Vec<u8>> {
+pub fn deflate(input: &[u8]) -> Option<Secret> {
     DEFLATER.with_borrow_mut(|deflater| {
         deflater.reset();
-        let mut output = Vec::with_capacity(input.len() / 2 + STEP);
+        let mut output = Secret::from(Vec::with_capacity(input.len() / 2 + STEP));
         loop {
             let rest = input.get(deflater.total_in() as usize..)?;
             match deflater.compress_vec(rest, &mut output, FlushCompress::Finish).ok()? {
                 Status::StreamEnd => return Some(output),
-                Status::Ok | Status::BufError => output.reserve(STEP),
+                Status::Ok | Status::BufError => output.make_room(STEP),
             }
         }
     })
 }
 
 /// Inflates, refusing output over [`MAX_INFLATED_SIZE`] before room is made for it.
-pub fn inflate(input: &[u8]) -> Result<Vec<u8>, InflateError> {
+pub fn inflate(input: &[u8]) -> Result<Secret, InflateError> {
     inflate_up_to(input, MAX_INFLATED_SIZE)
 }
 
 /// Inflates, refusing output over `limit` bytes before room is made for it.
-pub fn inflate_up_to(input: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
+pub fn inflate_up_to(input: &[u8], limit: usize) -> Result<Secret, InflateError> {
     INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
-        let mut output = Vec::with_capacity((input.len() * 4).min(limit) + STEP);
+        let mut output = Secret::from(Vec::with_capacity((input.len() * 4).min(limit) + STEP));
         loop {
             let (consumed, produced) = (inflater.total_in(), output.len());
             let rest = input.get(consumed as usize..).unwrap_or_default();
@@ -69,7 +71,8 @@ pub fn inflate_up_to(input: &[u8], limit: usize) -> Result<Vec<u8>, InflateError
             if !full && inflater.total_in() == consumed && output.len() == produced {
                 return Err(InflateError::Truncated);
             }
-            output.reserve(STEP.max(output.len() / 2));
+            let more = STEP.max(output.len() / 2);
+            output.make_room(more);
         }
     })
 }

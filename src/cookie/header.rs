@@ -15,10 +15,12 @@
 //! Integers are unsigned and little-endian. The bytes are kept as they are and read where they are: a header
 //! that is only passed on is never taken apart.
 
+use std::fmt;
 use std::ops::BitOr;
 
 use super::Error;
 use super::base64url;
+use crate::secret::show_only;
 
 /// Size of the header in bytes.
 pub const SIZE: usize = 82;
@@ -104,7 +106,7 @@ impl BitOr for Flags {
 }
 
 /// What a save writes into a header, before there are a tag and a MAC.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Fields {
     pub flags: Flags,
     pub sid: Sid,
@@ -113,9 +115,25 @@ pub struct Fields {
     pub data_size: usize,
 }
 
+show_only!(Fields { flags, creation_time, rolling_offset, data_size });
+
 /// A header, as its raw bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Header([u8; SIZE]);
+
+/// Neither the id nor the codes: with them it is a cookie.
+impl fmt::Debug for Header {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Header")
+            .field("flags", &self.flags())
+            .field("creation_time", &self.creation_time())
+            .field("rolling_offset", &self.rolling_offset())
+            .field("idling_offset", &self.idling_offset())
+            .field("data_size", &self.data_size())
+            .finish_non_exhaustive()
+    }
+}
 
 impl Header {
     /// A header without tag and MAC.

@@ -4,6 +4,9 @@
 //! `encryption:` or `authentication:` followed by the raw session id. The encryption key of a remember cookie
 //! comes from PBKDF2-HMAC-SHA256 ([RFC 8018](https://www.rfc-editor.org/rfc/rfc8018)) instead.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -11,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use super::header::{SID_SIZE, Tag};
+use crate::secret::Secret;
 
 /// Size of the initial key material in bytes.
 pub const IKM_SIZE: usize = 32;
@@ -77,33 +81,34 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn from_ikm(ikm: [u8; IKM_SIZE]) -> Self {
-        Self { extracted: extract(&ikm), ikm: Zeroizing::new(ikm) }
+    pub fn from_ikm(ikm: &[u8; IKM_SIZE]) -> Self {
+        Self { extracted: extract(ikm), ikm: Zeroizing::new(*ikm) }
     }
 
     /// The initial key material of a secret is its SHA-256.
     pub fn from_secret(secret: &[u8]) -> Self {
-        Self::from_ikm(sha256(secret))
+        Self::from_ikm(&Zeroizing::new(sha256(secret)))
     }
 
     pub fn ikm(&self) -> &[u8; IKM_SIZE] {
         &self.ikm
     }
 
-    /// The key and nonce that encrypt the payload of session `sid`.
+    /// The key and nonce that encrypt the payload of session `sid`. With rounds it takes as long as
+    /// the [`derivation`](Self::derivation) does.
     pub fn encryption(&self, sid: &[u8], safety: RememberSafety) -> OneTimeKey {
-        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
-        match safety.rounds() {
-            None => self.expand(ENCRYPTION, sid, &mut *bytes),
-            Some(rounds) => {
-                let salt = [ENCRYPTION, sid].concat();
-                pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &salt, rounds, &mut *bytes);
-            }
+        if let Some(derivation) = self.derivation(sid, safety) {
+            return derivation.derive();
         }
-        let mut key = OneTimeKey { key: [0; KEY_SIZE], nonce: [0; NONCE_SIZE] };
-        key.key.copy_from_slice(&bytes[..KEY_SIZE]);
-        key.nonce.copy_from_slice(&bytes[KEY_SIZE..]);
-        key
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        self.expand(ENCRYPTION, sid, &mut *bytes);
+        OneTimeKey::from_bytes(&bytes)
+    }
+
+    /// What derives the encryption key of session `sid`, if that takes long.
+    pub fn derivation(&self, sid: &[u8], safety: RememberSafety) -> Option<Derivation> {
+        let rounds = safety.rounds()?;
+        Some(Derivation { ikm: self.ikm.clone(), salt: [ENCRYPTION, sid].concat(), rounds })
     }
 
     /// The first 16 bytes of the HMAC over `message` with the MAC key of session `sid`.
@@ -128,14 +133,12 @@ impl Key {
     /// Two different lists of parts must never be the same bytes when they are joined.
     #[must_use]
     pub fn separate(&self, purpose: &[&[u8]]) -> Self {
-        let mut ikm = [0; IKM_SIZE];
+        let mut ikm = Zeroizing::new([0; IKM_SIZE]);
         let info: Vec<&[u8]> = [SEPARATE].into_iter().chain(purpose.iter().copied()).collect();
         // 32 bytes of output are far from HKDF's limit.
-        let fits = self.extracted.expand_multi_info(&info, &mut ikm).is_ok();
+        let fits = self.extracted.expand_multi_info(&info, &mut *ikm).is_ok();
         debug_assert!(fits);
-        let key = Self::from_ikm(ikm);
-        ikm.zeroize();
-        key
+        Self::from_ikm(&ikm)
     }
 
     fn expand(&self, usage: &[u8], sid: &[u8], output: &mut [u8]) {
@@ -143,6 +146,44 @@ impl Key {
         // 44 bytes of output are far from HKDF's limit of 255 hashes.
         let fits = self.extracted.expand_multi_info(&[usage, sid], output).is_ok();
         debug_assert!(fits);
+    }
+}
+
+/// The derivation of an encryption key that takes long: from a fifth of a millisecond to a fifth of a second on
+/// the machines of today. It can be done on any thread.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Derivation {
+    ikm: Zeroizing<[u8; IKM_SIZE]>,
+    /// `encryption:` and the session id.
+    salt: Vec<u8>,
+    rounds: u32,
+}
+
+impl Derivation {
+    /// Derives the key. This is what takes long.
+    pub fn derive(&self) -> OneTimeKey {
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &self.salt, self.rounds, &mut *bytes);
+        OneTimeKey::from_bytes(&bytes)
+    }
+
+    /// How long it takes, in rounds of PBKDF2.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+}
+
+/// Session ids are random: the salt tells derivations apart.
+impl Hash for Derivation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.salt.hash(state);
+    }
+}
+
+/// Neither the key material nor the id.
+impl fmt::Debug for Derivation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Derivation").field("rounds", &self.rounds).finish_non_exhaustive()
     }
 }
 
@@ -169,19 +210,19 @@ pub fn hmac_sha256(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
 /// HKDF with any key material, nonce and usage: `info` is usage `:` nonce.
 ///
 /// `None` where `size` is over 8160 bytes (255 hashes).
-pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Vec<u8>> {
+pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Secret> {
     const MAX_SIZE: usize = 255 * 32;
     if size > MAX_SIZE {
         return None;
     }
-    let mut output = vec![0; size];
+    let mut output = Secret::from(vec![0; size]);
     extract(ikm).expand_multi_info(&[usage, b":", nonce], &mut output).ok()?;
     Some(output)
 }
 
 /// PBKDF2-HMAC-SHA256 with salt = usage `:` salt.
-pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Vec<u8> {
-    let mut output = vec![0; size];
+pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Secret {
+    let mut output = Secret::from(vec![0; size]);
     pbkdf2::pbkdf2_hmac::<Sha256>(password, &[usage, b":", salt].concat(), rounds, &mut output);
     output
 }

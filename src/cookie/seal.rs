@@ -1,14 +1,13 @@
 //! Sealing a payload into header and ciphertext, verifying a header, and opening the payload again.
 
-use std::cell::OnceCell;
-
 use subtle::ConstantTimeEq;
 
 use super::cipher::OneTimeKey;
 use super::compression::{self, InflateError, MAX_INFLATED_SIZE};
 use super::header::{Fields, Flags, Header, Sid, Tag};
-use super::keys::{Key, RememberSafety, sha256};
+use super::keys::{Key, sha256};
 use super::{Error, base64url};
+use crate::secret::{Secret, show_only};
 
 /// What of the request the MAC may cover besides the header. Empty is the same as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,22 +39,23 @@ pub struct Seal<'a> {
     pub key: &'a Key,
     /// Must be fresh: one session id encrypts once.
     pub sid: Sid,
+    /// The key that encrypts this session id: [`Key::encryption`].
+    pub encryption: OneTimeKey,
     pub flags: Flags,
     pub creation_time: u64,
     pub rolling_offset: u64,
-    /// How the encryption key is derived; `None` for a session cookie.
-    pub safety: RememberSafety,
     /// Payloads over this many bytes are deflated; 0 never deflates.
     pub compression_threshold: u64,
     pub binding: &'a Binding,
 }
 
 /// A sealed session: the header, and the ciphertext as base64url.
-#[derive(Debug)]
 pub struct Sealed {
     pub header: Header,
     pub payload: String,
 }
+
+show_only!(Sealed { header });
 
 impl Seal<'_> {
     /// Deflates where that pays, encrypts, and authenticates.
@@ -65,7 +65,7 @@ impl Seal<'_> {
         }
         let deflated = self.deflate(plaintext);
         let flags = self.flags.with(Flags::DEFLATED, deflated.is_some());
-        let mut data = deflated.unwrap_or_else(|| plaintext.to_vec());
+        let mut data = deflated.unwrap_or_else(|| plaintext.into());
         let mut header = Header::new(&Fields {
             flags,
             sid: self.sid,
@@ -73,17 +73,13 @@ impl Seal<'_> {
             rolling_offset: self.rolling_offset,
             data_size: base64url::encoded_size(data.len()),
         })?;
-        let tag = self
-            .key
-            .encryption(&self.sid, self.safety)
-            .encrypt(&mut data, header.additional_data())
-            .map_err(Error::Encrypt)?;
+        let tag = self.encryption.encrypt(&mut data, header.additional_data()).map_err(Error::Encrypt)?;
         header.set_tag(&tag);
         authenticate(&mut header, self.key, self.binding);
         Ok(Sealed { header, payload: base64url::encode(&data) })
     }
 
-    fn deflate(&self, plaintext: &[u8]) -> Option<Vec<u8>> {
+    fn deflate(&self, plaintext: &[u8]) -> Option<Secret> {
         let threshold = self.compression_threshold;
         if threshold == 0 || plaintext.len() as u64 <= threshold {
             return None;
@@ -97,54 +93,28 @@ pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize,
     keys.iter().position(|key| mac(header, key, binding).ct_eq(&header.mac()).into()).ok_or(Error::InvalidMac)
 }
 
-/// Decrypts and inflates the payload of a verified header.
-pub fn open(header: &Header, key: &Key, safety: RememberSafety, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    Opener::new(header, key, safety).open(payload)
+/// The ciphertext that the base64url text of a payload holds, which is decrypted in place. It checks what can be checked without a key.
+pub fn decode(header: &Header, payload: &[u8]) -> Result<Secret, Error> {
+    if payload.len() != header.data_size() {
+        return Err(Error::InvalidPayload);
+    }
+    base64url::decode(payload).map(Secret::from).map_err(Error::PayloadEncoding)
 }
 
-/// Opens what may be the payload of a verified header. However many are tried, the encryption key is derived once.
-pub struct Opener<'a> {
-    header: &'a Header,
-    key: &'a Key,
-    safety: RememberSafety,
-    encryption: OnceCell<OneTimeKey>,
-    limit: usize,
-}
-
-impl<'a> Opener<'a> {
-    pub fn new(header: &'a Header, key: &'a Key, safety: RememberSafety) -> Self {
-        Self { header, key, safety, encryption: OnceCell::new(), limit: MAX_INFLATED_SIZE }
+/// Decrypts and inflates the ciphertext of a verified header. Refuses payloads of more than `limit` bytes.
+pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret, limit: usize) -> Result<Secret, Error> {
+    // A payload stays deflated only if that makes it shorter.
+    if ciphertext.len() > limit {
+        return Err(Error::DataTooLarge(limit));
     }
-
-    /// Refuses payloads of more than so many bytes.
-    #[must_use]
-    pub fn up_to(self, limit: usize) -> Self {
-        Self { limit, ..self }
+    key.decrypt(&mut ciphertext, header.additional_data(), &header.tag()).map_err(Error::Decrypt)?;
+    if header.flags().contains(Flags::DEFLATED) {
+        return compression::inflate_up_to(&ciphertext, limit).map_err(|error| match error {
+            InflateError::TooLarge(limit) => Error::DataTooLarge(limit),
+            error => Error::Inflate(error),
+        });
     }
-
-    /// Decrypts and inflates a payload.
-    pub fn open(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        let header = self.header;
-        if payload.len() != header.data_size() {
-            return Err(Error::InvalidPayload);
-        }
-        // A payload stays deflated only if that makes it shorter.
-        if payload.len() > base64url::encoded_size(self.limit) {
-            return Err(Error::DataTooLarge(self.limit));
-        }
-        let mut data = base64url::decode(payload).map_err(Error::PayloadEncoding)?;
-        self.encryption
-            .get_or_init(|| self.key.encryption(header.sid(), self.safety))
-            .decrypt(&mut data, header.additional_data(), &header.tag())
-            .map_err(Error::Decrypt)?;
-        if header.flags().contains(Flags::DEFLATED) {
-            return compression::inflate_up_to(&data, self.limit).map_err(|error| match error {
-                InflateError::TooLarge(limit) => Error::DataTooLarge(limit),
-                error => Error::Inflate(error),
-            });
-        }
-        Ok(data)
-    }
+    Ok(ciphertext)
 }
 
 /// The header with another idling offset (clamped to what it can hold) and the MAC that goes with it.

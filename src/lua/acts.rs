@@ -12,11 +12,13 @@ use std::rc::Rc;
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
-use super::bridge::bridge;
+use super::bridge::{bridge, in_entry_thread};
 use super::configuration::{Handle, name_of};
-use super::storages::{StorageHandle, Submitted};
-use crate::bridge::{Answer as BridgeAnswer, Ticket};
+use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
+use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
+use crate::cookie::keys::Derivation;
 use crate::cookie::{Binding, Error as CookieError};
+use crate::secret::Secret;
 use crate::session::audiences::Metadata;
 use crate::session::effect::{Answer, Effect, Host, Step, Task};
 use crate::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
@@ -27,7 +29,7 @@ type HandleRef = LuaUserDataRef<Handle>;
 type Slot = Either<Option<String>, LuaValue>;
 
 /// A ticket, how long to wait for it at most, in seconds, and whether this thread may wait by itself; or a task and the storage operation it
-/// needs (`method, ...`); or nil and the result (`err, exists, lines, warning, key, cookie,
+/// needs (`method, ...`), or `derive` if it needs a key that takes long to derive; or nil and the result (`err, exists, lines, warning, key, cookie,
 /// cookie_end, payload, index, subject, info, remembered, known_at`). The cookie is the value of
 /// the session's first cookie, header and initial chunk, if the act changed it. If the act read it,
 /// `cookie` and `cookie_end` are where it starts and ends in the Cookie header. `known_at` is when
@@ -54,7 +56,8 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("set_reader", lua.create_function(set_reader)?)?;
     module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
     module.set("resume", lua.create_function(resume)?)?;
-    module.set("go_on", lua.create_function(go_on)?)
+    module.set("go_on", lua.create_function(go_on)?)?;
+    module.set("derive", lua.create_function(derive)?)
 }
 
 /// The shim's function that reads the request's remote_addr, scheme and user agent.
@@ -184,7 +187,7 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
         remember_meta: remember_meta.map(Box::new),
         remember,
         forget,
-        payload: payload.map(Into::into).unwrap_or_default(),
+        payload: payload.map(|payload| Vec::from(payload).into()).unwrap_or_default(),
         // A program may have put anything in its place.
         index: index.as_usize().and_then(|index| index.checked_sub(1)),
         info: info.map(Into::into),
@@ -213,9 +216,9 @@ fn meta(
     known_at: Option<u64>,
 ) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
-    let ikm = ikm.unwrap_or_default();
+    let ikm = Secret::from(Vec::from(ikm.unwrap_or_default()));
     let keys = configuration.keys.of(kind);
-    let key = keys.iter().position(|key| key.ikm() == ikm.as_slice()).ok_or(CookieError::InvalidMac)?;
+    let key = keys.iter().position(|key| ikm == key.ikm()).ok_or(CookieError::InvalidMac)?;
     Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
 }
 
@@ -250,6 +253,8 @@ pub struct Running {
     storage: Option<StorageHandle>,
     /// Why storages on the bridge can't be waited for.
     problem: Option<String>,
+    /// The key that the act waits for, until Lua says whether it can be waited for.
+    derivation: Option<Box<Derivation>>,
     payload_size: usize,
     now: u64,
 }
@@ -270,7 +275,7 @@ impl Running {
         let configuration = for_request(lua, configuration);
         let act = |host: Host| Act { configuration, host, cookies, unsendable, now, random: getrandom::fill };
         let task = Task::new(|host| run(act(host), session));
-        Self { task, storage: storage.clone(), problem, payload_size, now }
+        Self { task, storage: storage.clone(), problem, derivation: None, payload_size, now }
     }
 
     fn start(mut self, lua: &Lua) -> LuaResult<Row> {
@@ -283,6 +288,10 @@ impl Running {
         loop {
             let answer = match step {
                 Step::Needs(Effect::Binding) => binding(lua),
+                Step::Needs(Effect::Derive(derivation)) => match (&self.storage, &self.problem) {
+                    (Some(_), None) => return self.derive_elsewhere(lua, *derivation),
+                    _ => return self.ask_whether_to_wait(lua, derivation),
+                },
                 Step::Needs(effect) => match (&self.storage, &self.problem) {
                     (None, _) => return needs(lua, self, effect),
                     (Some(storage), None) => {
@@ -290,7 +299,7 @@ impl Running {
                         let submitted = storage.submit_effect(lua, effect, self);
                         return Ok(submitted.map_or_else(|error| failed(&error), waits));
                     }
-                    (Some(_), Some(problem)) => Ok(self.refused(problem.clone())),
+                    (Some(_), Some(problem)) => Ok(self.task.failure(problem.clone())),
                 },
                 Step::Done(result) => return done(lua, result, self.payload_size, self.now),
                 Step::Over => return Ok(failed(&"the act is over")),
@@ -303,9 +312,27 @@ impl Running {
         }
     }
 
-    /// The answer of a storage that did not do what it was asked.
-    fn refused(&self, cause: String) -> Answer {
-        if self.task.needs_record() { Answer::Record(Err(Some(cause))) } else { Answer::Done(Err(Some(cause))) }
+    /// Has a key derived on the threads for that.
+    fn derive_elsewhere(self, lua: &Lua, derivation: Derivation) -> LuaResult<Row> {
+        if runtime::current().is_err() {
+            return self.derive_here(lua, &derivation);
+        }
+        let operation = async { derivations::derive(derivation).await.map(|key| BridgeAnswer::Key(Box::new(key))) };
+        let ticket = bridge(lua)?.submit(derivations::LIMIT, operation, Some(self));
+        Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread(lua))))
+    }
+
+    /// Derives a key on nginx's own thread, which does nothing else meanwhile.
+    fn derive_here(mut self, lua: &Lua, derivation: &Derivation) -> LuaResult<Row> {
+        let step = self.task.resume(Answer::Key(Ok(Box::new(derivation.derive()))));
+        self.go_on(lua, step)
+    }
+
+    /// Only Lua knows whether this thread can wait. It answers by calling [`derive`].
+    fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
+        self.derivation = Some(derivation);
+        let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
+        Ok(vec![task, text("derive")].into())
     }
 }
 
@@ -340,11 +367,22 @@ fn go_on(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row>
         Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
         Some(Ok(BridgeAnswer::Absent)) => Answer::Done(Err(None)),
         Some(Ok(BridgeAnswer::Done | BridgeAnswer::Sessions(_))) => Answer::Done(Ok(())),
-        Some(Err(error)) => running.refused(error.to_string()),
-        None => running.refused(error.unwrap_or_else(|| "no answer".to_owned())),
+        Some(Ok(BridgeAnswer::Key(key))) => Answer::Key(Ok(key)),
+        Some(Err(error)) => running.task.failure(error.to_string()),
+        None => running.task.failure(error.unwrap_or_else(|| "no answer".to_owned())),
     };
     let step = running.task.resume(answer);
     running.go_on(lua, step)
+}
+
+/// `derive(task, problem)`: goes on with the key that the task needs. If there is a problem, this thread can't wait for it.
+fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaResult<Row> {
+    let mut running: Running = task.take()?;
+    let Some(derivation) = running.derivation.take() else { return Ok(failed(&NOT_A_STORAGES)) };
+    match problem {
+        None => running.derive_elsewhere(lua, *derivation),
+        Some(_) => running.derive_here(lua, &derivation),
+    }
 }
 
 /// What a program's storage answered.
@@ -410,7 +448,7 @@ fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
             let metadata = metadata(lua, delete.metadata)?;
             vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
         }
-        Effect::Binding => return Ok(failed(&"a storage cannot supply the request's values")),
+        Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
     };
     Ok(row.into())
 }
@@ -433,7 +471,10 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) 
         Some(parts) => (bytes(lua, Some(parts.audience.to_vec()))?, parts.subject.map(<[u8]>::to_vec)),
         None => (session.index.map_or_else(nil, |index| number(index as u64 + 1)), None),
     };
-    let payload = parts.map(|parts| parts.data.to_vec()).or(payload);
+    let data = parts.map(|parts| parts.data).or(payload.as_deref().map(Vec::as_slice));
+    // Copied once, into Lua's memory.
+    let data =
+        data.map(|data| lua.create_string(data).map(|text| Either::Right(LuaValue::String(text)))).transpose()?;
     let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
     let (key, [cookie, cookie_end, known_at]) = match session.meta {
         Some(meta) => (number(meta.key as u64 + 1), cookie_of(&meta, now, !session.lines.is_empty())),
@@ -448,7 +489,7 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) 
         key,
         cookie,
         cookie_end,
-        bytes(lua, payload)?,
+        data.unwrap_or_else(nil),
         place,
         bytes(lua, subject)?,
         bytes(lua, info)?,

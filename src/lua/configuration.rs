@@ -108,7 +108,7 @@ fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
         LuaValue::Boolean(boolean) => Value::Boolean(boolean),
         LuaValue::Integer(number) => Value::Number(number as f64),
         LuaValue::Number(number) => Value::Number(number),
-        LuaValue::String(text) => Value::Text(text.as_bytes().to_vec()),
+        LuaValue::String(text) => Value::Text((&*text.as_bytes()).into()),
         LuaValue::Table(list) if may_be_list => match array::elements(&list) {
             Some(elements) => Value::List(elements.into_iter().filter_map(|value| value_of(value, false)).collect()),
             None => Value::Other(NAMED_FIELDS),
@@ -162,6 +162,8 @@ fn describe(
     table.set("remember", configuration.remember)?;
     table.set("random_key", configuration.random_key)?;
     table.set("warnings", configuration.warnings())?;
+    table.set("guessable", configuration.guessable.key)?;
+    table.set("guessable_fallbacks", configuration.guessable.fallbacks)?;
     table.set("audience", lua_name(lua, &configuration.audience)?)?;
     table.set("subject", configuration.subject.as_ref().map(|subject| lua_name(lua, subject)).transpose()?)?;
     table.set("request_headers", configuration.request_headers.clone())?;

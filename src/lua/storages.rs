@@ -126,7 +126,7 @@ impl Source {
 pub type Submitted = (Ticket, f64, bool);
 
 /// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
-const DELIVERY: Duration = Duration::from_secs(5);
+pub const DELIVERY: Duration = Duration::from_secs(5);
 
 impl StorageHandle {
     fn submit<F>(
@@ -183,10 +183,13 @@ impl StorageHandle {
                     storage.delete(&name, &key, current_time, &owners).await.map(|()| Answer::Done)
                 })
             }
-            Effect::Binding => Err("a storage cannot supply the request's values".to_owned()),
+            Effect::Binding | Effect::Derive(_) => Err(NOT_A_STORAGES.to_owned()),
         }
     }
 }
+
+/// What is wrong with an act that asks a storage for what no storage has.
+pub const NOT_A_STORAGES: &str = "no storage can supply that";
 
 fn updated(found: bool) -> Answer {
     if found { Answer::Done } else { Answer::Absent }

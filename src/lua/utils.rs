@@ -6,6 +6,7 @@ use mlua::prelude::*;
 use super::{Answer, answer};
 use crate::cookie::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use crate::cookie::{RememberSafety, base64url, compression, keys};
+use crate::secret::Secret;
 
 /// Most random bytes that one call answers.
 const MAX_RANDOM: usize = 16 << 20;
@@ -23,9 +24,16 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("base64_size", lua.create_function(|_, size: usize| Ok(base64url::encoded_size(size)))?)?;
     table.set(
         "deflate",
-        lua.create_function(|_, data: BString| Ok(bytes(compression::deflate(&data).ok_or("deflate failed"))))?,
+        lua.create_function(|lua, data: BString| {
+            secret(lua, compression::deflate(&data).ok_or_else(|| "deflate failed".to_owned()))
+        })?,
     )?;
-    table.set("inflate", lua.create_function(|_, data: BString| Ok(bytes(compression::inflate(&data))))?)?;
+    table.set(
+        "inflate",
+        lua.create_function(|lua, data: BString| {
+            secret(lua, compression::inflate(&data).map_err(|error| error.to_string()))
+        })?,
+    )?;
     table.set("rand_bytes", lua.create_function(|_, size: usize| Ok(bytes(random(size))))?)?;
     table.set("sha256", lua.create_function(|_, data: BString| Ok(BString::from(keys::sha256(&data).to_vec())))?)?;
     table.set("hmac_sha256", lua.create_function(hmac_sha256)?)?;
@@ -62,6 +70,16 @@ fn bytes(result: Result<Vec<u8>, impl std::fmt::Display>) -> Bytes {
     answer(result.map(BString::from))
 }
 
+/// [`Bytes`] that nobody else is to see.
+type Secrets = Answer<LuaString>;
+
+fn secret(lua: &Lua, result: Result<Secret, String>) -> LuaResult<Secrets> {
+    Ok(match result {
+        Ok(secret) => (Some(lua.create_string(&*secret)?), None),
+        Err(error) => (None, Some(error)),
+    })
+}
+
 fn random(size: usize) -> Result<Vec<u8>, String> {
     if size > MAX_RANDOM {
         return Err(format!("at most {MAX_RANDOM} bytes"));
@@ -77,43 +95,47 @@ fn hmac_sha256(_: &Lua, (key, message): (BString, BString)) -> LuaResult<BString
 
 /// `(ikm, nonce, usage, size = 44)`.
 fn derive_hkdf_sha256(
-    _: &Lua,
-    (ikm, nonce, usage, size): (BString, BString, BString, Option<usize>),
-) -> LuaResult<Bytes> {
+    lua: &Lua,
+    (ikm, nonce, usage, size): (LuaString, BString, BString, Option<usize>),
+) -> LuaResult<Secrets> {
     let size = size.unwrap_or(KEY_AND_NONCE);
-    Ok(bytes(keys::hkdf_sha256(&ikm, &nonce, &usage, size).ok_or("more than 255 hashes of output")))
+    let derived = keys::hkdf_sha256(&ikm.as_bytes(), &nonce, &usage, size);
+    secret(lua, derived.ok_or_else(|| "more than 255 hashes of output".to_owned()))
 }
 
 /// `(password, salt, usage, size = 44, iterations = 10000)`.
 fn derive_pbkdf2_hmac_sha256(
-    _: &Lua,
-    (password, salt, usage, size, iterations): (BString, BString, BString, Option<usize>, Option<u32>),
-) -> LuaResult<Bytes> {
+    lua: &Lua,
+    (password, salt, usage, size, iterations): (LuaString, BString, BString, Option<usize>, Option<u32>),
+) -> LuaResult<Secrets> {
     let size = size.unwrap_or(KEY_AND_NONCE);
     if size > MAX_RANDOM {
-        return Ok(bytes(Err(format!("at most {MAX_RANDOM} bytes"))));
+        return secret(lua, Err(format!("at most {MAX_RANDOM} bytes")));
     }
-    Ok(bytes(Ok::<_, String>(keys::pbkdf2_hmac_sha256(&password, &salt, &usage, size, iterations.unwrap_or(10_000)))))
+    let password = password.as_bytes();
+    secret(lua, Ok(keys::pbkdf2_hmac_sha256(&password, &salt, &usage, size, iterations.unwrap_or(10_000))))
 }
 
 /// `(ikm, nonce, safety?)` → key, err, iv. Without a safety, and with `None`, by HKDF; else by PBKDF2.
 fn derive_aes_gcm_256_key_and_iv(
-    _: &Lua,
-    (ikm, nonce, safety): (BString, BString, LuaValue),
-) -> LuaResult<(Option<BString>, Option<String>, Option<BString>)> {
+    lua: &Lua,
+    (ikm, nonce, safety): (LuaString, BString, LuaValue),
+) -> LuaResult<(Option<LuaString>, Option<String>, Option<LuaString>)> {
     const USAGE: &[u8] = b"encryption";
     let rounds = match &safety {
         LuaValue::Nil | LuaValue::Boolean(false) => None,
         LuaValue::String(name) => RememberSafety::from_name(&name.as_bytes()).rounds(),
         _ => RememberSafety::Medium.rounds(),
     };
+    let ikm = ikm.as_bytes();
     let derived = match rounds {
         Some(rounds) => Some(keys::pbkdf2_hmac_sha256(&ikm, &nonce, USAGE, KEY_AND_NONCE, rounds)),
         None => keys::hkdf_sha256(&ikm, &nonce, USAGE, KEY_AND_NONCE),
     };
-    let part = |bytes: &[u8]| Some(BString::from(bytes.to_vec()));
     Ok(match derived {
-        Some(bytes) => (part(&bytes[..KEY_SIZE]), None, part(&bytes[KEY_SIZE..])),
+        Some(bytes) => {
+            (Some(lua.create_string(&bytes[..KEY_SIZE])?), None, Some(lua.create_string(&bytes[KEY_SIZE..])?))
+        }
         None => (None, Some("unable to derive key".to_owned()), None),
     })
 }
@@ -121,11 +143,11 @@ fn derive_aes_gcm_256_key_and_iv(
 /// `(key, iv, plaintext, aad)` → ciphertext, err, tag.
 fn encrypt_aes_256_gcm(
     _: &Lua,
-    (key, iv, plaintext, aad): (BString, BString, BString, BString),
+    (key, iv, plaintext, aad): (LuaString, BString, LuaString, BString),
 ) -> LuaResult<(Option<BString>, Option<String>, Option<BString>)> {
-    let mut data: Vec<u8> = plaintext.into();
-    let encrypted =
-        one_time_key(&key, &iv).and_then(|key| key.encrypt(&mut data, &aad).map_err(|error| error.to_string()));
+    let mut data = plaintext.as_bytes().to_vec();
+    let encrypted = one_time_key(&key.as_bytes(), &iv)
+        .and_then(|key| key.encrypt(&mut data, &aad).map_err(|error| error.to_string()));
     Ok(match encrypted {
         Ok(tag) => (Some(data.into()), None, Some(BString::from(tag.to_vec()))),
         Err(error) => (None, Some(error), None),
@@ -134,14 +156,15 @@ fn encrypt_aes_256_gcm(
 
 /// `(key, iv, ciphertext, aad, tag)` → plaintext, err.
 fn decrypt_aes_256_gcm(
-    _: &Lua,
-    (key, iv, ciphertext, aad, tag): (BString, BString, BString, BString, BString),
-) -> LuaResult<Bytes> {
-    let mut data: Vec<u8> = ciphertext.into();
+    lua: &Lua,
+    (key, iv, ciphertext, aad, tag): (LuaString, BString, BString, BString, BString),
+) -> LuaResult<Secrets> {
+    let mut data = Secret::from(Vec::from(ciphertext));
     let tag = tag.as_slice().try_into().map_err(|_| "invalid tag size".to_owned());
-    let decrypted =
-        tag.and_then(|tag| one_time_key(&key, &iv)?.decrypt(&mut data, &aad, &tag).map_err(|error| error.to_string()));
-    Ok(bytes(decrypted.map(|()| data)))
+    let decrypted = tag.and_then(|tag| {
+        one_time_key(&key.as_bytes(), &iv)?.decrypt(&mut data, &aad, &tag).map_err(|error| error.to_string())
+    });
+    secret(lua, decrypted.map(|()| data))
 }
 
 fn one_time_key(key: &[u8], nonce: &[u8]) -> Result<OneTimeKey, String> {

@@ -13,6 +13,7 @@ use super::{Configuration, Error};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, seal};
+use crate::secret::{Secret, show_only};
 
 /// What an act works with.
 #[derive(Clone)]
@@ -43,7 +44,7 @@ pub enum State {
 }
 
 /// What is known of a cookie that was opened or saved.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Meta {
     pub header: Header,
     /// Which of the configuration's keys authenticates it.
@@ -55,6 +56,8 @@ pub struct Meta {
     /// Where the value stands in the request's Cookie header, if it was read from there and is still the same.
     pub place: Option<Range<usize>>,
 }
+
+show_only!(Meta { header, known_at });
 
 impl Meta {
     /// From the value of the first cookie.
@@ -85,7 +88,7 @@ pub struct Refused {
 ///
 /// An act that fails leaves it as it was, but for [`lines`](Self::lines), which hold the cookies of whatever
 /// was saved.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Session {
     pub state: State,
     pub meta: Option<Meta>,
@@ -97,7 +100,7 @@ pub struct Session {
     /// The audience to open, where it is not the configured one.
     pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject]` an audience.
-    pub payload: Vec<u8>,
+    pub payload: Secret,
     /// The current audience's place in the payload; `None` where it is to be added.
     pub index: Option<usize>,
     /// The parts of a payload that was opened and has only the current audience; with one it never changes.
@@ -114,6 +117,8 @@ pub struct Session {
     pub line: Option<String>,
 }
 
+show_only!(Session { state, meta, remember_meta, remember, forget, index, refused });
+
 impl Session {
     pub fn new(configuration: &Configuration) -> Self {
         Self {
@@ -123,7 +128,7 @@ impl Session {
             remember: configuration.remember,
             forget: false,
             audience: None,
-            payload: Vec::new(),
+            payload: Secret::default(),
             index: None,
             sole: None,
             info: None,
@@ -172,6 +177,8 @@ impl Session {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
+                // The session cookie's error does not say that another try may help.
+                self.warning = problem.is_fault().then(|| problem.to_string());
                 self.tell_theft(act, &problem);
                 return Err(error);
             }

@@ -13,9 +13,9 @@ use super::Error;
 use super::name::Name;
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
+use crate::secret::{Secret, show_only};
 
 /// One audience's part of a payload.
-#[derive(Debug)]
 pub struct Entry<'a> {
     /// The whole `[data, audience, subject]`, as it stands.
     text: &'a [u8],
@@ -33,7 +33,7 @@ impl<'a> Entry<'a> {
 }
 
 /// Which sessions a record belongs to, for storages that can list them: two arrays of equal length, base64url.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Metadata {
     pub audiences: Vec<String>,
     pub subjects: Vec<String>,
@@ -49,12 +49,16 @@ pub struct Sole {
 }
 
 /// Those parts.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Parts<'a> {
     pub data: &'a [u8],
     pub audience: &'a [u8],
     pub subject: Option<&'a [u8]>,
 }
+
+show_only!(Entry<'_> {});
+show_only!(Metadata {});
+show_only!(Parts<'_> {});
 
 impl Sole {
     /// Nothing where it is another payload.
@@ -147,9 +151,19 @@ pub fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
 }
 
 /// The payload of some of the entries.
-pub fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Vec<u8> {
+pub fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secret {
     let texts: Vec<&[u8]> = entries.into_iter().map(|entry| entry.text).collect();
-    [b"[", texts.join(&b","[..]).as_slice(), b"]"].concat()
+    let size = texts.iter().map(|text| text.len() + 1).sum::<usize>();
+    let mut payload = Secret::from(Vec::with_capacity(size + 2));
+    payload.push(b'[');
+    for (number, text) in texts.into_iter().enumerate() {
+        if number > 0 {
+            payload.push(b',');
+        }
+        payload.extend_from_slice(text);
+    }
+    payload.push(b']');
+    payload
 }
 
 /// The metadata of all entries that have a subject; `None` where none has. With `hash_subject` a subject is

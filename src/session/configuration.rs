@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use zeroize::Zeroizing;
+
 mod protection;
 mod secure;
 
@@ -12,10 +14,13 @@ use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
 use super::options::{Revocation, Secure, invalid};
+pub use super::secrets::Guessable;
+use super::secrets::{check_known, guessable, writes_fallbacks, writes_key};
 use super::times::Timeouts;
 use crate::cookie::attributes::{Attributes, MAX_AGE};
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety, chunks};
+use crate::secret::Secret;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
@@ -47,6 +52,8 @@ pub struct Configuration {
     pub seal_info: Stage,
     /// No program has given the current key: nobody else has it, and it is gone with the process.
     pub random_key: bool,
+    /// Which of the configured keys can be found by trying.
+    pub guessable: Guessable,
     /// With its prefix.
     pub cookie_name: Rc<str>,
     /// With its prefix.
@@ -84,26 +91,35 @@ impl Configuration {
     /// The defaults of later configurations. What is not written is as built in; only the key stays what it was
     /// in `previous`, or is random where there is none.
     pub fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
+        let mut guessable = guessable(&options);
+        if let (false, Some(previous)) = (writes_key(&options), previous) {
+            guessable.key = previous.guessable.key;
+        }
         let mut options = normalize(options)?.or(&Options::built_in());
         let random_key = options.ikm.is_none() && previous.is_none_or(|previous| previous.random_key);
         if options.ikm.is_none() {
             options.ikm = Some(match previous {
                 Some(Self { options: Options { ikm: Some(ikm), .. }, .. }) => ikm.clone(),
                 _ => {
-                    let mut ikm = [0; IKM_SIZE];
+                    let mut ikm = Secret::from(vec![0; IKM_SIZE]);
                     random(&mut ikm).map_err(Error::Random)?;
-                    ikm.to_vec()
+                    ikm
                 }
             });
         }
-        Self::resolve(options, random_key)
+        Self::resolve(options, random_key, guessable)
     }
 
     /// The configuration of one session. What is not written is as in `defaults`.
     pub fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
+        let written = guessable(&options);
+        let guessable = Guessable {
+            key: if writes_key(&options) { written.key } else { defaults.guessable.key },
+            fallbacks: if writes_fallbacks(&options) { written.fallbacks } else { defaults.guessable.fallbacks },
+        };
         let options = normalize(options)?;
         let random_key = options.ikm.is_none() && defaults.random_key;
-        Self::resolve(options.or(&defaults.options), random_key)
+        Self::resolve(options.or(&defaults.options), random_key, guessable)
     }
 
     /// Says whether the payload lives in a storage instead of the cookie.
@@ -132,7 +148,7 @@ impl Configuration {
         renamed.then_some(RENAMED).into_iter().collect()
     }
 
-    fn resolve(options: Options, random_key: bool) -> Result<Self, Error> {
+    fn resolve(options: Options, random_key: bool, guessable: Guessable) -> Result<Self, Error> {
         let (prefix, attributes) = cookie(&options)?;
         let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
@@ -142,6 +158,7 @@ impl Configuration {
             keys: keys(&options, &cookie_name, &remember_cookie_name)?,
             seal_info: options.seal_info.unwrap_or_default(),
             random_key,
+            guessable,
             cookie_name,
             remember_cookie_name,
             attributes: attributes.text(),
@@ -182,17 +199,16 @@ impl Configuration {
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
     // Anybody can compute the key that an empty secret would give.
-    if secret.as_ref().is_some_and(Vec::is_empty) {
+    if secret.as_ref().is_some_and(|secret| secret.is_empty()) {
         return Err(invalid("secret", "it is empty"));
     }
-    if options.secret_fallbacks.iter().flatten().any(Vec::is_empty) {
+    if options.secret_fallbacks.iter().flatten().any(|secret| secret.is_empty()) {
         return Err(invalid("secret_fallbacks", "one of them is empty"));
     }
-    options.ikm = options.ikm.or_else(|| secret.map(|secret| sha256(&secret).to_vec()));
+    let ikm = |secret: &Secret| Secret::from(&*Zeroizing::new(sha256(secret)));
+    options.ikm = options.ikm.or_else(|| secret.as_ref().map(ikm));
     let secrets = options.secret_fallbacks.take();
-    options.ikm_fallbacks = options
-        .ikm_fallbacks
-        .or_else(|| secrets.map(|secrets| secrets.iter().map(|secret| sha256(secret).to_vec()).collect()));
+    options.ikm_fallbacks = options.ikm_fallbacks.or_else(|| secrets.map(|secrets| secrets.iter().map(ikm).collect()));
     let alias = options.remember_timeout.take();
     options.remember_rolling_timeout = options.remember_rolling_timeout.or(alias);
     Ok(options)
@@ -200,9 +216,12 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
 
 fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Keys, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
-    let mut keys = vec![key(options.ikm.as_deref().unwrap_or_default()).ok_or(Error::IkmSize)?];
+    let ikm = options.ikm.as_ref().map(AsRef::as_ref).unwrap_or_default();
+    let mut keys = vec![key(ikm).ok_or(Error::IkmSize)?];
+    check_known("ikm", ikm, "")?;
     for fallback in options.ikm_fallbacks.iter().flatten() {
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
+        check_known("ikm_fallbacks", fallback, "one of them: ")?;
     }
     let stage = options.separate_keys.unwrap_or_default();
     let name = |kind| match kind {

@@ -5,6 +5,7 @@
 //! it by hand, meets its needs one by one, and may take as long as it likes for each.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,12 +13,17 @@ use std::task::{Context, Poll, Waker};
 
 use super::audiences::Metadata;
 use crate::cookie::Binding;
+use crate::cookie::cipher::OneTimeKey;
+use crate::cookie::keys::Derivation;
+use crate::secret::show_only;
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
     /// The request's values that a MAC may cover: [`Answer::Binding`].
     Binding,
+    /// A key that takes long to derive: [`Answer::Key`].
+    Derive(Box<Derivation>),
     /// The record of a storage: [`Answer::Record`].
     Get(Get),
     /// Storing a record: [`Answer::Done`].
@@ -29,14 +35,14 @@ pub enum Effect {
     Delete(Delete),
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Get {
     pub name: Rc<str>,
     pub key: String,
     pub current_time: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Set {
     /// The cookie's name.
     pub name: Rc<str>,
@@ -54,7 +60,7 @@ pub struct Set {
     pub metadata: Option<Metadata>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Update {
     /// The cookie's name.
     pub name: Rc<str>,
@@ -66,7 +72,7 @@ pub struct Update {
     pub current_time: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub struct Delete {
     pub name: Rc<str>,
     pub key: String,
@@ -74,18 +80,39 @@ pub struct Delete {
     pub metadata: Option<Metadata>,
 }
 
+show_only!(Get { name, current_time });
+show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
+show_only!(Update { name, ttl, current_time });
+show_only!(Delete { name, current_time });
+
 /// What an [`Effect`] came to. Errors are a storage's own words, where it has any.
-#[derive(Debug)]
 pub enum Answer {
     Binding(Binding),
+    /// The key, or why it could not be derived now.
+    Key(Result<Box<OneTimeKey>, String>),
     Record(Result<Vec<u8>, Option<String>>),
     Done(Result<(), Option<String>>),
+}
+
+/// Whether it is an error: records and keys are nobody else's.
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, error) = match self {
+            Self::Binding(_) => ("Binding", None),
+            Self::Key(result) => ("Key", result.as_ref().err().cloned().map(Some)),
+            Self::Record(result) => ("Record", result.as_ref().err().cloned()),
+            Self::Done(result) => ("Done", result.as_ref().err().cloned()),
+        };
+        formatter.debug_tuple(name).field(&error).finish()
+    }
 }
 
 #[derive(Default)]
 struct Mailbox {
     need: Option<Effect>,
     answer: Option<Answer>,
+    /// The key that was derived last.
+    derived: Option<Box<(Derivation, OneTimeKey)>>,
 }
 
 /// An act's way to the outside.
@@ -98,6 +125,23 @@ impl Host {
             Answer::Binding(binding) => binding,
             _ => Binding::default(),
         }
+    }
+
+    /// Derives a key. An act that tries the same cookie twice in a row has it derived once.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be derived now.
+    pub async fn derive(&self, derivation: Derivation) -> Result<OneTimeKey, String> {
+        if let Some((_, key)) = self.0.borrow().derived.as_deref().filter(|(of, _)| *of == derivation) {
+            return Ok(key.clone());
+        }
+        let key = match self.ask(Effect::Derive(Box::new(derivation.clone()))).await {
+            Answer::Key(result) => *result?,
+            _ => return Err(MISMATCH.to_owned()),
+        };
+        self.0.borrow_mut().derived = Some(Box::new((derivation, key.clone())));
+        Ok(key)
     }
 
     pub async fn get(&self, get: Get) -> Result<Vec<u8>, Option<String>> {
@@ -143,7 +187,15 @@ pub struct Task<T> {
     /// Gone once it is done.
     future: Option<Pin<Box<dyn Future<Output = T>>>>,
     host: Host,
-    needs_record: bool,
+    awaited: Awaited,
+}
+
+/// Which kind of answer a task goes on with.
+#[derive(Clone, Copy, PartialEq)]
+enum Awaited {
+    Record,
+    Key,
+    Other,
 }
 
 /// Where a task stopped.
@@ -157,12 +209,21 @@ pub enum Step<T> {
 impl<T> Task<T> {
     pub fn new<F: Future<Output = T> + 'static>(act: impl FnOnce(Host) -> F) -> Self {
         let host = Host(Rc::default());
-        Self { future: Some(Box::pin(act(host.clone()))), host, needs_record: false }
+        Self { future: Some(Box::pin(act(host.clone()))), host, awaited: Awaited::Other }
     }
 
     /// Whether the last step needs an [`Answer::Record`], and not another.
     pub fn needs_record(&self) -> bool {
-        self.needs_record
+        self.awaited == Awaited::Record
+    }
+
+    /// The answer that what the last step needed can't be had.
+    pub fn failure(&self, cause: String) -> Answer {
+        match self.awaited {
+            Awaited::Record => Answer::Record(Err(Some(cause))),
+            Awaited::Key => Answer::Key(Err(cause)),
+            Awaited::Other => Answer::Done(Err(Some(cause))),
+        }
     }
 
     /// Runs up to the first need, or to the end.
@@ -175,7 +236,11 @@ impl<T> Task<T> {
             }
             Poll::Pending => {
                 let need = self.host.0.borrow_mut().need.take();
-                self.needs_record = matches!(need, Some(Effect::Get(_)));
+                self.awaited = match need {
+                    Some(Effect::Get(_)) => Awaited::Record,
+                    Some(Effect::Derive(_)) => Awaited::Key,
+                    _ => Awaited::Other,
+                };
                 need.map_or(Step::Over, Step::Needs)
             }
         }

@@ -37,6 +37,8 @@ pub enum Error {
          lost. All that came from the same sign-in is revoked"
     )]
     Copied,
+    #[error("unable to derive the remember cookie's key ({0})")]
+    Derive(String),
     #[error("unable to load session{0}")]
     Load(Cause),
     #[error("unable to json decode session ({0})")]
@@ -109,7 +111,7 @@ impl Error {
 
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Random(_) | Self::Nonce(_))
+        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Derive(_) | Self::Random(_) | Self::Nonce(_))
     }
 }
 

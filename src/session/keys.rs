@@ -164,7 +164,7 @@ mod tests {
         use crate::cookie::keys::{hkdf_sha256, sha256};
         let info = b"session:\0\0\0\x07sessionacme";
         let expected = hkdf_sha256(&sha256(b"s"), info, b"separate", 32).unwrap();
-        assert_eq!(ikms(Stage::Only, &["s"], ["session", "remember"], "acme")[0][0], *expected);
+        assert_eq!(ikms(Stage::Only, &["s"], ["session", "remember"], "acme")[0][0], expected[..]);
     }
 
     #[test]

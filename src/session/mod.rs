@@ -11,7 +11,7 @@
 //! use resty_session::session::effect::{Answer, Effect, Step, Task};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let options = Options { secret: Some(b"a secret".to_vec()), ..Options::default() };
+//! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
 //! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
 //!
 //! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
@@ -20,12 +20,12 @@
 //!     let (now, random) = (1_700_000_000, getrandom::fill);
 //!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
-//!     session.payload = br#"[[{"name":"Ada"},"default","ada"]]"#.to_vec();
+//!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
 //!     session.index = Some(0);
 //!     let result = session.save(&act).await;
 //!     (session, result)
 //! });
-//! // With cookie storage a save needs nothing from outside.
+//! // With cookie storage, and no remember cookie, a save needs nothing from outside.
 //! let Step::Done((session, result)) = task.start() else { panic!() };
 //! result?;
 //! assert!(session.lines[0].starts_with("session=AQAA"));
@@ -47,6 +47,7 @@ mod options;
 mod others;
 mod reading;
 pub mod record;
+mod secrets;
 mod theft;
 pub mod times;
 mod writing;

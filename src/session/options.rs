@@ -3,13 +3,14 @@
 use super::Error;
 use super::keys::Stage;
 use super::name::{Name, lua_number};
+use crate::secret::Secret;
 
 /// An option's value as a program wrote it, in no language's types.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     Boolean(bool),
     Number(f64),
-    Text(Vec<u8>),
+    Text(Secret),
     List(Vec<Value>),
     /// Anything else, by the name of its type.
     Other(&'static str),
@@ -29,6 +30,13 @@ impl Value {
 
     fn unexpected(&self, expected: &str) -> String {
         format!("{expected} expected, got {}", self.type_name())
+    }
+}
+
+/// Its type alone: it may be a secret, a number too.
+impl std::fmt::Debug for Value {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.type_name())
     }
 }
 
@@ -61,13 +69,19 @@ impl Setting for u64 {
 }
 
 /// A number stands for its text.
-impl Setting for Vec<u8> {
+impl Setting for Secret {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
             Value::Text(text) => Ok(text),
-            Value::Number(number) if number.is_finite() => Ok(lua_number(number).into_bytes()),
+            Value::Number(number) if number.is_finite() => Ok(lua_number(number).into()),
             other => Err(other.unexpected("string")),
         }
+    }
+}
+
+impl Setting for Vec<u8> {
+    fn from_value(value: Value) -> Result<Self, String> {
+        Secret::from_value(value).map(|text| text.to_vec())
     }
 }
 
@@ -84,7 +98,7 @@ impl Setting for String {
 impl Setting for Name<'static> {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
-            Value::Text(text) => Ok(Self::Text(text.into())),
+            Value::Text(text) => Ok(Self::Text(text.to_vec().into())),
             Value::Number(number) if number.is_finite() => Ok(Self::Number(number)),
             other => Err(other.unexpected("string")),
         }
@@ -181,10 +195,10 @@ macro_rules! options {
 }
 
 options! {
-    secret: Vec<u8> = None,
-    secret_fallbacks: Vec<Vec<u8>> = None,
-    ikm: Vec<u8> = None,
-    ikm_fallbacks: Vec<Vec<u8>> = None,
+    secret: Secret = None,
+    secret_fallbacks: Vec<Secret> = None,
+    ikm: Secret = None,
+    ikm_fallbacks: Vec<Secret> = None,
     cookie_prefix: String = None,
     cookie_name: String = Some("session".into()),
     cookie_path: String = Some("/".into()),

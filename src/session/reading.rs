@@ -5,9 +5,10 @@ use super::effect::Get;
 use super::error::Cause;
 use super::info::Found;
 use super::{Act, Error, Kind, Meta, Session, record, times};
+use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
-use crate::cookie::seal::{self, Opener};
-use crate::cookie::{self, Flags, Header, chunks, request};
+use crate::cookie::{self, Flags, Header, RememberSafety, chunks, request, seal};
+use crate::secret::Secret;
 
 /// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
 const CANDIDATES: usize = 5;
@@ -17,7 +18,7 @@ const COMBINATIONS: usize = 32;
 /// What a good cookie holds.
 pub(super) struct Opened {
     pub meta: Meta,
-    pub payload: Vec<u8>,
+    pub payload: Secret,
     /// The current audience's place in the payload.
     pub index: Option<usize>,
     pub sole: Option<Sole>,
@@ -75,12 +76,12 @@ impl Session {
         let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
             let record = act.load(kind, &header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = act.opener(kind, &header, key).open(&record.ciphertext)?;
+            let payload = act.open_payload(kind, &header, key, &record.ciphertext).await?;
             let info = record.info.map(|info| act.open_info(kind, key, &header, info)).transpose()?;
             (payload, String::new(), info.unwrap_or_default())
         } else {
             let first = &cookie[ENCODED_SIZE..];
-            let payload = act.open_cookies(kind, &header, key, first, number)?;
+            let payload = act.open_cookies(kind, &header, key, first, number).await?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
             (payload, initial_chunk, Found::default())
@@ -112,6 +113,8 @@ impl Act {
         }
         match kind {
             Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
+            // The cookie of a session that is to be forgotten is a session's, whatever its name.
+            Kind::Remember if header.flags().contains(Flags::FORGET) => return Err(Error::InvalidFlags),
             Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
         }
         let binding = self.binding(header.flags()).await;
@@ -163,19 +166,18 @@ impl Act {
 
     /// Decrypts a payload that is kept in cookies. `first` is its part in the first one, which is
     /// the `number`-th of its name.
-    fn open_cookies(
+    async fn open_cookies(
         &self,
         kind: Kind,
         header: &Header,
         key: usize,
         first: &[u8],
         number: usize,
-    ) -> Result<Vec<u8>, Error> {
-        let opener = self.opener(kind, header, key);
+    ) -> Result<Secret, Error> {
         // More than nine cookies can hold was never written by a save.
         let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
-            return Ok(opener.open(first)?);
+            return self.open_payload(kind, header, key, first).await;
         }
         if first.len() != chunks::part_size(self.name(kind), header.data_size(), 1) {
             return Err(cookie::Error::InvalidPayload.into());
@@ -183,7 +185,26 @@ impl Act {
         let values = request::chunk_values(&self.cookies, self.name(kind), count, CANDIDATES);
         let places = (2..).zip(values).map(|(chunk, values)| self.chunk_candidates(kind, header, chunk, values));
         let places = places.collect::<Result<Vec<_>, _>>()?;
-        open_chunks(&opener, first, &places, number)
+        // Boxed, because it seldom runs.
+        Box::pin(open_chunks(first, &places, number, async |text| self.open_payload(kind, header, key, text).await))
+            .await
+    }
+
+    /// Decrypts a payload, its base64url text.
+    async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Secret, Error> {
+        let mut ciphertext = seal::decode(header, text)?;
+        if self.safety(kind).rounds().is_some() && self.is_of_session(kind, header, key, &mut ciphertext) {
+            return Err(cookie::Error::Decrypt(CipherError::Tag).into());
+        }
+        let encryption = self.encryption(kind, key, header.sid()).await?;
+        Ok(seal::open(header, &encryption, ciphertext, self.configuration.max_data_size())?)
+    }
+
+    /// Whether this is the ciphertext of a session cookie, which it then decrypts. Under the remember cookie's name it would
+    /// not open either, but that would be known only after its key was derived, for whoever has any session.
+    fn is_of_session(&self, kind: Kind, header: &Header, key: usize, ciphertext: &mut [u8]) -> bool {
+        let key = self.key(kind, key).encryption(header.sid(), RememberSafety::None);
+        key.decrypt(ciphertext, header.additional_data(), &header.tag()).is_ok()
     }
 
     /// Which of the values under a chunk's name are of the right size.
@@ -205,11 +226,6 @@ impl Act {
         if values.is_empty() { Err(problem.into()) } else { Ok(values) }
     }
 
-    /// What opens the payload of a header that a key authenticates.
-    fn opener<'a>(&'a self, kind: Kind, header: &'a Header, key: usize) -> Opener<'a> {
-        Opener::new(header, self.key(kind, key), self.safety(kind)).up_to(self.configuration.max_data_size())
-    }
-
     async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
         let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
         let text = match self.host.get(get).await {
@@ -227,9 +243,14 @@ impl Act {
 /// Decrypts a payload of which there may be several candidates for each chunk: the tag tells which belong together. A
 /// browser mostly sends cookies that were set together in the same order, so those that are the `number`-th each come
 /// first.
-fn open_chunks(opener: &Opener, first: &[u8], places: &[Vec<&[u8]>], number: usize) -> Result<Vec<u8>, Error> {
+async fn open_chunks(
+    first: &[u8],
+    places: &[Vec<&[u8]>],
+    number: usize,
+    open: impl AsyncFn(&[u8]) -> Result<Secret, Error>,
+) -> Result<Secret, Error> {
     let all = places.iter().fold(1_usize, |product, place| product.saturating_mul(place.len()));
-    let mut problem = cookie::Error::InvalidPayload;
+    let mut problem = Error::from(cookie::Error::InvalidPayload);
     for attempt in 0..all.min(COMBINATIONS) {
         let mut rest = attempt;
         let mut parts = vec![first];
@@ -237,11 +258,12 @@ fn open_chunks(opener: &Opener, first: &[u8], places: &[Vec<&[u8]>], number: usi
             parts.push(place[(rest + number) % place.len()]);
             rest /= place.len();
         }
-        match opener.open(&parts.concat()) {
+        match open(&parts.concat()).await {
             Ok(payload) => return Ok(payload),
+            Err(error) if error.is_fault() => return Err(error),
             Err(error) if attempt == 0 => problem = error,
             Err(_) => {}
         }
     }
-    Err(problem.into())
+    Err(problem)
 }

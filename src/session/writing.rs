@@ -6,14 +6,16 @@ use super::audiences::{self, Metadata};
 use super::effect::{Delete, Get, Set, Update};
 use super::error::Cause;
 use super::{Act, Error, Kind, Meta, Session, record, times};
+use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::header::SID_SIZE;
 use crate::cookie::keys::sha256;
 use crate::cookie::seal::{Binding, Seal, Sealed};
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, RememberSafety, Sid, attributes, base64url, chunks, request};
+use crate::secret::Secret;
 
 /// A session's payload, the current audience's place in it, and the info.
-type Contents = (Vec<u8>, Option<usize>, Option<Vec<u8>>);
+type Contents = (Secret, Option<usize>, Option<Vec<u8>>);
 
 impl Session {
     /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
@@ -64,13 +66,14 @@ impl Session {
         let before = previous.map(|meta| &meta.header);
         let creation_time = before.map_or(act.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
+        let sid = act.fresh_sid()?;
         let seal = Seal {
             key: act.key(kind, 0),
-            sid: act.fresh_sid()?,
+            sid,
+            encryption: act.encryption(kind, 0, &sid).await?,
             flags: configuration.bind.with(Flags::STORED, configuration.stored).with(Flags::FORGET, forget),
             creation_time,
             rolling_offset: act.now.saturating_sub(creation_time),
-            safety: act.safety(kind),
             compression_threshold: configuration.compression_threshold,
             binding: &act.binding(configuration.bind).await,
         };
@@ -234,6 +237,15 @@ impl Act {
     /// The values that the flags bind to; those of the request only where they are needed.
     pub(super) async fn binding(&self, flags: Flags) -> Binding {
         if flags.is_bound() { self.host.binding().await } else { Binding::default() }
+    }
+
+    /// The key that encrypts the payload of a session id. One that takes long to derive is derived outside.
+    pub(super) async fn encryption(&self, kind: Kind, key: usize, sid: &[u8]) -> Result<OneTimeKey, Error> {
+        match self.key(kind, key).derivation(sid, self.safety(kind)) {
+            None => Ok(self.key(kind, key).encryption(sid, RememberSafety::None)),
+            // Boxed, because it seldom runs.
+            Some(derivation) => Box::pin(self.host.derive(derivation)).await.map_err(Error::Derive),
+        }
     }
 
     fn fresh_sid(&self) -> Result<Sid, Error> {

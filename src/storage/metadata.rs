@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Error, Record};
+use crate::secret::show_only;
 
 /// base64url of a session's 32-byte id, or of a hash of it.
 const KEY_SIZE: usize = 43;
@@ -73,12 +74,14 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error>
 }
 
 /// A text with one item a live session.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Compact {
     pub text: Vec<u8>,
     /// When the last of its sessions expires; none where it is empty.
     pub expiry: Option<u64>,
 }
+
+show_only!(Compact { expiry });
 
 /// The same sessions in as few items as can be.
 ///

@@ -12,6 +12,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::secret::show_only;
+
 pub mod cleanup;
 pub mod dshm;
 mod escape;
@@ -39,6 +41,8 @@ pub enum Error {
     Connect(String),
     #[error("all connections are busy")]
     Busy,
+    #[error("too many key derivations wait")]
+    TooManyDerivations,
     #[error("the driver failed")]
     Broken,
     /// The record that was to be replaced is gone, though it must exist.
@@ -57,7 +61,7 @@ pub enum Error {
 pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// A record to be stored.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Record {
     /// The cookie's name.
     pub name: String,
@@ -90,7 +94,7 @@ impl Record {
 }
 
 /// A record to be written anew.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Update {
     /// The cookie's name.
     pub name: String,
@@ -110,11 +114,15 @@ impl Update {
 }
 
 /// Who a session belongs to: metadata, as it stands in the names of the storage.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Owner {
     pub audience: String,
     pub subject: String,
 }
+
+show_only!(Record { name, ttl, current_time, old_must_exist, stale_ttl });
+show_only!(Update { name, ttl, current_time });
+show_only!(Owner {});
 
 pub trait Storage: Send + Sync {
     /// Stores a record, lets the one that it replaces expire soon, and notes the record among its owners' sessions: all

@@ -56,7 +56,7 @@ const WISHES: [(&str, Act); 4] = [
     }),
     ("another sign-in", |world| {
         close(world);
-        let session = Session { payload: br#"[[{},"default","eve"]]"#.to_vec(), index: Some(0), ..world.session() };
+        let session = Session { payload: br#"[[{},"default","eve"]]"#.into(), index: Some(0), ..world.session() };
         world.save(forget(session)).1
     }),
     ("logout of one audience", |world| {
@@ -202,7 +202,7 @@ fn an_audience_that_left_does_not_come_back_by_the_remember_cookie() {
 fn junk_and_others_remember_cookies_are_cleared_and_only_what_verifies_is_deleted() {
     let mut eve = World::stored(Options { remember_absolute_timeout: Some(0), ..remembering() }, T0 - 700_000);
     eve.sign_in(ADA);
-    let mut foreign = World::stored(Options { secret: Some(b"other".to_vec()), ..remembering() }, T0);
+    let mut foreign = World::stored(Options { secret: Some(b"other".into()), ..remembering() }, T0);
     foreign.sign_in(ADA);
     let record =
         |world: &World| world.memory.records.keys().find(|name| name.starts_with("remember:")).cloned().unwrap();

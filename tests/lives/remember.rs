@@ -84,7 +84,7 @@ fn a_remembered_open_that_fails_half_way_loses_nobody() {
 fn add(world: &mut World, session: Session, entry: &str) -> Session {
     let mut payload = session.payload[..session.payload.len() - 1].to_vec();
     payload.extend_from_slice(format!(",{entry}]").as_bytes());
-    let (session, result) = world.save(Session { payload, index: Some(1), ..session });
+    let (session, result) = world.save(Session { payload: payload.into(), index: Some(1), ..session });
     result.unwrap();
     session
 }

@@ -4,6 +4,7 @@
 mod bridge;
 mod chromium;
 mod demo;
+mod derivations;
 mod dshm_server;
 mod dshm_storage;
 mod faults;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use resty_session::cookie::Binding;
+use resty_session::cookie::keys::Derivation;
 use resty_session::session;
 use resty_session::session::effect::{Answer, Effect, Step, Task};
 use resty_session::session::{Act, Configuration, Error, Options, Outcome, Session};
@@ -88,7 +89,7 @@ impl Memory {
                 self.records.remove(&name(&delete.name, &delete.key));
                 Answer::Done(Ok(()))
             }
-            Effect::Binding => panic!("not a storage's"),
+            Effect::Binding | Effect::Derive(_) => panic!("not a storage's"),
         }
     }
 }
@@ -103,6 +104,10 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// How many keys were asked for that take long to derive.
+    pub derived: usize,
+    /// Whether none of them can be derived.
+    pub crowded: bool,
     /// The Set-Cookie lines of the last act.
     pub lines: Vec<String>,
 }
@@ -118,6 +123,8 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            derived: 0,
+            crowded: false,
             lines: Vec::new(),
         }
     }
@@ -154,11 +161,20 @@ impl World {
                     return (session, result);
                 }
                 Step::Needs(Effect::Binding) => Answer::Binding(self.binding.clone()),
+                Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
                 Step::Needs(effect) => self.memory.perform(effect, now),
                 Step::Over => panic!("nothing to go on with"),
             };
             step = task.resume(answer);
         }
+    }
+
+    fn derive(&mut self, derivation: &Derivation) -> Answer {
+        self.derived += 1;
+        Answer::Key(match self.crowded {
+            true => Err("too many key derivations wait".into()),
+            false => Ok(Box::new(derivation.derive())),
+        })
     }
 
     /// The browser's Cookie header.

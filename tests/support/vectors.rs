@@ -94,16 +94,15 @@ impl Vector {
 
     /// The options that open it: where its key has become a fallback, those.
     pub fn options_to_open(&self) -> Options {
-        let bytes = |text: &str| text.as_bytes().to_vec();
         match self.name.as_str() {
             "written under an old secret" => Options {
-                secret: Some(bytes("new secret")),
-                secret_fallbacks: Some(vec![bytes("older still"), bytes("old secret")]),
+                secret: Some("new secret".into()),
+                secret_fallbacks: Some(vec!["older still".into(), "old secret".into()]),
                 ..Options::default()
             },
             "written under an old ikm" => Options {
-                ikm: Some(bytes("5ixIW4QVMk0dPtoIhn41Eh1I9enP2060")),
-                ikm_fallbacks: Some(vec![bytes("QvPtlPKxOKdP5MCu1oI3lOEXIVuDckp7")]),
+                ikm: Some("5ixIW4QVMk0dPtoIhn41Eh1I9enP2060".into()),
+                ikm_fallbacks: Some(vec!["QvPtlPKxOKdP5MCu1oI3lOEXIVuDckp7".into()]),
                 ..Options::default()
             },
             _ => self.options(),
@@ -123,7 +122,7 @@ fn setting(value: &Value) -> Setting {
     match value {
         Value::Bool(boolean) => Setting::Boolean(*boolean),
         Value::Number(number) => Setting::Number(number.as_f64().unwrap()),
-        Value::String(text) => Setting::Text(text.clone().into_bytes()),
+        Value::String(text) => Setting::Text(text.as_str().into()),
         Value::Array(values) => Setting::List(values.iter().map(setting).collect()),
         _ => Setting::Other("table"),
     }

@@ -42,8 +42,6 @@ function metatable.__prepare(self)
   return use_fields(self) or waiting.prepare()
 end
 
-metatable.__wait = waiting.wait
-
 local function run(self, method, ...)
   local err = use_fields(self)
   if err then

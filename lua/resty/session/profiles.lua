@@ -21,13 +21,15 @@ local visible = options.visible
 local NO_SECRET = "no secret is configured: sessions are encrypted with a random key. They end when nginx is reloaded or "
                .. "restarted, and no other server opens them; nor does another worker, unless init_by_lua loads the library"
 
+local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer than 16 bytes, or is one byte over and "
+               .. "over. Use a random one, such as `openssl rand -base64 32` prints"
+
 ---@class resty.session.profile
 ---@field handle userdata the native module's
 ---@field calling_handle userdata? that of acts which call the methods of a storage on the bridge
 ---@field storage table|false
 ---@field module string? the storage's name, where it is not one of ours
 ---@field prepare function? of a storage on the bridge
----@field wait function?
 ---@field cookie_name string
 ---@field remember_cookie_name string
 ---@field cookie_flags string
@@ -40,7 +42,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
 ---@field response_headers string[]
 ---@field rivals table? profiles whose cookies' names collide with this one's
 ---@field warnings string[] what the log is to say of the configuration
----@field random_key boolean whether the log is still to say that there is no secret
+---@field notices string[]|false what the log is still to say of it
 
 local profiles = {}
 
@@ -66,6 +68,15 @@ local function tell_unknown(configuration, module)
   end
 end
 
+-- What the log is to say of a profile when the first session uses it.
+local function notices_of(profile)
+  local texts = profile.warnings
+  texts[#texts + 1] = profile.random_key and NO_SECRET or nil
+  texts[#texts + 1] = profile.guessable and "the secret " .. GUESSABLE or nil
+  texts[#texts + 1] = profile.guessable_fallbacks and "a secret of the fallbacks " .. GUESSABLE or nil
+  return texts[1] and texts or false
+end
+
 -- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
 local function build(configuration, base, make, parent)
   local storage, module = parent and parent.storage, parent and parent.module
@@ -74,14 +85,14 @@ local function build(configuration, base, make, parent)
     storage, module = storages.load(wanted, configuration), storages.is_module(wanted) and wanted or nil
   end
   local kept = options.copy(configuration)
-  local native_storage, prepare, wait = storages.native(storage)
+  local native_storage, prepare = storages.native(storage)
   local profile, err = make(kept, defaults and defaults.handle, storage and true or false, native_storage)
   if not profile then
     error(err, 0)
   end
   tell_unknown(configuration, module)
-  notices.each_once(profile.warnings)
-  profile.prepare, profile.wait = prepare, wait
+  profile.prepare = prepare
+  profile.notices = notices_of(profile)
   profile.base = base
   profile.configuration = kept
   profile.storage = storage or false
@@ -93,11 +104,14 @@ local function build(configuration, base, make, parent)
   return profile
 end
 
--- The first session with a random key makes the log say so.
 local function used(profile)
-  if profile.random_key then
-    notices.once(NO_SECRET)
-    profile.random_key = ngx.get_phase() == "init" -- the workers have not said it yet
+  if profile.notices then
+    for _, text in ipairs(profile.notices) do
+      notices.once(text)
+    end
+    if ngx.get_phase() ~= "init" then -- in which the workers have not said it yet
+      profile.notices = false
+    end
   end
   return profile
 end

@@ -87,11 +87,10 @@ end
 -- @param storage
 -- @return the native storage; nil for a storage that is not on the bridge
 -- @treturn function|nil `prepare(storage)`, to be called before an act
--- @treturn function|nil `wait(ticket, limit)`, to be called for each ticket
 function storages.native(storage)
   local meta = on_bridge[storage]
   if meta then
-    return storage.native, meta.__prepare, meta.__wait
+    return storage.native, meta.__prepare
   end
 end
 

@@ -6,6 +6,7 @@ use mlua::prelude::*;
 
 use super::array::{self, NAMED_FIELDS};
 use super::hints::hint;
+use crate::secret::Password;
 use crate::session::name::lua_number;
 use crate::storage::Naming;
 use crate::storage::cleanup::Cleanup;
@@ -122,6 +123,10 @@ impl<'a> Reader<'a> {
 
     fn expected(&self, option: &str, expected: &str, got: &LuaValue) -> String {
         self.invalid(option, &format!("{expected} expected, got {}", array::type_name(got)))
+    }
+
+    fn password(&self, option: &str) -> Result<Option<Password>, String> {
+        Ok(self.text(option)?.map(Password::from))
     }
 
     fn text(&self, option: &str) -> Result<Option<String>, String> {

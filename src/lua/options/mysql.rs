@@ -22,7 +22,7 @@ pub fn mysql(table: Option<&LuaTable>) -> Result<Options, String> {
     Ok(Options {
         address: reader.address(PORT)?,
         username: reader.text("username")?,
-        password: reader.text("password")?,
+        password: reader.password("password")?,
         database: reader.text("database")?,
         charset,
         max_packet_size: max_packet_size

@@ -23,7 +23,7 @@ pub fn postgres(table: Option<&LuaTable>) -> Result<Options, String> {
     Ok(Options {
         address: address(&reader)?,
         username: reader.text("username")?.unwrap_or_else(|| "postgres".into()),
-        password: reader.text("password")?,
+        password: reader.password("password")?,
         database: reader.text("database")?,
         application: reader.text("application")?,
         transport,

@@ -19,7 +19,7 @@ pub fn redis(table: Option<&LuaTable>) -> Result<Options, String> {
     reader.unneeded(UNNEEDED_NUMBERS, UNNEEDED_TEXTS)?;
     reader.switch("force_auth")?;
     let username = reader.text("username")?;
-    let password = reader.text("password")?;
+    let password = reader.password("password")?;
     if username.is_some() && password.is_none() {
         return Err(reader.invalid("username", "a username needs a password"));
     }
@@ -53,7 +53,7 @@ fn target(reader: &Reader) -> Result<Target, String> {
         Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
     };
     let master = reader.text("master")?.unwrap_or_else(|| "mymaster".into());
-    let (username, password) = (reader.text("sentinel_username")?, reader.text("sentinel_password")?);
+    let (username, password) = (reader.text("sentinel_username")?, reader.password("sentinel_password")?);
     let address = reader.address(PORT)?;
     if let Some(nodes) = reader.nodes("nodes", PORT)? {
         return Ok(Target::Cluster { nodes, max_redirections: redirections });

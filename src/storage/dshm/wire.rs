@@ -1,5 +1,7 @@
 //! Requests and answers of ngx-distributed-shm's [line protocol](https://github.com/grrolland/ngx-distributed-shm#protocol).
 
+use std::fmt;
+
 use crate::storage::Error;
 use crate::storage::escape::escape;
 use crate::storage::pipeline::{Protocol, line, unintelligible, value};
@@ -55,12 +57,23 @@ fn limited(ttl: u64) -> u64 {
 }
 
 /// What the server said to one request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Answer {
     Done,
     /// The value that was asked for, or set.
     Value(Vec<u8>),
     Absent,
+}
+
+/// Without the value, which is a record.
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Done => "Done",
+            Self::Value(_) => "Value(…)",
+            Self::Absent => "Absent",
+        })
+    }
 }
 
 impl Answer {

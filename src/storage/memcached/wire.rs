@@ -1,5 +1,7 @@
 //! Requests and answers of memcached's [meta commands](https://docs.memcached.org/protocols/meta/).
 
+use std::fmt;
+
 use crate::storage::Error;
 use crate::storage::escape::escape;
 use crate::storage::pipeline::{Protocol, line, number, unintelligible, value};
@@ -106,7 +108,7 @@ pub fn delete_if_unchanged(Name(name): &Name, change: u64) -> Vec<u8> {
 }
 
 /// What the server said to one request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Answer {
     Done(Facts),
     Value(Vec<u8>, Facts),
@@ -115,6 +117,20 @@ pub enum Answer {
     Changed,
     /// The server could not do it, and says why.
     Failed(String),
+}
+
+/// Without the value, which is a record.
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(facts) => formatter.debug_tuple("Done").field(facts).finish(),
+            Self::Value(_, facts) => formatter.debug_tuple("Value").field(facts).finish_non_exhaustive(),
+            Self::Absent => formatter.write_str("Absent"),
+            Self::NotStored => formatter.write_str("NotStored"),
+            Self::Changed => formatter.write_str("Changed"),
+            Self::Failed(cause) => formatter.debug_tuple("Failed").field(cause).finish(),
+        }
+    }
 }
 
 /// What the server tells of an item, where it was asked for.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mysql_async::{Opts, OptsBuilder, SslOpts};
 
 use super::MySql;
+use crate::secret::Password;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Timeouts, Tls};
 use crate::storage::repeating::Repeating;
@@ -22,7 +23,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct Options {
     pub address: Address,
     pub username: Option<String>,
-    pub password: Option<String>,
+    pub password: Option<Password>,
     pub database: Option<String>,
     pub charset: Option<String>,
     /// The largest packet that is sent, in bytes.
@@ -55,7 +56,7 @@ impl Options {
             // Who configures localhost gets localhost.
             .prefer_socket(false)
             .user(self.username.clone())
-            .pass(self.password.clone())
+            .pass(self.password.as_deref())
             .db_name(self.database.clone())
             .max_allowed_packet(self.max_packet_size)
             .stmt_cache_size(64)

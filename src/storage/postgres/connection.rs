@@ -66,7 +66,7 @@ fn sign_in(options: &Options, stream: Plain) -> Result<SignIn, Error> {
     let mut config = Config::new();
     config.user(&options.username).application_name(options.application.as_deref().unwrap_or("resty-session"));
     if let Some(password) = &options.password {
-        config.password(password);
+        config.password(&**password);
     }
     if let Some(database) = &options.database {
         config.dbname(database);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Postgres;
+use crate::secret::Password;
 use crate::storage::Storage;
 use crate::storage::cleanup::Cleanup;
 use crate::storage::network::{Address, Timeouts, Tls};
@@ -17,7 +18,7 @@ pub const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_
 pub struct Options {
     pub address: Address,
     pub username: String,
-    pub password: Option<String>,
+    pub password: Option<Password>,
     /// The user's name, if there is none.
     pub database: Option<String>,
     pub application: Option<String>,

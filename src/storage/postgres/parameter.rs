@@ -1,11 +1,12 @@
 //! Values that are bound to statements.
 
 use std::error::Error;
+use std::fmt;
 
 use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Parameter {
     Text(String),
     /// Text, or NULL.
@@ -13,6 +14,13 @@ pub enum Parameter {
     Texts(Vec<String>),
     /// Seconds since the epoch, as `to_timestamp` takes them.
     Time(u64),
+}
+
+/// The driver asks for it. Values are ids, records and names: they are not shown.
+impl fmt::Debug for Parameter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("…")
+    }
 }
 
 impl ToSql for Parameter {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
 
 use super::{Cluster, Server};
+use crate::secret::Password;
 use crate::storage::network::{Address, Node, Timeouts, Tls};
 use crate::storage::repeating::Repeating;
 use crate::storage::{Error, Naming, Storage};
@@ -26,7 +27,7 @@ pub struct Sentinels {
     /// One of its replicas is asked for, not the master itself.
     pub replica: bool,
     pub username: Option<String>,
-    pub password: Option<String>,
+    pub password: Option<Password>,
 }
 
 /// It holds passwords, and so has no `Debug`.
@@ -35,7 +36,7 @@ pub struct Options {
     pub target: Target,
     pub naming: Naming,
     pub username: Option<String>,
-    pub password: Option<String>,
+    pub password: Option<Password>,
     pub database: i64,
     pub tls: Option<Tls>,
     pub timeouts: Timeouts,
@@ -86,13 +87,13 @@ impl Options {
     }
 }
 
-pub(super) fn credentials(username: &Option<String>, password: &Option<String>) -> RedisConnectionInfo {
+pub(super) fn credentials(username: &Option<String>, password: &Option<Password>) -> RedisConnectionInfo {
     let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
     if let Some(username) = username {
         info = info.set_username(username);
     }
     if let Some(password) = password {
-        info = info.set_password(password);
+        info = info.set_password(&**password);
     }
     info
 }

@@ -49,13 +49,13 @@ async fn ask(node: &Node, sentinels: &Sentinels, options: &Options) -> Result<Cl
         builder = builder.set_client_to_redis_username(username);
     }
     if let Some(password) = &options.password {
-        builder = builder.set_client_to_redis_password(password);
+        builder = builder.set_client_to_redis_password(&**password);
     }
     if let Some(username) = &sentinels.username {
         builder = builder.set_client_to_sentinel_username(username);
     }
     if let Some(password) = &sentinels.password {
-        builder = builder.set_client_to_sentinel_password(password);
+        builder = builder.set_client_to_sentinel_password(&**password);
     }
     if let Some(tls) = &options.tls {
         let mode = if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };

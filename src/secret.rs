@@ -1,0 +1,157 @@
+//! Bytes that nobody else is to see.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::{Deref, DerefMut};
+
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes that are wiped when they are dropped, and that no error and no log shows: key material, and what was decrypted.
+///
+/// It is a vector otherwise. One that grows by itself leaves its bytes behind where they were; see
+/// [`make_room`](Self::make_room). One that is cut off leaves what is cut off.
+#[derive(Clone, Default, Eq)]
+pub struct Secret(Vec<u8>);
+
+/// The bytes alone, as a whole: wiping a vector as a vector is done byte by byte, which would make a third of an open.
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
+impl Secret {
+    /// Makes room for so many bytes more. If they must move, nothing of them stays behind.
+    pub fn make_room(&mut self, more: usize) {
+        if self.capacity() - self.len() >= more {
+            return;
+        }
+        let mut larger = Self::from(Vec::with_capacity(self.len() + more));
+        larger.extend_from_slice(self);
+        *self = larger;
+    }
+}
+
+impl Deref for Secret {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Secret {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
+impl AsRef<[u8]> for Secret {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Self {
+        bytes.to_vec().into()
+    }
+}
+
+impl<const SIZE: usize> From<&[u8; SIZE]> for Secret {
+    fn from(bytes: &[u8; SIZE]) -> Self {
+        bytes.to_vec().into()
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+/// In a time that tells only whether the sizes are equal.
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Secret {
+    fn eq(&self, other: &T) -> bool {
+        self.0.ct_eq(other.as_ref()).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(HIDDEN)
+    }
+}
+
+/// A password, or another text that is wiped when it is dropped and shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<String>);
+
+impl Deref for Password {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Password {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl Hash for Password {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(HIDDEN)
+    }
+}
+
+const HIDDEN: &str = "…";
+
+/// Implements `Debug` for a struct so that it shows only some of its fields: what is secret, what is a user's, and what opens
+/// a session (ids, cookies, and the records' names) belongs in no log.
+macro_rules! show_only {
+    ($type:ident $(<$lifetime:lifetime>)? { $($field:ident),* }) => {
+        impl std::fmt::Debug for $type $(<$lifetime>)? {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.debug_struct(stringify!($type))$(.field(stringify!($field), &self.$field))*.finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+pub(crate) use show_only;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_equals_the_bytes_that_it_shows_to_nobody() {
+        let secret = Secret::from("abc");
+        let same = Secret::from(b"abc");
+        assert!(secret == same && secret == b"abc" && secret == "abc" && secret != "abd" && secret != "ab");
+        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "… Some(…)");
+        assert_eq!(format!("{:?}", Password::from("abc".to_owned())), "…");
+    }
+}

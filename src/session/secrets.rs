@@ -1,0 +1,137 @@
+//! Which secrets are none: what anybody knows is refused, and what can be found by trying is told.
+
+use super::Error;
+use super::options::{Options, invalid};
+use crate::cookie::keys::sha256;
+use crate::secret::Secret;
+
+/// The bytes that a secret should have at least: even random ones can be found by trying if they are fewer.
+const SECRET_SIZE: usize = 16;
+
+/// Which keys can be found by trying, because what they are made from is too short, or one byte over and over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guessable {
+    pub key: bool,
+    pub fallbacks: bool,
+}
+
+/// Refuses key material that anybody knows: bytes that were never filled in, and what an empty secret comes to.
+pub(super) fn check_known(option: &'static str, ikm: &[u8], which: &str) -> Result<(), Error> {
+    if ikm.iter().all(|byte| *byte == 0) {
+        return Err(invalid(option, format!("{which}all bytes are zero")));
+    }
+    if ikm == sha256(b"") {
+        return Err(invalid(option, format!("{which}the SHA-256 of an empty secret")));
+    }
+    Ok(())
+}
+
+pub(super) fn writes_key(options: &Options) -> bool {
+    options.ikm.is_some() || options.secret.is_some()
+}
+
+pub(super) fn writes_fallbacks(options: &Options) -> bool {
+    options.ikm_fallbacks.is_some() || options.secret_fallbacks.is_some()
+}
+
+/// Which of the keys that are written can be found by trying. Key material wins over a secret.
+pub(super) fn guessable(options: &Options) -> Guessable {
+    let any = |secrets: &Option<Vec<Secret>>| secrets.iter().flatten().any(|secret| is_guessable(secret));
+    Guessable {
+        key: options.ikm.as_ref().or(options.secret.as_ref()).is_some_and(|secret| is_guessable(secret)),
+        fallbacks: if options.ikm_fallbacks.is_some() {
+            any(&options.ikm_fallbacks)
+        } else {
+            any(&options.secret_fallbacks)
+        },
+    }
+}
+
+fn is_guessable(secret: &[u8]) -> bool {
+    secret.len() < SECRET_SIZE || secret.iter().all(|byte| *byte == secret[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Configuration;
+    use super::super::options::Value;
+    use super::*;
+    use crate::cookie::keys::IKM_SIZE;
+
+    fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
+        Options::read(|name| Ok(values.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())))
+    }
+
+    fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
+        Configuration::initial(read(values)?, None, getrandom::fill)
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.into())
+    }
+
+    fn error(values: &[(&'static str, Value)]) -> String {
+        initial(values).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn key_material_that_anybody_knows_is_an_error() {
+        let of_nothing = Value::Text((&sha256(b"")).into());
+        let zeros = || Value::Text((&[0; IKM_SIZE]).into());
+        let good = text(&"0123456789abcdef".repeat(2));
+        for (option, value, expected) in [
+            ("ikm", zeros(), "invalid ikm (all bytes are zero)"),
+            ("ikm", of_nothing.clone(), "invalid ikm (the SHA-256 of an empty secret)"),
+            (
+                "ikm_fallbacks",
+                Value::List(vec![good.clone(), zeros()]),
+                "invalid ikm_fallbacks (one of them: all bytes are zero)",
+            ),
+            (
+                "ikm_fallbacks",
+                Value::List(vec![of_nothing]),
+                "invalid ikm_fallbacks (one of them: the SHA-256 of an empty secret)",
+            ),
+        ] {
+            assert_eq!(
+                error(&[("ikm", good.clone()), (option, value.clone())][usize::from(option == "ikm")..]),
+                expected
+            );
+            let defaults = initial(&[("secret", text("s"))]).unwrap();
+            let new = read(&[(option, value)]).and_then(|options| Configuration::new(options, &defaults));
+            assert_eq!(new.err().map(|error| error.to_string()).as_deref(), Some(expected));
+        }
+        assert_eq!(error(&[("ikm", text("\0"))]), "invalid ikm size");
+        assert_eq!(error(&[("ikm", Value::Text((&[1; IKM_SIZE]).into()))]), "", "a warning says that it is guessable");
+    }
+
+    #[test]
+    fn keys_that_can_be_found_by_trying_are_known_as_such_as_long_as_they_are_used() {
+        let strong = text("a secret of many bytes");
+        let weak = [text("fifteen bytes 5"), text(&"x".repeat(99)), Value::Number(123_456.0), text("s")];
+        let list = |values: &[Value]| Value::List(values.to_vec());
+        let guessable = |key, fallbacks| Guessable { key, fallbacks };
+        for weak in weak {
+            let defaults =
+                initial(&[("secret", weak.clone()), ("secret_fallbacks", list(std::slice::from_ref(&strong)))])
+                    .unwrap();
+            assert_eq!(defaults.guessable, guessable(true, false), "{weak:?}");
+            let one = |values: &[(&'static str, Value)]| Configuration::new(read(values).unwrap(), &defaults).unwrap();
+            assert_eq!(one(&[("cookie_name", text("a"))]).guessable, guessable(true, false));
+            assert_eq!(one(&[("secret", strong.clone())]).guessable, guessable(false, false));
+            assert_eq!(
+                one(&[("secret_fallbacks", list(&[strong.clone(), weak.clone()]))]).guessable,
+                guessable(true, true)
+            );
+            let again =
+                |values| Configuration::initial(read(values).unwrap(), Some(&defaults), getrandom::fill).unwrap();
+            assert_eq!(again(&[]).guessable, guessable(true, false), "the key stays");
+            assert_eq!(again(&[("secret", strong.clone())]).guessable, guessable(false, false));
+            let ikm = text(&"0123456789abcdef".repeat(2));
+            assert_eq!(initial(&[("secret", weak), ("ikm", ikm)]).unwrap().guessable, guessable(false, false));
+        }
+        assert_eq!(initial(&[("ikm", text(&"i".repeat(32)))]).unwrap().guessable, guessable(true, false));
+        assert_eq!(initial(&[("secret", text("sixteen bytes 16"))]).unwrap().guessable, guessable(false, false));
+        assert_eq!(initial(&[]).unwrap().guessable, guessable(false, false), "a random key");
+    }
+}

@@ -1,0 +1,130 @@
+//! What must not be seen is not in the debugging output of what holds it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use resty_session::bridge;
+use resty_session::cookie::keys::Derivation;
+use resty_session::cookie::seal::{Binding, Seal};
+use resty_session::cookie::{Flags, Header, Key, RememberSafety, base64url};
+use resty_session::session::configuration::Value;
+use resty_session::session::effect::{Answer, Effect};
+use resty_session::session::{Options, Session, audiences};
+use resty_session::storage;
+use support::{World, options};
+
+/// It stands in all that must not be seen, as text.
+const MARK: &str = "vertraulich";
+const SID: [u8; 32] = *b"vertraulich vertraulich vertraul";
+
+/// Fails if the text shows the mark, or the id, as they are or in one of the ways in which they are written.
+fn check(what: &str, debug: &str) {
+    let bytes = |bytes: &[u8]| format!("{bytes:?}").trim_matches(['[', ']']).to_owned();
+    let encoded = base64url::encode(&SID);
+    for shown in [MARK, &bytes(MARK.as_bytes()), &encoded, &bytes(encoded.as_bytes()), &bytes(&SID[..8])] {
+        assert!(!debug.contains(shown), "{what}: {debug}");
+    }
+}
+
+macro_rules! check {
+    ($($value:expr),* $(,)?) => {
+        $(
+            let value = &$value;
+            check(stringify!($value), &format!("{value:?} {value:#?}"));
+        )*
+    };
+}
+
+#[test]
+fn options_and_their_values_show_no_secret() {
+    let secret = || Some(MARK.into());
+    let options = Options {
+        secret: secret(),
+        ikm: secret(),
+        secret_fallbacks: Some(vec![MARK.into()]),
+        ikm_fallbacks: Some(vec![MARK.into()]),
+        ..Options::default()
+    };
+    let number = Value::Number(271_828_182.0);
+    assert!(!format!("{number:?}").contains("271828182"), "a secret may be a number");
+    check!(options, Options { subject: Some(Some(MARK.into())), ..Options::default() });
+    check!(Value::Text(MARK.into()), Value::List(vec![Value::Text(MARK.into())]));
+    let wrong = Options::read::<resty_session::session::Error>(|_| Ok(Some(Value::Text(MARK.into()))));
+    check!(wrong.err().unwrap());
+}
+
+#[test]
+fn sessions_cookies_and_records_show_neither_ids_nor_data() {
+    for stored in [false, true] {
+        let options = Options {
+            remember: Some(true),
+            store_metadata: Some(true),
+            remember_safety: Some(b"Low".to_vec()),
+            ..options("s")
+        };
+        let mut world = if stored { World::stored(options, 1_700_000_000) } else { World::new(options, 1_700_000_000) };
+        support::use_sids([SID; 2]);
+        let payload = format!(r#"[[{{"name":"{MARK}"}},"default","{MARK}"]]"#);
+        let info = format!(r#"{{"default":{{"code":"{MARK}"}}}}"#).into_bytes();
+        let session = Session { info: Some(info), ..world.session() };
+        let session = Session { payload: payload.as_str().into(), index: Some(0), ..session };
+        let (session, result) = world.save(session);
+        result.unwrap();
+        check!(session, session.meta, session.remember_meta, world.memory.calls);
+        assert!(format!("{session:?}").contains("Open"), "it still shows what helps");
+        let entries = audiences::entries(payload.as_bytes()).unwrap();
+        check!(entries, audiences::metadata(&entries, false));
+        for call in &world.memory.calls {
+            let Effect::Set(set) = call else { panic!("{call:?}") };
+            let parts = (set.name.to_string(), set.key.clone(), set.value.clone());
+            check!(Answer::Record(Ok(set.value.clone())), bridge::Answer::Record(Some(set.value.clone())));
+            check!(bridge::Answer::Sessions(vec![(set.key.clone(), 1)]));
+            let owners = vec![storage::Owner { audience: MARK.into(), subject: MARK.into() }];
+            let (name, key, value) = parts;
+            check!(storage::Update {
+                name: name.clone(),
+                key: key.clone(),
+                value: value.clone(),
+                ttl: 1,
+                current_time: 1
+            });
+            check!(storage::Record {
+                name,
+                key: key.clone(),
+                value,
+                ttl: 1,
+                current_time: 1,
+                old_key: Some(key),
+                old_must_exist: false,
+                stale_ttl: 1,
+                owners,
+            });
+        }
+    }
+}
+
+#[test]
+fn keys_and_what_is_sealed_show_nothing_of_it() {
+    let key = Key::from_secret(MARK.as_bytes());
+    let derivation: Derivation = key.derivation(&SID, RememberSafety::Low).unwrap();
+    let encryption = key.encryption(&SID, RememberSafety::None);
+    let bytes = format!("{:?}", encryption.key);
+    for shown in [format!("{encryption:?}"), format!("{:?}", bridge::Answer::Key(Box::new(encryption.clone())))] {
+        assert!(!shown.contains(&bytes[1..20]), "{shown}");
+    }
+    let seal = Seal {
+        key: &key,
+        sid: SID,
+        encryption,
+        flags: Flags::default(),
+        creation_time: 1,
+        rolling_offset: 0,
+        compression_threshold: 0,
+        binding: &Binding::default(),
+    };
+    let sealed = seal.seal(MARK.as_bytes()).unwrap();
+    let header: &Header = &sealed.header;
+    check!(derivation, sealed, header);
+    assert!(!format!("{sealed:?}").contains(&sealed.payload));
+    assert!(!format!("{header:?}").contains(&format!("{:?}", header.mac())[1..12]));
+}
