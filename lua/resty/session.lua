@@ -93,7 +93,7 @@ info_metatable.__index = info_metatable
 local function new_instance(profile, data)
   local self = setmetatable({
     state = "new",
-    meta = {},
+    meta = data and {} or false,
     remember_meta = false,
     cookie_name = profile.cookie_name,
     cookie_flags = profile.cookie_flags,
@@ -525,7 +525,7 @@ local function on_request(act, configuration)
   local self, cookies = new_instance(profile), http.cookies(profile)
   local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil -- see metatable:open
   local err = take_over(self, now, cookies or true, carry(profile, act(handle, now, cookies, unsendable, problem)))
-  self.data = self.data or { new_entry(profile) }
+  self.data, self.meta = self.data or { new_entry(profile) }, self.meta or {}
   return self, err
 end
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
-use super::bridge::{bridge, in_entry_thread};
+use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
 use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
 use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
@@ -318,8 +318,10 @@ impl Running {
             return self.derive_here(lua, &derivation);
         }
         let operation = async { derivations::derive(derivation).await.map(|key| BridgeAnswer::Key(Box::new(key))) };
-        let ticket = bridge(lua)?.submit(derivations::LIMIT, operation, Some(self));
-        Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread(lua))))
+        let bridge = bridge(lua)?;
+        let ticket = bridge.submit(derivations::LIMIT, operation, Some(self));
+        let in_entry_thread = bridge.blocks.in_entry_thread(lua);
+        Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread)))
     }
 
     /// Derives a key on nginx's own thread, which does nothing else meanwhile.

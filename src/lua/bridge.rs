@@ -1,7 +1,6 @@
 //! The bridge for Lua: its doorbell, the tickets of what waits, and the replies that came for them.
 
 use std::cell::{OnceCell, RefCell};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::acts::Running;
+use super::blocks::Blocks;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Answer, Completion, Port, Ticket, doorbell};
 use crate::storage::Error;
@@ -26,6 +26,7 @@ pub struct Bridge {
     drained: RefCell<Vec<Ticket>>,
     /// The tickets that the last sweep found not taken.
     untaken: RefCell<Vec<Ticket>>,
+    pub blocks: Blocks,
 }
 
 /// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
@@ -126,43 +127,6 @@ impl Bridge {
         let waiting = self.waiting.borrow_mut().remove(&ticket).unwrap_or_default();
         (waiting.act, waiting.result)
     }
-}
-
-/// Whether this is the thread that nginx runs a `*_by_lua_block` in. False in a coroutine and in a light thread, and
-/// where it can't be told, such as in a file's code.
-///
-/// The oldest function on the stack tells: in such a thread it is the block itself, a chunk that is named after its
-/// directive and its place in the configuration.
-pub fn in_entry_thread(lua: &Lua) -> bool {
-    let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
-    // A session that is opened in a block is three or four functions away from it.
-    let mut beyond = 4;
-    while exists(beyond) {
-        beyond *= 2;
-    }
-    let depth = partition_point(beyond / 2..beyond, exists);
-    let is_block = depth.checked_sub(1).and_then(|oldest| {
-        lua.inspect_stack(oldest, |debug| {
-            let source = debug.source();
-            source.what == "main"
-                && source.source.is_some_and(|name| name.starts_with('=') && name.contains("_by_lua("))
-        })
-    });
-    is_block.unwrap_or(false)
-}
-
-/// The first number of a range for which `holds` is false, or its end, given that it holds for all numbers below that one.
-fn partition_point(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (range.start, range.end);
-    while low < high {
-        let middle = low.midpoint(high);
-        if holds(middle) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    low
 }
 
 /// `forget(ticket)`: nobody waits for it any more.

@@ -6,6 +6,7 @@
 
 mod acts;
 mod array;
+mod blocks;
 mod bridge;
 mod configuration;
 mod hints;

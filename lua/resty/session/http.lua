@@ -49,10 +49,6 @@ local function given_cookies(profile)
   return cookies[1] and table.concat(cookies, "; ")
 end
 
-local function own_cookies()
-  return var.http_cookie
-end
-
 --- Returns the request's Cookie header.
 -- @tparam table profile
 -- @treturn string|nil
@@ -61,15 +57,12 @@ function http.cookies(profile)
   if var_is_replaced then
     return held_cookies() or var.http_cookie or given_cookies(profile)
   end
-  local ok, cookies = pcall(own_cookies)
-  if ok then
-    return cookies
-  end
+  -- Not by pcall: LuaJIT does not compile what is hot inside one.
   local phase = get_phase()
   if WITHOUT_REQUEST[phase] then
-    cookies = "sessions need a request: there is none in the " .. phase .. " phase"
+    error("sessions need a request: there is none in the " .. phase .. " phase", 0)
   end
-  error(cookies, 0)
+  return var.http_cookie
 end
 
 --- Returns the request's Cookie header, or nil in a phase that has no request.

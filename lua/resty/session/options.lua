@@ -16,9 +16,12 @@ local type = type
 local next = next
 local null = ngx.null
 
--- Why this is not compiled there: docs/architecture.md, "Loops over tables".
-if jit.version:find("beta", 1, true) then
-  jit.off(true, true)
+-- Keeps older versions of LuaJIT from compiling a function with a loop over a table: see docs/architecture.md, "Loops over
+-- tables". No more than those, because a function that calls one of them is not compiled either.
+local function with_loop(f)
+  if jit.version:find("beta", 1, true) then
+    jit.off(f)
+  end
 end
 
 local options = {}
@@ -102,6 +105,7 @@ local function flatten(value, shape)
   end
   return result
 end
+with_loop(flatten)
 
 local function copy(value, shape, depth)
   if type(value) ~= "table" or shape == OPAQUE or depth == 0 then
@@ -120,6 +124,7 @@ local function copy(value, shape, depth)
   end
   return result
 end
+with_loop(copy)
 
 local function equals(value, kept, shape, depth)
   if type(kept) ~= "table" then
@@ -150,6 +155,7 @@ local function equals(value, kept, shape, depth)
   end
   return true
 end
+with_loop(equals)
 
 --- What counts of an option's value.
 -- @param value
@@ -204,6 +210,7 @@ function options.has_unknown(configuration)
   end
   return false
 end
+with_loop(options.has_unknown)
 
 --- The names under which a session's configuration may hold options, the sections of storages included.
 -- @treturn table array of strings

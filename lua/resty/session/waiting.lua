@@ -291,30 +291,42 @@ local function look(waiter)
   end
 end
 
--- Waits until the reply has come, for about `limit` seconds at most. Whatever wakes it, it is only done when the reply is
--- there. Returns an error. The clock is not read unless something else than the reply comes first.
-local function wait_here(waiter, limit)
-  local deadline
+local function ask_to_flush()
+  if not flush_due then
+    flush_due = true
+    bridge.ring()
+  end
+end
+
+-- Waits until the reply has come, or the time is `deadline`. Returns an error.
+local function wait_until(waiter, deadline)
   repeat
     if is_listening() then
-      if not flush_due then
-        flush_due = true
-        bridge.ring()
-      end
-      local woken = waiter.semaphore:wait(deadline and max(deadline - now(), POLL_INTERVAL) or limit)
-      if not woken and not waiter.done then
-        return "timeout"
-      end
+      ask_to_flush()
+      waiter.semaphore:wait(max(deadline - now(), POLL_INTERVAL))
     else
       look(waiter)
     end
-    if not waiter.done then
-      deadline = deadline or now() + limit
-      if now() >= deadline then
-        return "timeout"
-      end
+    if waiter.done then
+      return
     end
-  until waiter.done
+  until now() >= deadline
+  return "timeout"
+end
+
+-- Waits until the reply has come, for about `limit` seconds at most. Whatever wakes it, it is only done when the reply is
+-- there. Returns an error. Mostly the reply is what comes first: without a loop around that, LuaJIT compiles the caller.
+local function wait_here(waiter, limit)
+  if is_listening() then
+    ask_to_flush()
+    local woken = waiter.semaphore:wait(limit)
+    if waiter.done then
+      return
+    elseif not woken then
+      return "timeout"
+    end
+  end
+  return wait_until(waiter, now() + limit)
 end
 
 -- Whether this is a light thread: what nginx says to one that would kill itself tells.
