@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use super::processors;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
 use crate::storage::Error;
@@ -82,7 +83,10 @@ impl Line {
             .thread_stack_size(STACK)
             .thread_name("resty-keys")
             // It concerns this thread alone. Where it is not allowed, nothing is lost but the politeness.
-            .on_thread_start(|| _ = rustix::process::setpriority_process(None, NICENESS))
+            .on_thread_start(|| {
+                let _ = rustix::process::setpriority_process(None, NICENESS);
+                processors::follow_master();
+            })
             .build();
         Self { process, runtime, state: Mutex::default() }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
 
+use super::processors;
 use super::registry::Registry;
 
 /// Threads for what blocks, at most: files, and looking up hosts. A storage whose directory hangs keeps a few of them, and
@@ -54,9 +55,10 @@ fn start(process: u32) -> io::Result<Runtime> {
     let handle = runtime.handle().clone();
     // nginx' signal handlers must run on its own thread: this one, and those that it starts, inherit a full mask.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let thread = thread::Builder::new()
-        .name("resty-session".into())
-        .spawn(move || runtime.block_on(std::future::pending::<()>()));
+    let thread = thread::Builder::new().name("resty-session".into()).spawn(move || {
+        processors::follow_master();
+        runtime.block_on(std::future::pending::<()>())
+    });
     mask.thread_set_mask()?;
     thread?;
     let registry = Arc::<Registry>::default();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::faults::note_with_two_workers;
-use super::server::{Nginx, Site};
+use super::server::{Nginx, Site, wait_for};
 
 /// The module is loaded, and a session made, in the master: nothing of it may be repeated by the workers that are forked.
 #[test]
@@ -74,12 +74,15 @@ fn each_worker_says_once_that_there_is_no_secret() {
             ..Site::default()
         });
         assert_eq!(count(&nginx), before);
-        let pids: HashSet<String> = std::thread::scope(|scope| {
-            let open = || ureq::get(nginx.url("/open")).call().unwrap().body_mut().read_to_string().unwrap();
-            let requests: Vec<_> = (0..40).map(|_| scope.spawn(open)).collect();
-            requests.into_iter().map(|request| request.join().unwrap()).collect()
+        let open = || ureq::get(nginx.url("/open")).call().unwrap().body_mut().read_to_string().unwrap();
+        let mut pids = HashSet::new();
+        wait_for("both workers to take part", || {
+            pids.extend(std::thread::scope(|scope| {
+                let requests: Vec<_> = (0..40).map(|_| scope.spawn(open)).collect();
+                requests.into_iter().map(|request| request.join().unwrap()).collect::<Vec<String>>()
+            }));
+            pids.len() == 2
         });
-        assert_eq!(pids.len(), 2, "one worker did all the work");
         assert_eq!(count(&nginx), before + 2);
         assert_eq!(nginx.log().matches("unknown option \"idel_timeout\"").count(), 2);
     }
@@ -117,4 +120,35 @@ fn the_code_cache_may_be_off() {
 #[test]
 fn workers_that_share_memory_lose_no_metadata() {
     note_with_two_workers("shm", "");
+}
+
+/// A worker that is bound to one processor binds none of the bridge's threads there.
+#[test]
+fn the_bridge_s_threads_run_wherever_the_master_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = format!("file = {{ path = '{}' }}", directory.path().display());
+    let nginx = Nginx::start(&Site {
+        main: "worker_cpu_affinity 1;",
+        init: &format!(
+            r#"require("resty.session").init({{ secret = "workers", storage = "file", remember = true, {storage} }})"#
+        ),
+        server: r#"location / { content_by_lua_block { ngx.print(require("resty.session").new():save()) } }"#,
+        ..Site::default()
+    });
+    let allowed = |status: String| {
+        let status = std::fs::read_to_string(status).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        (field("Name:"), field("Cpus_allowed_list:"))
+    };
+    assert_eq!(ureq::get(nginx.url("/")).call().unwrap().body_mut().read_to_string().unwrap(), "true");
+    let worker = nginx.workers()[0];
+    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap();
+    let threads: HashSet<(String, String)> =
+        threads.map(|thread| allowed(thread.unwrap().path().join("status").display().to_string())).collect();
+    let master = allowed("/proc/self/status".to_owned()).1;
+    let names: HashSet<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, HashSet::from(["nginx", "resty-session", "resty-files", "resty-keys"]));
+    for (name, processors) in &threads {
+        assert_eq!(*processors, if name == "nginx" { "0" } else { &master }, "{name}");
+    }
 }
