@@ -44,7 +44,7 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// The niceness of the threads. Linux runs a thread for a few milliseconds at a time, and a page takes less than one:
 /// with a lower value, requests that use no session are held up noticeably when all processors are busy. The
-/// price is that a thread gets little more than a hundredth of a processor that nginx keeps busy.
+/// price is that a thread gets a fiftieth of a processor that nginx keeps busy.
 const NICENESS: i32 = 19;
 
 /// How long a thread may be idle before it ends.
