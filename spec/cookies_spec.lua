@@ -258,6 +258,27 @@ describe("the request's cookies", function()
         save({ cookie_name = "mixed" })
         save(with({ cookie_name = "x", remember_cookie_name = "mixed4" }))
       end))
+      assert.same({ 'two sessions of one request use the cookie "both", one of them as its remember cookie: give one of '
+        .. "them another name" }, of_request(function()
+        save({ cookie_name = "both" })
+        save(with({ cookie_name = "x", remember_cookie_name = "both" }))
+      end))
+    end)
+
+    it("are looked for once a request and session", function()
+      local reads = 0
+      session.__set_ngx_header(setmetatable({}, { __index = function(_, name)
+        reads = reads + (name == "Set-Cookie" and 1 or 0)
+      end }))
+      for number = 1, 5 do
+        session.new(with({ cookie_name = "tenant-" .. number }))
+      end
+      assert.same({}, of_request(function()
+        for _ = 1, 10 do
+          session.open(with({ cookie_name = "tenant-1" }))
+        end
+      end))
+      assert.equal(1, reads)
     end)
 
     it("are no matter between requests, nor between programs that share a session", function()

@@ -1,4 +1,4 @@
-//! Bytes that nobody else is to see.
+//! Secrets: bytes and text that are wiped after use and shown in no log.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes that are wiped when they are dropped, and that no error and no log shows: key material, and what was decrypted.
+/// Bytes that are wiped when they are dropped and shown in no error and no log: key material, and what was decrypted.
 ///
 /// It is a vector otherwise. One that grows by itself leaves its bytes behind where they were; see
 /// [`make_room`](Self::make_room). One that is cut off leaves what is cut off.

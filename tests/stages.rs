@@ -66,6 +66,46 @@ fn servers_at_neighbouring_stages_open_each_other_s_cookies() {
     });
 }
 
+/// Otherwise a session would be saved by each request that another server answers.
+#[test]
+fn servers_at_neighbouring_stages_do_not_renew_each_other_s_cookies() {
+    let renewing = |stage| Options { renew_fallback: Some(true), ..separate(stage) };
+    both(&remembering(), |mut world| {
+        world.sign_in(ADA);
+        for pair in THERE_AND_BACK.windows(2) {
+            for stage in [pair[0], pair[1], pair[0], pair[1]] {
+                world.configure(renewing(stage));
+                world.start().1.result.unwrap();
+                assert!(world.lines.is_empty(), "{stage:?}");
+            }
+            let session = opened(&mut world);
+            world.save(session).1.unwrap();
+        }
+    });
+}
+
+/// A former secret's cookies are renewed at each stage, whichever of its keys opened them.
+#[test]
+fn a_former_secret_is_renewed_at_each_stage() {
+    for before in [Stage::Accept, Stage::On] {
+        both(&Options { separate_keys: Some(before), ..remembering() }, |mut world| {
+            world.sign_in(ADA);
+            for stage in [Stage::Accept, Stage::On] {
+                let mut rotated = Options { renew_fallback: Some(true), ..separate(stage) };
+                rotated.secret = Some(format!("new at {stage:?}").into());
+                rotated.secret_fallbacks = Some(vec!["s".into()]);
+                let cookies = world.cookies.clone();
+                world.configure(rotated);
+                world.start().1.result.unwrap();
+                assert_eq!(world.lines.len(), 2, "{before:?}, {stage:?}");
+                world.start().1.result.unwrap();
+                assert!(world.lines.is_empty(), "once");
+                world.cookies = cookies;
+            }
+        });
+    }
+}
+
 #[test]
 fn active_users_stay_signed_in_where_a_stage_lasts_as_long_as_the_rolling_timeout() {
     both(&options("s"), |mut world| {

@@ -72,8 +72,8 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what the native task needs, until the act is done. A storage on the bridge was asked already. A key that takes
--- long to derive is derived elsewhere if this thread can wait for it.
+-- Does what the native task needs, until the act is done. A number is the ticket of what was submitted already: an operation
+-- of a storage on the bridge, or the derivation of a key. `derive` asks whether this thread can wait for a derivation.
 local function carry(profile, task, ...)
   if not task then
     return ...
@@ -104,7 +104,6 @@ local function new_instance(profile, data)
     info = false,
     storage = profile.storage,
     profile = profile,
-    hidden = false,
   }, metatable)
   self.info = setmetatable({ session = self, data = false }, info_metatable)
   return self
@@ -427,7 +426,7 @@ function metatable:logout()
   return becomes(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
 end
 
---- Destroys the session, and the request's remember cookie, and clears their cookies.
+--- Destroys the session and what the request's remember cookie stands for, and clears the cookies of both.
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:destroy()
@@ -441,15 +440,15 @@ function metatable:close()
   self.state = "closed"
 end
 
--- Returns the request's cookies as they were, if there are any: a later sign-out must find the remember cookie among them.
+-- Hides the cookies, and keeps the header as it was: a later sign-out must find the remember cookie. Returns it, or false.
 local function hide(self)
   local cookies = http.hide(self.profile.handle, time(), self.meta.value)
   self.hidden = self.hidden or cookies
   return cookies
 end
 
---- Removes the session's cookies and the remember cookie from the request, so that an upstream does not see them, also
--- where the session does not exist.
+--- Removes the session's cookies and the remember cookie from the request, whether or not the session exists, so that an
+-- upstream does not see them.
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:clear_request_cookie()

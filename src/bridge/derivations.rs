@@ -1,16 +1,21 @@
 //! The derivation of keys that takes long: the threads for it, and the line before them.
 //!
 //! A worker has [`THREADS`] of these threads, or one if the machine has one processor. They end when they are idle.
-//! nginx mostly runs a worker for each processor, so two a worker are enough to use all of them, and a machine
-//! that derives keys as fast as it can still has few threads that want a processor. They give way to
-//! nginx's own thread ([`NICENESS`]): signing in takes longer on a busy machine, and other requests do not.
+//! nginx usually runs one worker per processor, so two threads a worker can keep every processor busy, and there are
+//! never many threads that compete for one. They give way to nginx's own thread ([`NICENESS`]): on a busy machine
+//! sign-ins take longer, and other requests do not.
 //!
-//! Derivations are done in the order in which they were asked for. The line has room for [`ROUNDS`] rounds; a derivation that finds
-//! no room fails at once, so nobody waits for longer than the line takes. Requests that need the same key at the same
-//! time share one derivation, such as those with which a browser comes back, or somebody tries one cookie with many
-//! payloads. What nobody waits for any more, when it is its turn, is not done.
+//! Derivations are done in the order in which they were requested. The line has room for [`ROUNDS`] rounds. A
+//! derivation that finds no room fails at once, so that requests do not wait for one that would be too late. Requests
+//! that need the same key at the same time share one derivation: those that a returning browser sends together, for
+//! example, or those that try one cookie with many payloads. A derivation is skipped if nobody waits for it when its
+//! turn comes.
 //!
-//! A key is never kept once those who wait have it.
+//! A key is not kept after it was handed to those who wait for it.
+//!
+//! [`State`] is locked for moments only, and never while a key is derived or handed over. A thread of the lowest
+//! priority may lose the processor at any point. If it held the lock then, the runtime's thread would wait for it, and
+//! with that thread every storage of the worker.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,15 +35,17 @@ use crate::storage::Error;
 /// Threads of a worker, at most.
 const THREADS: usize = 2;
 
-/// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. Two threads do them in some 2.5 seconds.
+/// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. Two threads that have a
+/// processor each do them in some 2.5 seconds.
 const ROUNDS: u64 = 20_000_000;
 
-/// How long a derivation may take, from being asked for. A full line takes less, unless the machine is busy with
-/// something else.
+/// How long a derivation may take, from when it was requested. A full line takes less, unless other threads keep the
+/// processors busy.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// The niceness of the threads. With less, those who use no session notice it when all processors are busy: the system gives
-/// each thread that wants a processor a few milliseconds at a time, and what a page takes is less than one.
+/// The niceness of the threads. Linux runs a thread for a few milliseconds at a time, and a page takes less than one:
+/// with a lower value, requests that use no session are held up noticeably when all processors are busy. The
+/// price is that a thread gets a fiftieth of a processor that nginx keeps busy.
 const NICENESS: i32 = 19;
 
 /// How long a thread may be idle before it ends.
@@ -50,26 +57,26 @@ const STACK: usize = 256 << 10;
 /// The threads of one process, and the line before them.
 struct Line {
     process: u32,
-    /// Nobody drives it: only its threads for blocking jobs are used. They take jobs in order.
+    /// Only its threads for blocking jobs are used, which take jobs in order. Nobody drives it.
     runtime: io::Result<Runtime>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Those who wait, by what they wait for.
+    /// Where each derivation's key goes.
     waiting: HashMap<Arc<Derivation>, Vec<oneshot::Sender<OneTimeKey>>>,
-    /// Of all of it.
+    /// The sum of all derivations' rounds.
     rounds: u64,
 }
 
 /// Derives a key on another thread.
 ///
-/// The thread that this is called on must have the signals blocked: a thread that starts inherits that.
+/// The calling thread must block all signals, because a thread that it starts inherits its mask.
 ///
 /// # Errors
 ///
-/// Too many wait already, or the system refuses what the threads need.
+/// Too many derivations wait, or the system does not let the threads start.
 pub async fn derive(derivation: Derivation) -> Result<OneTimeKey, Error> {
     Line::current().derive(derivation).await
 }
@@ -82,8 +89,8 @@ impl Line {
             .thread_keep_alive(IDLE)
             .thread_stack_size(STACK)
             .thread_name("resty-keys")
-            // It concerns this thread alone. Where it is not allowed, nothing is lost but the politeness.
             .on_thread_start(|| {
+                // Linux sets it for the calling thread alone. If that is not allowed, the thread keeps nginx's priority.
                 let _ = rustix::process::setpriority_process(None, NICENESS);
                 processors::follow_master();
             })
@@ -91,7 +98,8 @@ impl Line {
         Self { process, runtime, state: Mutex::default() }
     }
 
-    /// This process' line. One that was there before a fork is of no use after it: it is left alone, and never dropped.
+    /// This process' line. The threads of a line that was made before a fork do not exist after it, so that one is left
+    /// alone and never dropped.
     fn current() -> Arc<Self> {
         static CURRENT: Mutex<Option<Arc<Line>>> = Mutex::new(None);
         let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +123,7 @@ impl Line {
         key.await.map_err(|_| Error::Broken)
     }
 
-    /// Waits with those who wait for the same key; if nobody does, returns what is to be derived.
+    /// Puts a derivation into the line and returns it, or joins one for the same key that is there already.
     fn join(
         &self,
         derivation: Derivation,
@@ -156,14 +164,16 @@ impl Turn {
             return;
         }
         let key = self.derivation.derive();
-        for sender in self.line.state().leave(&self.derivation) {
-            // It fails for those who don't wait any more.
+        // Taken out first: each send wakes the runtime's thread, and the lock must be free by then.
+        let senders = self.line.state().leave(&self.derivation);
+        for sender in senders {
+            // Fails if the receiver has given up.
             let _ = sender.send(key.clone());
         }
     }
 
-    /// Whether anybody still waits. If nobody does, the place is given up in the same step: whoever comes next starts
-    /// another derivation.
+    /// Whether anybody still waits. If nobody does, the place is given up in the same step, and the next request for
+    /// this key starts another derivation.
     fn is_awaited(&self) -> bool {
         let mut state = self.line.state();
         let senders = state.waiting.get(&self.derivation);
@@ -175,21 +185,22 @@ impl Turn {
     }
 }
 
-/// Whatever ends it: nobody waits for what nobody does.
+/// If the work was not done, because it panicked for example, those who wait get an error at once.
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.line.state().leave(&self.derivation);
+        let senders = self.line.state().leave(&self.derivation);
+        drop(senders);
     }
 }
 
 impl State {
-    /// Gives up the places of those whose time was over before it was their turn.
+    /// Gives up the places of derivations that nobody waits for any more.
     fn drop_abandoned(&mut self) {
         self.waiting.retain(|_, senders| senders.iter().any(|sender| !sender.is_closed()));
         self.rounds = self.waiting.keys().map(|derivation| u64::from(derivation.rounds())).sum();
     }
 
-    /// Gives up a derivation's place, unless it has left already. Returns those who waited for it.
+    /// Gives up a derivation's place, unless it has left already. Returns where its key goes.
     fn leave(&mut self, derivation: &Arc<Derivation>) -> Vec<oneshot::Sender<OneTimeKey>> {
         let entry = self.waiting.get_key_value(derivation);
         if !entry.is_some_and(|(present, _)| Arc::ptr_eq(present, derivation)) {
@@ -204,6 +215,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::cookie::{Key, RememberSafety};
+    use std::task::{Context, Poll, Wake, Waker};
 
     fn derivation(sid: u8, safety: RememberSafety) -> Derivation {
         Key::from_secret(b"a secret of the tests").derivation(&[sid; 32], safety).unwrap()
@@ -292,8 +304,43 @@ mod tests {
         });
     }
 
+    /// Notes whether a line's lock was free each time that it was woken.
+    struct Watcher {
+        line: Arc<Line>,
+        found_free: Mutex<Vec<bool>>,
+    }
+
+    impl Wake for Watcher {
+        fn wake(self: Arc<Self>) {
+            let is_free = self.line.state.try_lock().is_ok();
+            self.found_free.lock().unwrap().push(is_free);
+        }
+    }
+
+    #[test]
+    fn the_lock_is_free_when_those_who_wait_are_woken() {
+        for derived in [true, false] {
+            let line = line();
+            let (sender, key) = oneshot::channel();
+            let joined = line.join(derivation(1, RememberSafety::Low), sender).unwrap();
+            let turn = Turn { line: line.clone(), derivation: joined.unwrap() };
+            let watcher = Arc::new(Watcher { line, found_free: Mutex::default() });
+            let waker = Waker::from(watcher.clone());
+            let mut key = std::pin::pin!(key);
+            assert!(key.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            if derived {
+                turn.work();
+            } else {
+                drop(turn);
+            }
+            assert_eq!(*watcher.found_free.lock().unwrap(), [true]);
+            assert_eq!(key.poll(&mut Context::from_waker(&waker)).map(|key| key.is_ok()), Poll::Ready(derived));
+        }
+    }
+
     #[test]
     fn its_threads_are_few_and_give_way() {
+        let before = rustix::process::getpriority_process(None);
         run(async {
             let line = line();
             let runtime = line.runtime.as_ref().unwrap();
@@ -314,6 +361,6 @@ mod tests {
             }
             assert!(threads.len() <= THREADS);
         });
-        assert_eq!(rustix::process::getpriority_process(None), Ok(0), "this thread's is what it was");
+        assert_eq!(rustix::process::getpriority_process(None), before, "only its threads'");
     }
 }

@@ -33,7 +33,7 @@ pub enum Answer {
     Key(Box<OneTimeKey>),
 }
 
-/// Its kind alone: records and keys are nobody else's.
+/// Shows its kind alone: records and keys don't belong in a log.
 impl fmt::Debug for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

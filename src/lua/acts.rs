@@ -3,9 +3,10 @@
 //! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it
 //! depends on the storage: what a storage on the bridge is to do is submitted at once, and the row
 //! starts with a ticket, to be waited for. For a storage of the program's own the row starts with a
-//! task, followed by the storage method's name and arguments; the shim calls the method. `go_on`
-//! and `resume` then answer such a row again. The request's values to bind to are read by calling
-//! back into Lua at once, if they are needed.
+//! task, followed by the storage method's name and arguments; the shim calls the method. A key that
+//! takes long to derive is submitted like an operation of the bridge, once it is known that the
+//! thread can wait. `go_on`, `resume` and `derive` then answer such a row again. The request's
+//! values to bind to are read by calling back into Lua at once, if they are needed.
 
 use std::rc::Rc;
 
@@ -28,14 +29,20 @@ type HandleRef = LuaUserDataRef<Handle>;
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 type Slot = Either<Option<String>, LuaValue>;
 
-/// A ticket, how long to wait for it at most, in seconds, and whether this thread may wait by itself; or a task and the storage operation it
-/// needs (`method, ...`), or `derive` if it needs a key that takes long to derive; or nil and the result (`err, exists, lines, warning, key, cookie,
-/// cookie_end, payload, index, subject, info, remembered, known_at`). The cookie is the value of
-/// the session's first cookie, header and initial chunk, if the act changed it. If the act read it,
-/// `cookie` and `cookie_end` are where it starts and ends in the Cookie header. `known_at` is when
-/// the session's record was last known to exist, if that is not now. Where there is no other
-/// audience than the current one, the index is its name, the payload no more than its data, and the
-/// subject that one's: fewer tables are decoded. Nils at the end are left out.
+/// What an act returns to the shim, one of:
+///
+/// - a ticket, how many seconds to wait for it at most, and whether this thread may wait by itself;
+/// - a task and the storage operation that it needs: `method, ...`;
+/// - a task and `derive`, if it needs a key that takes long to derive;
+/// - nil and the result: `err, exists, lines, warning, key, cookie, cookie_end, payload, index,
+///   subject, info, remembered, known_at`.
+///
+/// `cookie` is the value of the session's first cookie, header and initial chunk, if the act
+/// changed it. If the act read it, `cookie` and `cookie_end` are where it starts and ends in the
+/// Cookie header. `known_at` is when the session's record was last known to exist, if that is not
+/// now. If the session has no other audience than the current one, `index` is that one's name,
+/// `payload` only its data, and `subject` its subject, so that fewer tables are decoded. Nils at the
+/// end are left out.
 type Row = Variadic<Slot>;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -78,8 +85,8 @@ fn set_scheme_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     Ok(())
 }
 
-/// The configuration for this request, whose scheme may decide about the cookies' attributes. Where there is no request,
-/// nothing can set a cookie.
+/// The configuration for this request, whose scheme may decide about the cookies' attributes. In a phase without a
+/// request any will do, since no cookie can be set there.
 fn for_request(lua: &Lua, configuration: &Rc<Configuration>) -> Rc<Configuration> {
     if !configuration.depends_on_scheme() {
         return configuration.clone();
@@ -253,7 +260,7 @@ pub struct Running {
     storage: Option<StorageHandle>,
     /// Why storages on the bridge can't be waited for.
     problem: Option<String>,
-    /// The key that the act waits for, until Lua says whether it can be waited for.
+    /// The key that the act needs, until the shim has said whether this thread can wait for it.
     derivation: Option<Box<Derivation>>,
     payload_size: usize,
     now: u64,
@@ -324,13 +331,13 @@ impl Running {
         Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread)))
     }
 
-    /// Derives a key on nginx's own thread, which does nothing else meanwhile.
+    /// Derives a key on nginx's own thread, which serves no other request meanwhile.
     fn derive_here(mut self, lua: &Lua, derivation: &Derivation) -> LuaResult<Row> {
         let step = self.task.resume(Answer::Key(Ok(Box::new(derivation.derive()))));
         self.go_on(lua, step)
     }
 
-    /// Only Lua knows whether this thread can wait. It answers by calling [`derive`].
+    /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling [`derive`].
     fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
         self.derivation = Some(derivation);
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
@@ -377,7 +384,8 @@ fn go_on(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row>
     running.go_on(lua, step)
 }
 
-/// `derive(task, problem)`: goes on with the key that the task needs. If there is a problem, this thread can't wait for it.
+/// `derive(task, problem)`: has the key derived that the task needs. `problem` is why this thread can't wait for it, if
+/// it can't.
 fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaResult<Row> {
     let mut running: Running = task.take()?;
     let Some(derivation) = running.derivation.take() else { return Ok(failed(&NOT_A_STORAGES)) };

@@ -150,7 +150,7 @@ fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
         Answer::Done => LuaValue::Boolean(true),
         Answer::Absent | Answer::Record(None) => LuaValue::Nil,
         Answer::Record(Some(record)) => LuaValue::String(lua.create_string(record)?),
-        // An act goes on with it: nobody takes it for Lua.
+        // Only acts wait for keys, and they take them in `go_on`.
         Answer::Key(_) => LuaValue::Nil,
         Answer::Sessions(sessions) => LuaValue::Table(lua.create_table_from(sessions)?),
     })

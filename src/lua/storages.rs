@@ -188,7 +188,7 @@ impl StorageHandle {
     }
 }
 
-/// What is wrong with an act that asks a storage for what no storage has.
+/// The error of an act that asks a storage for something else than an operation.
 pub const NOT_A_STORAGES: &str = "no storage can supply that";
 
 fn updated(found: bool) -> Answer {

@@ -70,7 +70,7 @@ fn bytes(result: Result<Vec<u8>, impl std::fmt::Display>) -> Bytes {
     answer(result.map(BString::from))
 }
 
-/// [`Bytes`] that nobody else is to see.
+/// [`Bytes`] that are wiped on the Rust side.
 type Secrets = Answer<LuaString>;
 
 fn secret(lua: &Lua, result: Result<Secret, String>) -> LuaResult<Secrets> {

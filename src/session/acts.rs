@@ -363,7 +363,7 @@ impl Session {
     /// whether there was anything.
     async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
         let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
-        let by_fallback = meta.key > 0;
+        let by_fallback = act.configuration.keys.is_former(meta.key);
         let remembered = self.find_fallback_remember(act).await;
         if !by_fallback && !remembered {
             return Ok(false);
@@ -379,10 +379,11 @@ impl Session {
     /// Looks for a remember cookie of the request that a fallback key opens. One whose record can't be asked for stays
     /// as it is.
     async fn find_fallback_remember(&mut self, act: &Act) -> bool {
-        if !self.remembers() || self.remember_meta.is_some() || act.configuration.keys.of(Kind::Remember).len() == 1 {
+        let keys = &act.configuration.keys;
+        if !self.remembers() || self.remember_meta.is_some() || !keys.has_former() {
             return false;
         }
-        if act.verified(Kind::Remember).await.is_none_or(|meta| meta.key == 0) {
+        if act.verified(Kind::Remember).await.is_none_or(|meta| !keys.is_former(meta.key)) {
             return false;
         }
         let found = self.find_remember(act, true).await;

@@ -55,13 +55,15 @@ impl Setting for Stage {
 pub struct Keys {
     session: Rc<[Key]>,
     remember: Rc<[Key]>,
+    /// How many keys each secret has, of which the current secret's come first.
+    each: usize,
 }
 
 impl Keys {
     /// The same keys for both cookies: the current one and the fallbacks in order.
     pub fn plain(keys: Vec<Key>) -> Self {
         let keys: Rc<[Key]> = keys.into();
-        Self { session: keys.clone(), remember: keys }
+        Self { session: keys.clone(), remember: keys, each: 1 }
     }
 
     /// Keys for each cookie and name. `name` returns a cookie's name with its prefix; `context` is empty if there is none.
@@ -71,7 +73,19 @@ impl Keys {
         }
         let keys =
             |kind| plain.iter().flat_map(|key| at(stage, key, separate(key, kind, name(kind), context))).collect();
-        Self { session: keys(Kind::Session), remember: keys(Kind::Remember) }
+        let each = usize::from(stage.reads()) + usize::from(stage.reads_plain());
+        Self { session: keys(Kind::Session), remember: keys(Kind::Remember), each }
+    }
+
+    /// Whether a key comes from a former secret. The current one may have a second key, which servers at a neighbouring
+    /// stage write with.
+    pub fn is_former(&self, key: usize) -> bool {
+        key >= self.each
+    }
+
+    /// Whether there are former secrets.
+    pub fn has_former(&self) -> bool {
+        self.session.len() > self.each
     }
 
     /// The keys of one cookie.

@@ -3,7 +3,7 @@
 use super::http::Browser;
 use super::server::{Nginx, Site};
 
-/// `/do?steps=open.forget.save&storage=…&remember=on`: takes these steps in one request, and answers what went wrong.
+/// `/do?steps=open.forget.save&storage=…&remember=on`: takes these steps in one request, and says which one failed.
 const PROGRAM: &str = r#"
     location /do { content_by_lua_block {
         local session, arg, s = require "resty.session", ngx.req.get_uri_args(), nil
@@ -56,7 +56,7 @@ impl User<'_> {
         self.browser.get(self.nginx.url(&format!("/do?steps={steps}&storage={}&{options}", self.storage)))
     }
 
-    /// Closes the browser, and is somebody who opens it again: who the site takes them for.
+    /// Closes the browser and opens it again. Returns whom the next visitor is signed in as.
     fn next(&self) -> String {
         for name in ["session", "session2"] {
             self.browser.forget(name);

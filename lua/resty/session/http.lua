@@ -160,7 +160,7 @@ native.set_reader(function()
   return var.remote_addr, var.scheme, var.http_user_agent
 end)
 
--- What it reads where cookies are to be Secure by the request's scheme. `trusts`: whether a proxy's word counts.
+-- What it reads if cookies are Secure by the request's scheme. `trusts`: whether X-Forwarded-Proto counts.
 native.set_scheme_reader(function(trusts)
   return var.scheme, trusts and var.http_x_forwarded_proto or nil
 end)
