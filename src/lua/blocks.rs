@@ -70,3 +70,15 @@ fn partition_point(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize 
     }
     low
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_point_is_the_first_that_fails() {
+        for size in 0..20 {
+            assert_eq!(partition_point(0..20, |number| number < size), size);
+        }
+    }
+}

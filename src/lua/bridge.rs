@@ -229,11 +229,4 @@ mod tests {
         assert!(!bridge.sweep());
         assert_eq!(bridge.waiting.borrow().keys().collect::<Vec<_>>(), [&third]);
     }
-
-    #[test]
-    fn the_partition_point_is_the_first_that_fails() {
-        for size in 0..20 {
-            assert_eq!(partition_point(0..20, |number| number < size), size);
-        }
-    }
 }
