@@ -13,6 +13,7 @@ use std::rc::Rc;
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
+use super::blocks::in_entry_thread;
 use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
 use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
@@ -325,10 +326,8 @@ impl Running {
             return self.derive_here(lua, &derivation);
         }
         let operation = async { derivations::derive(derivation).await.map(|key| BridgeAnswer::Key(Box::new(key))) };
-        let bridge = bridge(lua)?;
-        let ticket = bridge.submit(derivations::LIMIT, operation, Some(self));
-        let in_entry_thread = bridge.blocks.in_entry_thread(lua);
-        Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread)))
+        let ticket = bridge(lua)?.submit(derivations::LIMIT, operation, Some(self));
+        Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread(lua))))
     }
 
     /// Derives a key on nginx's own thread, which serves no other request meanwhile.

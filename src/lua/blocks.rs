@@ -18,6 +18,11 @@ pub struct Blocks {
     known: RefCell<FxHashMap<*const c_void, LuaFunction>>,
 }
 
+/// Whether this is the thread that nginx runs a block in; see [`Blocks::in_entry_thread`].
+pub fn in_entry_thread(lua: &Lua) -> bool {
+    lua.app_data_ref::<Blocks>().is_some_and(|blocks| blocks.in_entry_thread(lua))
+}
+
 impl Blocks {
     /// Whether this is the thread that nginx runs a block in. False in a coroutine and in a light thread, and where
     /// it can't be told, such as in a file's code.
@@ -25,7 +30,7 @@ impl Blocks {
     /// The oldest function on the stack tells: in such a thread it is the block itself, a chunk that is named after its
     /// directive and its place in the configuration. Reading the name takes as long as all the rest, so a block is
     /// remembered; OpenResty's LuaJIT runs the same function for each request.
-    pub fn in_entry_thread(&self, lua: &Lua) -> bool {
+    fn in_entry_thread(&self, lua: &Lua) -> bool {
         let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
         // A session that is opened in a block is three or four functions away from it.
         let mut beyond = 4;

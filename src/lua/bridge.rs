@@ -26,7 +26,6 @@ pub struct Bridge {
     drained: RefCell<Vec<Ticket>>,
     /// The tickets that the last sweep found not taken.
     untaken: RefCell<Vec<Ticket>>,
-    pub blocks: Blocks,
 }
 
 /// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
@@ -38,6 +37,7 @@ struct Waiting {
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     lua.set_app_data(Bridge::default());
+    lua.set_app_data(Blocks::default());
     let table = lua.create_table()?;
     table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
     table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;

@@ -9,6 +9,7 @@ use mlua::prelude::*;
 use mlua::{BString, Either};
 
 use super::acts::Running;
+use super::blocks::in_entry_thread;
 use super::bridge::bridge;
 use super::options;
 use crate::bridge::registry::Registry;
@@ -122,7 +123,7 @@ impl Source {
 }
 
 /// What is to be waited for: its ticket, the most seconds that it may take, and whether the thread is one that may wait
-/// for it by itself; see `Blocks::in_entry_thread`.
+/// for it by itself; see [`in_entry_thread`].
 pub type Submitted = (Ticket, f64, bool);
 
 /// Time that an answer may take from the runtime to Lua in a worker that is busy, before it counts as lost.
@@ -142,7 +143,7 @@ impl StorageHandle {
         let storage = source.storage().map_err(|error| format!("unable to start the storage runtime: {error}"))?;
         let bridge = bridge(lua).map_err(|error| error.to_string())?;
         let ticket = bridge.submit(source.limit, run(storage), act);
-        Ok((ticket, (source.limit + DELIVERY).as_secs_f64(), bridge.blocks.in_entry_thread(lua)))
+        Ok((ticket, (source.limit + DELIVERY).as_secs_f64(), in_entry_thread(lua)))
     }
 
     /// Submits what an act needs, for the act to go on with the answer.
