@@ -321,6 +321,33 @@ fn sealed_info_is_neither_read_nor_repeated_in_a_storage() {
     }
 }
 
+/// Sealed info is larger than what it was made of: that is not what `max_data_size` limits.
+#[test]
+fn the_largest_info_opens_whether_or_not_it_is_sealed() {
+    let limited = |limit| Options { max_data_size: Some(limit), ..Options::default() };
+    let largest = format!(r#"{{"default":{{"code":"{}"}}}}"#, "2".repeat(1000 - CODE.len() + 6));
+    assert_eq!(largest.len(), 1000);
+    for writer in STAGES {
+        let mut world = World::stored(Options { seal_info: Some(*writer), ..remembering() }, T0);
+        world.configure(limited(1000));
+        let session = world.sign_in(ADA);
+        let (session, result) = world.save_info(Session { info: Some(largest.as_str().into()), ..session });
+        result.unwrap();
+        world.save(session).1.unwrap();
+        let session = opened(&mut world);
+        assert_eq!(info_of(&session), largest, "{writer:?}");
+        world.save_info(session).1.unwrap();
+        assert_eq!(info_of(&opened(&mut world)), largest, "{writer:?}");
+
+        world.configure(limited(999));
+        let text = "session maximum info size exceeded (max_data_size is 999 bytes)";
+        assert_eq!(world.open_error().as_deref(), Some(text), "{writer:?}");
+        // A server that does not know of sealing passes on what it cannot read.
+        world.configure(Options { seal_info: Some(Stage::Off), ..limited(1000) });
+        assert_eq!(world.open_error(), None, "{writer:?}");
+    }
+}
+
 #[test]
 fn info_that_is_not_sealed_for_this_session_is_refused_in_the_end() {
     let mut world = World::stored(Options { seal_info: Some(Stage::Only), ..options("s") }, T0);

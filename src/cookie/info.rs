@@ -23,6 +23,11 @@ pub enum Error {
     Size,
 }
 
+/// The size of the text that [`seal`] makes of so many bytes.
+pub const fn sealed_size(info: usize) -> usize {
+    base64url::encoded_size(NONCE_SIZE + info + TAG_SIZE)
+}
+
 /// Encrypts the info of the session with this header.
 ///
 /// # Errors
@@ -73,6 +78,7 @@ mod tests {
         let own = header([1; 32], 5);
         for info in [&b""[..], b"{}", &[0xff; 10_000]] {
             let sealed = seal(&key, &own, [7; 12], info).unwrap();
+            assert_eq!(sealed.len(), sealed_size(info.len()));
             assert_eq!(open(&key, &own, sealed.as_bytes()).unwrap(), info);
             assert!(open(&other, &own, sealed.as_bytes()).is_err());
             assert!(open(&key, &header([2; 32], 5), sealed.as_bytes()).is_err(), "another session");

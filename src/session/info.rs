@@ -6,7 +6,7 @@
 use super::{Act, Error, Kind, audiences};
 use crate::cookie::{self, Header};
 
-/// The reserved name. Names that start with a NUL are the library's own, as those of audiences that are numbers.
+/// The reserved name. Only the library makes names that start with a NUL: this one, and those of audiences that are numbers.
 const NAME: &[u8] = b"\0sealed";
 const BEFORE: &[u8] = br#"{"\u0000sealed":{"text":""#;
 const AFTER: &[u8] = br#""}}"#;
@@ -31,31 +31,43 @@ impl Act {
         Ok([BEFORE, sealed.as_bytes(), AFTER].concat())
     }
 
-    /// The info that a record holds. While plain info is read too, what does not open is left out: it was sealed for
-    /// another record and brought here by a server that does not know of sealing.
+    /// The info that a record holds. While plain info is read too, sealed info that does not open is left out: it was
+    /// sealed for another record, and a server that does not know of sealing copied it to this one.
     ///
     /// # Errors
     ///
-    /// It must be sealed, and is not, or not for this record.
+    /// The info is too large. Or it must be sealed, and is not, or not for this record.
     pub(super) fn open_info(&self, kind: Kind, key: usize, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
         let stage = self.configuration.seal_info;
         if !stage.reads() {
-            return Ok(Found { info: Some(info), warning: None });
+            return self.plain_info(info);
         }
-        let Some(sealed) = sealed_text(&info) else { return plain(info, stage.reads_plain()) };
+        let Some(sealed) = sealed_text(&info) else {
+            return if stage.reads_plain() { self.plain_info(info) } else { Err(Error::InfoNotSealed) };
+        };
         let opened = cookie::info::open(self.key(kind, key), header, sealed).map_err(Error::DecryptInfo);
         match opened.and_then(|opened| audiences::check_info(&opened).map(|()| opened)) {
-            Ok(opened) => Ok(Found { info: Some(opened), warning: None }),
+            Ok(opened) => self.plain_info(opened),
             Err(error) if stage.reads_plain() => {
                 Ok(Found { info: without_sealed(&info), warning: Some(error.to_string()) })
             }
             Err(error) => Err(error),
         }
     }
+
+    /// Info as a program gets it. Sealed info, which a server that does not open it passes on, is larger.
+    fn plain_info(&self, info: Vec<u8>) -> Result<Found, Error> {
+        let limit = self.configuration.max_data_size();
+        if info.len() > limit && sealed_text(&info).is_none() {
+            return Err(Error::InfoSize(limit));
+        }
+        Ok(Found { info: Some(info), warning: None })
+    }
 }
 
-fn plain(info: Vec<u8>, accepted: bool) -> Result<Found, Error> {
-    if accepted { Ok(Found { info: Some(info), warning: None }) } else { Err(Error::InfoNotSealed) }
+/// The size of a record's info, if so many bytes of info are sealed in it.
+pub(super) fn sealed_size(info: usize) -> usize {
+    BEFORE.len() + cookie::info::sealed_size(info) + AFTER.len()
 }
 
 /// The text that was sealed, if the info holds any.

@@ -1,7 +1,7 @@
 //! A stored record: a JSON array of the payload's base64url text and, where there is any, the info's:
 //! `["ciphertext"]` or `["ciphertext","info"]`, info being base64url of JSON.
 
-use super::Error;
+use super::{Error, info};
 use crate::cookie::base64url;
 use crate::cookie::header::MAX_DATA_SIZE;
 
@@ -20,7 +20,7 @@ pub fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
     }
 }
 
-/// Takes a record apart. Its info may have so many bytes of JSON at most.
+/// Takes a record apart. Refuses info that is too large even if it is sealed.
 ///
 /// # Errors
 ///
@@ -32,7 +32,7 @@ pub fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> 
         return Ok(Record { ciphertext: text, info: None });
     }
     const PUNCTUATION: usize = 1024; // more than any JSON library puts around the two texts
-    let longest_info = base64url::encoded_size(max_info_size);
+    let longest_info = base64url::encoded_size(info::sealed_size(max_info_size));
     if text.len() > MAX_DATA_SIZE + longest_info + PUNCTUATION {
         return Err(Error::InfoSize(max_info_size));
     }
@@ -83,8 +83,11 @@ mod tests {
     #[test]
     fn info_is_limited_before_it_is_decoded() {
         let record = |size| encode(b"AAAA", Some(&vec![b' '; size]));
-        assert!(decode(record(100), 100).is_ok());
-        for record in [record(101), record(20_000_000), [&b"["[..], &b"null,".repeat(4_000_000), b"null]"].concat()] {
+        let largest = info::sealed_size(100);
+        assert!(decode(record(largest), 100).is_ok());
+        for record in
+            [record(largest + 1), record(20_000_000), [&b"["[..], &b"null,".repeat(4_000_000), b"null]"].concat()]
+        {
             assert!(matches!(decode(record, 100), Err(Error::InfoSize(100))));
         }
     }

@@ -204,6 +204,10 @@ impl Act {
     /// does not come back, and one that another save has replaced lives no longer for it.
     pub(super) async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
         let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
+        let limit = self.configuration.max_data_size();
+        if info.len() > limit {
+            return Err(Error::InfoSize(limit));
+        }
         let (name, key) = (self.name(kind).clone(), self.storage_key(&meta.header));
         let get = Get { name: name.clone(), key: key.clone(), current_time: self.now };
         let text = match self.host.get(get).await {
@@ -211,10 +215,6 @@ impl Act {
             Err(None) => return Ok(false),
             Err(Some(cause)) => return Err(failed(cause)),
         };
-        let limit = self.configuration.max_data_size();
-        if info.len() > limit {
-            return Err(Error::InfoSize(limit));
-        }
         let ciphertext = record::decode(text, limit).map_err(|error| failed(error.to_string()))?.ciphertext;
         // Nobody has authenticated it here, and it is to stand between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
