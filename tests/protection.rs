@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use resty_session::cookie::seal::{Binding, Seal};
 use resty_session::cookie::{Flags, Header, Key, RememberSafety, base64url};
+use resty_session::session::effect::Effect;
 use resty_session::session::{Error, Meta, Options, Session};
 use support::{World, options};
 
@@ -425,6 +426,116 @@ fn a_session_that_a_copied_cookie_opened_ends_with_its_line() {
         world.cookies = thief;
         assert!(!world.open().1.exists);
     }
+}
+
+#[test]
+fn a_save_reads_six_notes_and_writes_four_at_most() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(ADA);
+    let (session, _) = world.open();
+    world.memory.calls.clear();
+    world.save(session).1.unwrap();
+    let count = |is: fn(&Effect) -> bool| world.memory.calls.iter().filter(|call| is(call)).count();
+    let counts = (count(|call| matches!(call, Effect::Get(_))), count(|call| matches!(call, Effect::Set(_))));
+    assert_eq!(counts, (6 + 1, 4 + 2), "and the remember record, and both records");
+}
+
+/// A session stays in the line that it comes from, whatever remember cookie the request has.
+#[test]
+fn a_thief_does_not_keep_a_session_by_a_remember_cookie_of_his_own() {
+    let mut world = World::stored(watching(true), T0);
+    world.sign_in(r#"[[{},"default","eve"]]"#);
+    let own = world.cookies.clone();
+    world.cookies.clear();
+    world.sign_in(ADA);
+    let owner = world.cookies.clone();
+    later(&mut world, &owner);
+    assert_eq!(opens(&mut world), SAFE);
+    world.cookies.insert("remember".into(), own["remember"].clone());
+    for _ in 0..2 {
+        let (session, _) = world.open();
+        let (session, result) = world.save(session);
+        result.unwrap();
+        assert_eq!(session.warning, None);
+    }
+    let thief = world.cookies.clone();
+    remembered_only(&mut world, &owner);
+    world.now += 11;
+    assert_alarm(&mut world);
+
+    remembered_only(&mut world, &thief);
+    assert_eq!(opens(&mut world), REFUSED, "it was saved with the owner's data");
+    world.cookies = thief;
+    world.cookies.remove("remember");
+    let (session, _) = world.open();
+    assert!(matches!(world.save(session).1, Err(Error::Revoked)));
+}
+
+/// A browser whose remember cookie was copied and used, after that.
+fn robbed(options: Options) -> World {
+    let mut world = World::stored(options, T0);
+    world.sign_in(ADA);
+    let owner = world.cookies.clone();
+    later(&mut world, &owner);
+    assert_eq!(opens(&mut world), SAFE);
+    remembered_only(&mut world, &owner);
+    world.now += 11;
+    world
+}
+
+fn is_alarm(warning: &Option<String>) -> bool {
+    warning.as_ref().is_some_and(|warning| warning.starts_with("a remember cookie came back"))
+}
+
+/// Nothing says it a second time.
+#[test]
+fn the_log_says_that_a_cookie_was_copied_whichever_act_finds_it() {
+    let mut world = robbed(watching(true));
+    world.configure(Options { remember: Some(false), ..Options::default() });
+    let (session, result) = world.destroy_session(world.session());
+    assert!(matches!(result, Err(Error::DestroyNonexistent)) && is_alarm(&session.warning));
+    assert!(world.cookies.is_empty());
+
+    let mut world = robbed(watching(true));
+    let copied = world.cookies.clone();
+    world.cookies.clear();
+    world.sign_in(ADA);
+    world.cookies.insert("remember".into(), copied["remember"].clone());
+    let (session, _) = world.open();
+    let (session, result) = world.save_info(Session { info: Some(b"{}".to_vec()), ..session });
+    result.unwrap();
+    assert!(is_alarm(&session.warning), "{:?}", session.warning);
+
+    // A cookie of another path is looked at first, or after it.
+    for (before, after) in [("junk", ""), ("", "junk")] {
+        let mut world = robbed(watching(true));
+        world.more_cookies = (format!("remember={before}"), format!("remember={after}"));
+        assert!(is_alarm(&opens(&mut world).1), "{before} {after}");
+    }
+    let mut world = robbed(watching(true));
+    let copied = world.cookies.remove("remember").unwrap();
+    world.sign_in(ADA);
+    world.cookies.remove("session");
+    world.more_cookies.0 = format!("remember={copied}");
+    let (exists, warning) = opens(&mut world);
+    assert!(exists && is_alarm(&warning), "{warning:?}");
+
+    // get, get (line), get (newest), get (revoked), set (revoked), delete (newest)
+    let mut world = robbed(watching(true));
+    world.memory.failing = vec![world.memory.calls.len() + 6];
+    assert_alarm(&mut world);
+}
+
+#[test]
+fn who_signs_in_anew_is_remembered_although_the_former_cookie_was_copied() {
+    let mut world = robbed(watching(true));
+    let fresh = Session { payload: ADA.into(), index: Some(0), ..world.session() };
+    let (session, result) = world.save(fresh);
+    result.unwrap();
+    assert!(is_alarm(&session.warning), "{:?}", session.warning);
+    let jar = world.cookies.clone();
+    later(&mut world, &jar);
+    assert_eq!(opens(&mut world), SAFE);
 }
 
 #[test]

@@ -285,7 +285,11 @@ impl Session {
             if let Err(error) = &found {
                 self.tell_theft(act, error);
             }
-            self.remember_meta = found?.map(Box::new);
+            self.remember_meta = match found {
+                // A new sign-in has nothing to do with what came from the former one.
+                Err(error) if error.is_theft() && !was_opened => None,
+                found => found?.map(Box::new),
+            };
         }
         let result = self.write(act, Kind::Remember).await;
         if result.is_err() && !is_own {
@@ -472,15 +476,19 @@ impl Session {
         Ok(())
     }
 
-    /// The request's remember cookie, if it is certainly of the same user: info is not encrypted, so
-    /// whoever put a remember cookie of his own into this browser could read it.
+    /// The request's remember cookie, if it certainly belongs to the same user. Otherwise somebody who planted a remember
+    /// cookie in this browser could read the info that is written to its record.
+    ///
+    /// # Errors
+    ///
+    /// The storage can't be asked, or the cookie was copied.
     async fn find_own_remember(&self, act: &Act) -> Result<Option<Meta>, Error> {
         let entries = audiences::entries(&self.payload).unwrap_or_default();
         let current = self.index.and_then(|index| entries.get(index));
         let Some((audience, subject)) = current.and_then(Entry::owner) else { return Ok(None) };
         let reader = Self { audience: Some(audience.clone().into_owned()), ..Self::new(&act.configuration) };
         let opened = match reader.read(act, Kind::Remember).await {
-            Err(error) if error.is_fault() => return Err(error),
+            Err(error) if error.is_fault() || error.is_theft() => return Err(error),
             Err(_) => return Ok(None),
             Ok(opened) => opened,
         };

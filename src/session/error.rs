@@ -109,6 +109,11 @@ impl Error {
         matches!(self, Self::Copied | Self::Revoked)
     }
 
+    /// What the log must say if a remember cookie was copied, because nothing says it a second time.
+    pub(super) fn alarm(&self) -> Option<String> {
+        matches!(self, Self::Copied).then(|| self.to_string())
+    }
+
     /// Whether something outside failed, so that the same may succeed another time.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Derive(_) | Self::Random(_) | Self::Nonce(_))

@@ -113,7 +113,7 @@ impl Session {
         Ok(!sendable && act.configuration.stored && self.remember && fate == Fate::Ends)
     }
 
-    async fn fate_after_open(&self, act: &Act, alone: bool) -> Result<Fate, Error> {
+    async fn fate_after_open(&mut self, act: &Act, alone: bool) -> Result<Fate, Error> {
         if self.refused.remember {
             return Ok(Fate::IsDead);
         }
@@ -122,10 +122,13 @@ impl Session {
         if was_tried || !self.refused.session { Ok(Fate::Stays) } else { self.fate_of_remembered(act, alone).await }
     }
 
-    async fn fate_of_remembered(&self, act: &Act, alone: bool) -> Result<Fate, Error> {
+    async fn fate_of_remembered(&mut self, act: &Act, alone: bool) -> Result<Fate, Error> {
         let opened = match self.read(act, Kind::Remember).await {
             Err(error) if error.is_fault() => return Ok(Fate::Stays),
-            Err(_) => return Ok(Fate::IsDead),
+            Err(error) => {
+                self.tell_theft(act, &error);
+                return Ok(Fate::IsDead);
+            }
             Ok(opened) => opened,
         };
         let stays = alone && self.remember && audiences::entries(&opened.payload)?.len() > 1;

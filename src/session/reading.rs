@@ -33,7 +33,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The first cookie's error, or that of a storage that can't be asked.
+    /// The first cookie's error, or that of a copied remember cookie or of a storage that can't be asked.
     pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
         let mut candidates = act.candidates(kind);
         let first = candidates.next().ok_or(cookie::Error::Missing)?;
@@ -47,6 +47,7 @@ impl Session {
 
     async fn read_others(&self, act: &Act, kind: Kind, mut best: Result<Opened, Error>) -> Result<Opened, Error> {
         let candidates: Vec<&[u8]> = act.candidates(kind).collect();
+        let mut alarm = best.as_ref().err().and_then(Error::alarm);
         for (number, candidate) in candidates.iter().enumerate().skip(1) {
             if best.as_ref().is_err_and(Error::is_fault) {
                 break;
@@ -54,12 +55,23 @@ impl Session {
             if candidates[..number].contains(candidate) {
                 continue;
             }
-            match self.read_candidate(act, kind, candidate, number).await {
-                Ok(opened) if opened.index.is_some() => return Ok(opened),
+            let read = self.read_candidate(act, kind, candidate, number).await;
+            alarm = alarm.or_else(|| read.as_ref().err().and_then(Error::alarm));
+            match read {
+                Ok(opened) if opened.index.is_some() => {
+                    best = Ok(opened);
+                    break;
+                }
                 Err(error) if error.is_fault() => best = Err(error),
+                Err(error) if error.is_theft() && best.as_ref().is_err_and(|best| !best.is_theft()) => {
+                    best = Err(error)
+                }
                 Ok(opened) if best.is_err() => best = Ok(opened),
                 _ => {}
             }
+        }
+        if let (Ok(opened), Some(alarm)) = (&mut best, alarm) {
+            opened.warning = Some(alarm);
         }
         best
     }

@@ -11,8 +11,8 @@
 //! - of a line, `newest`: its last remember record;
 //! - of a line, `revoked`: it has ended.
 //!
-//! Nothing changes in the records. A server that does not know of notes opens and replaces them as ever; what it
-//! replaces comes back unnoticed.
+//! The records stay as they are. A server that does not know of notes opens and replaces them as always, and a cookie
+//! that it replaced comes back unnoticed.
 
 use super::effect::{Delete, Get, Set};
 use super::error::Cause;
@@ -42,15 +42,18 @@ impl Note {
 impl Session {
     /// Continues the line of what a save is about to replace. Returns its header if its line is not noted.
     ///
+    /// What goes into a remember cookie is the session's, and so stays in the session's line. A thief could otherwise
+    /// move a session to the line of a remember cookie of his own.
+    ///
     /// # Errors
     ///
     /// The line was revoked: what was to be replaced is deleted. Or the storage can't be asked.
     pub(super) async fn continue_line(&mut self, act: &Act, kind: Kind) -> Result<Option<Header>, Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(None) };
         let header = meta.header.clone();
-        match act.check_line(kind, &header).await? {
-            Some(line) => self.line = Some(line),
-            None => return Ok(Some(header)),
+        let Some(line) = act.check_line(kind, &header).await? else { return Ok(Some(header)) };
+        if kind == Kind::Session || self.line.is_none() {
+            self.line = Some(line);
         }
         Ok(None)
     }
@@ -71,7 +74,8 @@ impl Session {
         let Some(meta) = self.meta_of(kind) else { return Ok(()) };
         let (key, life) = (act.storage_key(&meta.header), act.life(kind, &meta.header));
         let replaced = unnoted.filter(|_| kind == Kind::Remember).map(|header| act.storage_key(&header));
-        let line = self.line.take().or_else(|| replaced.clone()).unwrap_or_else(|| key.clone());
+        let line = self.line.clone().or_else(|| replaced.clone()).unwrap_or_else(|| key.clone());
+        self.line = Some(line.clone());
         act.note(Note::Line, &key, &line, life).await?;
         if let Some(replaced) = replaced {
             act.note(Note::Line, &replaced, &line, life).await?;
@@ -83,14 +87,13 @@ impl Session {
                 act.note(Note::Line, &act.storage_key(&meta.header), &line, life).await?;
             }
         }
-        self.line = Some(line);
         Ok(())
     }
 
-    /// Tells of a remember cookie that came back, and clears it.
+    /// Warns of a remember cookie that was copied, and clears it.
     pub(super) fn tell_theft(&mut self, act: &Act, error: &Error) {
-        if matches!(error, Error::Copied) {
-            self.warning = Some(error.to_string());
+        if let Some(alarm) = error.alarm() {
+            self.warning = Some(alarm);
         }
         if error.is_theft() && act.unsendable.is_none() {
             set_cookie::merge(&mut self.lines, act.clear_carried(Kind::Remember));
@@ -128,8 +131,9 @@ impl Act {
         // What came from the line may have been saved just now.
         let life = self.life(Kind::Remember, header).max(self.timeouts(Kind::Session).record_ttl(0, 0));
         self.note(Note::Revoked, &line, &line, life).await?;
-        // That ends it on every server that watches lines. This one ends on all others, too.
-        self.delete(Kind::Remember, newest).await?;
+        // The note ends the line on every server that watches lines. Without its record, the newest cookie does not open
+        // on any other server either. If that fails, the alarm counts all the same.
+        let _ = self.delete(Kind::Remember, newest).await;
         Ok(true)
     }
 
@@ -137,7 +141,7 @@ impl Act {
     ///
     /// # Errors
     ///
-    /// The line was revoked: the record is deleted. Or the storage can't be asked.
+    /// The line was revoked: the record is deleted, if the storage can do that. Or the storage can't be asked.
     pub(super) async fn check_line(&self, kind: Kind, header: &Header) -> Result<Option<String>, Error> {
         if !self.watches_lines() {
             return Ok(None);
@@ -147,7 +151,7 @@ impl Act {
         if self.noted(Note::Revoked, &line).await?.is_none() {
             return Ok(Some(line));
         }
-        self.delete(kind, key).await?;
+        let _ = self.delete(kind, key).await;
         Err(Error::Revoked)
     }
 
