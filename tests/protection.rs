@@ -297,6 +297,9 @@ fn a_refresh_renews_what_a_fallback_key_opened() {
         world.start().1.result.unwrap();
         assert!(world.lines.is_empty());
         world.unsendable = None;
+        world.start().1.result.unwrap();
+        assert!(world.lines.is_empty(), "not so soon after a save: see the next test");
+        world.now += 59;
         world.open();
         assert!(world.lines.is_empty(), "only a refresh saves");
         let before = world.cookies.clone();
@@ -316,12 +319,54 @@ fn a_refresh_renews_what_a_fallback_key_opened() {
         // A remember cookie under the old secret beside a session under the new one.
         world.configure(rotated(true, &["old"]));
         world.cookies.insert("remember".into(), before["remember"].clone());
+        world.now += 1;
         world.start().1.result.unwrap();
         assert_eq!(world.lines.len(), 2);
         world.configure(rotated(false, &[]));
         world.cookies.remove("session");
         assert_eq!(world.open_error(), None);
     });
+}
+
+/// While a change of secrets is under way, each server's key is the other one's fallback.
+#[test]
+fn servers_with_the_secrets_in_another_order_do_not_renew_at_every_request() {
+    let other = Options { secret: Some("old".into()), ..rotated(true, &["new"]) };
+    both(&other, |mut world| {
+        world.sign_in(ADA);
+        let mut saves = 0;
+        for request in 0..100 {
+            world.now += 6;
+            world.configure(if request % 2 == 0 { rotated(true, &["old"]) } else { other.clone() });
+            world.start().1.result.unwrap();
+            saves += usize::from(world.lines.len() == 2);
+        }
+        assert!((5..=10).contains(&saves), "{saves} in ten minutes");
+    });
+}
+
+/// Only who saved a remember cookie knows whose it is.
+#[test]
+fn a_remember_cookie_that_could_not_be_renewed_gets_no_info() {
+    for failing in [2, 3] {
+        let mut world = World::stored(remembering("old"), T0);
+        world.sign_in(r#"[[{},"default","eve"]]"#);
+        let planted = world.cookies.remove("remember").unwrap();
+        world.cookies.clear();
+        world.sign_in(ADA);
+        world.cookies.insert("remember".into(), planted.clone());
+        world.now += 60;
+        world.configure(rotated(true, &["old"]));
+        let (session, _) = world.open();
+        // Whether the remember cookie's record is there, and storing the session, and the remember cookie.
+        world.memory.failing = vec![world.memory.calls.len() + failing];
+        let (session, result) = world.refresh(session);
+        assert_eq!((result.is_ok(), session.warning.is_some()), (failing == 3, failing == 3));
+        let info = Some(br#"{"default":{"code":"271828"}}"#.to_vec());
+        world.save_info(Session { info, ..session }).1.unwrap();
+        let record = &world.memory.records[&format!("remember:{}", key_of(&planted))].0;
+        assert!(!record.contains(','), "{failing}: {record}");
+    }
 }
 
 // Copied remember cookies -----------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ fn a_former_secret_is_renewed_at_each_stage() {
                 rotated.secret = Some(format!("new at {stage:?}").into());
                 rotated.secret_fallbacks = Some(vec!["s".into()]);
                 let cookies = world.cookies.clone();
+                world.now = T0 + 60;
                 world.configure(rotated);
                 world.start().1.result.unwrap();
                 assert_eq!(world.lines.len(), 2, "{before:?}, {stage:?}");

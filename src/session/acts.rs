@@ -235,8 +235,8 @@ impl Session {
         Ok(())
     }
 
-    /// Saves the session under a new id, and the remember cookie where there is one to be. That of a
-    /// user who asked to be forgotten goes.
+    /// Saves the session under a new id, and the remember cookie too if the user is to be remembered. If the user asked
+    /// to be forgotten, the remember cookie is deleted.
     ///
     /// # Errors
     ///
@@ -367,35 +367,37 @@ impl Session {
     /// whether there was anything.
     async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
         let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
-        let by_fallback = act.configuration.keys.is_former(meta.key);
+        let by_fallback = act.is_to_be_renewed(meta);
         let remembered = self.find_fallback_remember(act).await;
-        if !by_fallback && !remembered {
+        if !by_fallback && remembered.is_none() {
             return Ok(false);
         }
         self.check()?;
         self.write_session(act).await?;
-        if remembered {
-            self.write_remember(act, true).await;
+        if let Some(meta) = remembered {
+            self.remember_meta = Some(Box::new(meta));
+            if let Err(error) = self.write(act, Kind::Remember).await {
+                // It may be another user's.
+                self.remember_meta = None;
+                self.warning = Some(error.to_string());
+            }
         }
         Ok(true)
     }
 
-    /// Looks for a remember cookie of the request that a fallback key opens. One whose record can't be asked for stays
-    /// as it is.
-    async fn find_fallback_remember(&mut self, act: &Act) -> bool {
-        let keys = &act.configuration.keys;
-        if !self.remembers() || self.remember_meta.is_some() || !keys.has_former() {
-            return false;
+    /// The remember cookie of the request, if it is to be renewed. One whose record can't be asked for stays as it is.
+    async fn find_fallback_remember(&mut self, act: &Act) -> Option<Meta> {
+        if !self.remembers() || self.remember_meta.is_some() || !act.configuration.keys.has_former() {
+            return None;
         }
-        if act.verified(Kind::Remember).await.is_none_or(|meta| !keys.is_former(meta.key)) {
-            return false;
+        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(&meta)) {
+            return None;
         }
         let found = self.find_remember(act, true).await;
         if let Err(error) = &found {
             self.tell_theft(act, error);
         }
-        self.remember_meta = found.ok().flatten().map(Box::new);
-        self.remember_meta.is_some()
+        found.ok().flatten()
     }
 
     /// Drops the current audience; the last one takes the whole session along.
@@ -504,5 +506,14 @@ impl Session {
         let entries = audiences::entries(&self.payload)?;
         self.info = audiences::retain_info(info, |key| audiences::has_info(&entries, key));
         Ok(())
+    }
+}
+
+impl Act {
+    /// Whether a refresh saves what was opened. It does so once a minute at most, or once in `touch_threshold`: while a
+    /// change of secrets is under way, each server's key is another one's fallback.
+    fn is_to_be_renewed(&self, meta: &Meta) -> bool {
+        let since_save = u64::try_from(times::elapsed(&meta.header, self.now).rolling).unwrap_or(0);
+        self.configuration.keys.is_former(meta.key) && since_save >= self.configuration.touch_threshold.min(60)
     }
 }
