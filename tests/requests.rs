@@ -162,6 +162,27 @@ fn no_number_of_chunks_keeps_a_worker_busy() {
     assert!(start.elapsed().as_millis() < 2000);
 }
 
+/// Who is not remembered, and has hundreds of cookies of the session's name.
+#[test]
+fn no_number_of_cookies_of_one_name_keeps_a_worker_busy() {
+    let remember = Options { remember: Some(true), ..plain("s") };
+    let mut world = World::new(Options { bind: Some(vec![b"ip".to_vec()]), ..remember }, T0);
+    world.binding.remote_addr = b"192.0.2.1".to_vec();
+    world.sign_in(ADA);
+    let cookie = world.cookies.remove("session").unwrap();
+    let altered = |number: usize| format!("session={}{}", &cookie[..109 - 3], base64(number));
+    world.more_cookies.0 = (0..300).map(altered).collect::<Vec<_>>().join("; ");
+    world.cookies.clear();
+    let before = world.bound;
+    assert!(world.open_error().is_some());
+    assert!(world.bound - before <= 25, "{} codes were checked", world.bound - before);
+}
+
+/// Four characters of a cookie.
+fn base64(number: usize) -> String {
+    format!("{number:03}A")
+}
+
 #[test]
 fn several_remember_cookies_are_tried_too() {
     let remember = Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..plain("s") };

@@ -12,6 +12,8 @@ use crate::secret::Secret;
 
 /// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
 const CANDIDATES: usize = 5;
+/// How many cookies of one name are looked at for whether a key authenticates them.
+const LOOKED_AT: usize = 4 * CANDIDATES;
 /// How many ways to put chunks together are tried, if there are several cookies of a chunk's name.
 const COMBINATIONS: usize = 32;
 
@@ -137,10 +139,11 @@ impl Act {
     }
 
     /// The headers of the request's cookies of that kind that a key authenticates, whether they open or
-    /// not, and however old they are. Each session id once, and only the first few.
+    /// not, and however old they are. Each session id once, and only the first few. Any client can send hundreds of
+    /// cookies of one name, so most of them are not looked at.
     pub(super) async fn authentic(&self, kind: Kind) -> Vec<Header> {
         let mut authentic: Vec<Header> = Vec::new();
-        for cookie in request::values(&self.cookies, self.name(kind)) {
+        for cookie in request::values(&self.cookies, self.name(kind)).take(LOOKED_AT) {
             let Ok(header) = Header::decode(cookie) else { continue };
             let is_known = authentic.iter().any(|other| other.sid() == header.sid());
             if is_known || header.flags().contains(Flags::STORED) != self.configuration.stored {

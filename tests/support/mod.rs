@@ -104,6 +104,8 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// How often the values that cookies are bound to were asked for.
+    pub bound: usize,
     /// How many keys were asked for that take long to derive.
     pub derived: usize,
     /// Whether none of them can be derived.
@@ -123,6 +125,7 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            bound: 0,
             derived: 0,
             crowded: false,
             lines: Vec::new(),
@@ -160,7 +163,10 @@ impl World {
                     self.receive();
                     return (session, result);
                 }
-                Step::Needs(Effect::Binding) => Answer::Binding(self.binding.clone()),
+                Step::Needs(Effect::Binding) => {
+                    self.bound += 1;
+                    Answer::Binding(self.binding.clone())
+                }
                 Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
                 Step::Needs(effect) => self.memory.perform(effect, now),
                 Step::Over => panic!("nothing to go on with"),
