@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use resty_session::cookie::compression::MAX_INFLATED_SIZE;
 use resty_session::cookie::seal::{self, Binding, Seal};
 use resty_session::cookie::{Flags, Header, Key, RememberSafety};
 
@@ -42,9 +43,14 @@ fn core(criterion: &mut Criterion) {
                 0 => bencher.iter(|| sealed(&key, payload)),
                 1 => bencher.iter(|| {
                     seal::verify(&header, &keys, &Binding::default()).unwrap();
-                    let ciphertext = seal::decode(&header, ciphertext.as_bytes()).unwrap();
-                    seal::open(&header, &key.encryption(header.sid(), RememberSafety::None), ciphertext, usize::MAX)
-                        .unwrap()
+                    let ciphertext = seal::decode(&header, ciphertext.as_bytes(), MAX_INFLATED_SIZE).unwrap();
+                    seal::open(
+                        &header,
+                        &key.encryption(header.sid(), RememberSafety::None),
+                        ciphertext,
+                        MAX_INFLATED_SIZE,
+                    )
+                    .unwrap()
                 }),
                 _ => bencher.iter(|| seal::touch(&header, &key, &Binding::default(), 60).encode()),
             });

@@ -103,6 +103,16 @@ fn a_cookie_that_cannot_be_a_remember_cookie_derives_no_key() {
     }
 }
 
+#[test]
+fn a_remember_cookie_that_is_too_large_derives_no_key() {
+    both(&Options { compression_threshold: Some(0), ..remembering() }, |mut world| {
+        world.sign_in(ADA);
+        let remember = world.cookies["remember"].clone();
+        world.configure(Options { max_data_size: Some(ADA.len() as u64 - 1), ..Options::default() });
+        assert_eq!(remember_attempt(&mut world, &remember), (Some("missing session cookie".into()), 0));
+    });
+}
+
 /// Text that hardly compresses.
 fn noise(size: usize) -> String {
     let mut state = 7_u32;

@@ -93,20 +93,21 @@ pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize,
     keys.iter().position(|key| mac(header, key, binding).ct_eq(&header.mac()).into()).ok_or(Error::InvalidMac)
 }
 
-/// The ciphertext that the base64url text of a payload holds, which is decrypted in place. It checks what can be checked without a key.
-pub fn decode(header: &Header, payload: &[u8]) -> Result<Secret, Error> {
+/// Decodes the base64url text of a payload to its ciphertext, and checks what can be checked without a key. Refuses
+/// payloads of more than `limit` bytes.
+pub fn decode(header: &Header, payload: &[u8], limit: usize) -> Result<Secret, Error> {
     if payload.len() != header.data_size() {
         return Err(Error::InvalidPayload);
+    }
+    // Data are kept deflated only if that makes them shorter, so they are never larger than what they inflate to.
+    if payload.len() > base64url::encoded_size(limit) {
+        return Err(Error::DataTooLarge(limit));
     }
     base64url::decode(payload).map(Secret::from).map_err(Error::PayloadEncoding)
 }
 
-/// Decrypts and inflates the ciphertext of a verified header. Refuses payloads of more than `limit` bytes.
+/// Decrypts and inflates the ciphertext of a verified header. Refuses to inflate it to more than `limit` bytes.
 pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret, limit: usize) -> Result<Secret, Error> {
-    // A payload stays deflated only if that makes it shorter.
-    if ciphertext.len() > limit {
-        return Err(Error::DataTooLarge(limit));
-    }
     key.decrypt(&mut ciphertext, header.additional_data(), &header.tag()).map_err(Error::Decrypt)?;
     if header.flags().contains(Flags::DEFLATED) {
         return compression::inflate_up_to(&ciphertext, limit).map_err(|error| match error {

@@ -207,12 +207,13 @@ impl Act {
 
     /// Decrypts a payload, its base64url text.
     async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Secret, Error> {
-        let mut ciphertext = seal::decode(header, text)?;
+        let limit = self.configuration.max_data_size();
+        let mut ciphertext = seal::decode(header, text, limit)?;
         if self.safety(kind).rounds().is_some() && self.is_of_session(kind, header, key, &mut ciphertext) {
             return Err(cookie::Error::Decrypt(CipherError::Tag).into());
         }
         let encryption = self.encryption(kind, key, header.sid()).await?;
-        Ok(seal::open(header, &encryption, ciphertext, self.configuration.max_data_size())?)
+        Ok(seal::open(header, &encryption, ciphertext, limit)?)
     }
 
     /// Whether this is the ciphertext of a session cookie, which it then decrypts. Under the remember cookie's name it would
