@@ -4,22 +4,24 @@ use std::rc::Rc;
 
 use zeroize::Zeroizing;
 
+mod cookies;
 mod protection;
 mod secure;
 
+use self::cookies::{cookie, cookie_names};
 pub use self::protection::Protection;
 use super::Error;
 use super::Kind;
 use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
-use super::options::{Revocation, Secure, invalid};
+use super::options::{Revocation, invalid};
 pub use super::secrets::Guessable;
 use super::secrets::{check_known, guessable, writes_fallbacks, writes_key};
 use super::times::Timeouts;
-use crate::cookie::attributes::{Attributes, MAX_AGE};
+use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::keys::{IKM_SIZE, sha256};
-use crate::cookie::{Flags, Key, RememberSafety, chunks};
+use crate::cookie::{Flags, Key, RememberSafety};
 use crate::secret::Secret;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
@@ -144,7 +146,8 @@ impl Configuration {
 
     /// What the log should say of this configuration, once.
     pub fn warnings(&self) -> Vec<&'static str> {
-        let renamed = self.remember_safety == RememberSafety::None && !self.stored;
+        let separate = self.options.separate_keys == Some(Stage::Only);
+        let renamed = self.remember_safety == RememberSafety::None && !self.stored && !separate;
         renamed.then_some(RENAMED).into_iter().collect()
     }
 
@@ -169,16 +172,8 @@ impl Configuration {
             enforce_same_subject: on(options.enforce_same_subject),
             // No record lives longer, and a storage may not know what to do with a larger number.
             stale_ttl: number(options.stale_ttl).min(MAX_AGE),
-            timeouts: Timeouts {
-                idling: number(options.idling_timeout),
-                rolling: number(options.rolling_timeout),
-                absolute: number(options.absolute_timeout),
-            },
-            remember_timeouts: Timeouts {
-                idling: 0,
-                rolling: number(options.remember_rolling_timeout),
-                absolute: number(options.remember_absolute_timeout),
-            },
+            timeouts: timeouts(&options, Kind::Session),
+            remember_timeouts: timeouts(&options, Kind::Remember),
             hash_storage_key: on(options.hash_storage_key),
             hash_subject: on(options.hash_subject),
             store_metadata: on(options.store_metadata),
@@ -195,7 +190,16 @@ impl Configuration {
     }
 }
 
-/// Writes one thing in one way: a secret as key material, the timeout's alias under its name.
+fn timeouts(options: &Options, kind: Kind) -> Timeouts {
+    let [idling, rolling, absolute] = match kind {
+        Kind::Session => [options.idling_timeout, options.rolling_timeout, options.absolute_timeout],
+        Kind::Remember => [None, options.remember_rolling_timeout, options.remember_absolute_timeout],
+    }
+    .map(Option::unwrap_or_default);
+    Timeouts { idling, rolling, absolute }
+}
+
+/// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its name.
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
     // Anybody can compute the key that an empty secret would give.
@@ -241,57 +245,6 @@ fn key_context(options: &Options, stage: Stage) -> Result<&[u8], Error> {
     }
 }
 
-/// The prefix of the cookies' names, and their attributes, as
-/// [the prefix demands](https://www.rfc-editor.org/rfc/rfc6265bis#section-4.1.3).
-fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
-    let prefix = options.cookie_prefix.clone().unwrap_or_default();
-    let host = prefix == "__Host-";
-    if !host && !matches!(prefix.as_str(), "" | "__Secure-") {
-        return Err(invalid("cookie_prefix", "\"__Host-\" or \"__Secure-\" expected"));
-    }
-    secure::check(options)?;
-    let path = attribute("cookie_path", &options.cookie_path)?;
-    let domain = attribute("cookie_domain", &options.cookie_domain)?;
-    let same_site = one_of("cookie_same_site", &options.cookie_same_site, &["Lax", "Strict", "None", "Default"])?;
-    let priority = one_of("cookie_priority", &options.cookie_priority, &["Low", "Medium", "High"])?;
-    let partitioned = options.cookie_partitioned == Some(true);
-    let same_party = options.cookie_same_party == Some(true);
-    if same_party && same_site == "Strict" {
-        return Err(Error::SamePartyStrict);
-    }
-    let attributes = Attributes {
-        secure: options.cookie_secure == Some(Secure::On)
-            || !prefix.is_empty()
-            || same_site == "None"
-            || same_party
-            || partitioned,
-        domain: Some(domain).filter(|domain| !host && !domain.is_empty()),
-        path: if host { "/".to_owned() } else { path },
-        same_site: same_site.to_owned(),
-        priority: Some(priority.to_owned()).filter(|priority| !priority.is_empty()),
-        same_party,
-        partitioned,
-        http_only: options.cookie_http_only == Some(true),
-    };
-    Ok((prefix, attributes))
-}
-
-/// An attribute's value must not end the attribute or the header line.
-fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Error> {
-    let value = value.clone().unwrap_or_default();
-    match value.bytes().find(|byte| byte.is_ascii_control() || *byte == b';') {
-        None => Ok(value),
-        Some(byte) => Err(invalid(option, format!("character {:?} not allowed", char::from(byte)))),
-    }
-}
-
-/// One of some words, in any case, written in the standard way; empty if it is not set.
-fn one_of(option: &'static str, value: &Option<String>, words: &[&'static str]) -> Result<&'static str, Error> {
-    let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { return Ok("") };
-    let word = words.iter().find(|word| word.eq_ignore_ascii_case(value));
-    word.copied().ok_or_else(|| invalid(option, alternatives(words)))
-}
-
 fn remember_safety(name: Option<&[u8]>) -> Result<RememberSafety, Error> {
     let Some(name) = name else { return Ok(RememberSafety::Medium) };
     let names = RememberSafety::NAMES.map(|(name, _)| name);
@@ -305,35 +258,6 @@ fn alternatives(words: &[&str]) -> String {
         Some((last, others)) => format!("{} or {last} expected", others.join(", ")),
         None => String::new(),
     }
-}
-
-/// The session's name and the remember cookie's.
-fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, Rc<str>), Error> {
-    let text = |option: &Option<String>| option.clone().unwrap_or_default();
-    let name = cookie_name("cookie_name", prefix, &text(&options.cookie_name))?;
-    let remember = cookie_name("remember_cookie_name", prefix, &text(&options.remember_cookie_name))?;
-    if chunks::collide(&name, &remember) {
-        let cause = match name == remember {
-            true => "it is the same as cookie_name".to_owned(),
-            false => {
-                format!("{name:?} and {remember:?} collide: a digit after a cookie's name makes the name of a chunk")
-            }
-        };
-        return Err(invalid("remember_cookie_name", cause));
-    }
-    Ok((name, remember))
-}
-
-/// A name must not end before its `=`.
-fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Rc<str>, Error> {
-    let forbidden = |byte: &u8| byte.is_ascii_control() || matches!(byte, b' ' | b'=' | b';' | b',');
-    if name.is_empty() {
-        return Err(invalid(option, "empty name"));
-    }
-    if let Some(byte) = name.bytes().find(forbidden) {
-        return Err(invalid(option, format!("character {:?} not allowed", char::from(byte))));
-    }
-    Ok(format!("{prefix}{name}").into())
 }
 
 fn bind(names: &[Vec<u8>]) -> Result<Flags, Error> {
@@ -352,22 +276,22 @@ fn header_names(names: &Option<Vec<String>>) -> Result<Vec<String>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
+    pub(in crate::session) fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
         Options::read(|name| Ok(values.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())))
     }
 
-    fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
+    pub(in crate::session) fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
         Configuration::initial(read(values)?, None, getrandom::fill)
     }
 
-    fn text(text: &str) -> Value {
+    pub(in crate::session) fn text(text: &str) -> Value {
         Value::Text(text.into())
     }
 
-    fn error(values: &[(&'static str, Value)]) -> String {
+    pub(in crate::session) fn error(values: &[(&'static str, Value)]) -> String {
         initial(values).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
@@ -478,27 +402,6 @@ mod tests {
     }
 
     #[test]
-    fn names_that_collide_are_errors() {
-        let named = |name: &str, remember: &str| {
-            error(&[("cookie_name", text(name)), ("remember_cookie_name", text(remember))])
-        };
-        assert_eq!(named("sid", "sid"), "invalid remember_cookie_name (it is the same as cookie_name)");
-        assert_eq!(error(&[("cookie_name", text("remember"))]), named("sid", "sid"));
-        for (name, remember) in [("sid", "sid2"), ("sid9", "sid"), ("remember2", "remember")] {
-            let problem = format!(
-                "invalid remember_cookie_name ({name:?} and {remember:?} collide: \
-                 a digit after a cookie's name makes the name of a chunk)"
-            );
-            assert_eq!(named(name, remember), problem);
-        }
-        for (name, remember) in [("sid", "sid1"), ("sid", "sid0"), ("sid", "sid22"), ("sid2", "sid3"), ("sid", "SID")] {
-            assert_eq!(named(name, remember), "");
-        }
-        let prefixed = [("cookie_prefix", text("__Host-")), ("remember_cookie_name", text("session3"))];
-        assert!(error(&prefixed).contains("\"__Host-session\" and \"__Host-session3\" collide"));
-    }
-
-    #[test]
     fn a_random_key_is_known_to_be_one() {
         let random = initial(&[]).unwrap();
         let again = Configuration::initial(Options::default(), Some(&random), getrandom::fill).unwrap();
@@ -508,35 +411,6 @@ mod tests {
         let kept = Configuration::initial(Options::default(), Some(&given), getrandom::fill).unwrap();
         assert!(!kept.random_key);
         assert!(!initial(&[("ikm", text(&"i".repeat(32)))]).unwrap().random_key);
-    }
-
-    #[test]
-    fn words_are_taken_in_any_case_and_written_in_one() {
-        let attributes = |values: &[(&'static str, &str)]| {
-            let values: Vec<_> = values.iter().map(|(name, value)| (*name, text(value))).collect();
-            initial(&values).map(|one| one.attributes).map_err(|error| error.to_string())
-        };
-        for word in ["none", "None", "NONE"] {
-            assert_eq!(attributes(&[("cookie_same_site", word)]).unwrap(), "; Path=/; SameSite=None; Secure; HttpOnly");
-        }
-        assert_eq!(attributes(&[("cookie_same_site", "sTRICT")]).unwrap(), "; Path=/; SameSite=Strict; HttpOnly");
-        assert_eq!(attributes(&[("cookie_same_site", "")]).unwrap(), "; Path=/; HttpOnly");
-        assert_eq!(
-            attributes(&[("cookie_priority", "high")]).unwrap(),
-            "; Path=/; SameSite=Lax; Priority=High; HttpOnly"
-        );
-        for (name, words) in [
-            ("cookie_same_site", r#""Lax", "Strict", "None" or "Default""#),
-            ("cookie_priority", r#""Low", "Medium" or "High""#),
-        ] {
-            for word in ["Foo", " Lax", "Lax; Secure", "true"] {
-                assert_eq!(attributes(&[(name, word)]).unwrap_err(), format!("invalid {name} ({words} expected)"));
-            }
-        }
-        assert_eq!(
-            error(&[("cookie_same_party", Value::Boolean(true)), ("cookie_same_site", text("strict"))]),
-            "SameParty session cookies cannot use SameSite=Strict"
-        );
     }
 
     #[test]
@@ -559,9 +433,16 @@ mod tests {
     }
 
     #[test]
-    fn a_partitioned_cookie_is_secure() {
-        let one = initial(&[("cookie_partitioned", Value::Boolean(true)), ("cookie_secure", Value::Boolean(false))]);
-        assert_eq!(one.unwrap().attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
+    fn a_session_cookie_that_may_be_renamed_is_a_warning() {
+        let warnings = |stage: Value, stored| {
+            let values = [("remember_safety", text("None")), ("separate_keys", stage)];
+            initial(&values).and_then(|one| one.with_storage(stored)).unwrap().warnings()
+        };
+        for stage in [Value::Boolean(false), text("accept"), Value::Boolean(true)] {
+            assert_eq!((warnings(stage.clone(), false), warnings(stage, true)), (vec![RENAMED], vec![]));
+        }
+        assert!(warnings(text("only"), false).is_empty(), "no key opens a renamed cookie");
+        assert!(initial(&[]).unwrap().warnings().is_empty());
     }
 
     #[test]

@@ -121,23 +121,8 @@ fn separate(key: &Key, kind: Kind, name: &str, context: &[u8]) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Configuration, Error, Options};
-
-    fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
-        Options::read(|name| Ok(values.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())))
-    }
-
-    fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
-        Configuration::initial(read(values)?, None, getrandom::fill)
-    }
-
-    fn text(text: &str) -> Value {
-        Value::Text(text.into())
-    }
-
-    fn error(values: &[(&'static str, Value)]) -> String {
-        initial(values).err().map(|error| error.to_string()).unwrap_or_default()
-    }
+    use crate::session::configuration::tests::{error, initial, read, text};
+    use crate::session::{Configuration, Options};
 
     fn ikms(stage: Stage, secrets: &[&str], names: [&str; 2], context: &str) -> [Vec<[u8; 32]>; 2] {
         let plain = secrets.iter().map(|secret| Key::from_secret(secret.as_bytes())).collect();

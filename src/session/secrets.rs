@@ -54,25 +54,10 @@ fn is_guessable(secret: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Configuration;
+    use super::super::configuration::tests::{error, initial, read, text};
     use super::super::options::Value;
     use super::*;
     use crate::cookie::keys::IKM_SIZE;
-
-    fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
-        Options::read(|name| Ok(values.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())))
-    }
-
-    fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
-        Configuration::initial(read(values)?, None, getrandom::fill)
-    }
-
-    fn text(text: &str) -> Value {
-        Value::Text(text.into())
-    }
-
-    fn error(values: &[(&'static str, Value)]) -> String {
-        initial(values).err().map(|error| error.to_string()).unwrap_or_default()
-    }
 
     #[test]
     fn key_material_that_anybody_knows_is_an_error() {
