@@ -9,12 +9,12 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes that are wiped when they are dropped and shown in no error and no log: key material, and what was decrypted.
 ///
-/// It is a vector otherwise. One that grows by itself leaves its bytes behind where they were; see
-/// [`make_room`](Self::make_room). One that is cut off leaves what is cut off.
+/// Otherwise it is a vector. A vector that grows may leave a copy of its bytes in freed memory: call
+/// [`make_room`](Self::make_room) first. The end of a vector that is truncated is not wiped.
 #[derive(Clone, Default, Eq)]
 pub struct Secret(Vec<u8>);
 
-/// The bytes alone, as a whole: wiping a vector as a vector is done byte by byte, which would make a third of an open.
+/// Wipes the bytes as one slice. A vector's own `zeroize` works byte by byte, which took a third of the time of an open.
 impl Drop for Secret {
     fn drop(&mut self) {
         self.0.as_mut_slice().zeroize();
@@ -22,7 +22,7 @@ impl Drop for Secret {
 }
 
 impl Secret {
-    /// Makes room for so many bytes more. If they must move, nothing of them stays behind.
+    /// Makes room for so many more bytes. If the bytes must move, their former place is wiped.
     pub fn make_room(&mut self, more: usize) {
         if self.capacity() - self.len() >= more {
             return;
@@ -83,7 +83,7 @@ impl From<&str> for Secret {
     }
 }
 
-/// In a time that tells only whether the sizes are equal.
+/// Takes a time that depends on the sizes alone.
 impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Secret {
     fn eq(&self, other: &T) -> bool {
         self.0.ct_eq(other.as_ref()).into()

@@ -121,7 +121,7 @@ show_only!(Fields { flags, creation_time, rolling_offset, data_size });
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header([u8; SIZE]);
 
-/// Neither the id nor the codes: with them it is a cookie.
+/// Shows neither the id nor the tag and the MAC, because together they make the cookie.
 impl fmt::Debug for Header {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

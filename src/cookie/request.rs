@@ -24,7 +24,7 @@ fn halves(pair: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// What stands between the semicolons: found by vectors, because every open looks for its cookie.
+/// The texts between semicolons. Every open looks for its cookie here, so the semicolons are found by a vector search.
 fn texts(cookies: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(cookies);
     std::iter::from_fn(move || {

@@ -41,7 +41,7 @@ pub const HEADERS: [(&str, &str); 10] = [
     ("absolute_timeout", "Session-Absolute-Timeout"),
 ];
 
-/// What to say of `remember_safety = "None"`.
+/// The warning about `remember_safety = "None"`.
 const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name \
                        opens, even after the session's own timeouts";
 
@@ -52,9 +52,10 @@ pub struct Configuration {
     pub keys: Keys,
     /// Whether the info of a stored session is encrypted.
     pub seal_info: Stage,
-    /// No program has given the current key: nobody else has it, and it is gone with the process.
+    /// Whether the current key is random, because no program configured one: no other server has it, and it is lost with
+    /// the process.
     pub random_key: bool,
-    /// Which of the configured keys can be found by trying.
+    /// Which of the configured keys can be guessed.
     pub guessable: Guessable,
     /// With its prefix.
     pub cookie_name: Rc<str>,
@@ -85,7 +86,7 @@ pub struct Configuration {
     pub response_headers: Vec<String>,
     /// Whether the payload lives in a storage instead of the cookie.
     pub stored: bool,
-    /// What holds for requests over HTTPS, if that is not the same.
+    /// The configuration for requests over HTTPS, if it differs.
     https: Option<Rc<Self>>,
 }
 
@@ -144,7 +145,7 @@ impl Configuration {
         self.protection.max_data_size(self.stored)
     }
 
-    /// What the log should say of this configuration, once.
+    /// Warnings about this configuration, to be logged once.
     pub fn warnings(&self) -> Vec<&'static str> {
         let separate = self.options.separate_keys == Some(Stage::Only);
         let renamed = self.remember_safety == RememberSafety::None && !self.stored && !separate;

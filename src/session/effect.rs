@@ -85,7 +85,7 @@ show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
 show_only!(Update { name, ttl, current_time });
 show_only!(Delete { name, current_time });
 
-/// What an [`Effect`] came to. Errors are a storage's own words, where it has any.
+/// The result of an [`Effect`]. An error is the storage's message, if it has one.
 pub enum Answer {
     Binding(Binding),
     /// The key, or why it could not be derived now.
@@ -94,7 +94,7 @@ pub enum Answer {
     Done(Result<(), Option<String>>),
 }
 
-/// Whether it is an error: records and keys are nobody else's.
+/// Shows errors alone, because records and keys are secret.
 impl fmt::Debug for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, error) = match self {
@@ -180,7 +180,7 @@ impl Host {
     }
 }
 
-const MISMATCH: &str = "the answer is not one to the question";
+const MISMATCH: &str = "the answer does not match the request";
 
 /// An act under way, with what it came to in the end: a `T`.
 pub struct Task<T> {

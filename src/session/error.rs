@@ -120,7 +120,7 @@ impl Error {
     }
 }
 
-/// What a storage said, if it said anything: ` (cause)`, or nothing.
+/// A storage's error message, if it has one. Shown as ` (message)`, or as nothing.
 #[derive(Debug)]
 pub struct Cause(pub Option<String>);
 

@@ -13,7 +13,7 @@ pub enum Name<'a> {
     Other(Cow<'a, [u8]>),
 }
 
-/// Its kind alone: a subject is somebody.
+/// Shows the kind alone, because a subject identifies a person.
 impl fmt::Debug for Name<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

@@ -33,7 +33,7 @@ impl Value {
     }
 }
 
-/// Its type alone: it may be a secret, a number too.
+/// Shows the type alone, because any value may be a secret, even a number.
 impl std::fmt::Debug for Value {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(self.type_name())

@@ -20,7 +20,7 @@ impl Session {
             match self.read_candidate(act, Kind::Session, cookie, number).await {
                 Ok(Opened { meta, payload, index: Some(_), .. }) => {
                     let other = Self { payload, ..Self::new(&act.configuration) };
-                    other.erase(act, Kind::Session, &meta).await?;
+                    other.delete(act, Kind::Session, &meta.header).await?;
                 }
                 Err(error) if error.is_fault() => return Err(error),
                 _ => {}

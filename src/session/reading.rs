@@ -216,8 +216,9 @@ impl Act {
         Ok(seal::open(header, &encryption, ciphertext, limit)?)
     }
 
-    /// Whether this is the ciphertext of a session cookie, which it then decrypts. Under the remember cookie's name it would
-    /// not open either, but that would be known only after its key was derived, for whoever has any session.
+    /// Whether this is the ciphertext of a session cookie, which it then decrypts. Such a cookie does not open under the
+    /// remember cookie's name. Without this check, that would take a slow derivation, which anybody with a session could
+    /// cause.
     fn is_of_session(&self, kind: Kind, header: &Header, key: usize, ciphertext: &mut [u8]) -> bool {
         let key = self.key(kind, key).encryption(header.sid(), RememberSafety::None);
         key.decrypt(ciphertext, header.additional_data(), &header.tag()).is_ok()

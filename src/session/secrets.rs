@@ -1,21 +1,21 @@
-//! Which secrets are none: what anybody knows is refused, and what can be found by trying is told.
+//! Weak secrets: key material that anybody knows is refused, and whatever can be guessed is reported.
 
 use super::Error;
 use super::options::{Options, invalid};
 use crate::cookie::keys::sha256;
 use crate::secret::Secret;
 
-/// The bytes that a secret should have at least: even random ones can be found by trying if they are fewer.
+/// A secret should have at least so many bytes: even random ones can be guessed if they are fewer.
 const SECRET_SIZE: usize = 16;
 
-/// Which keys can be found by trying, because what they are made from is too short, or one byte over and over.
+/// Which keys can be guessed, because their secret is too short or repeats one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guessable {
     pub key: bool,
     pub fallbacks: bool,
 }
 
-/// Refuses key material that anybody knows: bytes that were never filled in, and what an empty secret comes to.
+/// Refuses key material that anybody knows: bytes that were never filled in, and the hash of an empty secret.
 pub(super) fn check_known(option: &'static str, ikm: &[u8], which: &str) -> Result<(), Error> {
     if ikm.iter().all(|byte| *byte == 0) {
         return Err(invalid(option, format!("{which}all bytes are zero")));
@@ -34,7 +34,7 @@ pub(super) fn writes_fallbacks(options: &Options) -> bool {
     options.ikm_fallbacks.is_some() || options.secret_fallbacks.is_some()
 }
 
-/// Which of the keys that are written can be found by trying. Key material wins over a secret.
+/// Which of the configured keys can be guessed. Key material wins over a secret.
 pub(super) fn guessable(options: &Options) -> Guessable {
     let any = |secrets: &Option<Vec<Secret>>| secrets.iter().flatten().any(|secret| is_guessable(secret));
     Guessable {

@@ -138,11 +138,11 @@ fn check_lifetime(header: &Header, now: u64) -> Result<Elapsed, Error> {
     Ok(elapsed)
 }
 
-/// Whether none of a session's times is more than a day ahead: until it came, no timeout could end.
+/// Checks that none of a session's times is more than a day ahead, because no timeout could end before that time.
 ///
 /// # Errors
 ///
-/// The first time that is.
+/// Which time is ahead.
 pub fn check_clock(header: &Header, now: u64) -> Result<(), Error> {
     let Elapsed { absolute, rolling, idling } = elapsed(header, now);
     let ahead = -(CLOCK_SKEW as i64);

@@ -114,7 +114,7 @@ impl Session {
             name: act.name(kind).clone(),
             key: act.storage_key(header),
             current_time: act.now,
-            // Data that were replaced by something else don't say whose session it is. It goes all the same.
+            // Data that a program replaced with something else don't say whose session it is. Delete it anyway.
             metadata: self.metadata(act).unwrap_or_default(),
         };
         act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
@@ -144,8 +144,8 @@ impl Session {
         Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
     }
 
-    /// Drops the audiences whose subject is not the current one's, and their info. What was before,
-    /// if that changes anything.
+    /// Drops the audiences whose subject is not the current one's, and their info. Returns the former contents if that
+    /// changed anything.
     fn enforce_same_subject(&mut self, act: &Act) -> Result<Option<Contents>, Error> {
         let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(None) };
         let entries = audiences::entries(&self.payload)?;
@@ -200,8 +200,8 @@ impl Act {
         self.now.saturating_sub(meta.known_at) < self.configuration.stale_ttl && self.now.saturating_add(1) < end
     }
 
-    /// Writes a record's info anew, if there is a record: one that another request has destroyed
-    /// does not come back, and one that another save has replaced lives no longer for it.
+    /// Rewrites a record's info if the record is there. A record that another request destroyed does not come back, and
+    /// one that another save replaced does not live longer.
     pub(super) async fn store_info(&self, kind: Kind, meta: &Meta, info: &[u8]) -> Result<bool, Error> {
         let failed = |cause| Error::StoreInfo(Cause(Some(cause)));
         let limit = self.configuration.max_data_size();
@@ -216,7 +216,7 @@ impl Act {
             Err(Some(cause)) => return Err(failed(cause)),
         };
         let ciphertext = record::decode(text, limit).map_err(|error| failed(error.to_string()))?.ciphertext;
-        // Nobody has authenticated it here, and it is to stand between quotes.
+        // It is not authenticated here, and is about to be put between quotes.
         base64url::decode(&ciphertext).map_err(|error| failed(error.to_string()))?;
         let info = self.seal_info(kind, meta.key, &meta.header, info)?;
         let age = self.now.saturating_sub(meta.header.creation_time());

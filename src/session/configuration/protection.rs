@@ -11,7 +11,7 @@ const MAX_COOKIE_DATA_SIZE: usize = 1 << 20;
 /// The most bytes of JSON that a session in a storage may hold, unless `max_data_size` says otherwise.
 const MAX_STORED_DATA_SIZE: usize = 4 << 20;
 
-/// What is off unless a program switches it on, and the limit of a session's size.
+/// The protections that are off by default, and the limit of a session's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Protection {
     max_data_size: Option<usize>,

@@ -8,7 +8,7 @@ use crate::session::{Error, Options};
 
 /// # Errors
 ///
-/// A prefix whose cookies are always Secure, where the scheme is to decide.
+/// `"auto"` together with a prefix, whose cookies are always Secure.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
     let prefix = options.cookie_prefix.as_deref().unwrap_or_default();
     if options.cookie_secure == Some(Secure::Auto) && !prefix.is_empty() {
@@ -21,7 +21,7 @@ pub(super) fn check(options: &Options) -> Result<(), Error> {
 }
 
 impl Configuration {
-    /// What holds for requests over HTTPS, if that is not the same.
+    /// The configuration for requests over HTTPS, if it differs.
     pub(super) fn make_https(&self, stored: bool) -> Result<Option<Rc<Self>>, Error> {
         if self.options.cookie_secure != Some(Secure::Auto) {
             return Ok(None);
@@ -52,7 +52,7 @@ impl Configuration {
     }
 }
 
-/// Of several proxies, the first one talked to the browser. What is not a scheme is passed over.
+/// With several proxies, the first scheme is that of the browser's connection. Text that is not a scheme is ignored.
 fn is_https(scheme: &[u8], forwarded: &[u8]) -> bool {
     let first = forwarded.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
     let known = [b"http" as &[u8], b"https"].iter().any(|known| known.eq_ignore_ascii_case(first));
