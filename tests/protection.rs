@@ -516,6 +516,26 @@ fn a_thief_does_not_keep_a_session_by_a_remember_cookie_of_his_own() {
     assert!(matches!(world.save(session).1, Err(Error::Revoked)));
 }
 
+/// Somebody who planted a remember cookie, and kept a copy, could otherwise sign the user out by it.
+#[test]
+fn a_sign_in_does_not_join_the_line_of_the_cookie_that_it_finds() {
+    for watched_at_first in [true, false] {
+        let mut world = World::stored(watching(watched_at_first), T0);
+        world.sign_in(r#"[[{},"default","eve"]]"#);
+        world.configure(watching(true));
+        let planted = world.cookies.clone();
+        remembered_only(&mut world, &planted);
+        world.sign_in(ADA);
+        let owner = world.cookies.clone();
+        assert_ne!(owner["remember"], planted["remember"]);
+        remembered_only(&mut world, &planted);
+        world.now += 11;
+        assert_eq!(opens(&mut world), REFUSED);
+        later(&mut world, &owner);
+        assert_eq!(opens(&mut world), SAFE, "{watched_at_first}");
+    }
+}
+
 /// A browser whose remember cookie was copied and used, after that.
 fn robbed(options: Options) -> World {
     let mut world = World::stored(options, T0);

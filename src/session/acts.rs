@@ -290,6 +290,9 @@ impl Session {
                 Err(error) if error.is_theft() && !was_opened => None,
                 found => found?.map(Box::new),
             };
+            if !was_opened {
+                self.begin_line(act)?;
+            }
         }
         let result = self.write(act, Kind::Remember).await;
         if result.is_err() && !is_own {

@@ -7,7 +7,7 @@
 //! All cookies that come from one sign-in are a *line*. The storage holds notes beside the records, each under the hash
 //! of its kind and of what it is about, so that no cookie names one:
 //!
-//! - of a record, `line`: the line that it belongs to, which is named after the first record of the line;
+//! - of a record, `line`: the name of the line that it belongs to, which is random, or the key of its first record;
 //! - of a line, `newest`: its last remember record;
 //! - of a line, `revoked`: it has ended.
 //!
@@ -40,7 +40,16 @@ impl Note {
 }
 
 impl Session {
-    /// Continues the line of what a save is about to replace. Returns its header if its line is not noted.
+    /// Begins the line of a sign-in, whatever remember cookie the browser has. If it joined that one's line, somebody who
+    /// planted the cookie and kept a copy could end it.
+    pub(super) fn begin_line(&mut self, act: &Act) -> Result<(), Error> {
+        if act.watches_lines() {
+            self.line = Some(base64url::encode(&act.fresh_sid()?));
+        }
+        Ok(())
+    }
+
+    /// Continues the line of what a save is about to replace. Returns its header if no line is known.
     ///
     /// What goes into a remember cookie is the session's, and so stays in the session's line. A thief could otherwise
     /// move a session to the line of a remember cookie of his own.
@@ -51,7 +60,9 @@ impl Session {
     pub(super) async fn continue_line(&mut self, act: &Act, kind: Kind) -> Result<Option<Header>, Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(None) };
         let header = meta.header.clone();
-        let Some(line) = act.check_line(kind, &header).await? else { return Ok(Some(header)) };
+        let Some(line) = act.check_line(kind, &header).await? else {
+            return Ok(self.line.is_none().then_some(header));
+        };
         if kind == Kind::Session || self.line.is_none() {
             self.line = Some(line);
         }

@@ -248,7 +248,7 @@ impl Act {
         }
     }
 
-    fn fresh_sid(&self) -> Result<Sid, Error> {
+    pub(super) fn fresh_sid(&self) -> Result<Sid, Error> {
         let mut sid = [0; SID_SIZE];
         (self.random)(&mut sid).map_err(Error::Random)?;
         Ok(sid)
