@@ -417,8 +417,9 @@ impl Session {
         audiences::check(&self.payload, self.index)?;
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
-        let mut session = Self { payload, index: None, ..self.clone() };
+        let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
+        self.delete_other_sessions(act).await?;
         session.write(act, Kind::Session).await?;
         session.leave_remembered(act).await;
         session.state = State::Closed;
@@ -443,9 +444,7 @@ impl Session {
             act.check_sendable("destroy")?;
         }
         let mut lines = self.erase(act, Kind::Session, meta).await?;
-        if act.configuration.stored {
-            Box::pin(self.delete_other_sessions(act)).await?;
-        }
+        self.delete_other_sessions(act).await?;
         self.delete_remembered(act).await?;
         lines.extend(self.clear_remembered(act));
         if act.unsendable.is_none() {
@@ -455,7 +454,15 @@ impl Session {
         Ok(())
     }
 
-    /// Writes the record's info anew, and the remember record's: no cookie, no new id.
+    async fn delete_other_sessions(&self, act: &Act) -> Result<(), Error> {
+        if !act.configuration.stored {
+            return Ok(());
+        }
+        // Boxed, because it seldom finds any.
+        Box::pin(self.delete_others(act, Kind::Session, self.meta.as_ref().map(|meta| meta.header.sid()))).await
+    }
+
+    /// Rewrites the record's info, and the remember record's: no cookie, no new id.
     pub async fn save_info(&mut self, act: &Act) -> Result<(), Error> {
         self.check_info()?;
         let Some(info) = self.info.clone() else { return Ok(()) };

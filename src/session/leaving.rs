@@ -37,6 +37,12 @@ impl Session {
     /// Saves the remember cookie without the audience that has just left. If the user is not to be remembered, or
     /// that fails, the cookie goes: it would bring the audience back.
     pub(super) async fn leave_remembered(&mut self, act: &Act) {
+        if self.remembers()
+            && act.configuration.stored
+            && let Err(error) = Box::pin(self.delete_other_remembered(act)).await
+        {
+            self.warning = Some(error.to_string());
+        }
         let result = if self.remembers() { Some(self.try_to_write_remember(act, true).await) } else { None };
         if matches!(result, Some(Ok(()))) {
             return;

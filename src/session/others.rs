@@ -1,31 +1,51 @@
 //! The request's other sessions: a browser may have several cookies of one name, of another path or domain.
 
+use super::name::Name;
 use super::reading::Opened;
-use super::{Act, Error, Kind, Session};
+use super::{Act, Error, Kind, Session, audiences};
 use crate::cookie::Header;
 
 impl Session {
-    /// Deletes the records of the request's session cookies that would sign the current audience in again after this
-    /// session is destroyed. The response cannot clear the cookies of other paths and domains.
+    /// Deletes the records of the request's cookies of that kind, but for the one with the id `own`, that would sign the
+    /// current audience in again after it has left. The response cannot clear the cookies of other paths and domains.
     ///
     /// # Errors
     ///
     /// What the storage said.
-    pub(super) async fn delete_other_sessions(&self, act: &Act) -> Result<(), Error> {
-        let own = self.meta.as_ref().map(|meta| meta.header.sid());
-        for (number, cookie) in act.candidates(Kind::Session).enumerate() {
+    pub(super) async fn delete_others(&self, act: &Act, kind: Kind, own: Option<&[u8]>) -> Result<(), Error> {
+        let reader = Self { audience: self.current_audience(), ..Self::new(&act.configuration) };
+        for (number, cookie) in act.candidates(kind).enumerate() {
             if Header::decode(cookie).is_ok_and(|header| Some(header.sid()) == own) {
                 continue;
             }
-            match self.read_candidate(act, Kind::Session, cookie, number).await {
+            match reader.read_candidate(act, kind, cookie, number).await {
                 Ok(Opened { meta, payload, index: Some(_), .. }) => {
                     let other = Self { payload, ..Self::new(&act.configuration) };
-                    other.delete(act, Kind::Session, &meta.header).await?;
+                    other.delete(act, kind, &meta.header).await?;
                 }
                 Err(error) if error.is_fault() => return Err(error),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The same for remember cookies, but for the one that the next save continues.
+    pub(super) async fn delete_other_remembered(&self, act: &Act) -> Result<(), Error> {
+        if act.candidates(Kind::Remember).nth(1).is_none() {
+            return Ok(());
+        }
+        let continued = match &self.remember_meta {
+            Some(meta) => Some(meta.header.clone()),
+            None => act.verified(Kind::Remember).await.map(|meta| meta.header),
+        };
+        self.delete_others(act, Kind::Remember, continued.as_ref().map(Header::sid)).await
+    }
+
+    /// The audience at the current place in the data, or else the one to open.
+    pub(super) fn current_audience(&self) -> Option<Name<'static>> {
+        let entries = audiences::entries(&self.payload).unwrap_or_default();
+        let current = self.index.and_then(|index| entries.get(index)).and_then(|entry| entry.audience.clone());
+        current.map(Name::into_owned).or_else(|| self.audience.clone())
     }
 }

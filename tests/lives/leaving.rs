@@ -198,6 +198,43 @@ fn an_audience_that_left_does_not_come_back_by_the_remember_cookie() {
     assert_eq!(world.cookies.keys().collect::<Vec<_>>(), ["session"]);
 }
 
+/// Also where the browser has cookies of another path, which the response cannot clear.
+#[test]
+fn an_audience_that_left_does_not_come_back_by_cookies_of_another_path() {
+    let two = r#"[[{},"default","ada"],[{},"shop","ada"]]"#;
+    for logout in [
+        |world: &mut World| world.logout().result,
+        |world: &mut World| {
+            let session = opened(world);
+            world.logout_session(session).1
+        },
+    ] {
+        let mut world = World::stored(remembering(), T0);
+        world.sign_in(two);
+        let other = std::mem::take(&mut world.cookies);
+        world.sign_in(r#"[[{},"blog"]]"#);
+        let blog = std::mem::take(&mut world.cookies);
+        world.sign_in(two);
+        let pairs = [&other, &blog].map(|jar| jar.iter().map(|(name, value)| format!("{name}={value}")));
+        world.more_cookies.1 = pairs.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        logout(&mut world).unwrap();
+        assert_eq!(world.open_error().as_deref(), Some("missing session audience"));
+        for name in ["shop", "blog"] {
+            world.configure(audience(name));
+            opened(&mut world);
+        }
+        world.configure(audience("default"));
+        close(&mut world);
+        world.more_cookies.1.clear();
+        assert!(world.open_error().is_some());
+        for jar in [&other, &blog] {
+            world.cookies.insert("remember".into(), jar["remember"].clone());
+            world.configure(audience(if jar == &other { "default" } else { "blog" }));
+            assert_eq!(world.open_error().is_none(), jar == &blog, "only the blog's is left");
+        }
+    }
+}
+
 #[test]
 fn junk_and_others_remember_cookies_are_cleared_and_only_what_verifies_is_deleted() {
     let mut eve = World::stored(Options { remember_absolute_timeout: Some(0), ..remembering() }, T0 - 700_000);
