@@ -73,7 +73,6 @@ struct Queue {
     rung: bool,
     /// Whether somebody wanted to ring before there was a bell.
     wanted: bool,
-    bell: Option<Bell>,
 }
 
 /// Where the byte goes.
@@ -88,6 +87,9 @@ struct Shared {
     /// What was submitted since the last flush.
     submissions: Mutex<Vec<Submission>>,
     queue: Mutex<Queue>,
+    /// Never locked together with the queue: a ring is a system call that wakes the worker, which then drains the queue,
+    /// perhaps on the processor of the thread that rings.
+    bell: Mutex<Option<Bell>>,
     counts: Counts,
     beating: AtomicBool,
 }
@@ -192,37 +194,50 @@ impl Port {
 
     /// Takes the doorbell down, whose reader has gone: who rings before there is another rings that one.
     pub fn take_down(&self) {
-        self.queue().bell = None;
+        *self.bell() = None;
     }
 
     /// Hangs up another doorbell; it is rung at once where answers wait.
     pub fn hang(&self, bell: Bell) {
-        let mut queue = self.queue();
-        queue.bell = Some(bell);
-        queue.rung = false;
-        if std::mem::take(&mut queue.wanted) || !queue.completions.is_empty() {
-            self.ring_once(&mut queue);
+        *self.bell() = Some(bell);
+        let due = {
+            let mut queue = self.queue();
+            queue.rung = false;
+            std::mem::take(&mut queue.wanted) || !queue.completions.is_empty()
+        };
+        if due {
+            self.ring();
         }
     }
 
     /// Rings whether there are answers or not, to wake who reads the doorbell: the worker does so itself when there is
     /// something to flush, or when it exits.
     pub fn ring(&self) {
-        let mut queue = self.queue();
-        queue.wanted = queue.bell.is_none();
-        self.ring_once(&mut queue);
-    }
-
-    fn ring_once(&self, queue: &mut Queue) {
-        let Some(bell) = &mut queue.bell else { return };
-        if !queue.rung && bell.write_all(&[1]).is_ok() {
-            queue.rung = true;
+        if std::mem::replace(&mut self.queue().rung, true) {
+            return;
+        }
+        let rung = self.bell().as_mut().map(|bell| bell.write_all(&[1]).is_ok());
+        if rung == Some(true) {
             self.0.counts.rings.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        {
+            let mut queue = self.queue();
+            queue.rung = false;
+            queue.wanted = rung.is_none();
+        }
+        // One may have been hung up since it was looked for, and not have known that it was wanted.
+        if rung.is_none() && self.bell().is_some() && std::mem::take(&mut self.queue().wanted) {
+            self.ring();
         }
     }
 
     pub fn counts(&self) -> &Counts {
         &self.0.counts
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Option<Bell>> {
+        self.0.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
