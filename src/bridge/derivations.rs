@@ -1,9 +1,8 @@
-//! The derivation of keys that takes long: the threads for it, and the line before them.
+//! The derivation of keys that takes long: the thread for it, and the line before it.
 //!
-//! A worker has [`THREADS`] of these threads, or one if the machine has one processor. They end when they are idle.
-//! nginx usually runs one worker per processor, so two threads a worker can keep every processor busy, and there are
-//! never many threads that compete for one. They give way to nginx's own thread ([`NICENESS`]): on a busy machine
-//! sign-ins take longer, and other requests do not.
+//! A worker has one such thread, which ends when it is idle. nginx usually runs one worker per processor, so
+//! one thread a worker can keep every processor busy. It gives way to nginx's own thread ([`NICENESS`]): on a busy
+//! machine sign-ins take longer, and other requests do not.
 //!
 //! Derivations are done in the order in which they were requested. The line has room for [`ROUNDS`] rounds. A
 //! derivation that finds no room fails at once, so that requests do not wait for one that would be too late. Requests
@@ -19,9 +18,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -32,20 +29,18 @@ use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
 use crate::storage::Error;
 
-/// Threads of a worker, at most.
-const THREADS: usize = 2;
-
-/// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. Two threads that have a
-/// processor each do them in some 2.5 seconds.
+/// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. A thread that has a processor
+/// does them in some five seconds.
 const ROUNDS: u64 = 20_000_000;
 
 /// How long a derivation may take, from when it was requested. A full line takes less, unless other threads keep the
 /// processors busy.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// The niceness of the threads. Linux runs a thread for a few milliseconds at a time, and a page takes less than one:
-/// with a lower value, requests that use no session are held up noticeably when all processors are busy. The
-/// price is that a thread gets a fiftieth of a processor that nginx keeps busy.
+/// The niceness of the thread. Linux runs a thread for a few milliseconds at a time, and a page takes less than one: so
+/// the thread also offers its processor to others after each piece of a derivation. With a lower value, requests that use
+/// no session are held up noticeably when all processors are busy. The price is that the thread gets a fiftieth of a
+/// processor that nginx keeps busy.
 const NICENESS: i32 = 19;
 
 /// How long a thread may be idle before it ends.
@@ -54,7 +49,7 @@ const IDLE: Duration = Duration::from_secs(2);
 /// The size of a thread's stack, in bytes.
 const STACK: usize = 256 << 10;
 
-/// The threads of one process, and the line before them.
+/// The thread of one process, and the line before it.
 struct Line {
     process: u32,
     /// Only its threads for blocking jobs are used, which take jobs in order. Nobody drives it.
@@ -83,9 +78,8 @@ pub async fn derive(derivation: Derivation) -> Result<OneTimeKey, Error> {
 
 impl Line {
     fn new(process: u32) -> Self {
-        let threads = available_parallelism().map_or(THREADS, NonZero::get).min(THREADS);
         let runtime = Builder::new_current_thread()
-            .max_blocking_threads(threads)
+            .max_blocking_threads(1)
             .thread_keep_alive(IDLE)
             .thread_stack_size(STACK)
             .thread_name("resty-keys")
@@ -163,7 +157,7 @@ impl Turn {
         if !self.is_awaited() {
             return;
         }
-        let key = self.derivation.derive();
+        let key = self.derivation.derive_in_pieces(std::thread::yield_now);
         // Taken out first: each send wakes the runtime's thread, and the lock must be free by then.
         let senders = self.line.state().leave(&self.derivation);
         for sender in senders {
@@ -339,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn its_threads_are_few_and_give_way() {
+    fn its_thread_is_one_and_gives_way() {
         let before = rustix::process::getpriority_process(None);
         run(async {
             let line = line();
@@ -359,7 +353,7 @@ mod tests {
                 assert_eq!((name.as_deref(), niceness), (Some("resty-keys"), Ok(NICENESS)));
                 threads.insert(thread);
             }
-            assert!(threads.len() <= THREADS);
+            assert_eq!(threads.len(), 1);
         });
         assert_eq!(rustix::process::getpriority_process(None), before, "only its threads'");
     }

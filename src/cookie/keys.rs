@@ -19,6 +19,9 @@ use crate::secret::Secret;
 /// Size of the initial key material in bytes.
 pub const IKM_SIZE: usize = 32;
 
+/// Size of a SHA-256 hash in bytes.
+const HASH_SIZE: usize = 32;
+
 const ENCRYPTION: &[u8] = b"encryption:";
 const AUTHENTICATION: &[u8] = b"authentication:";
 const INFO: &[u8] = b"info:";
@@ -164,6 +167,30 @@ impl Derivation {
     pub fn derive(&self) -> OneTimeKey {
         let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
         pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &self.salt, self.rounds, &mut *bytes);
+        OneTimeKey::from_bytes(&bytes)
+    }
+
+    /// Derives the key, and calls `pause` about every 0.05 ms.
+    ///
+    /// The crate has no way to interrupt PBKDF2, so this is its definition (RFC 8018, section 5.2).
+    pub fn derive_in_pieces(&self, mut pause: impl FnMut()) -> OneTimeKey {
+        const PIECE: u32 = 400;
+        let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
+        // HMAC takes a key of any length: the error is the trait's, for other algorithms.
+        let Ok(prf) = <Hmac<Sha256> as KeyInit>::new_from_slice(&*self.ikm) else { return self.derive() };
+        for (number, block) in (1_u32..).zip(bytes.chunks_mut(HASH_SIZE)) {
+            let mut hash =
+                prf.clone().chain_update(&self.salt).chain_update(number.to_be_bytes()).finalize().into_bytes();
+            block.copy_from_slice(&hash[..block.len()]);
+            for round in 1..self.rounds {
+                hash = prf.clone().chain_update(hash).finalize().into_bytes();
+                block.iter_mut().zip(hash).for_each(|(byte, other)| *byte ^= other);
+                if round % PIECE == 0 {
+                    pause();
+                }
+            }
+            hash.zeroize();
+        }
         OneTimeKey::from_bytes(&bytes)
     }
 
