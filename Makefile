@@ -14,7 +14,7 @@ LUA_FILES := $(shell find lua -name '*.lua')
 
 export NGINX
 
-.PHONY: build run test lint stress bench install clean
+.PHONY: build run test test-one lint stress bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -38,6 +38,11 @@ test:
 	@$(MAKE) --no-print-directory build lint
 	$(CARGO) test --locked
 	$(CARGO) test --locked --test nginx
+
+# make test-one NAME=leaving runs the tests whose names hold that text.
+test-one: build
+	$(CARGO) test --locked -- $(NAME)
+	$(CARGO) test --locked --test nginx -- $(NAME)
 
 lint:
 	$(CARGO) fmt --check
