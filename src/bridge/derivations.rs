@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::processors;
+use super::process::PerProcess;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
 use crate::storage::Error;
@@ -51,9 +51,8 @@ const STACK: usize = 256 << 10;
 
 /// The thread of one process, and the line before it.
 struct Line {
-    process: u32,
-    /// Only its threads for blocking jobs are used, which take jobs in order. Nobody drives it.
-    runtime: io::Result<Runtime>,
+    /// Only its thread for blocking jobs is used, which takes jobs in order. Nobody drives it.
+    runtime: Runtime,
     state: Mutex<State>,
 }
 
@@ -67,52 +66,36 @@ struct State {
 
 /// Derives a key on another thread.
 ///
-/// The calling thread must block all signals, because a thread that it starts inherits its mask.
+/// The calling thread must be the runtime's: a thread that it starts inherits its signal mask and its processors.
 ///
 /// # Errors
 ///
 /// Too many derivations wait, or the system does not let the threads start.
 pub async fn derive(derivation: Derivation) -> Result<OneTimeKey, Error> {
-    Line::current().derive(derivation).await
+    static CURRENT: PerProcess<Line> = PerProcess::new();
+    let line = CURRENT.get(Line::new);
+    let line = line.map_err(|error| Error::Server(format!("unable to start threads for keys ({error})")))?;
+    line.derive(derivation).await
 }
 
 impl Line {
-    fn new(process: u32) -> Self {
+    fn new() -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .max_blocking_threads(1)
             .thread_keep_alive(IDLE)
             .thread_stack_size(STACK)
             .thread_name("resty-keys")
-            .on_thread_start(|| {
-                // Linux sets it for the calling thread alone. If that is not allowed, the thread keeps nginx's priority.
-                let _ = rustix::process::setpriority_process(None, NICENESS);
-                processors::follow_master();
-            })
-            .build();
-        Self { process, runtime, state: Mutex::default() }
-    }
-
-    /// This process' line. The threads of a line that was made before a fork do not exist after it, so that one is left
-    /// alone and never dropped.
-    fn current() -> Arc<Self> {
-        static CURRENT: Mutex<Option<Arc<Line>>> = Mutex::new(None);
-        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = std::process::id();
-        if let Some(line) = current.as_ref().filter(|line| line.process == process) {
-            return line.clone();
-        }
-        let line = Arc::new(Self::new(process));
-        std::mem::forget(current.replace(line.clone()));
-        line
+            // Linux sets it for the calling thread alone. If that is not allowed, the thread keeps nginx's priority.
+            .on_thread_start(|| _ = rustix::process::setpriority_process(None, NICENESS))
+            .build()?;
+        Ok(Self { runtime, state: Mutex::default() })
     }
 
     async fn derive(self: &Arc<Self>, derivation: Derivation) -> Result<OneTimeKey, Error> {
-        let runtime = self.runtime.as_ref();
-        let runtime = runtime.map_err(|error| Error::Server(format!("unable to start threads for keys ({error})")))?;
         let (sender, key) = oneshot::channel();
         if let Some(derivation) = self.join(derivation, sender)? {
             let turn = Turn { line: self.clone(), derivation };
-            runtime.spawn_blocking(move || turn.work());
+            self.runtime.spawn_blocking(move || turn.work());
         }
         key.await.map_err(|_| Error::Broken)
     }
@@ -217,7 +200,7 @@ mod tests {
 
     /// A line that no other test has. A runtime is not to be dropped in another.
     fn line() -> Arc<Line> {
-        let line = Arc::new(Line::new(0));
+        let line = Arc::new(Line::new().unwrap());
         std::mem::forget(line.clone());
         line
     }
@@ -337,7 +320,7 @@ mod tests {
         let before = rustix::process::getpriority_process(None);
         run(async {
             let line = line();
-            let runtime = line.runtime.as_ref().unwrap();
+            let runtime = &line.runtime;
             let looks: Vec<_> = (0..64)
                 .map(|_| {
                     runtime.spawn_blocking(|| {

@@ -26,6 +26,7 @@
 pub mod derivations;
 pub mod doorbell;
 mod port;
+mod process;
 mod processors;
 pub mod registry;
 pub mod runtime;

@@ -1,13 +1,14 @@
 //! One tokio runtime with one thread for each process, started on first use.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
 
+use super::process::PerProcess;
 use super::processors;
 use super::registry::Registry;
 
@@ -17,7 +18,6 @@ const BLOCKING_THREADS: usize = 256;
 
 /// What belongs to one process: its runtime, and the storages that are connected there.
 pub struct Runtime {
-    process: u32,
     pub handle: Handle,
     pub registry: Arc<Registry>,
 }
@@ -25,26 +25,13 @@ pub struct Runtime {
 /// How often connections are looked for that nobody uses.
 const CLOSE_IDLE: Duration = Duration::from_secs(2);
 
-static CURRENT: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
-
 /// This process' runtime.
-///
-/// What was started before a fork is of no use after it: its thread exists in the parent only. Such a runtime is left
-/// alone, never dropped.
 pub fn current() -> io::Result<Arc<Runtime>> {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
-    if let Some(runtime) = current.as_ref().filter(|runtime| runtime.process == process) {
-        return Ok(runtime.clone());
-    }
-    let runtime = Arc::new(start(process)?);
-    if let Some(inherited) = current.replace(runtime.clone()) {
-        std::mem::forget(inherited);
-    }
-    Ok(runtime)
+    static CURRENT: PerProcess<Runtime> = PerProcess::new();
+    CURRENT.get(start)
 }
 
-fn start(process: u32) -> io::Result<Runtime> {
+fn start() -> io::Result<Runtime> {
     // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_current_thread()
@@ -63,7 +50,7 @@ fn start(process: u32) -> io::Result<Runtime> {
     thread?;
     let registry = Arc::<Registry>::default();
     handle.spawn(close_idle(registry.clone()));
-    Ok(Runtime { process, handle, registry })
+    Ok(Runtime { handle, registry })
 }
 
 /// Looks again and again for connections that nobody uses any more.

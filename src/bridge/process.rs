@@ -1,0 +1,32 @@
+//! What a process has one of.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A value that each process makes for itself when it first needs it.
+///
+/// The threads of a value that was made before a fork exist in the parent only. The child leaves such a value alone, and
+/// never drops it.
+pub struct PerProcess<T>(Mutex<Option<(u32, Arc<T>)>>);
+
+impl<T> PerProcess<T> {
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// This process' value.
+    ///
+    /// # Errors
+    ///
+    /// The error of `make`; the next call tries again.
+    pub fn get(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        if let Some((_, value)) = current.as_ref().filter(|(made_by, _)| *made_by == process) {
+            return Ok(value.clone());
+        }
+        let value = Arc::new(make()?);
+        std::mem::forget(current.replace((process, value.clone())));
+        Ok(value)
+    }
+}
