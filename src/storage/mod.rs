@@ -57,6 +57,9 @@ pub enum Error {
     Server(String),
 }
 
+/// The keys of an owner's sessions, and when they expire, in seconds since the epoch.
+pub type Sessions = Vec<(String, u64)>;
+
 /// An operation under way.
 pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
@@ -140,12 +143,7 @@ pub trait Storage: Send + Sync {
     fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()>;
 
     /// The keys of an owner's live sessions, and when they expire, in seconds since the epoch.
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>>;
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions>;
 
     /// Closes connections that were unused for too long. Asked every few seconds.
     fn close_idle(&self) {}

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Operation, Owner, Record, Storage, Update};
+use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 /// A storage whose operations are repeated when they end in [`Error::Lost`].
 pub struct Repeating(Arc<dyn Storage>);
@@ -55,12 +55,7 @@ impl Storage for Repeating {
         repeat_if_lost(move || self.0.delete(name, key, current_time, owners))
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         repeat_if_lost(move || self.0.read_metadata(name, owner, current_time))
     }
 
@@ -106,7 +101,7 @@ mod tests {
             self.attempt(())
         }
 
-        fn read_metadata<'a>(&'a self, _: &'a str, _: &'a Owner, _: u64) -> Operation<'a, Vec<(String, u64)>> {
+        fn read_metadata<'a>(&'a self, _: &'a str, _: &'a Owner, _: u64) -> Operation<'a, Sessions> {
             self.attempt(Vec::new())
         }
     }

@@ -16,7 +16,7 @@ use futures_util::future::try_join_all;
 use super::network::Endpoint;
 use super::pipeline::Client;
 use super::repeating::Repeating;
-use super::{Error, Naming, Operation, Owner, Record, Storage, Update, metadata};
+use super::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
 use locks::Locks;
 use wire::{Lines, Name};
 
@@ -151,12 +151,7 @@ impl Storage for Server {
         })
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move {
             let name = Name::new(&self.naming.metadata(name, owner));
             match self.client.ask(&wire::get(&name)).await?.value()? {

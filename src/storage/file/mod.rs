@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
-use super::{Naming, Operation, Owner, Record, Storage, Update, metadata};
+use super::{Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
 
 mod directory;
 mod error;
@@ -178,12 +178,7 @@ impl Storage for Files {
         Box::pin(self.remove(name, key, current_time, owners))
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move {
             let file = names::metadata(&self.naming, name, owner)?;
             self.run(move |directory| owners::live(directory, &file, current_time)).await

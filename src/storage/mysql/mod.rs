@@ -20,7 +20,7 @@ use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
 use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Storage, Update};
+use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -203,12 +203,7 @@ impl Storage for MySql {
         Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))], None))
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move {
             let values = values!(&owner.audience, &owner.subject, name, current_time);
             let found = self.run(|mut conn| async move {

@@ -25,7 +25,7 @@ use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Storage, Update};
+use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -146,12 +146,7 @@ impl Storage for Postgres {
         Box::pin(async move { self.write(Kind::Delete, vec![Text(key.to_owned())]).await.map(drop) })
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move {
             let (audience, subject) = (owner.audience.clone(), owner.subject.clone());
             let parameters = vec![Text(audience), Text(subject), Text(name.to_owned()), Time(current_time)];

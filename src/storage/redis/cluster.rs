@@ -12,7 +12,7 @@ use super::single::connect_error;
 use super::{commands, is_broken, lost};
 use crate::storage::link::{Connection, Handle, Link};
 use crate::storage::network::Timeouts;
-use crate::storage::{Error, Operation, Owner, Record, Storage, Update};
+use crate::storage::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 /// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
 pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
@@ -128,12 +128,7 @@ impl Storage for Cluster {
         })
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move { self.run(&commands::sessions(&self.options.naming, name, owner, current_time)).await })
     }
 

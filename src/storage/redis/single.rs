@@ -10,7 +10,7 @@ use super::options::{Options, Target};
 use super::{commands, describe, is_broken, lost};
 use crate::storage::link::{Connection, Handle, Link};
 use crate::storage::network::Address;
-use crate::storage::{Error, Naming, Operation, Owner, Record, Storage, Update};
+use crate::storage::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update};
 
 /// One server, whichever it is at the time: the configured one, or the one that Sentinels name.
 pub struct Server(Arc<Connected>);
@@ -161,12 +161,7 @@ impl Storage for Server {
         })
     }
 
-    fn read_metadata<'a>(
-        &'a self,
-        name: &'a str,
-        owner: &'a Owner,
-        current_time: u64,
-    ) -> Operation<'a, Vec<(String, u64)>> {
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(self.run(commands::sessions(self.naming(), name, owner, current_time)))
     }
 
