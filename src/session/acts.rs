@@ -245,13 +245,9 @@ impl Session {
         act.check_sendable("save")?;
         self.check()?;
         let was_opened = self.meta.is_some();
-        self.write(act, Kind::Session).await?;
+        self.write_session(act).await?;
         self.state = State::Open;
-        if self.is_forgotten() {
-            Box::pin(self.forget_user(act)).await;
-        } else {
-            self.write_remember(act, was_opened).await;
-        }
+        self.write_remember(act, was_opened).await;
         Ok(())
     }
 
