@@ -162,7 +162,7 @@ fn no_number_of_chunks_keeps_a_worker_busy() {
     assert!(start.elapsed().as_millis() < 2000);
 }
 
-/// Who is not remembered, and has hundreds of cookies of the session's name.
+/// A browser that is not remembered and has hundreds of cookies of the session's name.
 #[test]
 fn no_number_of_cookies_of_one_name_keeps_a_worker_busy() {
     let remember = Options { remember: Some(true), ..plain("s") };

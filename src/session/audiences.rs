@@ -25,7 +25,7 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Audience and subject, if it has both: an empty subject is none.
+    /// Audience and subject, if it has both. An empty subject counts as absent.
     pub fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
         let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
         Some((self.audience.as_ref()?, subject))

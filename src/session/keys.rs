@@ -66,7 +66,7 @@ impl Keys {
         Self { session: keys.clone(), remember: keys, each: 1 }
     }
 
-    /// Keys for each cookie and name. `name` returns a cookie's name with its prefix; `context` is empty if there is none.
+    /// Keys for each cookie and name. `name` returns a cookie's name with its prefix; `context` may be empty.
     pub fn new<'a>(plain: Vec<Key>, stage: Stage, name: impl Fn(Kind) -> &'a Rc<str>, context: &[u8]) -> Self {
         if stage == Stage::Off {
             return Self::plain(plain);

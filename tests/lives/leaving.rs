@@ -314,7 +314,7 @@ fn the_wish_to_be_forgotten_outlives_the_session_that_holds_it() {
             assert!(world.open_error().is_some());
             assert_eq!(world.cookies.contains_key("remember"), unsendable);
         }
-        // Who signs in later is remembered.
+        // A user who signs in later is remembered.
         world.cookies = wish.clone();
         world.sign_in(ADA);
         close(&mut world);

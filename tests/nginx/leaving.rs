@@ -115,7 +115,7 @@ fn who_leaves_is_gone_however_they_leave() {
             for way in WAYS {
                 let user = signed_in("");
                 let copy = user.browser.cookie("remember").unwrap();
-                // Reopening reads the request's cookie once more, and by a remember cookie there is none.
+                // Reopening reads the request's session cookie, which a request with only a remember cookie lacks.
                 if closed_before && way[0].1 == ON && !way[0].0.contains("reopen") {
                     user.browser.forget("session");
                 }

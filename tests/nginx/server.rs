@@ -190,7 +190,7 @@ impl Nginx {
         kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
     }
 
-    /// The workers' process ids, those that are about to leave among them. There are none where nginx has ended.
+    /// The workers' process ids, including those that are about to leave; empty if nginx has ended.
     pub fn workers(&self) -> Vec<i32> {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap_or_default();
         children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()

@@ -50,7 +50,7 @@ impl Protection {
 
     /// # Errors
     ///
-    /// An option that needs a storage, where there is none.
+    /// An option needs a storage, and sessions are kept in cookies.
     pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
         if self.remember_theft && !stored {
             let cause =
