@@ -1,7 +1,8 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
 # `make stress` and `make bench` take longer.
 #
-# NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's.
+# NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's. FEATURES="redis file" builds these storages' drivers only,
+# and FEATURES=cookie none.
 
 CARGO ?= cargo
 LUALIB := build/lualib
@@ -23,7 +24,7 @@ $(LUALIB)/%.lua: lua/%.lua
 
 .PHONY: native
 native:
-	$(CARGO) build --release --locked --lib
+	$(CARGO) build --release --locked --lib $(if $(FEATURES),--no-default-features --features "$(filter-out cookie,$(FEATURES))")
 
 $(LUALIB)/resty/session/native.so: native
 	@cmp -s $(TARGET_DIR)/release/libresty_session.so $@ || install -D -m 755 $(TARGET_DIR)/release/libresty_session.so $@
@@ -36,7 +37,7 @@ run:
 test:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build lint
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --test nginx
 
 # make test-one NAME=leaving runs the tests whose names hold that text.
@@ -45,9 +46,11 @@ test-one: build
 	$(CARGO) test --locked --test nginx -- $(NAME)
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --test nginx --test stress --benches -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
+	@if $(CARGO) tree --locked -p resty-session-core | grep -E 'tokio|mlua'; then echo 'the core depends on a runtime or on Lua' >&2; exit 1; fi
 	luacheck -q lua spec examples
 
 # Programs that abort, exit and wait in odd places, for a while on each storage: ten minutes in all.
@@ -60,7 +63,7 @@ stress:
 bench:
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
-	$(CARGO) bench --bench core
+	$(CARGO) bench -p resty-session-core --bench core
 	$(CARGO) bench --bench nginx
 	$(CARGO) bench --bench redis
 	$(CARGO) bench --bench files

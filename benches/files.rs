@@ -1,12 +1,9 @@
 //! Sessions in files beside sessions in the cookie itself: requests per second that open one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
-#[path = "../tests/nginx/server.rs"]
-mod server;
 mod support;
 
-use server::{Nginx, Site};
+use resty_session_testing::server::{Nginx, Site};
 use support::{ROUNDS, Row, median, show, wrk};
 
 fn nginx(directory: &std::path::Path) -> Nginx {

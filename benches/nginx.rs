@@ -4,13 +4,9 @@
 //! rounds make the ratios. Prints a table, and draws it into `docs/bench.svg`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
-#[path = "../tests/nginx/server.rs"]
-mod server;
-
 mod support;
 
-use server::{Nginx, Site};
+use resty_session_testing::server::{Nginx, Site};
 use support::{ROUNDS, Row, median, show, wrk};
 
 const INIT: &str = r#"

@@ -3,20 +3,14 @@
 //! to requests that use no session.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
-#[path = "../tests/nginx/redis_servers.rs"]
-mod redis_servers;
-#[allow(dead_code)]
-#[path = "../tests/nginx/server.rs"]
-mod server;
 mod support;
 
 use std::fs;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use redis_servers::Redis;
-use server::{Nginx, Site};
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::{Nginx, Site};
 use support::{ROUNDS, Row, SECONDS, median, p99, show, wrk};
 
 fn nginx(redis: &Redis) -> Nginx {

@@ -2,15 +2,11 @@
 //! `remember`, and while one replays its remember cookie, over the p99 before.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
-#[path = "../tests/nginx/server.rs"]
-mod server;
-#[allow(dead_code)]
 mod support;
 
 use std::process::Command;
 
-use server::{Nginx, Site};
+use resty_session_testing::server::{Nginx, Site};
 use support::{ROUNDS, Row, SECONDS, median, p99, show, wrk};
 
 const INIT: &str = r#"

@@ -1,26 +1,14 @@
 //! `open` from each storage beside `open` from Redis, in one nginx, in turns. Another storage is one more in [`storages`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(dead_code)]
-#[path = "../tests/nginx/memcached_server.rs"]
-mod memcached_server;
-#[allow(dead_code)]
-#[path = "../tests/nginx/redis_servers.rs"]
-mod redis_servers;
-#[allow(dead_code)]
-#[path = "../tests/nginx/server.rs"]
-mod server;
-#[allow(dead_code)]
-#[path = "../tests/nginx/sql_servers.rs"]
-mod sql_servers;
 mod support;
 
 use std::any::Any;
 
-use memcached_server::Memcached;
-use redis_servers::Redis;
-use server::{Nginx, Site};
-use sql_servers::Database;
+use resty_session_testing::memcached_server::Memcached;
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::{Nginx, Site};
+use resty_session_testing::sql_servers::Database;
 use support::{ROUNDS, Row, median, p99, show, wrk};
 
 struct Storage {

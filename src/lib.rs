@@ -1,16 +1,24 @@
 //! A native, Lua-compatible session library for OpenResty and nginx + Lua.
 //!
-//! The core decides and knows no Lua: [`cookie`] holds the formats, [`session`] the rules. [`lua`] is the border
-//! to Lua; the shim `lua/resty/session.lua` on its other side reads the request, waits for storages, and sets
-//! headers.
+//! This crate is the native module: [`lua`] is the border to Lua, [`bridge`] lets the storages' drivers work while an nginx
+//! worker goes on. What is decided is decided in `resty-session-core`; the drivers are `resty-session-storages`. The shim
+//! `lua/resty/session.lua` on the border's other side reads the request, waits for storages, and sets headers.
 #![forbid(unsafe_code)]
+// A build with some of the storages leaves a part of what they share unused.
+#![cfg_attr(
+    not(all(
+        feature = "dshm",
+        feature = "file",
+        feature = "memcached",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "redis"
+    )),
+    allow(dead_code, unused_imports)
+)]
 
 pub mod bridge;
-pub mod cookie;
 pub mod lua;
-pub mod secret;
-pub mod session;
-pub mod storage;
 
 /// An operation of a storage is a dozen small pieces of memory, some of which one thread takes and the other gives back: this
 /// allocator takes a twentieth off a worker's time for a session from Redis.

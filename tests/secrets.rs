@@ -1,16 +1,17 @@
 //! What must not be seen is not in the debugging output of what holds it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../crates/core/tests/support/mod.rs"]
 mod support;
 
 use resty_session::bridge;
-use resty_session::cookie::keys::Derivation;
-use resty_session::cookie::seal::{Binding, Seal};
-use resty_session::cookie::{Flags, Header, Key, RememberSafety, base64url};
-use resty_session::session::configuration::Value;
-use resty_session::session::effect::{Answer, Effect};
-use resty_session::session::{Options, Session, audiences};
-use resty_session::storage;
+use resty_session_core::cookie::keys::Derivation;
+use resty_session_core::cookie::seal::{Binding, Seal};
+use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
+use resty_session_core::session::configuration::Value;
+use resty_session_core::session::effect::{Answer, Effect};
+use resty_session_core::session::{Options, Session, audiences};
+use resty_session_storages as storage;
 use support::{World, options};
 
 /// It stands in all that must not be seen, as text.
@@ -49,7 +50,7 @@ fn options_and_their_values_show_no_secret() {
     assert!(!format!("{number:?}").contains("271828182"), "a secret may be a number");
     check!(options, Options { subject: Some(Some(MARK.into())), ..Options::default() });
     check!(Value::Text(MARK.into()), Value::List(vec![Value::Text(MARK.into())]));
-    let wrong = Options::read::<resty_session::session::Error>(|_| Ok(Some(Value::Text(MARK.into()))));
+    let wrong = Options::read::<resty_session_core::session::Error>(|_| Ok(Some(Value::Text(MARK.into()))));
     check!(wrong.err().unwrap());
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use plotters::prelude::*;
 
-use crate::server::{self, Nginx, root};
+use resty_session_testing::server::{self, Nginx, root};
 
 pub const ROUNDS: usize = 5;
 pub const SECONDS: usize = 2;

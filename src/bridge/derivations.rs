@@ -25,9 +25,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::process::PerProcess;
-use crate::cookie::cipher::OneTimeKey;
-use crate::cookie::keys::Derivation;
-use crate::storage::Error;
+use resty_session_core::cookie::cipher::OneTimeKey;
+use resty_session_core::cookie::keys::Derivation;
+use resty_session_storages::Error;
 
 /// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. A thread that has a processor
 /// does them in some five seconds.
@@ -191,7 +191,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cookie::{Key, RememberSafety};
+    use resty_session_core::cookie::{Key, RememberSafety};
     use std::task::{Context, Poll, Wake, Waker};
 
     fn derivation(sid: u8, safety: RememberSafety) -> Derivation {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::Port;
 use super::port::socket_bell;
-use crate::cookie::base64url;
+use resty_session_core::cookie::base64url;
 
 /// How long Lua may take to connect.
 const PATIENCE: Duration = Duration::from_secs(10);

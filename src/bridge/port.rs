@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::cookie::cipher::OneTimeKey;
-use crate::storage::Error;
+use resty_session_core::cookie::cipher::OneTimeKey;
+use resty_session_storages::Error;
 
 /// What an operation came to.
 #[derive(PartialEq)]

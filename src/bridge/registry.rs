@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::storage::{Options, Storage};
+use resty_session_storages::{Options, Storage};
 
 /// Storages that are kept at most; beyond, the one goes that was asked for longest ago.
 const CAPACITY: usize = 64;

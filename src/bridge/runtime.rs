@@ -32,8 +32,7 @@ pub fn current() -> io::Result<Arc<Runtime>> {
 }
 
 fn start() -> io::Result<Runtime> {
-    // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    resty_session_storages::prepare();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .thread_name("resty-session")

@@ -18,12 +18,12 @@ use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
 use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
 use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
-use crate::cookie::keys::Derivation;
-use crate::cookie::{Binding, Error as CookieError};
-use crate::secret::Secret;
-use crate::session::audiences::Metadata;
-use crate::session::effect::{Answer, Effect, Host, Step, Task};
-use crate::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
+use resty_session_core::cookie::keys::Derivation;
+use resty_session_core::cookie::{Binding, Error as CookieError};
+use resty_session_core::secret::Secret;
+use resty_session_core::session::audiences::Metadata;
+use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
+use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
 
 type HandleRef = LuaUserDataRef<Handle>;
 

@@ -13,7 +13,7 @@ use super::acts::Running;
 use super::blocks::Blocks;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Answer, Completion, Port, Ticket, doorbell};
-use crate::storage::Error;
+use resty_session_storages::Error;
 
 /// This VM's end of the bridge.
 #[derive(Default)]

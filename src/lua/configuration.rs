@@ -8,10 +8,10 @@ use super::array::{self, NAMED_FIELDS};
 use super::hints::hint;
 use super::storages::{StorageHandle, StorageRef};
 use super::{Answer, answer};
-use crate::cookie::Key;
-use crate::session::configuration::{HEADERS, Value, WITH_REVOCATION};
-use crate::session::name::Name;
-use crate::session::{self, Configuration, Error, Kind, Options};
+use resty_session_core::cookie::Key;
+use resty_session_core::session::configuration::{HEADERS, Value, WITH_REVOCATION};
+use resty_session_core::session::name::Name;
+use resty_session_core::session::{self, Configuration, Error, Kind, Options};
 
 /// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
 pub struct Handle {

@@ -95,7 +95,7 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Options;
+    use resty_session_core::session::Options;
 
     fn of_session(name: &str) -> String {
         hint(None, name.as_bytes(), Options::NAMES)

@@ -5,8 +5,8 @@ use mlua::prelude::*;
 
 use super::configuration::Handle;
 use super::{Answer, answer};
-use crate::cookie::header::ENCODED_SIZE;
-use crate::cookie::{Error, Header, base64url, chunks, request, set_cookie};
+use resty_session_core::cookie::header::ENCODED_SIZE;
+use resty_session_core::cookie::{Error, Header, base64url, chunks, request, set_cookie};
 
 type HandleRef = LuaUserDataRef<Handle>;
 

@@ -15,22 +15,28 @@ use super::options;
 use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
 use crate::bridge::{Answer, Ticket};
-use crate::session::audiences::Metadata;
-use crate::session::effect::{Delete, Effect, Get, Update};
-use crate::storage::{self, Error, Options, Owner, Record, Storage};
+use resty_session_core::session::audiences::Metadata;
+use resty_session_core::session::effect::{Delete, Effect, Get, Update};
+use resty_session_storages::{self as storage, Error, Options, Owner, Record, Storage};
 
 /// The storages' makers by name, and their operations.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table_from([
+        #[cfg(feature = "dshm")]
         ("dshm", maker(lua, "dshm", options::dshm)?),
+        #[cfg(feature = "file")]
         ("file", maker(lua, "file", options::file)?),
+        #[cfg(feature = "memcached")]
         ("memcached", maker(lua, "memcached", options::memcached)?),
+        #[cfg(feature = "mysql")]
         ("mysql", maker(lua, "mysql", options::mysql)?),
+        #[cfg(feature = "postgres")]
         ("postgres", maker(lua, "postgres", options::postgres)?),
+        #[cfg(feature = "redis")]
         ("redis", maker(lua, "redis", options::redis)?),
         ("shm", lua.create_function(shm)?),
     ])?;
-    let names = options::STORAGES.map(|(storage, names)| (storage, names.concat()));
+    let names = options::STORAGES.iter().map(|(storage, names)| (*storage, names.concat()));
     table.set("OPTIONS", lua.create_table_from(names)?)?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;

@@ -4,9 +4,9 @@ use mlua::BString;
 use mlua::prelude::*;
 
 use super::{Answer, answer};
-use crate::cookie::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
-use crate::cookie::{RememberSafety, base64url, compression, keys};
-use crate::secret::Secret;
+use resty_session_core::cookie::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
+use resty_session_core::cookie::{RememberSafety, base64url, compression, keys};
+use resty_session_core::secret::Secret;
 
 /// Most random bytes that one call answers.
 const MAX_RANDOM: usize = 16 << 20;

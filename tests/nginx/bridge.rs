@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use super::faults::timed;
 use super::http::Browser;
-use super::redis_servers::Redis;
-use super::server::{Nginx, Site, wait_for};
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 /// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server hangs; `/info`, a moment
 /// after a save, does what takes two operations.

@@ -1,9 +1,9 @@
 //! What Chromium sends as cookies is read back as Chromium means it.
 
-use resty_session::cookie::request;
+use resty_session_core::cookie::request;
 
 use super::demo::Browser;
-use super::server::{Nginx, Site};
+use resty_session_testing::server::{Nginx, Site};
 
 /// `/plant` sets cookies that are hard to read around Ada's session, and Eve's sessions in places where other parsers
 /// find them. `/deep/show` says whose session it opens; `/seen` is the Cookie header that it got.

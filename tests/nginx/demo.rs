@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::server::{free_port, root, wait_for};
+use resty_session_testing::server::{free_port, root, wait_for};
 
 struct Process(Child);
 

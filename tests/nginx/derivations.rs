@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 
 use super::http::Browser;
-use super::redis_servers::Redis;
-use super::server::{Nginx, Site, wait_for};
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 /// `site.run()` does what the request's arguments say, and returns what it came to and how much was submitted for it.
 const PROGRAM: &str = r#"

@@ -1,10 +1,11 @@
 //! Sessions in ngx-distributed-shm: what stands there, and what happens when it fails.
 
-use super::dshm_server::Dshm;
 use super::faults::{Spoil, certificates, id, open_records};
 use super::http::Browser;
 use super::specs;
-use super::storages::{self, Server, nginx as site, now, port_of};
+use super::storages::{self, nginx as site, now, port_of};
+use resty_session_testing::dshm_server::Dshm;
+use resty_session_testing::server::Server;
 
 /// base64url of "default" and "ada".
 const OWNER: &str = "session:ZGVmYXVsdA:YWRh";
@@ -17,7 +18,7 @@ fn dshm_keeps_the_contract() {
 
 /// The live sessions that metadata notes, and how many seconds each has left.
 fn noted(text: &str) -> Vec<(String, u64)> {
-    let live = resty_session::storage::metadata::live(text.as_bytes(), now()).unwrap();
+    let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
     live.into_iter().map(|(key, expiry)| (key, expiry - now())).collect()
 }
 
@@ -71,7 +72,7 @@ fn metadata_lives_as_long_as_its_sessions() {
     let key = |letter: &str| letter.repeat(43);
     let item = |letter, expiry: u64| {
         let bytes = &expiry.to_le_bytes()[..5];
-        format!("{}:{};", key(letter), resty_session::cookie::base64url::encode(bytes))
+        format!("{}:{};", key(letter), resty_session_core::cookie::base64url::encode(bytes))
     };
     dshm.plant(OWNER, &[item("a", now() + 5000), item("b", now() - 1)].concat(), 0);
     save();

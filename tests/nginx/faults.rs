@@ -9,8 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::http::Browser;
-use super::server::{Nginx, Site, wait_for};
-use super::vectors;
+use resty_session_testing::server::{Nginx, Site, wait_for};
+use resty_session_testing::vectors;
 
 /// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves more than so many bytes, over the storage that is configured.
 pub const PROGRAM: &str = r#"
@@ -51,8 +51,8 @@ pub fn timed(browser: &Browser, url: String) -> (String, Duration) {
 /// The id of a browser's session, as text.
 pub fn id(browser: &Browser) -> String {
     let value = browser.cookie("session").unwrap();
-    let header = resty_session::cookie::Header::decode(value.as_bytes()).unwrap();
-    resty_session::cookie::base64url::encode(header.sid())
+    let header = resty_session_core::cookie::Header::decode(value.as_bytes()).unwrap();
+    resty_session_core::cookie::base64url::encode(header.sid())
 }
 
 /// Opens the stored sessions that lua-resty-session wrote. `storage` is the configuration's part; `plant` puts a record

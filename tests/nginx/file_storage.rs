@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use super::faults::{PROGRAM, id, note_with_two_workers, open_records, timed};
 use super::http::Browser;
-use super::server::{Nginx, Site, wait_for};
 use super::specs;
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 /// base64url of "default" and "ada".
 const OWNER: &str = "session_ZGVmYXVsdA:YWRh";

@@ -1,7 +1,7 @@
 //! Sessions over HTTP, with a real cookie jar.
 
-use super::server::{Nginx, Site};
-use super::vectors;
+use resty_session_testing::server::{Nginx, Site};
+use resty_session_testing::vectors;
 
 /// Every test's program: `/set?key=…&value=…` and so on.
 const PROGRAM: &str = r#"
@@ -295,7 +295,10 @@ fn every_vector_opens_in_nginx() {
             local file = assert(io.open(vectors_file))
             VECTORS = require("cjson").decode(file:read("*a")).vectors
         "#
-        .replace("vectors_file", &format!("{:?}", super::server::root().join("tests/vectors/sessions.json")))
+        .replace(
+            "vectors_file",
+            &format!("{:?}", resty_session_testing::server::root().join("crates/testing/vectors/sessions.json")),
+        )
         .as_str(),
         server: r#"location /open { content_by_lua_block {
             local vector = VECTORS[tonumber(ngx.var.arg_number)]

@@ -1,7 +1,7 @@
 //! Browsers with a remember cookie, and every way of leaving: through nginx, with a cookie jar.
 
 use super::http::Browser;
-use super::server::{Nginx, Site};
+use resty_session_testing::server::{Nginx, Site};
 
 /// `/do?steps=open.forget.save&storage=…&remember=on`: takes these steps in one request, and says which one failed.
 const PROGRAM: &str = r#"

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, root};
 
 /// What a location answers, if it does within some seconds.
 fn answer(nginx: &Nginx, path: &str) -> String {

@@ -5,26 +5,17 @@ mod bridge;
 mod chromium;
 mod demo;
 mod derivations;
-mod dshm_server;
 mod dshm_storage;
 mod faults;
 mod file_storage;
 mod http;
 mod leaving;
 mod loops;
-mod memcached_server;
 mod memcached_storage;
-mod redis_servers;
 mod redis_storage;
 mod rock;
-mod server;
 mod specs;
-mod sql_servers;
 mod sql_storage;
 mod storages;
 mod stress;
 mod workers;
-
-#[path = "../support/vectors.rs"]
-#[allow(dead_code)]
-mod vectors;

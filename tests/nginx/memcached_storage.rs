@@ -2,24 +2,10 @@
 
 use super::faults::{Spoil, certificates, id, open_records};
 use super::http::Browser;
-use super::memcached_server::Memcached;
-use super::server::{Nginx, Process, Site};
-use super::storages::{self, Server, now, port_of};
+use super::storages::{self, now, port_of};
 use super::{specs, storages::nginx as site};
-
-impl Server for Memcached {
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    fn start_again(&mut self) {
-        self.start_again();
-    }
-}
+use resty_session_testing::memcached_server::Memcached;
+use resty_session_testing::server::{Nginx, Site};
 
 /// base64url of "default" and "ada".
 const OWNER: &str = "session%3AZGVmYXVsdA%3AYWRh";
@@ -32,7 +18,7 @@ fn memcached_keeps_the_contract() {
 
 /// The item of a session in metadata that expires in an hour, if not some seconds earlier.
 fn is_noted(text: &str, id: &str) -> bool {
-    let live = resty_session::storage::metadata::live(text.as_bytes(), now()).unwrap();
+    let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
     live.iter().any(|(key, expiry)| key == id && (now() + 3595..=now() + 3600).contains(expiry))
 }
 

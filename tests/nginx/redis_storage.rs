@@ -8,24 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
 use super::http::Browser;
-use super::redis_servers::{Cluster, Group, Redis};
-use super::server::{Nginx, Process, Site, wait_for};
 use super::specs;
-use super::storages::{self, PATIENT, Server, now, port_of};
-
-impl Server for Redis {
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    fn start_again(&mut self) {
-        self.start_again();
-    }
-}
+use super::storages::{self, PATIENT, now, port_of};
+use resty_session_testing::redis_servers::{Cluster, Group, Redis};
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 fn nginx(options: &str) -> Nginx {
     storages::nginx("redis", options)
@@ -198,7 +184,7 @@ fn tls_is_verified_unless_the_program_says_not_to() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     certificates(directory.path(), "redis.test");
-    let tls_port = super::server::free_port();
+    let tls_port = resty_session_testing::server::free_port();
     let _redis = Redis::start(&[
         "--tls-port",
         &tls_port.to_string(),

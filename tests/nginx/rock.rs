@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, root};
 
 #[test]
 fn luarocks_make_installs_what_nginx_needs() {

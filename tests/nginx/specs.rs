@@ -1,6 +1,6 @@
 //! Runs the busted specs inside nginx.
 
-use super::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, root};
 
 /// Runs a spec file in an nginx of its own; `arguments` go into the request's.
 pub fn run(file: &str, arguments: &str) {

@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, open_records, recovery, timed};
 use super::http::Browser;
-use super::server::{Nginx, Site, wait_for};
 use super::specs;
-use super::sql_servers::Database;
 use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
+use resty_session_testing::server::{Nginx, Site, wait_for};
+use resty_session_testing::sql_servers::Database;
 
 /// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
 macro_rules! with_both {

@@ -9,15 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::faults::{Cut, PROGRAM, Spoil, Spoiler, timed};
 use super::http::Browser;
-use super::server::{Nginx, Process, Site};
-
-/// A server that can be made to fail.
-pub trait Server {
-    fn port(&self) -> u16;
-    fn process(&mut self) -> &mut Process;
-    /// On the same port, without what was stored.
-    fn start_again(&mut self);
-}
+use resty_session_testing::server::{Nginx, Server, Site};
 
 /// The program over a storage, with these options and timeouts of half a second.
 pub fn nginx(storage: &str, options: &str) -> Nginx {

@@ -10,8 +10,8 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use super::http::Browser;
-use super::redis_servers::Redis;
-use super::server::{Nginx, Site, wait_for};
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 /// What the requests do. Each replies with the session's subject, or why it has none.
 const KINDS: [(&str, &str); 6] = [

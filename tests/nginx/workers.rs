@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::faults::note_with_two_workers;
-use super::server::{Nginx, Site, wait_for};
+use resty_session_testing::server::{Nginx, Site, wait_for};
 
 /// The module is loaded, and a session made, in the master: nothing of it may be repeated by the workers that are forked.
 #[test]

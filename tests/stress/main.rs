@@ -2,34 +2,22 @@
 //! that each takes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
-#[path = "../nginx/dshm_server.rs"]
-mod dshm_server;
 #[path = "../nginx/faults.rs"]
 mod faults;
 #[path = "../nginx/http.rs"]
 mod http;
-#[path = "../nginx/memcached_server.rs"]
-mod memcached_server;
-#[path = "../nginx/redis_servers.rs"]
-mod redis_servers;
-#[path = "../nginx/server.rs"]
-mod server;
-#[path = "../nginx/sql_servers.rs"]
-mod sql_servers;
 #[path = "../nginx/storages.rs"]
 mod storages;
 #[path = "../nginx/stress.rs"]
 mod stress;
-#[path = "../support/vectors.rs"]
-mod vectors;
 
 mod other_storages {
-    use super::dshm_server::Dshm;
-    use super::memcached_server::Memcached;
-    use super::redis_servers::{Cluster, Group};
-    use super::sql_servers::Database;
     use super::storages::port_of;
     use super::stress::stress;
+    use resty_session_testing::dshm_server::Dshm;
+    use resty_session_testing::memcached_server::Memcached;
+    use resty_session_testing::redis_servers::{Cluster, Group};
+    use resty_session_testing::sql_servers::Database;
 
     /// An array of addresses, whose hosts are called as `host` says.
     fn addresses(host: &str, ports: &str) -> String {

@@ -129,6 +129,9 @@ local bridged = {}
 -- @raise a string that names what is wrong with an option
 function bridged.new(name, configuration)
   local make = native.storages[name]
+  if not make then
+    error("this build of the library has no storage " .. name .. ": build it with make build FEATURES=" .. name, 0)
+  end
   local own = options.copy_section(name, configuration)
   local handle, err, unknown = make(own)
   if not handle then

@@ -3,7 +3,7 @@
 use mlua::prelude::*;
 
 use super::{ENDPOINT, NAMING, Names, Reader, TIMEOUTS};
-use crate::storage::dshm::Options;
+use resty_session_storages::dshm::Options;
 
 pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, NAMING];
 

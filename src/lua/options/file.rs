@@ -3,7 +3,7 @@
 use mlua::prelude::*;
 
 use super::{CLEANUP, NAMING, Names, Reader, TIMEOUTS};
-use crate::storage::file::{Options, is_safe};
+use resty_session_storages::file::{Options, is_safe};
 
 /// Where lua-resty-session keeps its files too. A worker's environment is not the master's, so it has no say.
 const PATH: &str = "/tmp";
@@ -17,6 +17,7 @@ pub fn file(table: Option<&LuaTable>) -> Result<Options, String> {
     if path.contains('\0') {
         return Err(reader.invalid("path", "it holds a zero byte"));
     }
+    reader.unneeded(&["connect_timeout", "keepalive_timeout"], &[])?;
     let naming = reader.naming()?;
     for (option, part) in [("prefix", &naming.prefix), ("suffix", &naming.suffix)] {
         if part.as_ref().is_some_and(|part| !is_safe(part)) {
@@ -27,7 +28,7 @@ pub fn file(table: Option<&LuaTable>) -> Result<Options, String> {
         path: path.into(),
         naming,
         pool: reader.text("pool")?,
-        limit: reader.timeouts()?.response,
+        limit: reader.response_timeout()?,
         cleanup: reader.cleanup()?,
     })
 }

@@ -4,41 +4,65 @@ use std::time::Duration;
 
 use mlua::prelude::*;
 
-use super::array::{self, NAMED_FIELDS};
+use super::array;
 use super::hints::hint;
-use crate::secret::Password;
-use crate::session::name::lua_number;
-use crate::storage::Naming;
-use crate::storage::cleanup::Cleanup;
-use crate::storage::network::{Address, Endpoint, Node, Timeouts, Tls};
+use resty_session_core::secret::Password;
+use resty_session_core::session::name::lua_number;
+use resty_session_storages::Naming;
+#[cfg(feature = "_cleanup")]
+use resty_session_storages::cleanup::Cleanup;
 
+#[cfg(feature = "dshm")]
 mod dshm;
+#[cfg(feature = "file")]
 mod file;
+#[cfg(feature = "memcached")]
 mod memcached;
+#[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(feature = "_network")]
+mod network;
+#[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
 mod redis;
 mod shm;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 mod sql;
 
+#[cfg(feature = "dshm")]
 pub use dshm::dshm;
+#[cfg(feature = "file")]
 pub use file::file;
+#[cfg(feature = "memcached")]
 pub use memcached::memcached;
+#[cfg(feature = "mysql")]
 pub use mysql::mysql;
+#[cfg(feature = "postgres")]
 pub use postgres::postgres;
+#[cfg(feature = "redis")]
 pub use redis::redis;
 pub use shm::shm;
 
 /// The names of options, in groups.
 type Names = &'static [&'static [&'static str]];
 
+/// What a timeout is that was not configured.
+const TIMEOUT: Duration = Duration::from_millis(5000);
+
 /// The options of each storage.
-pub const STORAGES: [(&str, Names); 7] = [
+pub const STORAGES: &[(&str, Names)] = &[
+    #[cfg(feature = "dshm")]
     ("dshm", dshm::NAMES),
+    #[cfg(feature = "file")]
     ("file", file::NAMES),
+    #[cfg(feature = "memcached")]
     ("memcached", memcached::NAMES),
+    #[cfg(feature = "mysql")]
     ("mysql", mysql::NAMES),
+    #[cfg(feature = "postgres")]
     ("postgres", postgres::NAMES),
+    #[cfg(feature = "redis")]
     ("redis", redis::NAMES),
     ("shm", shm::NAMES),
 ];
@@ -54,11 +78,6 @@ const CLEANUP: &[&str] = &["cleanup_interval", "cleanup_rate"];
 fn names(storage: &str) -> Names {
     STORAGES.iter().find(|(name, _)| *name == storage).map_or(&[], |(_, names)| *names)
 }
-
-/// What a timeout is that was not configured, in milliseconds.
-const TIMEOUT: u64 = 5000;
-/// How long a connection may be unused, in milliseconds, before it is not trusted any more.
-const KEEPALIVE: u64 = 60_000;
 
 /// A storage's configuration as it was given: a table or, if it counts as absent, nothing.
 ///
@@ -193,38 +212,14 @@ impl<'a> Reader<'a> {
         Ok(self.number(option)?.filter(|number| *number > 0).map(|number| Duration::from_millis(number.min(HOUR))))
     }
 
-    fn port(&self, default: u16) -> Result<u16, String> {
-        match self.whole("port")? {
-            None => Ok(default),
-            Some(0) => Err(self.invalid("port", "at least 1")),
-            Some(port) => u16::try_from(port).map_err(|_| self.invalid("port", "at most 65535")),
-        }
-    }
-
-    /// Servers, each `{ host = …, port = … }`; `ip` stands for `host` too.
-    fn nodes(&self, option: &'static str, default_port: u16) -> Result<Option<Vec<Node>>, String> {
-        let tables = match self.value(option)? {
-            LuaValue::Nil | LuaValue::Boolean(false) => return Ok(None),
-            LuaValue::Table(tables) => tables,
-            other => return Err(self.expected(option, "array", &other)),
-        };
-        let Some(elements) = array::elements(&tables) else {
-            return Err(self.invalid(option, &format!("array expected, got {NAMED_FIELDS}")));
-        };
-        let mut nodes = Vec::new();
-        for value in elements {
-            let LuaValue::Table(table) = value else {
-                return Err(self.invalid(option, "each must be { host = …, port = … }"));
-            };
-            let node = Reader::new(self.storage, Some(&table));
-            let host = node.text("host")?.or(node.text("ip")?);
-            let host = host.ok_or_else(|| self.invalid(option, "a host is missing"))?;
-            nodes.push(Node::parse(&host, node.port(default_port)?).map_err(|cause| self.invalid(option, cause))?);
-        }
-        if nodes.is_empty() { Err(self.invalid(option, "it is empty")) } else { Ok(Some(nodes)) }
+    /// How long a reply may take: the longer one of two options.
+    fn response_timeout(&self) -> Result<Duration, String> {
+        let longest = self.milliseconds("send_timeout")?.max(self.milliseconds("read_timeout")?);
+        Ok(longest.unwrap_or(TIMEOUT))
     }
 
     /// A cleanup of at most `RATE` records a second, every `INTERVAL` seconds.
+    #[cfg(feature = "_cleanup")]
     fn cleanup(&self) -> Result<Cleanup, String> {
         const INTERVAL: u64 = 60;
         const RATE: u64 = 2000;
@@ -236,42 +231,5 @@ impl<'a> Reader<'a> {
 
     fn naming(&self) -> Result<Naming, String> {
         Ok(Naming { prefix: self.text("prefix")?, suffix: self.text("suffix")? })
-    }
-
-    fn tls(&self) -> Result<Option<Tls>, String> {
-        let ssl = self.switch("ssl")?;
-        let tls = Tls { verify: self.switch("ssl_verify")? != Some(false), server_name: self.text("server_name")? };
-        Ok(Some(tls).filter(|_| ssl == Some(true)))
-    }
-
-    fn timeouts(&self) -> Result<Timeouts, String> {
-        let sending = self.milliseconds("send_timeout")?.into_iter().chain(self.milliseconds("read_timeout")?).max();
-        Ok(Timeouts {
-            connect: self.milliseconds("connect_timeout")?.unwrap_or(Duration::from_millis(TIMEOUT)),
-            response: sending.unwrap_or(Duration::from_millis(TIMEOUT)),
-            keepalive: self.milliseconds("keepalive_timeout")?.unwrap_or(Duration::from_millis(KEEPALIVE)),
-        })
-    }
-
-    /// A socket's path, or host and port. A port in the host counts more than the option, as with cosockets.
-    fn address(&self, default_port: u16) -> Result<Address, String> {
-        let (host, port) = (self.text("host")?, self.port(default_port)?);
-        if let Some(path) = self.text("socket")? {
-            let path = path.strip_prefix("unix:").unwrap_or(&path).to_owned();
-            return Ok(Address::Unix(path));
-        }
-        let host = host.unwrap_or_else(|| "127.0.0.1".into());
-        Address::parse(&host, port).map_err(|cause| self.invalid("host", cause))
-    }
-
-    /// A server of one address.
-    fn endpoint(&self, default_port: u16) -> Result<Endpoint, String> {
-        self.unneeded(&["pool_size", "backlog"], &[])?;
-        Ok(Endpoint {
-            address: self.address(default_port)?,
-            tls: self.tls()?,
-            timeouts: self.timeouts()?,
-            pool: self.text("pool")?,
-        })
     }
 }

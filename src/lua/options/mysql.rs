@@ -4,7 +4,7 @@ use mlua::prelude::*;
 
 use super::sql::TABLES;
 use super::{CLEANUP, ENDPOINT, LOGIN, Names, Reader, TIMEOUTS};
-use crate::storage::mysql::{DIALECT, Options};
+use resty_session_storages::mysql::{DIALECT, Options};
 
 pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, LOGIN, TABLES, CLEANUP, &["charset", "max_packet_size"]];
 

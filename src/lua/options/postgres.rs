@@ -4,8 +4,8 @@ use mlua::prelude::*;
 
 use super::sql::TABLES;
 use super::{CLEANUP, ENDPOINT, LOGIN, Names, Reader, TIMEOUTS};
-use crate::storage::network::Address;
-use crate::storage::postgres::{DIALECT, Options, Transport};
+use resty_session_storages::network::Address;
+use resty_session_storages::postgres::{DIALECT, Options, Transport};
 
 pub(super) const NAMES: Names = &[ENDPOINT, TIMEOUTS, LOGIN, TABLES, CLEANUP, &["application", "ssl_required"]];
 

@@ -3,7 +3,7 @@
 use mlua::prelude::*;
 
 use super::{ENDPOINT, LOGIN, NAMING, Names, Reader, TIMEOUTS};
-use crate::storage::redis::{Options, Sentinels, Target};
+use resty_session_storages::redis::{Options, Sentinels, Target};
 
 const SENTINEL: &[&str] = &["sentinels", "master", "role", "sentinel_username", "sentinel_password"];
 const CLUSTER: &[&str] = &["nodes", "max_redirections"];

@@ -3,7 +3,7 @@
 use mlua::prelude::*;
 
 use super::{NAMING, Names, Reader};
-use crate::storage::Naming;
+use resty_session_storages::Naming;
 
 pub(super) const NAMES: Names = &[NAMING, &["zone"]];
 

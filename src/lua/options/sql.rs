@@ -1,7 +1,7 @@
 //! The options that the SQL storages share.
 
 use super::Reader;
-use crate::storage::sql::{Dialect, Tables};
+use resty_session_storages::sql::{Dialect, Tables};
 
 pub(super) const TABLES: &[&str] = &["table_name", "table", "table_name_meta", "table_meta"];
 

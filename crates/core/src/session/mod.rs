@@ -1,0 +1,59 @@
+//! The rules of a session: configuration, times, audiences, and what the acts on a session do.
+//!
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside,
+//! the request's values to bind to or a storage's answer, it awaits from its
+//! [`Host`](effect::Host); nothing else is awaited, so whoever drives the act sees each need as an
+//! [`Effect`](effect::Effect) and decides how to meet it.
+//!
+//! ```
+//! use std::rc::Rc;
+//! use resty_session_core::session::{self, Act, Options, Session};
+//! use resty_session_core::session::effect::{Answer, Effect, Step, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
+//! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
+//!
+//! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
+//! let mut task = Task::new(|host| async move {
+//!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
+//!     let (now, random) = (1_700_000_000, getrandom::fill);
+//!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
+//!     let mut session = Session::new(&act.configuration);
+//!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
+//!     session.index = Some(0);
+//!     let result = session.save(&act).await;
+//!     (session, result)
+//! });
+//! // With cookie storage, and no remember cookie, a save needs nothing from outside.
+//! let Step::Done((session, result)) = task.start() else { panic!() };
+//! result?;
+//! assert!(session.lines[0].starts_with("session=AQAA"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod acts;
+mod api;
+pub mod audiences;
+pub mod configuration;
+pub mod effect;
+mod error;
+mod info;
+pub mod keys;
+mod leaving;
+pub mod name;
+mod options;
+mod others;
+mod reading;
+pub mod record;
+mod secrets;
+mod theft;
+pub mod times;
+mod writing;
+
+pub use acts::{Act, Kind, Meta, Refused, Session, State};
+pub use api::{Outcome, destroy, init, logout, new, open, start};
+pub use configuration::{Configuration, Options};
+pub use error::Error;
+pub use options::Secure;

@@ -1,0 +1,305 @@
+//! What stands around a session in these tests: a browser's cookies, a request's values, a storage in memory, and a clock.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use resty_session_core::cookie::Binding;
+use resty_session_core::cookie::keys::Derivation;
+use resty_session_core::session;
+use resty_session_core::session::effect::{Answer, Effect, Step, Task};
+use resty_session_core::session::{Act, Configuration, Error, Options, Outcome, Session};
+
+thread_local! {
+    static SIDS: RefCell<VecDeque<[u8; 32]>> = RefCell::default();
+}
+
+/// The next session ids that saves will use; when they are used up, ids are random again.
+pub fn use_sids(sids: impl IntoIterator<Item = [u8; 32]>) {
+    SIDS.with_borrow_mut(|queue| *queue = sids.into_iter().collect());
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    match SIDS.with_borrow_mut(VecDeque::pop_front) {
+        Some(sid) if bytes.len() == sid.len() => {
+            bytes.copy_from_slice(&sid);
+            Ok(())
+        }
+        _ => getrandom::fill(bytes),
+    }
+}
+
+/// Records by `name:key`, with their expiry.
+#[derive(Default)]
+pub struct Memory {
+    pub records: HashMap<String, (String, u64)>,
+    /// Fails the storage calls with these numbers, counting from 1.
+    pub failing: Vec<usize>,
+    pub calls: Vec<Effect>,
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+impl Memory {
+    fn perform(&mut self, effect: Effect, now: u64) -> Answer {
+        let answer = self.answer(&effect, now);
+        self.calls.push(effect);
+        answer
+    }
+
+    fn answer(&mut self, effect: &Effect, now: u64) -> Answer {
+        let broken = self.failing.contains(&(self.calls.len() + 1));
+        let name = |name: &str, key: &str| format!("{name}:{key}");
+        match effect {
+            Effect::Get(_) if broken => Answer::Record(Err(Some("connection refused".into()))),
+            Effect::Set(_) | Effect::Update(_) | Effect::Delete(_) if broken => {
+                Answer::Done(Err(Some("connection refused".into())))
+            }
+            Effect::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
+                Some((value, expiry)) if *expiry > now => Answer::Record(Ok(value.clone().into_bytes())),
+                _ => Answer::Record(Err(None)),
+            },
+            Effect::Set(set) => {
+                let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
+                if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
+                    return Answer::Done(Err(Some("the session was destroyed meanwhile".into())));
+                }
+                self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
+                if let Some(old_key) = &set.old_key
+                    && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
+                {
+                    *expiry = (*expiry).min(now + set.stale_ttl);
+                }
+                Answer::Done(Ok(()))
+            }
+            Effect::Update(update) => {
+                let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else {
+                    return Answer::Done(Err(None));
+                };
+                *value = text(&update.value);
+                *expiry = (*expiry).min(now + update.ttl);
+                Answer::Done(Ok(()))
+            }
+            Effect::Delete(delete) => {
+                self.records.remove(&name(&delete.name, &delete.key));
+                Answer::Done(Ok(()))
+            }
+            Effect::Binding | Effect::Derive(_) => panic!("not a storage's"),
+        }
+    }
+}
+
+/// A browser, the site it talks to, and the site's clock.
+pub struct World {
+    pub configuration: Rc<Configuration>,
+    pub now: u64,
+    pub cookies: BTreeMap<String, String>,
+    /// What the browser's Cookie header has before these cookies, and after them.
+    pub more_cookies: (String, String),
+    pub unsendable: Option<String>,
+    pub binding: Binding,
+    pub memory: Memory,
+    /// How often the values that cookies are bound to were asked for.
+    pub bound: usize,
+    /// How many keys were asked for that take long to derive.
+    pub derived: usize,
+    /// Whether none of them can be derived.
+    pub crowded: bool,
+    /// The Set-Cookie lines of the last act.
+    pub lines: Vec<String>,
+}
+
+impl World {
+    pub fn new(options: Options, now: u64) -> Self {
+        let configuration = session::init(options, None, getrandom::fill).unwrap();
+        Self {
+            configuration: Rc::new(configuration),
+            now,
+            cookies: BTreeMap::new(),
+            more_cookies: Default::default(),
+            unsendable: None,
+            binding: Binding::default(),
+            memory: Memory::default(),
+            bound: 0,
+            derived: 0,
+            crowded: false,
+            lines: Vec::new(),
+        }
+    }
+
+    /// With the payload in the storage.
+    pub fn stored(options: Options, now: u64) -> Self {
+        let mut world = Self::new(options, now);
+        Rc::get_mut(&mut world.configuration).unwrap().stored = true;
+        world
+    }
+
+    /// Another site for the same browser, say another audience of the same program.
+    pub fn configure(&mut self, options: Options) {
+        let stored = self.configuration.stored;
+        let mut configuration = session::new(options, &self.configuration).unwrap();
+        configuration.stored = stored;
+        self.configuration = Rc::new(configuration);
+    }
+
+    /// Runs an act to its end; the browser takes the cookies that it sets.
+    pub fn act<T: 'static, F: Future<Output = (Session, T)> + 'static>(
+        &mut self,
+        act: impl FnOnce(Act) -> F,
+    ) -> (Session, T) {
+        let (configuration, now, unsendable) = (self.configuration.clone(), self.now, self.unsendable.clone());
+        let cookies = self.header().into_bytes();
+        let mut task = Task::new(|host| act(Act { configuration, host, cookies, unsendable, now, random }));
+        let mut step = task.start();
+        loop {
+            let answer = match step {
+                Step::Done((mut session, result)) => {
+                    self.lines = std::mem::take(&mut session.lines);
+                    self.receive();
+                    return (session, result);
+                }
+                Step::Needs(Effect::Binding) => {
+                    self.bound += 1;
+                    Answer::Binding(self.binding.clone())
+                }
+                Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(effect) => self.memory.perform(effect, now),
+                Step::Over => panic!("nothing to go on with"),
+            };
+            step = task.resume(answer);
+        }
+    }
+
+    fn derive(&mut self, derivation: &Derivation) -> Answer {
+        self.derived += 1;
+        Answer::Key(match self.crowded {
+            true => Err("too many key derivations wait".into()),
+            false => Ok(Box::new(derivation.derive())),
+        })
+    }
+
+    /// The browser's Cookie header.
+    fn header(&self) -> String {
+        let own = self.cookies.iter().map(|(name, value)| format!("{name}={value}"));
+        let (before, after) = &self.more_cookies;
+        [before.clone()].into_iter().chain(own).chain([after.clone()]).collect::<Vec<_>>().join("; ")
+    }
+
+    fn receive(&mut self) {
+        for line in &self.lines {
+            let (pair, attributes) = line.split_once(';').unwrap_or((line, ""));
+            let (name, value) = pair.split_once('=').unwrap();
+            if attributes.contains("Max-Age=0") {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    pub fn session(&self) -> Session {
+        Session::new(&self.configuration)
+    }
+
+    pub fn open(&mut self) -> (Session, Outcome) {
+        self.act(|act| async move {
+            let mut session = Session::new(&act.configuration);
+            let outcome = session::open(&act, &mut session).await;
+            (session, outcome)
+        })
+    }
+
+    pub fn start(&mut self) -> (Session, Outcome) {
+        self.act(|act| async move {
+            let mut session = Session::new(&act.configuration);
+            let outcome = session::start(&act, &mut session).await;
+            (session, outcome)
+        })
+    }
+
+    pub fn logout(&mut self) -> Outcome {
+        let done = self.act(|act| async move {
+            let mut session = Session::new(&act.configuration);
+            let outcome = session::logout(&act, &mut session).await;
+            (session, outcome)
+        });
+        done.1
+    }
+
+    pub fn destroy(&mut self) -> Outcome {
+        let done = self.act(|act| async move {
+            let mut session = Session::new(&act.configuration);
+            let outcome = session::destroy(&act, &mut session).await;
+            (session, outcome)
+        });
+        done.1
+    }
+
+    pub fn save(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.save(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn touch(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.touch(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn refresh(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.refresh(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn save_info(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.save_info(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn logout_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.logout(&act).await;
+            (session, result)
+        })
+    }
+
+    pub fn destroy_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act(|act| async move {
+            let mut session = session;
+            let result = session.destroy(&act).await;
+            (session, result)
+        })
+    }
+
+    /// Signs in with one audience's data.
+    pub fn sign_in(&mut self, payload: &str) -> Session {
+        let session = Session { payload: payload.into(), index: Some(0), ..self.session() };
+        let (session, result) = self.save(session);
+        result.unwrap();
+        session
+    }
+
+    /// The error of opening, or nothing where the session opens.
+    pub fn open_error(&mut self) -> Option<String> {
+        self.open().1.result.err().map(|error| error.to_string())
+    }
+}
+
+pub fn options(secret: &str) -> Options {
+    Options { secret: Some(secret.into()), ..Options::default() }
+}

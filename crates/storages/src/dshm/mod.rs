@@ -1,0 +1,286 @@
+//! Sessions in ngx-distributed-shm, a memory that several servers share.
+//!
+//! A record is an entry whose time to live is the session's. The server does not tell what is left of that, so there is an
+//! entry of ours beside it, as short-lived, that holds the time when it ends. An owner's sessions are the text of
+//! [`super::metadata`] in one entry. The server cannot add to it, so it is read and written anew, one after the other within
+//! a worker.
+
+mod locks;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use super::network::Endpoint;
+use super::pipeline::Client;
+use super::repeating::Repeating;
+use super::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
+use locks::Locks;
+use wire::{Lines, Name};
+
+/// What a dshm storage is configured with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Options {
+    pub endpoint: Endpoint,
+    pub naming: Naming,
+}
+
+impl super::Options for Options {
+    fn limit(&self) -> Duration {
+        self.endpoint.timeouts.limit()
+    }
+
+    fn storage(self) -> Arc<dyn Storage> {
+        Repeating::new(Arc::new(Server {
+            client: Client::new(self.endpoint),
+            naming: self.naming,
+            locks: Locks::new(),
+        }))
+    }
+}
+
+/// The storage.
+pub struct Server {
+    client: Client<Lines>,
+    naming: Naming,
+    locks: Locks,
+}
+
+impl Server {
+    fn record_name(&self, name: &str, key: &str) -> Name {
+        Name::new(&self.naming.record(name, key))
+    }
+
+    /// Stores a value, and beside it when it expires.
+    async fn store(&self, name: &Name, value: &[u8], ttl: u64, current_time: u64) -> Result<(), Error> {
+        let expiry = current_time.saturating_add(ttl).to_string();
+        let value = wire::set(name, value, ttl)?;
+        let beside = wire::set(&name.expiry(), expiry.as_bytes(), ttl)?;
+        self.client.ask_all([&value, &beside]).await.map(|_| ())
+    }
+
+    /// Lets a replaced record expire soon, if it would live longer. That of lua-resty-session, which nothing stands beside,
+    /// does so in any case.
+    async fn shorten(&self, name: &Name, record: &Record) -> Result<(), Error> {
+        if record.stale_ttl == 0 {
+            return self.delete_record(name).await;
+        }
+        let beside = name.expiry();
+        let known = self.client.ask(&wire::get(&beside)).await?.value()?;
+        let stale = record.current_time.saturating_add(record.stale_ttl);
+        if expiry(known.as_deref()).is_some_and(|expiry| expiry <= stale) {
+            return Ok(());
+        }
+        let stale = stale.to_string();
+        let noted = wire::set(&beside, stale.as_bytes(), record.stale_ttl)?;
+        self.client.ask_all([&wire::touch(name, record.stale_ttl), &noted]).await.map(|_| ())
+    }
+
+    async fn delete_record(&self, name: &Name) -> Result<(), Error> {
+        self.client.ask_all([&wire::delete(name), &wire::delete(&name.expiry())]).await.map(|_| ())
+    }
+
+    /// Adds items to an owner's sessions.
+    async fn note(&self, name: &str, items: &[u8], current_time: u64) -> Result<(), Error> {
+        let _turn = self.locks.lock(name).await;
+        let name = Name::new(name);
+        let mut text = self.client.ask(&wire::get(&name)).await?.value()?.unwrap_or_default();
+        text.extend_from_slice(items);
+        // What is no metadata keeps nobody from signing in: then this is the first session.
+        let compact = metadata::compact(&text, current_time).or_else(|_| metadata::compact(items, current_time))?;
+        let request = match compact.expiry {
+            Some(expiry) => wire::set(&name, &compact.text, expiry.saturating_sub(current_time))?,
+            None => wire::delete(&name),
+        };
+        self.client.ask(&request).await.map(|_| ())
+    }
+
+    /// Adds items to the sessions of several owners.
+    async fn note_all(&self, name: &str, owners: &[Owner], items: &[u8], current_time: u64) -> Result<(), Error> {
+        let names: Vec<String> = owners.iter().map(|owner| self.naming.metadata(name, owner)).collect();
+        try_join_all(names.iter().map(|name| self.note(name, items, current_time))).await.map(|_| ())
+    }
+}
+
+/// What the entry beside a record says. What is no time says nothing.
+fn expiry(text: Option<&[u8]>) -> Option<u64> {
+    str::from_utf8(text?).ok()?.parse().ok()
+}
+
+impl Storage for Server {
+    /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(record)? };
+            let name = self.record_name(&record.name, &record.key);
+            self.store(&name, &record.value, record.ttl, record.current_time).await?;
+            self.note_all(&record.name, &record.owners, &items, record.current_time).await?;
+            match &record.old_key {
+                Some(key) => self.shorten(&self.record_name(&record.name, key), record).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The server has no way to do this as a whole: what others do to the record between the two requests is lost.
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let name = self.record_name(&update.name, &update.key);
+            let [present, known] = self.client.ask_all([&wire::get(&name), &wire::get(&name.expiry())]).await?;
+            let (present, known) = (present.value()?, known.value()?);
+            if present.is_none() {
+                return Ok(false);
+            }
+            let left = expiry(known.as_deref()).map(|expiry| expiry.saturating_sub(update.current_time).max(1));
+            let ttl = left.map_or(update.ttl, |left| left.min(update.ttl));
+            self.store(&name, &update.value, ttl, update.current_time).await.map(|()| true)
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.client.ask(&wire::get(&self.record_name(name, key))).await?.value() })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
+            self.delete_record(&self.record_name(name, key)).await?;
+            self.note_all(name, owners, &item, current_time).await
+        })
+    }
+
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+        Box::pin(async move {
+            let name = Name::new(&self.naming.metadata(name, owner));
+            match self.client.ask(&wire::get(&name)).await?.value()? {
+                Some(text) => metadata::live(&text, current_time),
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn close_idle(&self) {
+        self.client.close_idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{Address, Node, Timeouts};
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Runs an operation against what is expected of it: requests, and what is answered to each.
+    fn exchange<T>(dialogue: &'static [(&str, &str)], run: impl AsyncFnOnce(&Server) -> T) -> T {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = Node { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for (request, answer) in dialogue {
+                let mut bytes = vec![0; request.len()];
+                stream.read_exact(&mut bytes).unwrap();
+                assert_eq!(&String::from_utf8(bytes).unwrap(), request);
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "one request more");
+        });
+        let timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
+        let endpoint = Endpoint { address: Address::Tcp(node), tls: None, timeouts, pool: None };
+        let naming = Naming { prefix: Some("p q".into()), suffix: None };
+        let storage = Server { client: Client::new(endpoint), naming, locks: Locks::new() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let result = runtime.block_on(run(&storage));
+        drop((storage, runtime));
+        server.join().unwrap();
+        result
+    }
+
+    fn record(old_key: Option<&str>) -> Record {
+        let (name, key, value) = ("s".into(), "k".into(), b"[\"v\"]".to_vec());
+        let old_key = old_key.map(str::to_owned);
+        Record {
+            name,
+            key,
+            value,
+            ttl: 60,
+            current_time: 1000,
+            old_key,
+            old_must_exist: false,
+            stale_ttl: 10,
+            owners: Vec::new(),
+        }
+    }
+
+    const STORED: (&str, &str) = (
+        "set p%20q:s:k 60 5\r\n[\"v\"]set p%20q:s:k:expiry 60 4\r\n1060",
+        "LEN 5\r\n[\"v\"]\r\nDONE\r\nLEN 4\r\n1060\r\nDONE\r\n",
+    );
+    const SHORTENED: (&str, &str) =
+        ("touch p%20q:s:o 10\r\nset p%20q:s:o:expiry 10 4\r\n1010", "DONE\r\nLEN 4\r\n1010\r\nDONE\r\n");
+
+    #[test]
+    fn a_record_is_stored_before_the_one_that_it_replaces_is_shortened() {
+        const LONG: &[(&str, &str)] = &[STORED, ("get p%20q:s:o:expiry\r\n", "LEN 4\r\n1011\r\nDONE\r\n"), SHORTENED];
+        const UNKNOWN: &[(&str, &str)] = &[STORED, ("get p%20q:s:o:expiry\r\n", "ERROR not_found\r\n"), SHORTENED];
+        const SHORT: &[(&str, &str)] = &[STORED, ("get p%20q:s:o:expiry\r\n", "LEN 4\r\n1010\r\nDONE\r\n")];
+        for dialogue in [LONG, UNKNOWN, SHORT] {
+            exchange(dialogue, async |storage| storage.set(&record(Some("o"))).await).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_not_stored_leaves_the_one_that_it_replaces() {
+        const WRONG: &[(&str, &str)] = &[(STORED.0, "LEN 5\r\n[\"w\"]\r\nDONE\r\nLEN 4\r\n1060\r\nDONE\r\n")];
+        exchange(WRONG, async |storage| storage.set(&record(Some("o"))).await).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_absent_is_no_error() {
+        const ABSENT: &[(&str, &str)] = &[
+            ("get p%20q:s:k\r\n", "ERROR not_found\r\n"),
+            ("delete p%20q:s:k\r\ndelete p%20q:s:k:expiry\r\n", "DONE\r\nERROR not_found\r\n"),
+        ];
+        exchange(ABSENT, async |storage| {
+            assert_eq!(storage.get("s", "k", 0).await.unwrap(), None);
+            storage.delete("s", "k", 0, &[]).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn notes_for_one_owner_are_taken_one_after_the_other() {
+        // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer session.
+        const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+        const NOTES: &[(&str, &str)] = &[
+            ("get p%20q:s:au:su\r\n", "ERROR not_found\r\n"),
+            (
+                "set p%20q:s:au:su 60 52\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:JAQAAAA;",
+                "LEN 52\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:JAQAAAA;\r\nDONE\r\n",
+            ),
+            ("get p%20q:s:au:su\r\n", "LEN 52\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:JAQAAAA;\r\nDONE\r\n"),
+            (
+                "set p%20q:s:au:su 60 104\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:8gMAAAA;\
+                 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:JAQAAAA;",
+                "LEN 104\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:8gMAAAA;\
+                 bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:JAQAAAA;\r\nDONE\r\n",
+            ),
+        ];
+        let owners = vec![Owner { audience: "au".into(), subject: "su".into() }];
+        let note = |key: &str, ttl| metadata::written(&Record { key: key.into(), ttl, ..record(None) }).unwrap();
+        exchange(NOTES, async |server| {
+            let (first, second) = (note(B, 60), note(A, 10));
+            let (first, second) = futures_util::future::join(
+                server.note_all("s", &owners, &first, 1000),
+                server.note_all("s", &owners, &second, 1000),
+            )
+            .await;
+            first.and(second)
+        })
+        .unwrap();
+    }
+}

@@ -1,0 +1,210 @@
+//! How files are named, and which names are ours.
+//!
+//! A record's file: prefix `_` cookie name `_` key `.` suffix, the present ones. Metadata are named likewise, with
+//! `audience:subject` as the key. These are lua-resty-session's names. Files of our own beside them start with
+//! `.resty-session.`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::unistd::geteuid;
+
+use super::Error;
+use crate::{Naming, Owner};
+
+/// What file systems take, in bytes.
+const SIZE_LIMIT: usize = 255;
+/// Characters of a session's key: base64url of 32 bytes.
+const KEY_SIZE: usize = 43;
+
+const OWN: &str = ".resty-session.";
+const TEMPORARY: &str = ".resty-session.tmp.";
+/// The lock of who removes expired files. Locks are of one user's, and nobody else may open them.
+pub fn cleanup_lock() -> String {
+    format!("{OWN}lock.{}.cleanup", geteuid())
+}
+
+/// What a file of ours is.
+#[derive(Debug, PartialEq)]
+pub enum Kind {
+    Record,
+    Metadata,
+    /// One that was not renamed yet, or never will be; when it was made.
+    Temporary(SystemTime),
+}
+
+/// The file name of a record.
+pub fn record(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
+    checked("key", key)?;
+    join(naming, name, "key", &[key])
+}
+
+/// The file name of an owner's metadata.
+pub fn metadata(naming: &Naming, name: &str, owner: &Owner) -> Result<String, Error> {
+    checked("audience", &owner.audience)?;
+    checked("subject", &owner.subject)?;
+    join(naming, name, "subject", &[&owner.audience, ":", &owner.subject])
+}
+
+/// What no part of a name may hold: it would lead out of the directory, or end the name.
+pub fn is_safe(part: &str) -> bool {
+    !part.contains(['/', '\0'])
+}
+
+fn checked(part: &'static str, value: &str) -> Result<(), Error> {
+    if is_safe(value) { Ok(()) } else { Err(Error::Name { part, cause: "it holds \"/\" or a zero byte" }) }
+}
+
+/// With a `_` in it, no name is `.` or `..`.
+fn join(naming: &Naming, name: &str, longest: &'static str, key: &[&str]) -> Result<String, Error> {
+    checked("cookie name", name)?;
+    let mut file = String::with_capacity(SIZE_LIMIT);
+    if let Some(prefix) = &naming.prefix {
+        file.extend([prefix, "_"]);
+    }
+    file.extend([name, "_"]);
+    file.extend(key.iter().copied());
+    if let Some(suffix) = &naming.suffix {
+        file.extend([".", suffix]);
+    }
+    if file.len() > SIZE_LIMIT {
+        return Err(Error::Name { part: longest, cause: "the name would have more than 255 bytes" });
+    }
+    if file.starts_with(OWN) {
+        return Err(Error::Name { part: "prefix", cause: "names that start with \".resty-session.\" are reserved" });
+    }
+    Ok(file)
+}
+
+/// What a file is by its name; none where this storage makes no such names.
+pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
+    if let Some(rest) = file.strip_prefix(TEMPORARY) {
+        let made = rest.split('.').next()?.parse().ok()?;
+        return Some(Kind::Temporary(UNIX_EPOCH.checked_add(Duration::from_secs(made))?));
+    }
+    let mut rest = file.as_bytes();
+    if let Some(prefix) = &naming.prefix {
+        rest = rest.strip_prefix(prefix.as_bytes())?.strip_prefix(b"_")?;
+    }
+    if let Some(suffix) = &naming.suffix {
+        rest = rest.strip_suffix(suffix.as_bytes())?.strip_suffix(b".")?;
+    }
+    if is_record(rest) {
+        return Some(Kind::Record);
+    }
+    is_metadata(rest).then_some(Kind::Metadata)
+}
+
+/// Whether it is `cookie name _ key`.
+fn is_record(name: &[u8]) -> bool {
+    name.len().checked_sub(KEY_SIZE).is_some_and(|at| {
+        let (rest, key) = name.split_at(at);
+        is_base64url(key) && rest.strip_suffix(b"_").is_some_and(is_cookie_name)
+    })
+}
+
+/// Whether it is `cookie name _ audience : subject`. Both the name and the audience may hold `_` themselves.
+fn is_metadata(name: &[u8]) -> bool {
+    let mut halves = name.splitn(2, |byte| *byte == b':');
+    let (Some(first), Some(subject)) = (halves.next(), halves.next()) else { return false };
+    let splits = || first.iter().enumerate().filter(|(_, byte)| **byte == b'_').map(|(at, _)| at);
+    is_base64url(subject) && splits().any(|at| is_cookie_name(&first[..at]) && is_base64url(&first[at + 1..]))
+}
+
+fn is_base64url(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// A token of [RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
+fn is_cookie_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte))
+}
+
+/// How a temporary file's name starts. Random characters follow.
+pub fn temporary(now: SystemTime) -> String {
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{TEMPORARY}{seconds}.")
+}
+
+/// The name of one of the locks for metadata.
+pub fn lock(number: usize) -> String {
+    format!("{OWN}lock.{}.{number}", geteuid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naming(prefix: &str, suffix: &str) -> Naming {
+        let part = |part: &str| (!part.is_empty()).then(|| part.to_owned());
+        Naming { prefix: part(prefix), suffix: part(suffix) }
+    }
+
+    const KEY: &str = "0123456789abcdefghijABCDEFGHIJ-_0123456789a";
+
+    #[test]
+    fn names_are_lua_resty_sessions_and_are_known_again() {
+        let owner = Owner { audience: "YQ_-".into(), subject: "dQ".into() };
+        for (naming, before, after) in [
+            (naming("", ""), "", ""),
+            (naming("p", ""), "p_", ""),
+            (naming("", "s"), "", ".s"),
+            (naming("p", "s"), "p_", ".s"),
+        ] {
+            let file = record(&naming, "my_session", KEY).unwrap();
+            assert_eq!(file, format!("{before}my_session_{KEY}{after}"));
+            assert_eq!(kind(&naming, &file), Some(Kind::Record));
+            let file = metadata(&naming, "my_session", &owner).unwrap();
+            assert_eq!(file, format!("{before}my_session_YQ_-:dQ{after}"));
+            assert_eq!(kind(&naming, &file), Some(Kind::Metadata));
+        }
+    }
+
+    #[test]
+    fn names_never_leave_the_directory() {
+        let plain = naming("", "");
+        for part in ["../x", "a/b", "/", "a\0b"] {
+            assert!(record(&plain, part, KEY).unwrap_err().to_string().starts_with("invalid cookie name "));
+            assert!(record(&plain, "s", part).unwrap_err().to_string().starts_with("invalid key "));
+            let owner = |audience: &str, subject: &str| Owner { audience: audience.into(), subject: subject.into() };
+            assert!(metadata(&plain, "s", &owner(part, "u")).unwrap_err().to_string().starts_with("invalid audience "));
+            assert!(metadata(&plain, "s", &owner("a", part)).unwrap_err().to_string().starts_with("invalid subject "));
+        }
+        assert_eq!(record(&plain, ".", ".").unwrap(), "._.");
+        assert!(record(&plain, "s", &"k".repeat(254)).is_err());
+        assert!(record(&plain, "s", &"k".repeat(253)).is_ok());
+        assert!(record(&naming(".resty-session.tmp.1", ""), "s", KEY).is_err());
+    }
+
+    #[test]
+    fn other_names_are_not_ours() {
+        let (plain, named) = (naming("", ""), naming("p", "s"));
+        for foreign in [
+            format!("session-{KEY}"),
+            format!("session_{KEY}x"),
+            format!("session_{}", &KEY[1..]),
+            format!("_{KEY}"),
+            format!("a b_{KEY}"),
+            format!("session_{KEY}.bak"),
+            format!(".resty-session.tmp.x.{KEY}"),
+            "session_a:b:c".into(),
+            "session:b".into(),
+            "a.b_c.d:e".into(),
+            "systemd-private-0".into(),
+            cleanup_lock(),
+            lock(3),
+            "é".repeat(30),
+            String::new(),
+        ] {
+            assert_eq!(kind(&plain, &foreign), None, "{foreign}");
+        }
+        for foreign in [format!("p_session_{KEY}"), format!("session_{KEY}.s"), format!("q_session_{KEY}.s")] {
+            assert_eq!(kind(&named, &foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn temporary_files_say_when_they_were_made() {
+        let made = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(kind(&naming("p", "s"), &format!("{}abc", temporary(made))), Some(Kind::Temporary(made)));
+    }
+}

@@ -1,0 +1,114 @@
+//! The storages' drivers, one Cargo feature each, with their options and what they share: how a connection is held, how
+//! records are named, how expired ones are cleaned up.
+//!
+//! What a storage is stands in [`resty_session_core::storage`]. A driver connects when it is first needed, and replaces a
+//! connection that is lost; [`repeating`] relies on operations that may be carried out twice.
+#![forbid(unsafe_code)]
+// A build with some of the storages leaves a part of what they share unused.
+#![cfg_attr(
+    not(all(
+        feature = "dshm",
+        feature = "file",
+        feature = "memcached",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "redis"
+    )),
+    allow(dead_code, unused_imports)
+)]
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "_cleanup")]
+pub mod cleanup;
+#[cfg(feature = "dshm")]
+pub mod dshm;
+#[cfg(feature = "_pipeline")]
+mod escape;
+#[cfg(feature = "file")]
+pub mod file;
+#[cfg(feature = "postgres")]
+mod lanes;
+#[cfg(feature = "_network")]
+mod link;
+#[cfg(feature = "memcached")]
+pub mod memcached;
+#[cfg(feature = "_metadata")]
+pub mod metadata;
+#[cfg(feature = "mysql")]
+pub mod mysql;
+#[cfg(feature = "_network")]
+pub mod network;
+#[cfg(feature = "_pipeline")]
+mod pipeline;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod repeating;
+#[cfg(feature = "_sql")]
+pub mod sql;
+
+pub use resty_session_core::storage::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+
+/// Prepares the process for the drivers, once or often.
+pub fn prepare() {
+    // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
+    #[cfg(feature = "_network")]
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// What a storage is made from. Equal options describe the same storage.
+pub trait Options: Clone + Eq + Hash + Send + 'static {
+    /// How long an operation may take.
+    fn limit(&self) -> Duration;
+
+    /// The storage. Nothing connects yet.
+    fn storage(self) -> Arc<dyn Storage>;
+}
+
+/// How records and metadata are named: the present ones of prefix, cookie name, key, suffix, joined by `:`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Naming {
+    pub prefix: Option<String>,
+    pub suffix: Option<String>,
+}
+
+impl Naming {
+    pub fn record(&self, name: &str, key: &str) -> String {
+        self.join(&[name, key])
+    }
+
+    pub fn metadata(&self, name: &str, owner: &Owner) -> String {
+        self.join(&[name, &owner.audience, &owner.subject])
+    }
+
+    fn join(&self, parts: &[&str]) -> String {
+        let size = |part: &Option<String>| part.as_ref().map_or(0, |part| part.len() + 1);
+        let whole = parts.iter().map(|part| part.len() + 1).sum::<usize>() + size(&self.prefix) + size(&self.suffix);
+        let mut name = String::with_capacity(whole);
+        for part in self.prefix.as_deref().into_iter().chain(parts.iter().copied()).chain(self.suffix.as_deref()) {
+            if !name.is_empty() {
+                name.push(':');
+            }
+            name.push_str(part);
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_present_parts() {
+        let owner = Owner { audience: "a".into(), subject: "u".into() };
+        let bare = Naming::default();
+        assert_eq!((bare.record("n", "k"), bare.metadata("n", &owner)), ("n:k".into(), "n:a:u".into()));
+        let both = Naming { prefix: Some("p".into()), suffix: Some("s".into()) };
+        assert_eq!((both.record("n", "k"), both.metadata("n", &owner)), ("p:n:k:s".into(), "p:n:a:u:s".into()));
+    }
+}

@@ -1,0 +1,211 @@
+//! The text in which some storages keep an owner's sessions: items that are only ever appended, until it is compacted.
+//!
+//! An item is `key:expiry;`, or `key;`, which takes the session out. A key is 43 characters of base64url, an expiry the
+//! base64url of 5 little-endian bytes, seconds since the epoch. Of each key its last item counts. lua-resty-session reads
+//! and writes the same text.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Error, Record};
+use resty_session_core::secret::show_only;
+
+/// base64url of a session's 32-byte id, or of a hash of it.
+const KEY_SIZE: usize = 43;
+/// base64url of 5 bytes.
+const EXPIRY_SIZE: usize = 7;
+/// What 5 bytes hold.
+const LATEST: u64 = (1 << 40) - 1;
+
+/// The items that a record adds: its own, and one that takes out what it replaces.
+///
+/// # Errors
+///
+/// A key that is none would spoil the whole text.
+pub fn written(record: &Record) -> Result<Vec<u8>, Error> {
+    let mut text = note(&record.key, record.expiry())?;
+    if let Some(old_key) = &record.old_key {
+        text.append(&mut deleted(old_key)?);
+    }
+    Ok(text)
+}
+
+/// The item that takes a session out.
+///
+/// # Errors
+///
+/// The key is none.
+pub fn deleted(key: &str) -> Result<Vec<u8>, Error> {
+    if !is_key(key.as_bytes()) {
+        return Err(Error::Server(format!("metadata needs keys of {KEY_SIZE} characters of base64url")));
+    }
+    Ok(format!("{key};").into_bytes())
+}
+
+fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
+    let mut text = deleted(key)?;
+    text.pop();
+    text.push(b':');
+    text.extend_from_slice(URL_SAFE_NO_PAD.encode(&expiry.min(LATEST).to_le_bytes()[..5]).as_bytes());
+    text.push(b';');
+    Ok(text)
+}
+
+/// The keys of the sessions that are live at a time, and when they expire, sorted by key.
+///
+/// # Errors
+///
+/// The text is none.
+pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error> {
+    let mut latest = BTreeMap::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let item = item(&mut rest).ok_or_else(|| {
+            let offset = text.len() - rest.len();
+            Error::Server(format!("invalid metadata at byte {offset}"))
+        })?;
+        latest.insert(item.key, item.expiry);
+    }
+    // One that expires now is expired.
+    let live = latest.into_iter().filter_map(|(key, expiry)| Some((key, expiry.filter(|at| *at > current_time)?)));
+    Ok(live.map(|(key, expiry)| (key.to_owned(), expiry)).collect())
+}
+
+/// A text with one item a live session.
+#[derive(PartialEq, Eq)]
+pub struct Compact {
+    pub text: Vec<u8>,
+    /// When the last of its sessions expires; none where it is empty.
+    pub expiry: Option<u64>,
+}
+
+show_only!(Compact { expiry });
+
+/// The same sessions in as few items as can be.
+///
+/// # Errors
+///
+/// The text is none.
+pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
+    let live = live(text, current_time)?;
+    let mut compact = Compact { text: Vec::with_capacity(live.len() * (KEY_SIZE + EXPIRY_SIZE + 2)), expiry: None };
+    for (key, expiry) in live {
+        compact.text.append(&mut note(&key, expiry)?);
+        compact.expiry = compact.expiry.max(Some(expiry));
+    }
+    Ok(compact)
+}
+
+struct Item<'a> {
+    key: &'a str,
+    /// None takes the session out.
+    expiry: Option<u64>,
+}
+
+/// Takes the first item from the text.
+fn item<'a>(text: &mut &'a [u8]) -> Option<Item<'a>> {
+    let (key, rest) = text.split_at_checked(KEY_SIZE).filter(|(key, _)| is_key(key))?;
+    let key = str::from_utf8(key).ok()?;
+    let (separator, rest) = rest.split_first()?;
+    match separator {
+        b';' => {
+            *text = rest;
+            Some(Item { key, expiry: None })
+        }
+        b':' => {
+            let (packed, rest) = rest.split_at_checked(EXPIRY_SIZE)?;
+            let mut bytes = [0; 8];
+            let size = URL_SAFE_NO_PAD.decode_slice(packed, &mut bytes).ok()?;
+            *text = rest.strip_prefix(b";").filter(|_| size == 5)?;
+            Some(Item { key, expiry: Some(u64::from_le_bytes(bytes)) })
+        }
+        _ => None,
+    }
+}
+
+fn is_key(key: &[u8]) -> bool {
+    key.len() == KEY_SIZE && key.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(name: char) -> String {
+        name.to_string().repeat(KEY_SIZE)
+    }
+
+    fn text(items: &[(char, Option<u64>)]) -> Vec<u8> {
+        let item = |(name, expiry): &(char, Option<u64>)| match expiry {
+            Some(expiry) => note(&key(*name), *expiry).unwrap(),
+            None => deleted(&key(*name)).unwrap(),
+        };
+        items.iter().flat_map(item).collect()
+    }
+
+    #[test]
+    fn an_item_is_key_and_five_bytes() {
+        assert_eq!(text(&[('k', Some(0x01_0203_0405)), ('k', None)]), format!("{0}:BQQDAgE;{0};", key('k')).as_bytes());
+        assert_eq!(text(&[('k', Some(u64::MAX))]), text(&[('k', Some(LATEST))]));
+    }
+
+    #[test]
+    fn of_each_key_its_last_item_counts() {
+        let items = text(&[('a', Some(5)), ('b', Some(9)), ('a', None), ('c', Some(3)), ('d', None), ('d', Some(7))]);
+        assert_eq!(live(&items, 2).unwrap(), [(key('b'), 9), (key('c'), 3), (key('d'), 7)]);
+        assert_eq!(live(&items, 7).unwrap(), [(key('b'), 9)]);
+        assert_eq!(live(b"", 0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_compact_text_says_the_same() {
+        let items = text(&[('b', Some(9)), ('a', Some(5)), ('a', None), ('c', Some(3)), ('c', Some(4))]);
+        let compacted = compact(&items, 0).unwrap();
+        assert_eq!(compacted, Compact { text: text(&[('b', Some(9)), ('c', Some(4))]), expiry: Some(9) });
+        assert_eq!(compact(&items, 9).unwrap(), Compact { text: Vec::new(), expiry: None });
+    }
+
+    #[test]
+    fn a_record_notes_itself_and_takes_out_what_it_replaces() {
+        let record = Record {
+            name: "n".into(),
+            key: key('n'),
+            value: Vec::new(),
+            ttl: 5,
+            current_time: 100,
+            old_key: Some(key('o')),
+            old_must_exist: false,
+            stale_ttl: 0,
+            owners: Vec::new(),
+        };
+        assert_eq!(written(&record).unwrap(), text(&[('n', Some(105)), ('o', None)]));
+        assert!(written(&Record { key: "short".into(), ..record.clone() }).is_err());
+        assert!(written(&Record { old_key: Some("o;".repeat(22)), ..record }).is_err());
+    }
+
+    #[test]
+    fn text_that_is_none_is_an_error_that_says_where() {
+        let good = text(&[('a', Some(5)), ('b', None)]);
+        for size in 1..good.len() {
+            assert_eq!(live(&good[..size], 0).is_ok(), size == KEY_SIZE + 1 + EXPIRY_SIZE + 1, "{size}");
+        }
+        for (at, byte) in [(0, b';'), (0, 0xff), (43, b'.'), (44, b'='), (50, b'B'), (51, b':'), (95, b'\n')] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            let error = live(&bad, 0).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid metadata at byte {}", if at < 52 { 0 } else { 52 }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..300), current_time in any::<u64>()) {
+            if let Ok(compacted) = compact(&bytes, current_time) {
+                prop_assert!(compacted.text.len() <= bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Expired sessions are removed on a connection of their own, by one worker at a time.
+
+use std::sync::Arc;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, from_row_opt};
+use tokio::sync::Mutex;
+
+use super::MySql;
+use super::pool::connect;
+use crate::Error;
+use crate::cleanup::expired_before;
+use crate::sql::within;
+
+/// One round, if no other worker is at it. The lock goes with the connection.
+pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
+    let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
+    let mut conn = within(timeouts.connect, connect(&storage.options)).await?;
+    let (sessions, remove) = (storage.options.tables.sessions.clone(), storage.statements.clean.clone());
+    // The rounds must not keep a storage that nobody has any more.
+    drop(storage);
+    if !within(timeouts.response, lock(&mut conn, sessions)).await? {
+        return Ok(());
+    }
+    let conn = Arc::new(Mutex::new(conn));
+    let time = expired_before();
+    let batch = |limit| within(timeouts.response, remove_batch(conn.clone(), remove.clone(), time, limit));
+    cleanup.round(batch).await
+}
+
+async fn lock(conn: &mut Conn, sessions: String) -> Result<bool, Error> {
+    // No locks on the gaps where new sessions go.
+    conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.map_err(failed)?;
+    let lock = "SELECT COALESCE(GET_LOCK(LEFT(CONCAT('resty-session ', CONCAT_WS('.', DATABASE(), ?)), 64), 0), 0)";
+    let locked: Option<Row> = conn.exec_first(lock, (sessions,)).await.map_err(failed)?;
+    Ok(locked.is_some_and(|row| from_row_opt::<u8>(row).is_ok_and(|locked| locked == 1)))
+}
+
+async fn remove_batch(conn: Arc<Mutex<Conn>>, remove: String, time: u64, limit: u64) -> Result<u64, Error> {
+    let mut conn = conn.lock().await;
+    conn.exec_drop(remove, (time, limit)).await.map_err(failed)?;
+    Ok(conn.affected_rows())
+}
+
+fn failed(error: mysql_async::Error) -> Error {
+    Error::Server(error.to_string())
+}

@@ -1,0 +1,161 @@
+//! The connections of a storage, made when they are needed and used again while they are good.
+//!
+//! The driver's own pool takes back a connection whose answer was no longer waited for, and gives it out again.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
+
+use super::options::Options;
+use crate::Error;
+use crate::link::PAUSE;
+
+/// A connection that was used so lately is taken to be good.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+pub struct Pool {
+    places: Semaphore,
+    inner: Mutex<Inner>,
+    keepalive: Duration,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The one that was used last is used first.
+    idle: Vec<(Conn, Instant)>,
+    /// How many connections were lost so far.
+    losses: u64,
+    /// The last attempt to connect, if it failed.
+    failure: Option<(Error, Instant)>,
+}
+
+impl Pool {
+    pub fn new(options: &Options) -> Self {
+        Self {
+            places: Semaphore::new(options.pool_size),
+            inner: Mutex::default(),
+            keepalive: options.timeouts.keepalive,
+        }
+    }
+
+    /// A connection, when there is one or place for one.
+    pub async fn take(&self, options: &Options) -> Result<Lease<'_>, Error> {
+        let place = timeout(options.timeouts.connect, self.places.acquire()).await;
+        let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
+        let losses = self.lock().losses;
+        while let Some((mut conn, since)) = self.idle() {
+            // The server may have closed it meanwhile.
+            let good =
+                since.elapsed() < TRUSTED || matches!(timeout(options.timeouts.connect, conn.ping()).await, Ok(Ok(())));
+            if good {
+                return Ok(Lease { pool: self, conn, losses, _place: place });
+            }
+        }
+        self.wait_after_failure().await?;
+        let conn = match timeout(options.timeouts.connect, connect(options)).await {
+            Ok(Ok(conn)) => conn,
+            Ok(Err(error)) => return Err(self.failed(error)),
+            Err(_) => return Err(self.failed(Error::ConnectTimeout)),
+        };
+        self.lock().failure = None;
+        Ok(Lease { pool: self, conn, losses, _place: place })
+    }
+
+    fn idle(&self) -> Option<(Conn, Instant)> {
+        self.close_idle();
+        self.lock().idle.pop()
+    }
+
+    /// Closes connections that were unused for too long.
+    pub fn close_idle(&self) {
+        self.lock().idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
+    }
+
+    /// Attempts that fail come no closer together than [`PAUSE`]; who came while one was made shares what it came to.
+    async fn wait_after_failure(&self) -> Result<(), Error> {
+        let Some((error, when)) = self.lock().failure.clone() else { return Ok(()) };
+        let rest = PAUSE.saturating_sub(when.elapsed());
+        if rest.is_zero() {
+            return Ok(());
+        }
+        sleep(rest).await;
+        match &self.lock().failure {
+            Some((_, last)) if *last != when => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        let mut inner = self.lock();
+        inner.failure = Some((error.clone(), Instant::now()));
+        error
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A new connection, signed in.
+pub async fn connect(options: &Options) -> Result<Conn, Error> {
+    Conn::new(options.driver()?).await.map_err(|error| match error {
+        mysql_async::Error::Server(server) => Error::Connect(server.message),
+        other => Error::Connect(other.to_string()),
+    })
+}
+
+/// A connection that is out of the pool.
+pub struct Lease<'a> {
+    pool: &'a Pool,
+    conn: Conn,
+    /// The pool's losses when this was taken.
+    losses: u64,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Lease<'_> {
+    /// Lends the connection; it goes back to the pool if it is good still. Where this is dropped meanwhile, it is closed.
+    ///
+    /// Others are likely lost with one that is. Those that are idle are closed, and those that are out do not come back, so
+    /// that an operation that is repeated gets none of them.
+    pub async fn run<T, F>(self, run: impl FnOnce(Conn) -> F) -> Result<T, mysql_async::Error>
+    where
+        F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
+    {
+        let Self { pool, conn, losses, _place } = self;
+        let (conn, result) = run(conn).await;
+        let mut inner = pool.lock();
+        if result.as_ref().is_err_and(is_lost) {
+            inner.losses += 1;
+            inner.idle.clear();
+        } else if inner.losses == losses {
+            inner.idle.push((conn, Instant::now()));
+        }
+        drop(inner);
+        result
+    }
+}
+
+/// Whether a connection is of no more use: anything but a server's word ends it, and some of those do.
+pub fn is_lost(error: &mysql_async::Error) -> bool {
+    const SHUTDOWN: u16 = 1053;
+    const UNKNOWN_STATEMENT: u16 = 1243;
+    const READ_ONLY: u16 = 1290;
+    const IN_READ_ONLY_TRANSACTION: u16 = 1792;
+    const READ_ONLY_MODE: u16 = 1836;
+    const KILLED: u16 = 1927;
+    const KILLED_SESSION: u16 = 3169;
+    const IDLE_TOO_LONG: u16 = 4031;
+    match error {
+        mysql_async::Error::Server(server) => {
+            let lost = [SHUTDOWN, UNKNOWN_STATEMENT, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE];
+            lost.contains(&server.code) || [KILLED, KILLED_SESSION, IDLE_TOO_LONG].contains(&server.code)
+        }
+        _ => true,
+    }
+}

@@ -1,0 +1,68 @@
+//! The statements, for MySQL and MariaDB alike.
+//!
+//! Times are seconds since the epoch, and in the table that many seconds after its first: a DATETIME has no time zone,
+//! and no time zone has a say in how it is reckoned.
+
+use crate::sql::Tables;
+
+const EPOCH: &str = "TIMESTAMP'1970-01-01 00:00:00'";
+
+pub struct Statements {
+    /// Key, time.
+    pub get: String,
+    /// Key, name, value, expiry.
+    pub save: String,
+    /// The latest expiry, key, the latest expiry again.
+    pub shorten: String,
+    /// Key, time.
+    pub exists: String,
+    /// Value, the latest expiry, key, time.
+    pub update: String,
+    /// Key.
+    pub forget: String,
+    /// Key.
+    pub delete: String,
+    /// Audience, subject, name, time.
+    pub sessions: String,
+    /// Time, number of rows.
+    pub clean: String,
+    metadata: String,
+}
+
+impl Statements {
+    pub fn new(tables: &Tables) -> Self {
+        let Tables { sessions, metadata } = tables;
+        Self {
+            get: format!("SELECT data FROM {sessions} WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"),
+            save: format!(
+                "INSERT INTO {sessions} (sid, name, data, exp) VALUES (?, ?, ?, {EPOCH} + INTERVAL ? SECOND) \
+                 ON DUPLICATE KEY UPDATE name = VALUES(name), data = VALUES(data), exp = VALUES(exp)"
+            ),
+            shorten: format!(
+                "UPDATE {sessions} SET exp = {EPOCH} + INTERVAL ? SECOND \
+                 WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"
+            ),
+            exists: format!("SELECT 1 FROM {sessions} WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND FOR UPDATE"),
+            update: format!(
+                "UPDATE {sessions} SET data = ?, exp = LEAST(exp, {EPOCH} + INTERVAL ? SECOND) \
+                 WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"
+            ),
+            forget: format!("DELETE FROM {metadata} WHERE sid = ?"),
+            delete: format!("DELETE FROM {sessions} WHERE sid = ?"),
+            sessions: format!(
+                "SELECT owner.aud, owner.sub, session.sid, TIMESTAMPDIFF(SECOND, {EPOCH}, session.exp) \
+                 FROM {metadata} AS owner JOIN {sessions} AS session ON session.sid = owner.sid \
+                 WHERE owner.aud = ? AND owner.sub = ? AND session.name = ? \
+                 AND session.exp > {EPOCH} + INTERVAL ? SECOND"
+            ),
+            clean: format!("DELETE FROM {sessions} WHERE exp <= {EPOCH} + INTERVAL ? SECOND ORDER BY exp LIMIT ?"),
+            metadata: metadata.clone(),
+        }
+    }
+
+    /// Notes a session among its owners': audience, subject, key for each of so many.
+    pub fn note(&self, owners: usize) -> String {
+        let rows = vec!["(?, ?, ?)"; owners].join(", ");
+        format!("INSERT INTO {} (aud, sub, sid) VALUES {rows} ON DUPLICATE KEY UPDATE sid = VALUES(sid)", self.metadata)
+    }
+}

@@ -1,0 +1,64 @@
+//! Expired sessions are removed on a connection of their own, by one worker at a time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_postgres::Statement;
+
+use super::Postgres;
+use super::connection::{Connection, connect, failed};
+use crate::Error;
+use crate::cleanup::expired_before;
+use crate::sql::within;
+
+/// One round, if no other worker is at it. The lock goes with the connection.
+pub async fn round(storage: Arc<Postgres>) -> Result<(), Error> {
+    let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
+    let connection = Arc::new(within(timeouts.connect, connect(&storage.options)).await?);
+    let sessions = storage.options.tables.sessions.clone();
+    // The rounds must not keep a storage that nobody has any more.
+    drop(storage);
+    if !within(timeouts.response, lock(connection.clone(), format!("resty-session {sessions}"))).await? {
+        return Ok(());
+    }
+    // Rows that somebody is at are left for the next round.
+    let remove = format!(
+        "WITH gone AS (DELETE FROM {sessions} WHERE sid IN (SELECT sid FROM {sessions} \
+         WHERE exp >= to_timestamp($1) AND exp <= to_timestamp($2) ORDER BY exp LIMIT $3 FOR UPDATE SKIP LOCKED) \
+         RETURNING exp) SELECT count(*), extract(epoch FROM max(exp))::float8 FROM gone"
+    );
+    let statement = within(timeouts.response, prepare(connection.clone(), remove)).await?;
+    let removal = Arc::new(Removal { connection, statement, from: Mutex::default(), to: expired_before() as f64 });
+    cleanup.round(|limit| within(timeouts.response, removal.clone().remove(limit))).await
+}
+
+async fn lock(connection: Arc<Connection>, name: String) -> Result<bool, Error> {
+    let lock = connection.client.query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name]).await;
+    lock.and_then(|row| row.try_get(0)).map_err(failed)
+}
+
+async fn prepare(connection: Arc<Connection>, statement: String) -> Result<Statement, Error> {
+    connection.client.prepare(&statement).await.map_err(failed)
+}
+
+struct Removal {
+    connection: Arc<Connection>,
+    statement: Statement,
+    /// How far it has come: what was removed stands in the index until the table is vacuumed, and is not gone through
+    /// again. Seconds since the epoch.
+    from: Mutex<f64>,
+    to: f64,
+}
+
+impl Removal {
+    /// Removes so many rows at most; answers how many it found.
+    async fn remove(self: Arc<Self>, limit: u64) -> Result<u64, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let from = *self.from.lock().unwrap_or_else(PoisonError::into_inner);
+        let row =
+            self.connection.client.query_one(&self.statement, &[&from, &self.to, &limit]).await.map_err(failed)?;
+        if let Some(last) = row.try_get::<_, Option<f64>>(1).map_err(failed)? {
+            *self.from.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        }
+        Ok(row.try_get::<_, i64>(0).map_err(failed)?.try_into().unwrap_or_default())
+    }
+}

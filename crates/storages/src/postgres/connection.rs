@@ -1,0 +1,159 @@
+//! A connection, the statements that are prepared on it, and what its errors mean.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::options::{DIALECT, Options, Transport};
+use super::statements::{KINDS, Kind, Statements};
+use crate::link::Handle;
+use crate::network::{self, Address, Plain, Tls};
+use crate::sql::Tables;
+use crate::{Error, Operation};
+
+pub struct Connection {
+    pub client: Client,
+    prepared: [OnceCell<Statement>; KINDS],
+    _driver: Driver,
+}
+
+impl Handle for Arc<Connection> {
+    fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+/// What drives a connection. It ends with it, whatever the server still owes: the driver would wait for that.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connection {
+    /// The statement, prepared when it is first needed: metadata's table may not exist where there is no metadata.
+    pub async fn statement(&self, kind: Kind, texts: &Statements) -> Result<Statement, tokio_postgres::Error> {
+        let cell = &self.prepared[kind as usize];
+        cell.get_or_try_init(|| self.client.prepare(texts.text(kind))).await.cloned()
+    }
+}
+
+/// Connects and signs in.
+pub fn connect(options: &Options) -> Operation<'static, Connection> {
+    let options = options.clone();
+    Box::pin(async move {
+        let stream = network::connect_plain(&options.address).await?;
+        let (client, driver) = sign_in(&options, stream)?.await.map_err(refused)?;
+        client.batch_execute(&limit_statements(&options)).await.map_err(refused)?;
+        Ok(Connection { client, prepared: std::array::from_fn(|_| OnceCell::new()), _driver: driver })
+    })
+}
+
+type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), tokio_postgres::Error>> + Send>>;
+
+fn sign_in(options: &Options, stream: Plain) -> Result<SignIn, Error> {
+    let mut config = Config::new();
+    config.user(&options.username).application_name(options.application.as_deref().unwrap_or("resty-session"));
+    if let Some(password) = &options.password {
+        config.password(&**password);
+    }
+    if let Some(database) = &options.database {
+        config.dbname(database);
+    }
+    let (mode, tls, host) = match (&options.transport, &options.address) {
+        (Transport::Plain, _) | (_, Address::Unix(_)) => {
+            config.ssl_mode(SslMode::Disable);
+            return Ok(Box::pin(start(config, stream, NoTls)));
+        }
+        (Transport::Preferred(tls), Address::Tcp(node)) => (SslMode::Prefer, tls, &node.host),
+        (Transport::Required(tls), Address::Tcp(node)) => (SslMode::Require, tls, &node.host),
+    };
+    config.ssl_mode(mode);
+    Ok(Box::pin(start(config, stream, connector(tls, host)?)))
+}
+
+type Connector = <MakeRustlsConnect as MakeTlsConnect<Plain>>::TlsConnect;
+
+fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
+    let config = tls.config().map_err(|error| Error::Connect(error.to_string()))?;
+    let mut make = MakeRustlsConnect::new(config);
+    MakeTlsConnect::<Plain>::make_tls_connect(&mut make, tls.name(host))
+        .map_err(|error| Error::Connect(error.to_string()))
+}
+
+async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
+where
+    T: tokio_postgres::tls::TlsConnect<Plain>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect_raw(stream, tls).await?;
+    let driver = Driver(tokio::spawn(connection).abort_handle());
+    Ok((client, driver))
+}
+
+fn refused(error: tokio_postgres::Error) -> Error {
+    Error::Connect(describe(&error))
+}
+
+/// Has the server end a statement by itself that takes longer than its answer is waited for: one that waits for a lock
+/// would hold its connection. A shorter limit of the server's stands.
+fn limit_statements(options: &Options) -> String {
+    let limit = options.timeouts.response.as_millis().max(1);
+    format!(
+        "SELECT set_config('statement_timeout', '{limit}', false) FROM pg_settings \
+         WHERE name = 'statement_timeout' AND (setting::int = 0 OR setting::int > {limit})"
+    )
+}
+
+/// Whether the connection is of no more use: it is closed, or what was prepared on it is, or its server has become one
+/// that cannot be written to.
+pub fn is_lost(error: &tokio_postgres::Error) -> bool {
+    let lost = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        SqlState::FEATURE_NOT_SUPPORTED,
+    ];
+    match error.code() {
+        Some(code) => lost.contains(code),
+        None => true,
+    }
+}
+
+pub fn is_deadlock(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
+}
+
+pub fn to_error(error: &tokio_postgres::Error, tables: &Tables) -> Error {
+    match error.code() {
+        Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(error)),
+        _ => Error::Server(describe(error)),
+    }
+}
+
+/// An error of the driver's own.
+pub fn failed(error: tokio_postgres::Error) -> Error {
+    Error::Server(describe(&error))
+}
+
+/// What the server said, without the details, which can hold values; or what happened to the connection.
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), error.source()) {
+        (Some(server), _) => server.message().to_owned(),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    }
+}

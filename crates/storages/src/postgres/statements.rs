@@ -1,0 +1,91 @@
+//! The statements, each of which does the whole of an operation.
+
+use crate::sql::Tables;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Get,
+    Save,
+    Replace,
+    ReplaceWithMetadata,
+    ReplaceExisting,
+    ReplaceExistingWithMetadata,
+    Update,
+    Delete,
+    Sessions,
+}
+
+pub const KINDS: usize = 9;
+
+/// What is saved where a record must have been replaced.
+const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
+
+/// Their texts, by kind. Times are seconds since the epoch: no time zone has a say.
+pub struct Statements([String; KINDS]);
+
+impl Statements {
+    pub fn text(&self, kind: Kind) -> &str {
+        &self.0[kind as usize]
+    }
+
+    pub fn new(tables: &Tables) -> Self {
+        let Tables { sessions, metadata } = tables;
+        let get = format!("SELECT data FROM {sessions} WHERE sid = $1 AND exp > to_timestamp($2)");
+        let save = format!(
+            "INSERT INTO {sessions} (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
+             ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp"
+        );
+        let shorten = format!("UPDATE {sessions} SET exp = to_timestamp($6) WHERE sid = $5 AND exp > to_timestamp($6)");
+        let replace = format!("WITH replaced AS ({shorten}) {save}");
+        // Foreign keys are checked when the statement is done, with the new session there.
+        let replace_with_metadata = format!(
+            "WITH replaced AS ({shorten}), saved AS ({save}), \
+             forgotten AS (DELETE FROM {metadata} WHERE sid = $5) \
+             INSERT INTO {metadata} (aud, sub, sid) \
+             SELECT DISTINCT owner.aud, owner.sub, $1 FROM unnest($7::text[], $8::text[]) AS owner (aud, sub) \
+             ON CONFLICT DO NOTHING"
+        );
+        let [replace_existing, replace_existing_with_metadata] = replacing_existing(tables, &save);
+        let update = format!(
+            "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
+             WHERE sid = $1 AND exp > to_timestamp($4) RETURNING sid"
+        );
+        let delete = format!("DELETE FROM {sessions} WHERE sid = $1");
+        let sessions_of_an_owner = format!(
+            "SELECT session.sid, extract(epoch FROM session.exp)::bigint FROM {metadata} AS owner \
+             JOIN {sessions} AS session ON session.sid = owner.sid \
+             WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND session.exp > to_timestamp($4)"
+        );
+        Self([
+            get,
+            save,
+            replace,
+            replace_with_metadata,
+            replace_existing,
+            replace_existing_with_metadata,
+            update,
+            delete,
+            sessions_of_an_owner,
+        ])
+    }
+}
+
+/// The statements that save a session only if the one that it replaces is there: without metadata, and with. `save` is the
+/// statement that saves it in any case.
+fn replacing_existing(Tables { sessions, metadata }: &Tables, save: &str) -> [String; 2] {
+    // A row that a sign-out is about to delete is waited for, and then it is gone.
+    let existing = format!(
+        "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
+         WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"
+    );
+    let save = save.replace("VALUES ($1, $2, $3, to_timestamp($4))", SELECT_REPLACED);
+    let replace = format!("WITH replaced AS ({existing}) {save} RETURNING sid");
+    let replace_with_metadata = format!(
+        "WITH replaced AS ({existing}), saved AS ({save} RETURNING sid), \
+         forgotten AS (DELETE FROM {metadata} WHERE sid IN (SELECT sid FROM replaced)), \
+         noted AS (INSERT INTO {metadata} (aud, sub, sid) SELECT DISTINCT owner.aud, owner.sub, saved.sid \
+         FROM saved, unnest($8::text[], $9::text[]) AS owner (aud, sub) ON CONFLICT DO NOTHING) \
+         SELECT sid FROM saved"
+    );
+    [replace, replace_with_metadata]
+}

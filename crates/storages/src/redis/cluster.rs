@@ -1,0 +1,138 @@
+//! A Redis Cluster. Keys lie in different slots, so an operation on several keys is several commands, sent at once to
+//! the nodes that hold them.
+
+use redis::Cmd;
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
+
+use super::commands;
+use super::errors::{connect_error, failed, is_broken, lost};
+use super::node::Node;
+use super::options::{Options, Target, credentials};
+use crate::link::{Connection, Handle, Link};
+use crate::network::Timeouts;
+use crate::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+
+/// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
+pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
+    Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
+}
+
+pub struct Cluster {
+    link: Link<ClusterConnection<Node>>,
+    options: Options,
+}
+
+impl Cluster {
+    pub fn new(options: Options) -> Self {
+        Self { link: Link::new(&timeouts(&options.timeouts)), options }
+    }
+
+    /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
+    async fn connection(&self) -> Result<Connection<ClusterConnection<Node>>, Error> {
+        self.link
+            .get(|| async {
+                let client = self.client()?;
+                client.get_async_generic_connection::<Node>().await.map_err(|error| connect_error(&error))
+            })
+            .await
+    }
+
+    fn client(&self) -> Result<ClusterClient, Error> {
+        let Target::Cluster { nodes, max_redirections } = &self.options.target else {
+            return Err(Error::Connect("no cluster nodes".into()));
+        };
+        let nodes = nodes.iter().map(|node| {
+            let info = self.options.address(node).into_connection_info()?;
+            Ok(info.set_redis_settings(credentials(&self.options.username, &self.options.password)))
+        });
+        let nodes = nodes.collect::<Result<Vec<_>, redis::RedisError>>().map_err(failed)?;
+        let mut builder = ClusterClientBuilder::new(nodes)
+            .use_protocol(ProtocolVersion::RESP2)
+            .connection_timeout(self.options.timeouts.connect)
+            .response_timeout(self.options.timeouts.response)
+            .overall_response_timeout(Some(self.options.timeouts.response))
+            .retries(*max_redirections)
+            .min_retry_wait(10)
+            .max_retry_wait(100);
+        if let Some(tls) = &self.options.tls {
+            builder = builder.tls(if tls.verify { TlsMode::Secure } else { TlsMode::Insecure });
+        }
+        builder.build().map_err(failed)
+    }
+
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        let connection = self.connection().await?;
+        self.run_on(&connection, command).await
+    }
+
+    /// A connection whose node does not answer, or that has lost it, is given up: the next one asks again who holds what.
+    async fn run_on<T: FromRedisValue>(
+        &self,
+        connection: &Connection<ClusterConnection<Node>>,
+        command: &Cmd,
+    ) -> Result<T, Error> {
+        let result = command.query_async(&mut connection.handle.clone()).await;
+        match result {
+            Err(error) if is_broken(&error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound => {
+                self.link.give_up(connection);
+                Err(lost(&error))
+            }
+            result => result.map_err(failed),
+        }
+    }
+
+    /// Runs commands on keys of their own, all at once. The first error counts.
+    async fn run_all(&self, commands: Vec<Cmd>) -> Result<(), Error> {
+        let connection = self.connection().await?;
+        let running = commands.iter().map(|command| self.run_on::<()>(&connection, command));
+        futures_util::future::join_all(running).await.into_iter().collect()
+    }
+}
+
+/// Its nodes' connections are replaced one by one: see [`Node`].
+impl Handle for ClusterConnection<Node> {
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+impl Storage for Cluster {
+    /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
+    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+        Box::pin(async move {
+            self.run::<()>(&commands::set_record(&self.options.naming, record)).await?;
+            self.run_all(commands::notes(&self.options.naming, record)).await?;
+            match commands::shorten(&self.options.naming, record) {
+                Some(shorten) => self.run(&shorten).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
+        Box::pin(async move { self.run(&commands::update(&self.options.naming, update)).await })
+    }
+
+    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.run(&commands::get(&self.options.naming, name, key)).await })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let forget = |owner: &Owner| commands::forget(&self.options.naming, name, key, owner, current_time);
+            let mut all = vec![commands::unlink(&self.options.naming, name, key)];
+            all.extend(owners.iter().flat_map(forget));
+            self.run_all(all).await
+        })
+    }
+
+    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+        Box::pin(async move { self.run(&commands::sessions(&self.options.naming, name, owner, current_time)).await })
+    }
+
+    fn close_idle(&self) {
+        self.link.close_idle();
+    }
+}

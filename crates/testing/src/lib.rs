@@ -1,0 +1,16 @@
+//! What tests and benches share: servers and an nginx of their own, on free ports and in temporary directories, and the
+//! sessions that lua-resty-session wrote.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[cfg(feature = "servers")]
+pub mod dshm_server;
+#[cfg(feature = "servers")]
+pub mod memcached_server;
+#[cfg(feature = "servers")]
+pub mod redis_servers;
+#[cfg(feature = "servers")]
+pub mod server;
+#[cfg(feature = "servers")]
+pub mod sql_servers;
+pub mod vectors;
