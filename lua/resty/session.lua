@@ -2,8 +2,8 @@
 -- Sessions for OpenResty and nginx + Lua.
 --
 -- This is the shim: it reads the request, waits for storages, keeps the data's live tables, and sets headers. What is
--- decided is decided in the native module (`resty.session.native`), which knows nothing of nginx. Its acts answer a row of
--- values that starts with a task where a storage has to be asked first; see `carry` and `take_over`.
+-- decided is decided in the native module (`resty.session.native`), which knows nothing of nginx. Its acts return rows of
+-- values that start with what is to be done next; see `carry` and `take_over`.
 --
 -- @module resty.session
 -- @license BSD-2-Clause
@@ -23,6 +23,7 @@ local encode_part, decode_part = json.encode_part, json.decode_part
 local resolve = profiles.resolve
 local new_meta = require("resty.session.meta").new
 
+local DONE, WAIT, DERIVE = native.NEXT.DONE, native.NEXT.WAIT, native.NEXT.DERIVE
 local HEADERS = native.HEADERS
 local FLAG_FORGET = 0x0002
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
@@ -72,17 +73,20 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what the native task needs, until the act is done. A number is the ticket of what was submitted already: an operation
--- of a storage on the bridge, or the derivation of a key. `derive` asks whether this thread can wait for a derivation.
-local function carry(profile, task, ...)
-  if not task then
+-- Does what an act needs until it is done, and returns its outcome, which `take_over` reads. What the values are that follow
+-- `todo` is written beside the native module's `NEXT`.
+local function carry(profile, todo, ...)
+  if todo == DONE then
     return ...
-  elseif type(task) == "number" then
-    return carry(profile, native.go_on(task, waiting.wait(task, ...)))
-  elseif (...) == "derive" then
+  elseif todo == WAIT then
+    local ticket = ...
+    return carry(profile, native.proceed(ticket, waiting.wait(...)))
+  end
+  local task = ...
+  if todo == DERIVE then
     return carry(profile, native.derive(task, waiting.prepare()))
   end
-  return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
+  return carry(profile, native.reply(task, storages.ask(profile.storage, select(2, ...))))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -119,21 +123,21 @@ local function live(self, problem)
   end
 end
 
--- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
--- is an audience's name, they are that one's alone.
-local function take_data(self, data, index, subject, info)
+-- Takes over the data of a session that was opened. Without an index the current audience is added to them. If `audience`
+-- is given, the data are that one's alone.
+local function take_data(self, data, index, audience, subject, info)
   local current, found = self.data and self.data[self.data_index], index ~= nil
   self.state = found and "open" or "new"
-  if type(index) == "string" then
-    data, index = { { data, index, subject } }, 1
+  if audience then
+    data = { { data, audience, subject } }
   elseif not found then
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
   info = info_table.by_audience(info, data)
   if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = info_table.place(data[index][2]), self.info.data
-    info[audience] = found and info[audience] or own and own[audience] or nil
+    local place, own = info_table.place(data[index][2]), self.info.data
+    info[place] = found and info[place] or own and own[place] or nil
     self.info.data = info
   end
   self.data, self.data_index = data, index
@@ -141,10 +145,11 @@ end
 
 -- Takes over what an act came to. Returns the error, if there is one. `opens` is the Cookie header that was given to an act
 -- which opens, true if there is none, and false for other acts.
-local function take_over(self, now, opens, err, _, lines, warning, key, value, value_end, payload, index, subject, info,
-                         remembered, known_at)
+local function take_over(self, now, opens, ...)
+  -- See `OutcomeRow` in the native module.
+  local err, _, lines, warning, key, cookie, cookie_end, known_at, payload, index, audience, subject, info, remembered = ...
   if payload then
-    local data, problem = decode_part("data", payload, type(index) == "string" and 1 or 3)
+    local data, problem = decode_part("data", payload, audience and 1 or 3)
     if info and not problem then
       info, problem = decode_part("info", info, 2)
     end
@@ -152,15 +157,15 @@ local function take_over(self, now, opens, err, _, lines, warning, key, value, v
       respond(lines, warning)
       return problem
     elseif opens then
-      take_data(self, data, index, subject, info)
+      take_data(self, data, index, audience, subject, info)
     elseif index then -- some audiences were dropped: the current one's data stay the program's own table
       data[index] = self.data[self.data_index]
       self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
     end
   end
   respond(lines, warning)
-  if key and value then
-    self.meta = new_meta(self.profile.ikms[key], now, value, known_at, opens, value_end)
+  if key and cookie then
+    self.meta = new_meta(self.profile.ikms[key], now, cookie, known_at, opens, cookie_end)
   end
   if remembered then
     self.remember_meta = new_meta(self.profile.remember_ikms[remembered.key], now, remembered.value, remembered.known_at)

@@ -12,6 +12,7 @@ mod configuration;
 mod hints;
 mod instance;
 mod options;
+mod rows;
 mod storages;
 mod utils;
 
