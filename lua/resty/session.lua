@@ -21,9 +21,10 @@ local respond, time = http.respond, ngx.time
 local band = require("bit").band
 local encode_part, decode_part = json.encode_part, json.decode_part
 local resolve = profiles.resolve
-local new_meta = require("resty.session.meta").new
+local metas = require "resty.session.meta"
 
-local DONE, WAIT, DERIVE = native.NEXT.DONE, native.NEXT.WAIT, native.NEXT.DERIVE
+local NEXT = native.NEXT
+local OPENED, TOUCHED, WAIT, GET, CALL = NEXT.OPENED, NEXT.TOUCHED, NEXT.WAIT, NEXT.GET, NEXT.CALL
 local HEADERS = native.HEADERS
 local FLAG_FORGET = 0x0002
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
@@ -73,20 +74,19 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what an act needs until it is done, and returns its outcome, which `take_over` reads. What the values are that follow
--- `todo` is written beside the native module's `NEXT`.
-local function carry(profile, todo, ...)
-  if todo == DONE then
-    return ...
+-- Does what an act needs until it is done, and returns what it came to: `OPENED`, `DONE` or `TOUCHED`, and the values of
+-- that. `Next` in the native module tells what the values after `todo` are.
+local function carry(profile, todo, a, b, c, d)
+  if todo <= TOUCHED then
+    return todo, a, b, c, d
   elseif todo == WAIT then
-    local ticket = ...
-    return carry(profile, native.proceed(ticket, waiting.wait(...)))
+    return carry(profile, native.proceed(a, waiting.wait(a, b, c)))
+  elseif todo == GET then
+    return carry(profile, native.reply(a, profile.storage:get(b, c, d)))
+  elseif todo == CALL then
+    return carry(profile, native.reply(a, storages.ask(profile.storage, b)))
   end
-  local task = ...
-  if todo == DERIVE then
-    return carry(profile, native.derive(task, waiting.prepare()))
-  end
-  return carry(profile, native.reply(task, storages.ask(profile.storage, select(2, ...))))
+  return carry(profile, native.derive(a, waiting.prepare()))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -123,14 +123,20 @@ local function live(self, problem)
   end
 end
 
--- Takes over the data of a session that was opened. Without an index the current audience is added to them. If `audience`
--- is given, the data are that one's alone.
-local function take_data(self, data, index, audience, subject, info)
+-- Takes over a session that was opened and of which nothing else is told. Returns an error, or nil.
+local function take_opened(self, data, audience, subject)
+  local decoded, problem = decode_part("data", data, 1)
+  if problem then
+    return problem
+  end
+  self.state, self.data, self.data_index = "open", { { decoded, audience, subject } }, 1
+end
+
+-- Takes over the data of a session that was opened, all audiences. Without an index the current audience is added to them.
+local function take_data(self, data, index, info)
   local current, found = self.data and self.data[self.data_index], index ~= nil
   self.state = found and "open" or "new"
-  if audience then
-    data = { { data, audience, subject } }
-  elseif not found then
+  if not found then
     index = #data + 1
     data[index] = current or new_entry(self.profile)
   end
@@ -143,34 +149,76 @@ local function take_data(self, data, index, audience, subject, info)
   self.data, self.data_index = data, index
 end
 
--- Takes over what an act came to. Returns the error, if there is one. `opens` is the Cookie header that was given to an act
--- which opens, true if there is none, and false for other acts.
-local function take_over(self, now, opens, ...)
-  -- See `OutcomeRow` in the native module.
-  local err, _, lines, warning, key, cookie, cookie_end, known_at, payload, index, audience, subject, info, remembered = ...
-  if payload then
-    local data, problem = decode_part("data", payload, audience and 1 or 3)
-    if info and not problem then
-      info, problem = decode_part("info", info, 2)
-    end
-    if problem then
-      respond(lines, warning)
-      return problem
-    elseif opens then
-      take_data(self, data, index, audience, subject, info)
-    elseif index then -- some audiences were dropped: the current one's data stay the program's own table
-      data[index] = self.data[self.data_index]
-      self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
-    end
+-- Decodes the data and the info that an act came to. Returns them, or two nils and an error.
+local function decode(outcome)
+  local data, problem = decode_part("data", outcome.payload, 3)
+  local info
+  if outcome.info and not problem then
+    info, problem = decode_part("info", outcome.info, 2)
   end
-  respond(lines, warning)
-  if key and cookie then
-    self.meta = new_meta(self.profile.ikms[key], now, cookie, known_at, opens, cookie_end)
+  if problem then
+    return nil, nil, problem
+  end
+  return data, info
+end
+
+-- Takes over the data that an act came to; `opens` says whether it is one which opens. Returns an error, or nil.
+local function take_data_of(self, opens, outcome)
+  local index = outcome.index
+  local data, info, problem = decode(outcome)
+  if problem then
+    return problem
+  elseif opens then
+    take_data(self, data, index, info)
+  elseif index then -- some audiences were dropped: the current one's data stay the program's own table
+    data[index] = self.data[self.data_index]
+    self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
+  end
+end
+
+-- Takes over the rarer things that an act came to. `cookies` is the Cookie header that was given to an act which opens,
+-- false for other acts. Returns an error, or nil.
+local function take_more(self, now, cookies, more)
+  local problem = more.payload and take_data_of(self, cookies ~= false, more)
+  if problem then
+    return problem
+  end
+  local profile, remembered = self.profile, more.remembered
+  if more.place and cookies then
+    self.meta = metas.read(profile.ikms[more.key or 1], now, cookies, more.place)
   end
   if remembered then
-    self.remember_meta = new_meta(self.profile.remember_ikms[remembered.key], now, remembered.value, remembered.known_at)
+    self.remember_meta = metas.saved(profile.remember_ikms[remembered.key], now, remembered.value, remembered.known_at)
   end
-  return err
+end
+
+-- Takes over what an act came to: the values of `DONE` without its error. Returns an error, or nil.
+local function take_over(self, now, cookies, lines, cookie, more)
+  local problem = more and take_more(self, now, cookies, more)
+  respond(lines, more and more.warning)
+  if cookie and not problem then
+    self.meta = metas.saved(self.profile.ikms[more and more.key or 1], now, cookie, more and more.known_at)
+  end
+  return problem or nil
+end
+
+-- Runs an act which opens the request's session, for an instance. Returns the error, if there is one. `audience` and
+-- `remember` are the instance's own, if they are not as configured.
+local function open(self, act, audience, remember)
+  local profile, now = self.profile, time()
+  local handle, reason = handle_of(profile)
+  local cookies = http.cookies(profile)
+  local sets_cookies = act ~= native.open or self.remember -- opening sets some only by a remember cookie
+  local done, a, b, c, d = carry(profile, act(
+    handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
+  if done ~= OPENED then
+    return take_over(self, now, cookies, b, c, d) or a
+  end
+  local problem = take_opened(self, a, b, c)
+  if not problem then
+    self.meta = metas.read(profile.ikms[1], now, cookies, d)
+  end
+  return problem
 end
 
 -- What a method returns: true alone, or nil and the error.
@@ -188,13 +236,18 @@ end
 
 -- Runs an act of the native module on an instance. Returns the error, if there is one.
 local function perform(self, act, payload, info)
-  local meta, now = self.meta, time()
-  local handle, problem = handle_of(self.profile)
-  return take_over(self, now, false, carry(self.profile, act(
-    handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(self.profile)) or nil,
+  local profile, meta, now = self.profile, self.meta, time()
+  local handle, problem = handle_of(profile)
+  local done, a, b, c, d = carry(profile, act(
+    handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(profile)) or nil,
     http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
-    payload, self.data_index, info)))
+    payload, self.data_index, info))
+  if done ~= TOUCHED then
+    return take_over(self, now, false, b, c, d) or a
+  end
+  respond(a)
+  self.meta = metas.saved(meta.ikm, now, b, meta.known_at)
 end
 
 -- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
@@ -391,12 +444,7 @@ end
 -- @treturn boolean|nil true
 -- @treturn string error
 function metatable:open()
-  local profile, now, audience = self.profile, time(), self.data[self.data_index][2]
-  local handle, problem = handle_of(profile)
-  local cookies = http.cookies(profile)
-  local unsendable = self.remember and http.unsendable() or nil -- only opening by a remember cookie sets cookies
-  return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
-    handle, now, cookies, unsendable, problem, audience, self.remember))))
+  return result(open(self, native.open, self.data[self.data_index][2], self.remember))
 end
 
 --- Saves the session under a new id, and the remember cookie where there is one to be.
@@ -522,14 +570,11 @@ function session.new(configuration)
   return new_instance(profile, { new_entry(profile) })
 end
 
--- Opens the request's session by a native function. Returns the instance, and the error, if there is one.
+-- Makes an instance of the request's session. Returns it, and the error, if there is one.
 local function on_request(act, configuration)
-  local profile, now = resolve(configuration), time()
-  local handle, problem = handle_of(profile)
-  local self, cookies = new_instance(profile), http.cookies(profile)
-  local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil -- see metatable:open
-  local err = take_over(self, now, cookies or true, carry(profile, act(handle, now, cookies, unsendable, problem)))
-  self.data, self.meta = self.data or { new_entry(profile) }, self.meta or {}
+  local self = new_instance(resolve(configuration))
+  local err = open(self, act)
+  self.data, self.meta = self.data or { new_entry(self.profile) }, self.meta or {}
   return self, err
 end
 
@@ -558,16 +603,13 @@ function session.start(configuration)
   return self, err, self.state == "open", not err
 end
 
--- What an act on the request's session that leaves no instance came to, as the API has it.
-local function finish(err, exists, lines, warning)
-  respond(lines, warning)
-  return not err or nil, err, exists or false, not err
-end
-
+-- Runs an act on the request's session that leaves no instance.
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)
-  return finish(carry(profile, act(handle, time(), http.cookies(profile), http.unsendable(), problem)))
+  local _, err, lines, _, more = carry(profile, act(handle, time(), http.cookies(profile), http.unsendable(), problem))
+  respond(lines, more and more.warning)
+  return not err or nil, err, more and more.exists or false, not err
 end
 
 --- Logs the configured audience out of the request's session.

@@ -15,8 +15,8 @@ use mlua::{BString, Either};
 use super::blocks::in_entry_thread;
 use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
-use super::rows::{self, Args, InstanceArgs, InstanceRow, MetaRow, Next, OutcomeRow, Request, Row, Slot};
-use super::rows::{boolean, bytes, failed, nil, number, text, waits};
+use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, Request, Row};
+use super::rows::{failed, number, text, waits};
 use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle};
 use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
 use resty_session_core::cookie::keys::Derivation;
@@ -27,12 +27,11 @@ use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
 use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
-    module.set("open", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Open))?)?;
-    module.set("start", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Start))?)?;
-    module.set("logout", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Logout))?)?;
-    module.set("destroy", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Destroy))?)?;
+    module.set("open", lua.create_function(|lua, args| on_request(lua, args, Function::Open))?)?;
+    module.set("start", lua.create_function(|lua, args| on_request(lua, args, Function::Start))?)?;
+    module.set("logout", lua.create_function(|lua, args| on_request(lua, args, Function::Logout))?)?;
+    module.set("destroy", lua.create_function(|lua, args| on_request(lua, args, Function::Destroy))?)?;
     let instance = lua.create_table()?;
-    instance.set("open", lua.create_function(open_instance)?)?;
     instance.set("save", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Save))?)?;
     instance
         .set("touch", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Touch))?)?;
@@ -56,6 +55,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
         next.set(name, value.number())?;
     }
     module.set("NEXT", next)?;
+    module.set("PLACE_FACTOR", rows::PLACE_FACTOR)?;
     module.set("set_reader", lua.create_function(set_reader)?)?;
     module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
     module.set("reply", lua.create_function(reply)?)?;
@@ -109,9 +109,12 @@ enum Function {
     Destroy,
 }
 
-fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
-    let (handle, request, ()) = rows::read(args);
-    let session = Session::new(&handle.configuration);
+/// `audience` and `remember` are those of an instance that is to be opened, if they are not the configured ones.
+fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
+    let (handle, request, (audience, remember)) = rows::read(args);
+    let mut session = Session::new(&handle.configuration);
+    session.audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
+    session.remember = remember.unwrap_or(session.remember);
     let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
         let outcome = match function {
             Function::Open => session::open(&act, &mut session).await,
@@ -119,17 +122,6 @@ fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
             Function::Logout => session::logout(&act, &mut session).await,
             Function::Destroy => session::destroy(&act, &mut session).await,
         };
-        (session, outcome)
-    });
-    running.start(lua)
-}
-
-/// `handle, now, cookies, unsendable, problem, audience, remember`: opens on behalf of an instance.
-fn open_instance(lua: &Lua, args: Args<(LuaValue, bool)>) -> LuaResult<Row> {
-    let (handle, request, (audience, remember)) = rows::read(args);
-    let session = Session { audience: Some(name_of(&audience)), remember, ..Session::new(&handle.configuration) };
-    let running = Running::new(lua, &handle, request, session, |act, mut session| async move {
-        let outcome = session::open(&act, &mut session).await;
         (session, outcome)
     });
     running.start(lua)
@@ -148,7 +140,6 @@ enum Method {
 fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult<Row> {
     let (handle, request, instance) = rows::read(args);
     let instance = InstanceRow::from(instance);
-    let open = instance.open;
     let session = match session_of(&handle.configuration, instance) {
         Ok(session) => session,
         Err(error) => return Ok(failed(&error)),
@@ -162,7 +153,8 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
             Method::Destroy => session.destroy(&act).await,
             Method::SaveInfo => session.save_info(&act).await,
         };
-        (session, Outcome { exists: open, result })
+        // The shim knows whether an instance is open.
+        (session, Outcome { exists: false, result })
     });
     running.start(lua)
 }
@@ -257,7 +249,7 @@ impl Running {
                     (Some(_), Some(problem)) => Ok(self.task.failure(problem.clone())),
                 },
                 Step::Done((session, outcome)) => {
-                    return OutcomeRow::new(lua, session, outcome, self.payload_size, self.now)?.into_row(lua);
+                    return Finished { session, outcome, payload_size: self.payload_size, now: self.now }.into_row(lua);
                 }
                 Step::Over => return Ok(failed(&"the act is over")),
             };
@@ -356,35 +348,52 @@ fn answer_of(running: &Running, value: &LuaValue, cause: impl Fn() -> Option<Str
     }
 }
 
+/// What a program's own storage is to do, in values or, if that is not `get`, in a table with names.
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
     let task = Either::Right(LuaValue::UserData(lua.create_userdata(task)?));
-    let row = match effect {
-        Effect::Get(get) => vec![task, text("get"), text(&*get.name), text(get.key), number(get.current_time)],
+    if let Effect::Get(get) = effect {
+        return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
+    }
+    let request = lua.create_table()?;
+    match effect {
         Effect::Set(set) => {
-            let value = bytes(lua, Some(set.value))?;
-            let mut row = vec![task, text("set"), text(&*set.name), text(set.key), value];
-            row.extend([number(set.ttl), number(set.current_time), Either::Left(set.old_key), number(set.stale_ttl)]);
-            row.extend([metadata(lua, set.metadata)?, boolean(set.old_must_exist)]);
-            row
+            request.raw_set("method", "set")?;
+            record(lua, &request, (&set.name, set.key, &set.value))?;
+            request.raw_set("ttl", set.ttl)?;
+            request.raw_set("current_time", set.current_time)?;
+            request.raw_set("old_key", set.old_key)?;
+            request.raw_set("stale_ttl", set.stale_ttl)?;
+            request.raw_set("metadata", metadata(lua, set.metadata)?)?;
+            request.raw_set("old_must_exist", set.old_must_exist)?;
         }
         Effect::Update(update) => {
-            let value = bytes(lua, Some(update.value))?;
-            let (ttl, current_time) = (number(update.ttl), number(update.current_time));
-            vec![task, text("update"), text(&*update.name), text(update.key), value, ttl, current_time]
+            request.raw_set("method", "update")?;
+            record(lua, &request, (&update.name, update.key, &update.value))?;
+            request.raw_set("ttl", update.ttl)?;
+            request.raw_set("current_time", update.current_time)?;
         }
         Effect::Delete(delete) => {
-            let metadata = metadata(lua, delete.metadata)?;
-            vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
+            request.raw_set("method", "delete")?;
+            request.raw_set("name", &*delete.name)?;
+            request.raw_set("key", delete.key)?;
+            request.raw_set("current_time", delete.current_time)?;
+            request.raw_set("metadata", metadata(lua, delete.metadata)?)?;
         }
-        Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
-    };
-    Ok(Next::Call.row(row))
+        Effect::Get(_) | Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
+    }
+    Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request))]))
 }
 
-fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
-    let Some(metadata) = metadata else { return Ok(nil()) };
+fn record(lua: &Lua, request: &LuaTable, (name, key, value): (&str, String, &[u8])) -> LuaResult<()> {
+    request.raw_set("name", name)?;
+    request.raw_set("key", key)?;
+    request.raw_set("value", lua.create_string(value)?)
+}
+
+fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Option<LuaTable>> {
+    let Some(metadata) = metadata else { return Ok(None) };
     let table = lua.create_table()?;
     table.set("audiences", metadata.audiences)?;
     table.set("subjects", metadata.subjects)?;
-    Ok(Either::Right(LuaValue::Table(table)))
+    Ok(Some(table))
 }

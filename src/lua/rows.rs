@@ -1,39 +1,61 @@
 //! The rows of values that cross the border when an act runs. Each is a struct here, and is read or made in one place;
 //! `carry`, `perform` and `take_over` of the shim are the other ends.
 //!
-//! Rows instead of tables, because a table for each act would cost a tenth of an open.
+//! What is frequent crosses as values, because a table for each would cost a tenth of an open; the rest has names in a table.
 
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
 use super::configuration::HandleRef;
 use super::storages::Submitted;
-use resty_session_core::session::{Meta, Outcome, Session};
+use resty_session_core::session::{Meta, Outcome, Session, State};
 
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 pub type Slot = Either<Option<String>, LuaValue>;
 
-/// A row: what the shim is to do next, a [`Next`], and what it needs for that. Nils at the end may be left out.
+/// A row: what the shim is to do next, a [`Next`], and what it needs for that; nils at the end are left out.
 pub type Row = Variadic<Slot>;
 
-/// What the shim is to do next: the first value of each [`Row`].
+/// What the shim is to do next: the first value of each [`Row`], with at most four others. (The shim's functions take them
+/// as parameters. LuaJIT does not compile a function by itself that takes any number of values.)
 #[derive(Clone, Copy)]
 pub enum Next {
-    /// Take over what the act came to: an [`OutcomeRow`].
+    /// Take over a session that was opened, and of which nothing else is to be told: `data, audience, subject, place`. That
+    /// is JSON of its only audience's data, the audience, its subject, and where in the Cookie header the value of the
+    /// session's first cookie stands: see [`PLACE_FACTOR`]. The configuration's first key authenticates it.
+    Opened,
+    /// Take over what else an act came to: `err, lines, cookie, more`. The lines are a string or an array of strings,
+    /// `cookie` is the value of the session's first cookie if the act saved it, and `more` is a table or nil: see [`Finished::more`].
     Done,
+    /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and it is not known anew that
+    /// its record exists.
+    Touched,
     /// Wait for a ticket and call `proceed(ticket, err)`: `ticket, limit, in_entry_thread`. The limit is how many seconds
     /// to wait at most; `in_entry_thread` says whether this thread may wait by itself.
     Wait,
-    /// Call a method of the program's own storage and then `reply(task, value, err)`: `task, method, …`.
+    /// Call `get` of the program's own storage and then `reply(task, value, err)`: `task, name, key, current_time`.
+    Get,
+    /// Call another method of the program's own storage and then `reply(task, value, err)`: `task, request`, a table with
+    /// the `method` and its arguments by their names.
     Call,
     /// Find out whether this thread can wait for a key that takes long to derive, and call `derive(task, problem)`: `task`.
     Derive,
 }
 
+/// A place in a Cookie header is one number for the shim: where it starts, counted from 1, times this, and where it ends.
+pub const PLACE_FACTOR: u64 = 1 << 26;
+
 impl Next {
-    /// The numbers by name, for the shim.
-    pub const ALL: [(&str, Self); 4] =
-        [("DONE", Self::Done), ("WAIT", Self::Wait), ("CALL", Self::Call), ("DERIVE", Self::Derive)];
+    /// All of them by name, for the shim.
+    pub const ALL: [(&str, Self); 7] = [
+        ("OPENED", Self::Opened),
+        ("DONE", Self::Done),
+        ("TOUCHED", Self::Touched),
+        ("WAIT", Self::Wait),
+        ("GET", Self::Get),
+        ("CALL", Self::Call),
+        ("DERIVE", Self::Derive),
+    ];
 
     /// The number that stands for it.
     pub fn number(self) -> u64 {
@@ -41,8 +63,11 @@ impl Next {
     }
 
     /// A row that starts with it.
-    pub fn row(self, values: impl IntoIterator<Item = Slot>) -> Row {
-        [number(self.number())].into_iter().chain(values).collect()
+    pub fn row<const N: usize>(self, values: [Slot; N]) -> Row {
+        let mut row = Vec::with_capacity(1 + N);
+        row.push(number(self.number()));
+        row.extend(values);
+        row.into()
     }
 }
 
@@ -108,106 +133,122 @@ impl From<InstanceArgs> for InstanceRow {
     }
 }
 
-/// What an act came to.
-pub struct OutcomeRow {
-    pub error: Option<String>,
-    /// Whether the session exists, or existed.
-    pub exists: bool,
-    /// Set-Cookie lines.
-    pub lines: Vec<String>,
-    /// To be logged.
-    pub warning: Option<String>,
-    /// Where the key that authenticates the cookie stands among the configuration's, counted from 1.
-    pub key: Option<usize>,
-    pub cookie: CookieRow,
-    /// When the session's record was last known to exist, if that is not now: seconds since the epoch.
-    pub known_at: Option<u64>,
-    pub data: DataRow,
-    /// The remember cookie's meta, if the act saved or opened it.
-    pub remembered: Option<Box<Meta>>,
+/// What an act came to, for the shim.
+pub struct Finished {
+    pub session: Session,
+    pub outcome: Outcome,
+    /// How many bytes of data the act started with.
+    pub payload_size: usize,
+    /// When the act started: seconds since the epoch.
+    pub now: u64,
 }
 
-/// The value of a session's first cookie, header and initial chunk.
-#[derive(Default)]
-pub enum CookieRow {
-    /// The act has not changed it.
-    #[default]
-    Same,
-    /// The act saved it.
-    Saved(String),
-    /// The act read it: where it starts in the Cookie header, counted from 1, and where it ends.
-    Read { start: usize, end: usize },
-}
-
-/// The data that an act gives to the shim. All is nil unless the act opened a session or dropped audiences.
-pub struct DataRow {
-    /// JSON: all audiences, or only the data of `audience`.
-    pub payload: Option<LuaString>,
-    /// The current audience's place among all, counted from 1.
-    pub index: Option<usize>,
-    /// The current audience, if the session has no other: fewer tables are decoded then.
-    pub audience: Option<Vec<u8>>,
-    /// The subject of that one.
-    pub subject: Option<Vec<u8>>,
-    /// JSON.
-    pub info: Option<Vec<u8>>,
-}
-
-impl OutcomeRow {
-    /// The outcome of an act which started at `now` with `payload_size` bytes of data.
-    pub fn new(lua: &Lua, session: Session, outcome: Outcome, payload_size: usize, now: u64) -> LuaResult<Self> {
-        let Session { meta, remember_meta, payload, index, sole, mut info, lines, warning, .. } = session;
-        // The payload is the shim's own unless the act opened a session or dropped audiences.
-        let payload = (payload.len() != payload_size).then_some(payload);
-        info = info.filter(|_| payload.is_some());
-        let parts = payload.as_deref().zip(sole).and_then(|(payload, sole)| sole.split(payload));
-        let audience = parts.as_ref().map(|parts| parts.audience.to_vec());
-        let subject = parts.as_ref().and_then(|parts| parts.subject).map(<[u8]>::to_vec);
-        let text = parts.map(|parts| parts.data).or(payload.as_deref().map(Vec::as_slice));
-        // Copied once, into Lua's memory.
-        let payload = text.map(|text| lua.create_string(text)).transpose()?;
-        Ok(Self {
-            error: outcome.result.err().map(|error| error.to_string()),
-            exists: outcome.exists,
-            warning,
-            key: meta.as_ref().map(|meta| meta.key + 1),
-            known_at: meta.as_ref().map(|meta| meta.known_at).filter(|known_at| *known_at != now),
-            cookie: meta.map(|meta| CookieRow::new(&meta, !lines.is_empty())).unwrap_or_default(),
-            lines,
-            data: DataRow { payload, index: index.map(|index| index + 1), audience, subject, info },
-            remembered: remember_meta,
-        })
+impl Finished {
+    /// A row of [`Next::Opened`], [`Next::Touched`] or [`Next::Done`].
+    pub fn into_row(self, lua: &Lua) -> LuaResult<Row> {
+        match self.opened(lua)?.or_else(|| self.touched()) {
+            Some(row) => Ok(row),
+            None => self.done(lua),
+        }
     }
 
-    /// `DONE, err, exists, lines, warning, key, cookie, cookie_end, known_at, payload, index, audience, subject, info,
-    /// remembered`.
-    pub fn into_row(self, lua: &Lua) -> LuaResult<Row> {
-        let (cookie, cookie_end) = match self.cookie {
-            CookieRow::Same => (nil(), nil()),
-            CookieRow::Saved(value) => (text(value), nil()),
-            CookieRow::Read { start, end } => (number(start as u64), number(end as u64)),
+    /// Whether the act opened a session, or dropped audiences; otherwise the data are the shim's own.
+    fn has_new_data(&self) -> bool {
+        self.session.payload.len() != self.payload_size
+    }
+
+    fn opened(&self, lua: &Lua) -> LuaResult<Option<Row>> {
+        let Session { meta, payload, sole, .. } = &self.session;
+        let (Some(Meta { key: 0, place: Some(place), known_at, .. }), Some(sole)) = (meta, sole) else {
+            return Ok(None);
         };
-        let place = |place: Option<usize>| place.map_or_else(nil, |place| number(place as u64));
-        let mut row = Vec::with_capacity(15);
-        row.extend([number(Next::Done.number()), Either::Left(self.error), boolean(self.exists)]);
-        row.extend([lines(lua, self.lines)?, Either::Left(self.warning), place(self.key), cookie, cookie_end]);
-        row.extend([self.known_at.map_or_else(nil, number), self.data.payload.map_or_else(nil, string)]);
-        row.extend([place(self.data.index), bytes(lua, self.data.audience)?, bytes(lua, self.data.subject)?]);
-        row.extend([bytes(lua, self.data.info)?, remembered(lua, self.remembered)?]);
+        let is_all = self.session.state == State::Open && self.session.lines.is_empty() && !self.has_more();
+        if *known_at != self.now || !self.has_new_data() || !is_all {
+            return Ok(None);
+        }
+        let Some(parts) = sole.split(payload) else { return Ok(None) };
+        let place = (place.start as u64 + 1) * PLACE_FACTOR + place.end as u64;
+        // The data are copied once, into Lua's memory.
+        let data = string(lua.create_string(parts.data)?);
+        let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
+        Ok(Some(Next::Opened.row([data, audience, subject, number(place)])))
+    }
+
+    fn touched(&self) -> Option<Row> {
+        let (Some(meta), [line]) = (&self.session.meta, self.session.lines.as_slice()) else { return None };
+        let is_all = !self.outcome.exists && !self.has_new_data() && !self.has_more();
+        (is_all && meta.known_at != self.now).then(|| Next::Touched.row([text(line.as_str()), text(meta.value())]))
+    }
+
+    /// Whether there is an error, or something that acts seldom come to.
+    fn has_more(&self) -> bool {
+        let Session { warning, info, remember_meta, .. } = &self.session;
+        self.outcome.result.is_err() || warning.is_some() || info.is_some() || remember_meta.is_some()
+    }
+
+    fn done(self, lua: &Lua) -> LuaResult<Row> {
+        let error = self.outcome.result.as_ref().err().map(ToString::to_string);
+        let more = self.more(lua)?;
+        let Session { meta, lines, .. } = self.session;
+        let changed = meta.filter(|meta| meta.place.is_none() && !lines.is_empty());
+        let cookie = Either::Left(changed.map(|meta| meta.value()));
+        let lines = match lines.len() {
+            0 | 1 => Either::Left(lines.into_iter().next()),
+            _ => Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?)),
+        };
+        let mut row = Next::Done.row([Either::Left(error), lines, cookie, more]);
         while matches!(row.last(), Some(Either::Left(None))) {
             row.pop();
         }
-        Ok(row.into())
+        Ok(row)
+    }
+
+    /// What acts seldom come to, in a table with names; nil if there is nothing:
+    ///
+    /// - `exists`: whether the session exists, or existed
+    /// - `warning`: to be logged
+    /// - `key`: where the key that authenticates the cookie stands among the configuration's, if it is not the first
+    /// - `known_at`: when the session's record was last known to exist, if that is not now: seconds since the epoch
+    /// - `place`: where the session's first cookie stands in the Cookie header, if the act read it
+    /// - `payload`: the data of all audiences, JSON, if the act opened a session or dropped audiences
+    /// - `index`: the current audience's place among them
+    /// - `info`: JSON, beside `payload`
+    /// - `remembered`: the remember cookie's meta, if the act opened or saved it: `value`, `key` and `known_at`
+    fn more(&self, lua: &Lua) -> LuaResult<Slot> {
+        let mut more = More(None);
+        let session = &self.session;
+        more.set(lua, "exists", Some(true).filter(|_| self.outcome.exists))?;
+        more.set(lua, "warning", session.warning.as_deref())?;
+        if let Some(meta) = &session.meta {
+            more.set(lua, "key", Some(meta.key + 1).filter(|key| *key > 1))?;
+            more.set(lua, "known_at", Some(meta.known_at).filter(|known_at| *known_at != self.now))?;
+            let place = meta.place.as_ref();
+            more.set(lua, "place", place.map(|place| (place.start as u64 + 1) * PLACE_FACTOR + place.end as u64))?;
+        }
+        if self.has_new_data() {
+            more.set(lua, "payload", Some(lua.create_string(&session.payload)?))?;
+            more.set(lua, "index", session.index.map(|index| index + 1))?;
+            more.set(lua, "info", session.info.as_deref().map(|info| lua.create_string(info)).transpose()?)?;
+        }
+        let remembered = session.remember_meta.as_deref();
+        more.set(lua, "remembered", remembered.map(|meta| remembered_table(lua, meta)).transpose()?)?;
+        Ok(more.0.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))))
     }
 }
 
-impl CookieRow {
-    fn new(meta: &Meta, changed: bool) -> Self {
-        match &meta.place {
-            Some(place) => Self::Read { start: place.start + 1, end: place.end },
-            None if changed => Self::Saved(meta.value()),
-            None => Self::Same,
-        }
+/// A table that is only made once a field has a value.
+struct More(Option<LuaTable>);
+
+impl More {
+    fn set(&mut self, lua: &Lua, name: &str, value: Option<impl IntoLua>) -> LuaResult<()> {
+        let Some(value) = value else { return Ok(()) };
+        let table = match self.0.take() {
+            Some(table) => table,
+            None => lua.create_table()?,
+        };
+        table.raw_set(name, value)?;
+        self.0 = Some(table);
+        Ok(())
     }
 }
 
@@ -242,29 +283,19 @@ fn string(string: LuaString) -> Slot {
 }
 
 /// Bytes as they are, whether they are UTF-8 or not.
-pub fn bytes(lua: &Lua, bytes: Option<Vec<u8>>) -> LuaResult<Slot> {
+pub fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Slot> {
     let Some(bytes) = bytes else { return Ok(nil()) };
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Either::Left(Some(text))),
-        Err(error) => lua.create_string(error.as_bytes()).map(string),
-    }
-}
-
-/// One line as a string, several as an array.
-fn lines(lua: &Lua, mut lines: Vec<String>) -> LuaResult<Slot> {
-    match lines.len() {
-        0 => Ok(nil()),
-        1 => Ok(Either::Left(lines.pop())),
-        _ => Ok(Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?))),
+    match std::str::from_utf8(bytes) {
+        Ok(plain) => Ok(text(plain)),
+        Err(_) => lua.create_string(bytes).map(string),
     }
 }
 
 /// `{ value = …, key = …, known_at = … }`.
-fn remembered(lua: &Lua, meta: Option<Box<Meta>>) -> LuaResult<Slot> {
-    let Some(meta) = meta else { return Ok(nil()) };
+fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     table.set("value", meta.value())?;
     table.set("key", meta.key + 1)?;
     table.set("known_at", meta.known_at)?;
-    Ok(Either::Right(LuaValue::Table(table)))
+    Ok(table)
 }

@@ -23,38 +23,51 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- Most programs never look at a header's fields: they are read when one first does. Until then a meta has four fields, of
 -- which a table of the smallest size that there is has room. `known_at` is when its record was last known to exist; where
 -- that is when it was opened or saved, `timestamp` says so. If it was opened, `read` is the request's Cookie header, and
--- `place` says where the first cookie's value starts and ends there.
+-- `place` says where the first cookie's value starts, times PLACE_FACTOR, and ends there.
 local lazy_meta = {}
 
-local SPAN = 2 ^ 26 -- bytes; longer than any Cookie header
+local PLACE_FACTOR = native.PLACE_FACTOR
 
-function lazy_meta.__index(meta, name)
+function lazy_meta.__index(self, name)
   if name == "known_at" then
-    return rawget(meta, "timestamp")
+    return rawget(self, "timestamp")
   end
-  local read, place = rawget(meta, "read"), rawget(meta, "place")
+  local read, place = rawget(self, "read"), rawget(self, "place")
   if read then
-    meta.read, meta.place, meta.value = nil, nil, read:sub(math.floor(place / SPAN), place % SPAN)
+    self.read, self.place, self.value = nil, nil, read:sub(math.floor(place / PLACE_FACTOR), place % PLACE_FACTOR)
   end
   if name == "value" then
-    return rawget(meta, name)
+    return rawget(self, name)
   end
-  local fields = native.header_fields(rawget(meta, "value"))
-  setmetatable(meta, nil)
-  meta.known_at = rawget(meta, "known_at") or meta.timestamp
+  local fields = native.header_fields(rawget(self, "value"))
+  setmetatable(self, nil)
+  self.known_at = rawget(self, "known_at") or self.timestamp
   for field, value in following, fields or {} do
-    meta[field] = value
+    self[field] = value
   end
-  return rawget(meta, name)
+  return rawget(self, name)
 end
 
--- `ikm` is the key material that authenticates it. `value` is that of the first cookie, or where it starts in the Cookie
--- header `read`; it ends at `read_to`. `known_at` is when its record was last known to exist, if that is not now.
-local function new(ikm, now, value, known_at, read, read_to)
-  if read_to then
-    return setmetatable({ timestamp = now, ikm = ikm, read = read, place = value * SPAN + read_to }, lazy_meta)
-  end
+local meta = {}
+
+--- What is known of a cookie that an act read.
+---@param ikm string the key material that authenticates it
+---@param now integer seconds since the epoch
+---@param cookies string the request's Cookie header
+---@param place integer where the value of its first cookie starts and ends there
+---@return resty.session.meta
+function meta.read(ikm, now, cookies, place)
+  return setmetatable({ timestamp = now, ikm = ikm, read = cookies, place = place }, lazy_meta)
+end
+
+--- What is known of a cookie that an act saved.
+---@param ikm string the key material that authenticates it
+---@param now integer seconds since the epoch
+---@param value string that of its first cookie
+---@param known_at integer? when its record was last known to exist, if that is not now
+---@return resty.session.meta
+function meta.saved(ikm, now, value, known_at)
   return setmetatable({ timestamp = now, ikm = ikm, value = value, known_at = known_at }, lazy_meta)
 end
 
-return { new = new }
+return meta

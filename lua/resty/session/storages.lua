@@ -129,37 +129,40 @@ end
 
 -- Writes a record anew by a storage that is not asked natively: if it is there, where the storage has a way to do that. A
 -- program's own storage has none; nor has one of ours whose `set` a program has replaced.
-local function update(storage, ...)
+local function update(storage, request)
+  local name, key, value, ttl, current_time = request.name, request.key, request.value, request.ttl, request.current_time
   local original, meta = originals_of(storage)
   if original and storage.set == original.set then
-    return meta.__update(storage, ...)
+    return meta.__update(storage, name, key, value, ttl, current_time)
   end
-  local ok, err = storage:set(...)
+  local ok, err = storage:set(name, key, value, ttl, current_time)
   return ok, not ok and err == nil and "the storage gives no reason" or err
 end
 
 -- Stores a record. Only a storage of ours, whose `set` is its own, is told that nothing may be stored if the record that it
 -- replaces is gone.
-local function set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  local original = old_must_exist and originals_of(storage)
+local function set(storage, request)
+  local name, key, value, ttl, current_time = request.name, request.key, request.value, request.ttl, request.current_time
+  local old_key, stale_ttl, metadata = request.old_key, request.stale_ttl, request.metadata
+  local original = request.old_must_exist and originals_of(storage)
   if original and storage.set == original.set then
     return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, true)
   end
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
---- Calls the method of a storage that an act needs.
--- @tparam table storage
--- @tparam string method `set`, `get`, `delete`, or `update`
--- @param ... the method's arguments
--- @return what the method returns
-function storages.ask(storage, method, ...)
-  if method == "update" then
-    return update(storage, ...)
-  elseif method == "set" then
-    return set(storage, ...)
+--- Calls the method of a storage that an act needs, other than `get`.
+---@param storage table
+---@param request table its `method`, which is `set`, `delete` or `update`, and the method's arguments by their names
+---@return any result what the method returns
+---@return any err
+function storages.ask(storage, request)
+  if request.method == "update" then
+    return update(storage, request)
+  elseif request.method == "set" then
+    return set(storage, request)
   end
-  return storage[method](storage, ...)
+  return storage:delete(request.name, request.key, request.current_time, request.metadata)
 end
 
 --- Loads what the option `storage` says.
