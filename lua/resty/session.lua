@@ -24,7 +24,7 @@ local resolve = profiles.resolve
 local new_meta = require("resty.session.meta").new
 
 local HEADERS = native.HEADERS
-local FLAG_FORGET = 0x0002
+local FLAG_FORGET = native.FLAG_FORGET
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
@@ -82,7 +82,7 @@ local function carry(profile, task, ...)
   elseif (...) == "derive" then
     return carry(profile, native.derive(task, waiting.prepare()))
   end
-  return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
+  return carry(profile, native.resume(task, storages.call(profile.storage, ...)))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------

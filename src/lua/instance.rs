@@ -5,12 +5,16 @@ use mlua::prelude::*;
 
 use super::configuration::Handle;
 use super::{Answer, answer};
-use crate::cookie::header::ENCODED_SIZE;
-use crate::cookie::{Error, Header, base64url, chunks, request, set_cookie};
+use crate::cookie::header::{ENCODED_SIZE, SID_SIZE};
+use crate::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie};
 
 type HandleRef = LuaUserDataRef<Handle>;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
+    module.set("FLAG_FORGET", Flags::FORGET.0)?;
+    module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
+    // Characters of a record's key, which is a session id or a hash as long.
+    module.set("KEY_SIZE", base64url::encoded_size(SID_SIZE))?;
     module.set("header_fields", lua.create_function(header_fields)?)?;
     module.set("property", lua.create_function(property)?)?;
     module.set("without_cookies", lua.create_function(without_cookies)?)?;

@@ -19,7 +19,7 @@ use crate::session::audiences::Metadata;
 use crate::session::effect::{Delete, Effect, Get, Update};
 use crate::storage::{self, Error, Options, Owner, Record, Storage};
 
-/// The storages' makers by name, and their operations.
+/// The storages' makers by name, their operations, and what the shim has to know of their options and errors.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table_from([
         ("dshm", maker(lua, "dshm", options::dshm)?),
@@ -32,6 +32,10 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     ])?;
     let names = options::STORAGES.map(|(storage, names)| (storage, names.concat()));
     table.set("OPTIONS", lua.create_table_from(names)?)?;
+    table.set("ALIASES", lua.create_table_from(options::ALIASES)?)?;
+    table.set("NODE_OPTIONS", options::NODE)?;
+    table.set("NODE_LISTS", options::NODE_LISTS)?;
+    table.set("GONE", Error::Gone.to_string())?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
     table.set("update", lua.create_function(update)?)?;

@@ -16,8 +16,6 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- Phases that have no request.
 local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
 
-local MOST_COOKIES = 9 -- of a session
-
 local http = {}
 
 -- Where `var` is a table that a program put in place of nginx's variables, it may hold cookies by their names alone.
@@ -38,7 +36,7 @@ end
 local function given_cookies(profile)
   local cookies = {}
   for _, name in ipairs { profile.cookie_name, profile.remember_cookie_name } do
-    for number = 1, MOST_COOKIES do
+    for number = 1, native.MAX_COOKIES do
       local cookie = number == 1 and name or name .. number
       local value = var["cookie_" .. cookie]
       if value then

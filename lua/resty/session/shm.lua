@@ -27,7 +27,7 @@ local TIDY_ITEMS = 4
 -- A list that is tidied is locked. Nobody waits between locking and unlocking, so it is never for long; a lock that a
 -- worker left behind when it was killed is gone after so many seconds.
 local LOCK_TIME = 0.2
-local DESTROYED = "the session was destroyed meanwhile"
+local DESTROYED = native.storages.GONE
 local LOCK_SUFFIX = "\0" -- no name of an entry ends with it
 local ROOM = "\0room" -- the name of an entry that makes room, and is deleted at once
 -- The flags of a record that another has replaced: it lives on for a while, but is not listed.

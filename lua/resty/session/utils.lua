@@ -13,8 +13,8 @@ local bit = require "bit"
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- An error that the native module raises, for an argument of a wrong type, is a userdata: here it becomes a string.
-local native = {}
-for name, native_function in following, require("resty.session.native").utils do
+local native, module = {}, require "resty.session.native"
+for name, native_function in following, module.utils do
   native[name] = function(...)
     local ok, value, err, more = pcall(native_function, ...)
     if not ok then
@@ -24,8 +24,9 @@ for name, native_function in following, require("resty.session.native").utils do
   end
 end
 
-local KEY_SIZE = 43 -- base64url of a 32-byte session id
-local EXPIRY_SIZE = 7 -- base64url of 5 bytes
+local KEY_SIZE = module.KEY_SIZE
+local EXPIRY_BYTES = 5
+local EXPIRY_SIZE = native.base64_size(EXPIRY_BYTES)
 
 ---@class resty.session.utils
 local utils = {
@@ -159,7 +160,7 @@ function utils.meta_get_value(key, exp)
   if not exp or exp == 0 then
     return key .. ";"
   end
-  return key .. ":" .. native.encode_base64url(native.bpack(5, exp)) .. ";"
+  return key .. ":" .. native.encode_base64url(native.bpack(EXPIRY_BYTES, exp)) .. ";"
 end
 
 --- The item at a place in the text of metadata.
@@ -180,7 +181,7 @@ function utils.meta_get_next(text, index)
     return nil, err
   end
   local exp
-  exp, err = native.bunpack(5, packed)
+  exp, err = native.bunpack(EXPIRY_BYTES, packed)
   if not exp then
     return nil, err
   end
