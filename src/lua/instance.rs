@@ -10,11 +10,16 @@ use crate::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie
 
 type HandleRef = LuaUserDataRef<Handle>;
 
+/// The bytes of a session's expiry in the text of metadata.
+const EXPIRY_BYTES: usize = 5;
+
+/// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE` is how many characters
+/// a record's key has, which is a session's id or a hash of it.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("FLAG_FORGET", Flags::FORGET.0)?;
     module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
-    // Characters of a record's key, which is a session id or a hash as long.
     module.set("KEY_SIZE", base64url::encoded_size(SID_SIZE))?;
+    module.set("EXPIRY_BYTES", EXPIRY_BYTES)?;
     module.set("header_fields", lua.create_function(header_fields)?)?;
     module.set("property", lua.create_function(property)?)?;
     module.set("without_cookies", lua.create_function(without_cookies)?)?;

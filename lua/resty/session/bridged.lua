@@ -15,7 +15,8 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- The options that are fields of the storage object.
 local FIELDS = { "username", "password", "prefix", "suffix" }
 
----@class resty.session.bridged A storage; programs may assign these fields, and the next operation uses the new values
+---@class resty.session.bridged A storage; programs may assign these fields, and the next operation
+--- uses the new values
 ---@field username string?
 ---@field password string?
 ---@field prefix string?
@@ -46,7 +47,8 @@ local function use_fields(self)
   self.configuration = changed
 end
 
--- What a session must call before one of its acts uses the native storage. Returns an error, or nil.
+-- What a session must call before one of its acts uses the native storage. Returns an error, or
+-- nil.
 function metatable.__prepare(self)
   return use_fields(self) or waiting.prepare()
 end
@@ -68,15 +70,17 @@ end
 ---@param old_key string? the record that this one replaces
 ---@param stale_ttl number? seconds for which the replaced record stays valid
 ---@param metadata table? `{ audiences = {…}, subjects = {…} }`
----@param old_must_exist boolean? whether to store nothing if the replaced record is gone, where the storage can tell
----@return true? ok
----@return string? err
+---@param old_must_exist boolean? whether to store nothing if the replaced record is gone, where the
+--- storage can tell
+---@return true? ok, string? err
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata, old_must_exist)
+  current_time = current_time or ngx.time()
+  return run(self, "set", name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
 end
 
--- Replaces a record's value if the record exists, without lengthening its life. Sessions' acts usually call the native
--- storage themselves. Returns true; nil if the record does not exist; or nil and an error.
+-- Replaces a record's value if the record exists, without lengthening its life. Sessions' acts
+-- usually call the native storage themselves. Returns true; nil if the record does not exist; or
+-- nil and an error.
 function metatable:__update(name, key, value, ttl, current_time)
   return run(self, "update", name, key, value, ttl, current_time)
 end
@@ -96,8 +100,7 @@ end
 ---@param key string
 ---@param current_time number? seconds since the epoch
 ---@param metadata table? `{ audiences = {…}, subjects = {…} }`
----@return true? ok
----@return string? err
+---@return true? ok, string? err
 function metatable:delete(name, key, current_time, metadata)
   return run(self, "delete", name, key, current_time or ngx.time(), metadata)
 end
@@ -144,8 +147,9 @@ local function new_storage(name, meta, configuration)
 end
 
 ---@class resty.session.storage_module
----@field new fun(configuration: table?): resty.session.bridged Makes a storage from the options of `docs/storages.md`. It
---- does not connect until it is used. Raises a string that names what is wrong with an option
+---@field new fun(configuration: table?): resty.session.bridged Makes a storage from the options of
+--- `docs/storages.md`. It does not connect until it is used. Raises a string that names what is
+--- wrong with an option
 
 local bridged = {}
 

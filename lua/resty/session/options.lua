@@ -1,8 +1,10 @@
 ---
--- Option tables as programs write them: what they hold, copies of them, and whether they have changed.
+-- Option tables as programs write them: what they hold, copies of them, and whether they have
+-- changed.
 --
--- An option that is `ngx.null`, as in a configuration decoded from JSON, counts as absent. A table with a metatable
--- holds its own fields, and what its `__index` returns for the options that are known at that place.
+-- An option that is `ngx.null`, as in a configuration decoded from JSON, counts as absent. A table
+-- with a metatable holds its own fields, and what its `__index` returns for the options that are
+-- known at that place.
 --
 -- @module resty.session.options
 -- @license BSD-2-Clause
@@ -16,8 +18,9 @@ local type = type
 local next = next
 local null = ngx.null
 
--- Keeps older versions of LuaJIT from compiling a function with a loop over a table: see docs/architecture.md, "Loops over
--- tables". Only such functions are passed here, because LuaJIT does not compile the callers of one either.
+-- Keeps older versions of LuaJIT from compiling a function with a loop over a table: see
+-- docs/architecture.md, "Loops over tables". Only such functions are passed here, because LuaJIT
+-- does not compile the callers of one either.
 local function with_loop(f)
   if jit.version:find("beta", 1, true) then
     jit.off(f)
@@ -33,14 +36,15 @@ local MAX_ELEMENTS = 1000
 -- The key under which the copy of a table whose metatable may hide fields keeps the table itself.
 local ORIGIN = {}
 
--- What a table at some place holds: `names` are the options that its metatable may give, `fields` the shapes of what it
--- holds by name, and `each` the shape of everything else.
+-- What a table at some place holds: `names` are the options that its metatable may give, `fields`
+-- the shapes of what it holds by name, and `each` the shape of everything else.
 ---@class resty.session.options.shape
 ---@field names string[]?
 ---@field fields table<any, resty.session.options.shape>
 ---@field each resty.session.options.shape?
 ---@field list boolean? an array
----@field object boolean? whether such a table with a metatable is an object of the program, compared by identity
+---@field object boolean? whether such a table with a metatable is an object of the program,
+--- compared by identity
 
 local OPAQUE = { fields = {}, object = true } -- compared by identity, whatever it holds
 local INNER = { fields = {}, object = true }
@@ -216,7 +220,8 @@ function options.has_unknown(configuration)
 end
 with_loop(options.has_unknown)
 
---- Returns the names that a session's configuration may have, those of the storages' sections included.
+--- Returns the names that a session's configuration may have, those of the storages' sections
+--- included.
 ---@return string[]
 function options.names()
   return SESSION.names

@@ -5,7 +5,8 @@
 -- @license BSD-2-Clause
 
 local native = require("resty.session.native").storages
--- Loaded together with the first session, because it learns from the phase how long this Lua VM lives.
+-- Loaded together with the first session, because it learns from the phase how long this Lua VM
+-- lives.
 require "resty.session.waiting"
 local options = require "resty.session.options"
 
@@ -18,8 +19,8 @@ local tostring = tostring
 local type = type
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
--- By each name of a storage, the section of the configuration that holds its options; an alias also has a section of its
--- own name, which comes first.
+-- By each name of a storage, the section of the configuration that holds its options; an alias also
+-- has a section of its own name, which comes first.
 local SECTIONS = {}
 for name in following, native.OPTIONS do
   SECTIONS[name] = name
@@ -47,7 +48,8 @@ function storages.is_module(storage)
   return type(storage) == "string" and storage ~= "cookie" and not SECTIONS[storage]
 end
 
--- Returns a storage's own part of a session's configuration, or nil, and the name of the option that holds it.
+-- Returns a storage's own part of a session's configuration, or nil, and the name of the option
+-- that holds it.
 local function section_of(name, configuration)
   local own, section = options.present(configuration[name]), SECTIONS[name]
   if own == nil and section then
@@ -56,12 +58,14 @@ local function section_of(name, configuration)
   return own, name
 end
 
--- By the metatable of a storage of this library: its methods as they were before a program replaced any.
+-- By the metatable of a storage of this library: its methods as they were before a program replaced
+-- any.
 local originals = setmetatable({}, { __mode = "k" })
 -- By a storage on the bridge: its metatable.
 local on_bridge = setmetatable({}, { __mode = "k" })
 
---- Keeps the methods of a storage of this library, so that a method that a program replaces later is noticed.
+--- Keeps the methods of a storage of this library, so that a method that a program replaces later
+--- is noticed.
 ---@param meta table the metatable of the storage's objects
 function storages.keep_originals(meta)
   originals[meta] = { get = meta.get, set = meta.set, delete = meta.delete }
@@ -84,8 +88,8 @@ function storages.native(storage)
   end
 end
 
--- Returns the original methods of a storage, and its metatable, if that still belongs to this library and is its own
--- `__index`.
+-- Returns the original methods of a storage, and its metatable, if that still belongs to this
+-- library and is its own `__index`.
 local function originals_of(storage)
   local meta = getmetatable(storage)
   local original = originals[meta]
@@ -94,16 +98,16 @@ local function originals_of(storage)
   end
 end
 
--- Returns whether all methods that acts call are this library's. They are not if a program has replaced one in the object
--- or in the metatable, or has replaced the metatable.
+-- Returns whether all methods that acts call are this library's. They are not if a program has
+-- replaced one in the object or in the metatable, or has replaced the metatable.
 local function is_original(storage)
   local original = originals_of(storage)
   return original ~= nil
      and storage.get == original.get and storage.set == original.set and storage.delete == original.delete
 end
 
---- Returns the native handle to run an act with. An act calls the native storage directly, unless a program has replaced a
---- method of the storage: then it calls the storage's methods.
+--- Returns the native handle to run an act with. An act calls the native storage directly, unless a
+--- program has replaced a method of the storage: then it calls the storage's methods.
 ---@param profile resty.session.profile
 ---@return userdata handle
 ---@return string? err why this thread can't wait for the native storage
@@ -117,8 +121,9 @@ function storages.handle_of(profile)
   return profile.calling_handle
 end
 
--- Replaces a record's value. A storage of this library does so only if the record exists. Others have no method for that,
--- and neither has one whose `set` a program has replaced: there, `set` stores the record.
+-- Replaces a record's value. A storage of this library does so only if the record exists. Others
+-- have no method for that, and neither has one whose `set` a program has replaced: there, `set`
+-- stores the record.
 local function update(storage, ...)
   local original, meta = originals_of(storage)
   if original and storage.set == original.set then
@@ -128,8 +133,8 @@ local function update(storage, ...)
   return ok, not ok and err == nil and "the storage gives no reason" or err
 end
 
--- Stores a record. Only the original `set` of this library gets `old_must_exist`: nothing may be stored if the replaced
--- record is gone.
+-- Stores a record. Only the original `set` of this library gets `old_must_exist`: nothing may be
+-- stored if the replaced record is gone.
 local function set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
   local original = old_must_exist and originals_of(storage)
   if original and storage.set == original.set then

@@ -1,7 +1,7 @@
 ---
--- What storages, and programs beside them, share: encodings, cryptography, and the text of metadata.
+-- Tools for storages and programs: encodings, cryptography, and the text of metadata.
 --
--- Functions that can fail answer `nil, err`.
+-- Functions that can fail return `nil, err`.
 --
 -- @module resty.session.utils
 -- @license BSD-2-Clause
@@ -12,7 +12,8 @@ local bit = require "bit"
 
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
--- An error that the native module raises, for an argument of a wrong type, is a userdata: here it becomes a string.
+-- The native module raises userdata for arguments of a wrong type. These functions raise strings
+-- instead.
 local native, module = {}, require "resty.session.native"
 for name, native_function in following, module.utils do
   native[name] = function(...)
@@ -25,7 +26,7 @@ for name, native_function in following, module.utils do
 end
 
 local KEY_SIZE = module.KEY_SIZE
-local EXPIRY_BYTES = 5
+local EXPIRY_BYTES = module.EXPIRY_BYTES
 local EXPIRY_SIZE = native.base64_size(EXPIRY_BYTES)
 
 ---@class resty.session.utils
@@ -62,64 +63,65 @@ local utils = {
 }
 
 --- Derives the key that authenticates a session's header.
--- @tparam string ikm initial key material
--- @tparam string nonce raw session id
--- @treturn string|nil 32 bytes
--- @treturn string|nil error
+---@param ikm string initial key material
+---@param nonce string raw session id
+---@return string? key 32 bytes
+---@return string? err
 function utils.derive_hmac_sha256_key(ikm, nonce)
   return native.derive_hkdf_sha256(ikm, nonce, "authentication", 32)
 end
 
---- Whether the cryptography runs in OpenSSL's FIPS mode: never, it is not OpenSSL's.
--- @treturn boolean false
+--- Returns whether the cryptography runs in OpenSSL's FIPS mode. It never does, because it is not
+--- OpenSSL's.
+---@return boolean is_fips_mode false
 function utils.is_fips_mode()
   return false
 end
 
---- Text without the white space around it.
--- @tparam string|nil text
--- @treturn string
+--- Returns a text without the white space around it.
+---@param text string?
+---@return string trimmed empty for nil
 function utils.trim(text)
   return text and text:match("^%s*(.-)%s*$") or ""
 end
 
---- Whether a table holds nothing.
--- @tparam table t
--- @treturn boolean
+--- Returns whether a table is empty.
+---@param t table
+---@return boolean
 function utils.table_is_empty(t)
   return next(t) == nil
 end
 
---- Flags without some of them.
--- @tparam number flags
--- @tparam number flag
--- @treturn number
+--- Returns flags without some of them.
+---@param flags integer
+---@param flag integer the flags to remove
+---@return integer flags
 function utils.unset_flag(flags, flag)
   return bit.band(flags, bit.bnot(flag))
 end
 
---- Whether any of some flags is set.
--- @tparam number flags
--- @tparam number flag
--- @treturn boolean
+--- Returns whether any of some flags is set.
+---@param flags integer
+---@param flag integer the flags to look for
+---@return boolean
 function utils.has_flag(flags, flag)
   return bit.band(flags, flag) ~= 0
 end
 
 --- Makes a storage.
--- @tparam string name of the storage
--- @tparam[opt] table configuration a session's configuration, which holds the storage's under its name
--- @treturn table|nil the storage; nil for "cookie"
--- @raise a string that names what is wrong
+---@param name string the storage's name
+---@param configuration table? a session's configuration, which holds the storage's under its name
+---@return table? storage nil for "cookie"
+---@raise a string that names what is wrong
 function utils.load_storage(name, configuration)
   return storages.load(name, configuration or {})
 end
 
---- An error's text with its cause.
--- @tparam[opt] string err the cause
--- @tparam[opt] string msg what failed, a format
--- @param ... the format's arguments
--- @treturn string `msg (err)`
+--- Returns an error's text with its cause.
+---@param err any the cause
+---@param msg string? what failed, a format
+---@param ... any the format's arguments
+---@return string text `msg (err)`
 function utils.errmsg(err, msg, ...)
   if not msg then
     return err or "unknown error"
@@ -130,12 +132,12 @@ function utils.errmsg(err, msg, ...)
   return err and msg .. " (" .. tostring(err) .. ")" or msg
 end
 
---- The name of a record, or of metadata.
--- @tparam table storage one with an optional `prefix` and `suffix`
--- @tparam string name the cookie's
--- @tparam string key the session's key, or an audience
--- @tparam[opt] string subject
--- @treturn string the present parts, joined by ":"
+--- Returns the name of a record, or of metadata.
+---@param storage table its fields `prefix` and `suffix` are parts of the name
+---@param name string the cookie's name
+---@param key string the session's key, or an audience
+---@param subject string?
+---@return string full_name the present parts, joined by ":"
 function utils.get_name(storage, name, key, subject)
   local parts, count = {}, 0
   local function add(part)
@@ -152,10 +154,10 @@ function utils.get_name(storage, name, key, subject)
   return table.concat(parts, ":")
 end
 
---- One item of the text of metadata: `key:expiry;`, or `key;`, which deletes.
--- @tparam string key 43 characters
--- @tparam[opt] number exp seconds since the epoch; absent or 0 deletes
--- @treturn string
+--- Returns one item of the text of metadata: `key:expiry;`, or `key;`, which deletes the key.
+---@param key string 43 characters
+---@param exp integer? seconds since the epoch; absent or 0 deletes
+---@return string item
 function utils.meta_get_value(key, exp)
   if not exp or exp == 0 then
     return key .. ";"
@@ -163,13 +165,12 @@ function utils.meta_get_value(key, exp)
   return key .. ":" .. native.encode_base64url(native.bpack(EXPIRY_BYTES, exp)) .. ";"
 end
 
---- The item at a place in the text of metadata.
--- @tparam string text
--- @tparam number index where it starts
--- @treturn string|nil its key
--- @treturn string|nil error
--- @treturn number|nil its expiry; nil for one that deletes
--- @treturn number|nil where the next one starts
+--- Returns the item at a position in the text of metadata.
+---@param text string
+---@param index integer where the item starts
+---@return string? key, string? err
+---@return integer? exp its expiry; nil if the item deletes the key
+---@return integer? next_index where the next item starts
 function utils.meta_get_next(text, index)
   local key, separator = text:sub(index, index + KEY_SIZE - 1), text:sub(index + KEY_SIZE, index + KEY_SIZE)
   index = index + KEY_SIZE + 1
@@ -188,11 +189,11 @@ function utils.meta_get_next(text, index)
   return key, nil, exp, index + EXPIRY_SIZE + 1
 end
 
---- The live sessions in the text of metadata: of each key its last item counts.
--- @tparam string text
--- @tparam number current_time seconds since the epoch
--- @treturn table|nil `{ key = expiry, … }`
--- @treturn string|nil error
+--- Returns the live sessions in the text of metadata. The last item of each key counts.
+---@param text string
+---@param current_time number seconds since the epoch
+---@return table<string, integer>? sessions `{ key = expiry, … }`
+---@return string? err
 function utils.meta_get_latest(text, current_time)
   local latest, index = {}, 1
   while index <= #text do

@@ -1,5 +1,6 @@
 ---
--- Sessions in the Redis server that Sentinels name: `resty.session.redis` with the option `sentinels`.
+-- Sessions in the Redis server that Sentinels name: `resty.session.redis` with the option
+-- `sentinels`.
 --
 -- @module resty.session.redis.sentinel
 -- @license BSD-2-Clause
