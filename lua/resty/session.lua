@@ -29,7 +29,6 @@ local FLAG_FORGET = native.FLAG_FORGET
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
-
 ---@class resty.session.instance
 ---@field state resty.session.state
 ---@field meta resty.session.meta

@@ -15,8 +15,8 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- The options that are fields of the storage object.
 local FIELDS = { "username", "password", "prefix", "suffix" }
 
----@class resty.session.bridged A storage; programs may assign these fields, and the next operation
---- uses the new values
+-- A storage. Programs may assign its first four fields, and the next operation uses the new values.
+---@class resty.session.bridged
 ---@field username string?
 ---@field password string?
 ---@field prefix string?
@@ -70,8 +70,7 @@ end
 ---@param old_key string? the record that this one replaces
 ---@param stale_ttl number? seconds for which the replaced record stays valid
 ---@param metadata table? `{ audiences = {…}, subjects = {…} }`
----@param old_must_exist boolean? whether to store nothing if the replaced record is gone, where the
---- storage can tell
+---@param old_must_exist boolean? if the storage can tell that the replaced record is gone, whether to store nothing
 ---@return true? ok, string? err
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
   current_time = current_time or ngx.time()
@@ -146,10 +145,10 @@ local function new_storage(name, meta, configuration)
   return storage
 end
 
+-- A storage's module. `new` makes a storage from the options of `docs/storages.md`, which does not
+-- connect until it is used. It raises a string that names what is wrong with an option.
 ---@class resty.session.storage_module
----@field new fun(configuration: table?): resty.session.bridged Makes a storage from the options of
---- `docs/storages.md`. It does not connect until it is used. Raises a string that names what is
---- wrong with an option
+---@field new fun(configuration: table?): resty.session.bridged
 
 local bridged = {}
 

@@ -97,11 +97,11 @@ local function new_marking_codec(cjson)
   end
 end
 
---- Makes an encoder and a decoder.
+--- Makes an encoder and a decoder. Both return a value, or nil and an error. The decoder does not mark
+--- the outermost `levels` of tables as arrays.
 ---@param cjson table `cjson.safe`
----@return fun(value: any): string?, string? encode returns the text, or nil and an error
----@return fun(text: string, levels: integer?): any, string? decode returns the value, or nil and an
---- error. It does not mark the outermost `levels` of tables as arrays
+---@return fun(value: any): string?, string? encode
+---@return fun(text: string, levels: integer?): any, string? decode
 function json.new(cjson)
   local codec, arrays = cjson.new(), new_marking_codec(cjson)
   local array_mt, empty_array_mt = cjson.array_mt, cjson.empty_array_mt
@@ -159,8 +159,7 @@ end
 --- Decodes a part of a session.
 ---@param what string the part: `data` or `info`
 ---@param text string
----@param levels integer see `new`: so many belong to the session, the others hold what a program
---- stored
+---@param levels integer see `new`: so many belong to the session, the others hold what a program stored
 ---@return any value
 ---@return string? err names the part
 function json.decode_part(what, text, levels)

@@ -8,7 +8,7 @@ local native = require "resty.session.native"
 
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
----@class resty.session.meta Describes a cookie that was opened or saved
+---@class resty.session.meta
 ---@field timestamp integer? when it was opened, saved or touched: seconds since the epoch
 ---@field flags integer?
 ---@field sid string? raw session id, 32 bytes
@@ -19,6 +19,8 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 ---@field ikm string? the initial key material of its keys, 32 bytes
 ---@field header string? raw header, 82 bytes
 ---@field initial_chunk string? the payload's part in the first cookie
+---@field value string? the first cookie's value
+---@field known_at integer? when its record was last known to exist
 
 -- Most programs never use a header's fields, so they are decoded only when a program first does.
 -- Until then, a meta has four fields at most, which fit into a Lua table of the smallest size.
@@ -54,8 +56,7 @@ end
 --- Returns a meta.
 ---@param ikm string the key material of its keys
 ---@param now integer seconds since the epoch
----@param value string|integer the first cookie's value, or where it starts in the Cookie header
---- `read`
+---@param value string|integer the first cookie's value, or where it starts in the Cookie header `read`
 ---@param known_at integer? when its record was last known to exist, if that is not now
 ---@param read string? the Cookie header
 ---@param read_to integer? where the value ends in it

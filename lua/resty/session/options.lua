@@ -43,8 +43,7 @@ local ORIGIN = {}
 ---@field fields table<any, resty.session.options.shape>
 ---@field each resty.session.options.shape?
 ---@field list boolean? an array
----@field object boolean? whether such a table with a metatable is an object of the program,
---- compared by identity
+---@field object boolean? whether such a table with a metatable is an object of the program, compared by identity
 
 local OPAQUE = { fields = {}, object = true } -- compared by identity, whatever it holds
 local INNER = { fields = {}, object = true }

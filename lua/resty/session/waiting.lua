@@ -48,8 +48,7 @@ local MAX_IDLE_WAITERS = 512
 ---@class resty.session.waiter
 ---@field semaphore table
 ---@field done boolean? whether the reply has arrived
----@field draining boolean? whether it drains replies itself at the moment, and so does not have to
---- be woken
+---@field draining boolean? whether it drains replies itself at the moment, and so does not have to be woken
 
 local waiting = {} ---@type table<integer, resty.session.waiter> by ticket
 local idle, idle_count = {}, 0 -- waiters to be used again
@@ -377,8 +376,7 @@ end
 
 --- Waits for the reply to an operation that was submitted.
 ---@param ticket integer
----@param limit number seconds; only a backstop, because the native side replies in time, if need be
---- with a timeout
+---@param limit number seconds; only a backstop, because the native side replies in time, if need be with a timeout
 ---@param in_entry_thread boolean whether nginx itself started this thread, to run a block
 ---@return string? err if no reply arrived
 function waiting_module.wait(ticket, limit, in_entry_thread)
@@ -426,9 +424,10 @@ function waiting_module.run(method, storage, ...)
   return bridge.take(ticket)
 end
 
---- Returns what the bridge of this worker has done.
----@return table<string, integer> counts `submitted`, `completed`, `in_flight`: operations;
---- `waiting`: those whose reply was not taken yet; `rings`, `drains`: of the doorbell
+--- Returns what the bridge of this worker has done: how many operations were `submitted` and
+--- `completed`, how many are `in_flight`, how many are `waiting` for their reply to be taken, and how
+--- often the doorbell was rung (`rings`) and the replies were drained (`drains`).
+---@return table<string, integer> counts
 function waiting_module.counts()
   return bridge.counts()
 end
