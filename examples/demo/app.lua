@@ -1,5 +1,6 @@
--- A small web application: two shops of one site, Books and Music, that share a session but sign in on their own.
--- Plain HTML forms; every change is a POST that redirects to the page it came from.
+-- A small web application: two shops of one site, Books and Music. They share a session, but users
+-- sign in to each of them. It has plain HTML forms, and every change is a POST that redirects to
+-- the page that it came from.
 
 local session = require "resty.session"
 local utils = require "resty.session.utils"
@@ -9,11 +10,12 @@ local BIG_VALUE_SIZE = 9000 -- random bytes: as base64url they take three cookie
 
 local app = {}
 
--- Once, in the master.
+-- Configures the sessions. Called once, in nginx's master.
 function app.init()
   local storage, secret = os.getenv("STORAGE"), os.getenv("SECRET")
   session.init({
-    -- A real site gives all its servers one secret; without, it is random, and sessions end when nginx does.
+    -- A real site gives all its servers the same secret. Without one, the key is random, and
+    -- sessions end with nginx.
     secret = secret ~= "" and secret or nil,
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
@@ -29,7 +31,8 @@ local function escape(text)
   return (tostring(text):gsub("[&<>\"']", entities))
 end
 
--- Fills `{name}` in a template; values are escaped unless their name starts with `html_`.
+-- Replaces each `{name}` in a template by its value. Values are escaped unless their names start
+-- with `html_`.
 local function fill(template, values)
   return (template:gsub("{([%w_]+)}", function(name)
     local value = values[name]
@@ -64,7 +67,7 @@ local PAGE = [[
 {html_problem}
 {html_body}
 <script>
-  // Timeouts count down; what is left was measured by the server.
+  // Timeouts count down from what the server has measured.
   const cells = [...document.querySelectorAll("[data-seconds]")].map(cell => [cell, Number(cell.dataset.seconds)]);
   const loaded = Date.now();
   const show = () => {
@@ -118,7 +121,7 @@ local SIGNED_IN = [[
 </form>
 ]]
 
--- A remember cookie is looked for; whether one is made is the user's choice when signing in.
+-- Reads remember cookies. Whether one is made is the user's choice when signing in.
 local function options(shop)
   return { audience = shop, remember = true }
 end
@@ -190,12 +193,12 @@ local function show(shop)
   }), err)
 end
 
--- A field of a form; a form may hold anything.
+-- Returns a field of a form as a string. A client may send anything.
 local function field(form, name)
   return type(form[name]) == "string" and form[name] or ""
 end
 
--- What a POST does, by the last part of its path. Each answers true, or nil and an error.
+-- What a POST does, by the last part of its path. Each action returns true, or nil and an error.
 local ACTIONS = {}
 
 ACTIONS["sign-in"] = function(shop, form)
@@ -205,11 +208,11 @@ ACTIONS["sign-in"] = function(shop, form)
   end
   local s = session.open(options(shop))
   if s:get_subject() ~= name then
-    s:set_data({}) -- another's are not this one's
+    s:set_data({}) -- the data belong to another user
   end
   s:set_subject(name)
   s:set("signed in at", ngx.http_time(ngx.time()))
-  -- The remember cookie is the whole session's: what the other shop was told stays.
+  -- The remember cookie belongs to the whole session, so a choice made in the other shop stays.
   s:set_remember(form.remember == "yes" or ngx.var.cookie_remember ~= nil)
   return s:save()
 end
@@ -244,7 +247,7 @@ function ACTIONS.destroy(shop)
   return session.destroy(options(shop))
 end
 
--- Answers `/{shop}` and `/{shop}/{action}`.
+-- Handles requests for `/{shop}` and `/{shop}/{action}`.
 function app.respond()
   local shop, action = ngx.var.uri:match("^/([^/]+)/?([^/]*)$")
   if not SHOPS[shop] then
