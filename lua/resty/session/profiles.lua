@@ -41,6 +41,11 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field remember_ikms string[] the remember cookie's
 ---@field request_headers string[]
 ---@field response_headers string[]
+---@field random_key boolean whether no key was configured
+---@field guessable boolean whether the configured key can be guessed
+---@field guessable_fallbacks boolean whether a key of the fallbacks can be guessed
+---@field configuration table a copy of the configuration that the profile was made from
+---@field base any what else it was made from, compared by identity
 ---@field rivals table? profiles whose cookies' names collide with this one's
 ---@field warnings string[] the native module's warnings about the configuration
 ---@field notices string[]|false the warnings that are still to be logged

@@ -14,9 +14,9 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 
 -- The native module raises userdata for arguments of a wrong type. These functions raise strings
 -- instead.
-local native, module = {}, require "resty.session.native"
-for name, native_function in following, module.utils do
-  native[name] = function(...)
+local native, checked = require "resty.session.native", {}
+for name, native_function in following, native.utils do
+  checked[name] = function(...)
     local ok, value, err, more = pcall(native_function, ...)
     if not ok then
       error("bad argument to " .. name .. ": " .. tostring(value), 2)
@@ -25,39 +25,54 @@ for name, native_function in following, module.utils do
   end
 end
 
-local KEY_SIZE = module.KEY_SIZE
-local EXPIRY_BYTES = module.EXPIRY_BYTES
-local EXPIRY_SIZE = native.base64_size(EXPIRY_BYTES)
+local KEY_SIZE = native.KEY_SIZE
+local EXPIRY_BYTES = native.EXPIRY_BYTES
+local EXPIRY_SIZE = checked.base64_size(EXPIRY_BYTES)
 
+-- The integers that `bpack` makes are unsigned and little-endian. base64url has no padding, and its
+-- decoding is strict. Inflating more than 16 MiB is an error. Derived keys have 44 bytes by default,
+-- and PBKDF2 runs 10,000 rounds. `derive_aes_gcm_256_key_and_iv` returns key, err, iv, and
+-- `encrypt_aes_256_gcm` returns ciphertext, err, tag.
+---@alias resty.session.utils.pbkdf2
+---| fun(password: string, salt: string, usage: string, size: integer?, rounds: integer?): string?, string?
 ---@class resty.session.utils
+---@field bpack fun(size: integer, number: integer): string?, string? returns `size` bytes
+---@field bunpack fun(size: integer, bytes: string): integer?, string?
+---@field encode_json fun(value: any): string?, string?
+---@field decode_json fun(text: string): any, string?
+---@field encode_base64url fun(bytes: string): string?, string?
+---@field decode_base64url fun(text: string): string?, string?
+---@field base64_size fun(size: integer): integer returns how many characters `size` bytes take
+---@field deflate fun(bytes: string): string?, string? compresses without a zlib header
+---@field inflate fun(bytes: string): string?, string?
+---@field rand_bytes fun(size: integer): string?, string?
+---@field sha256 fun(bytes: string): string?, string?
+---@field hmac_sha256 fun(key: string, message: string): string?, string?
+---@field derive_hkdf_sha256 fun(ikm: string, nonce: string, usage: string, size: integer?): string?, string?
+---@field derive_pbkdf2_hmac_sha256 resty.session.utils.pbkdf2
+---@field derive_aes_gcm_256_key_and_iv fun(ikm: string, nonce: string, safety: string?): string?, string?, string?
+---@field encrypt_aes_256_gcm fun(key: string, iv: string, text: string, aad: string): string?, string?, string?
+---@field decrypt_aes_256_gcm fun(key: string, iv: string, text: string, aad: string, tag: string): string?, string?
+---@field table_new fun(array_size: integer, hash_size: integer): table
+---@field set_flag fun(flags: integer, flag: integer): integer
 local utils = {
-  -- `bpack(size, number)`, `bunpack(size, bytes)`: unsigned little-endian integers of `size` bytes.
-  bpack = native.bpack,
-  bunpack = native.bunpack,
+  bpack = checked.bpack,
+  bunpack = checked.bunpack,
   encode_json = json.encode,
   decode_json = json.decode,
-  -- Without padding; decoding is strict.
-  encode_base64url = native.encode_base64url,
-  decode_base64url = native.decode_base64url,
-  -- `base64_size(size)`: characters that `size` bytes take.
-  base64_size = native.base64_size,
-  -- Raw deflate; inflating more than 16 MiB is an error.
-  deflate = native.deflate,
-  inflate = native.inflate,
-  rand_bytes = native.rand_bytes,
-  sha256 = native.sha256,
-  -- `hmac_sha256(key, message)`
-  hmac_sha256 = native.hmac_sha256,
-  -- `derive_hkdf_sha256(ikm, nonce, usage, size = 44)`
-  derive_hkdf_sha256 = native.derive_hkdf_sha256,
-  -- `derive_pbkdf2_hmac_sha256(password, salt, usage, size = 44, iterations = 10000)`
-  derive_pbkdf2_hmac_sha256 = native.derive_pbkdf2_hmac_sha256,
-  -- `derive_aes_gcm_256_key_and_iv(ikm, nonce, safety?)` → key, err, iv
-  derive_aes_gcm_256_key_and_iv = native.derive_aes_gcm_256_key_and_iv,
-  -- `encrypt_aes_256_gcm(key, iv, plaintext, aad)` → ciphertext, err, tag
-  encrypt_aes_256_gcm = native.encrypt_aes_256_gcm,
-  -- `decrypt_aes_256_gcm(key, iv, ciphertext, aad, tag)` → plaintext, err
-  decrypt_aes_256_gcm = native.decrypt_aes_256_gcm,
+  encode_base64url = checked.encode_base64url,
+  decode_base64url = checked.decode_base64url,
+  base64_size = checked.base64_size,
+  deflate = checked.deflate,
+  inflate = checked.inflate,
+  rand_bytes = checked.rand_bytes,
+  sha256 = checked.sha256,
+  hmac_sha256 = checked.hmac_sha256,
+  derive_hkdf_sha256 = checked.derive_hkdf_sha256,
+  derive_pbkdf2_hmac_sha256 = checked.derive_pbkdf2_hmac_sha256,
+  derive_aes_gcm_256_key_and_iv = checked.derive_aes_gcm_256_key_and_iv,
+  encrypt_aes_256_gcm = checked.encrypt_aes_256_gcm,
+  decrypt_aes_256_gcm = checked.decrypt_aes_256_gcm,
   table_new = require "table.new",
   set_flag = bit.bor,
 }
@@ -68,7 +83,7 @@ local utils = {
 ---@return string? key 32 bytes
 ---@return string? err
 function utils.derive_hmac_sha256_key(ikm, nonce)
-  return native.derive_hkdf_sha256(ikm, nonce, "authentication", 32)
+  return checked.derive_hkdf_sha256(ikm, nonce, "authentication", 32)
 end
 
 --- Returns whether the cryptography runs in OpenSSL's FIPS mode. It never does, because it is not
@@ -162,7 +177,7 @@ function utils.meta_get_value(key, exp)
   if not exp or exp == 0 then
     return key .. ";"
   end
-  return key .. ":" .. native.encode_base64url(native.bpack(EXPIRY_BYTES, exp)) .. ";"
+  return key .. ":" .. checked.encode_base64url(checked.bpack(EXPIRY_BYTES, exp)) .. ";"
 end
 
 --- Returns the item at a position in the text of metadata.
@@ -177,12 +192,12 @@ function utils.meta_get_next(text, index)
   if separator ~= ":" then
     return key, nil, nil, index
   end
-  local packed, err = native.decode_base64url(text:sub(index, index + EXPIRY_SIZE - 1))
+  local packed, err = checked.decode_base64url(text:sub(index, index + EXPIRY_SIZE - 1))
   if not packed then
     return nil, err
   end
   local exp
-  exp, err = native.bunpack(EXPIRY_BYTES, packed)
+  exp, err = checked.bunpack(EXPIRY_BYTES, packed)
   if not exp then
     return nil, err
   end
