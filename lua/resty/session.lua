@@ -39,6 +39,10 @@ local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry
 ---@field data_index integer
 ---@field info resty.session.info
 ---@field storage table|false
+---@field profile resty.session.profile
+---@field remember_meta resty.session.meta|false
+---@field forget boolean whether the next save forgets the user
+---@field hidden string|false|nil the Cookie header before its cookies were hidden
 local metatable = {}
 metatable.__index = metatable
 
@@ -352,8 +356,7 @@ function metatable:get_subject()
   return self.data[self.data_index][3]
 end
 
---- Switches the remember cookie of this session on or off. If it is off, the next save forgets the
---- user.
+--- Switches the remember cookie on or off. If it is off, the next save forgets the user.
 ---@param value boolean
 function metatable:set_remember(value)
   check_not_closed(self, "unable to set remember on closed session")
@@ -381,8 +384,7 @@ local function get_property(self, name)
 end
 
 --- Returns a property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`,
---- `rolling-timeout`, `absolute-timeout`, or a field of `meta`. A timeout is what is left of it, in
---- seconds.
+--- `rolling-timeout`, `absolute-timeout`, or a field of `meta`. Timeouts are the seconds left.
 ---@param name string
 ---@return any value
 function metatable:get_property(name)
@@ -429,13 +431,11 @@ function metatable:logout()
   return result_and_state(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
 end
 
---- Destroys the session and the record of the request's remember cookie, and clears the cookies of
---- both.
+--- Destroys the session and the record of its remember cookie, and clears both cookies.
 ---@return true? ok, string? err
 function metatable:destroy()
   check_not_closed(self, "unable to destroy closed session")
-  -- The data tell whose metadata to delete; a session whose data can't be encoded is destroyed all
-  -- the same.
+  -- Data that can't be encoded do not keep a session from being destroyed.
   return result_and_state(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
 end
 
@@ -522,8 +522,7 @@ function session.new(configuration)
   return new_instance(profile, { new_entry(profile) })
 end
 
--- Opens the request's session by a native function. Returns the instance, and the error, if there
--- is one.
+-- Opens the request's session by a native function. Returns the instance, and the error or nil.
 local function open_session(act, configuration)
   local profile, now = resolve(configuration), time()
   local handle, problem = handle_of(profile)
@@ -557,11 +556,13 @@ function session.start(configuration)
 end
 
 -- Returns the results of an act that leaves no instance as the API's functions return them.
+---@return true? ok, string? err, boolean exists, boolean ended
 local function function_results(err, exists, lines, warning)
   respond(lines, warning)
   return not err or nil, err, exists or false, not err
 end
 
+---@return true? ok, string? err, boolean exists, boolean ended
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)

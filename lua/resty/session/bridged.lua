@@ -117,7 +117,7 @@ end
 
 -- Each storage module has a metatable of its own, because programs replace methods there.
 local function new_metatable()
-  local own = {}
+  local own = {} ---@type table<string, any>
   for name, method in following, metatable do
     own[name] = method
   end

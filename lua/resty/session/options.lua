@@ -82,6 +82,8 @@ SESSION.fields.storage = OPAQUE
 SESSION.fields.revocation = OPAQUE
 
 -- Returns what a table with a metatable holds, as a plain table, or nil for an object.
+---@param shape resty.session.options.shape
+---@return table?
 local function flatten(value, shape)
   if shape.object then
     return nil

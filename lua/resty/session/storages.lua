@@ -60,9 +60,9 @@ end
 
 -- By the metatable of a storage of this library: its methods as they were before a program replaced
 -- any.
-local originals = setmetatable({}, { __mode = "k" })
+local originals = setmetatable({}, { __mode = "k" }) ---@type table<table, table<string, function>>
 -- By a storage on the bridge: its metatable.
-local on_bridge = setmetatable({}, { __mode = "k" })
+local on_bridge = setmetatable({}, { __mode = "k" }) ---@type table<table, table>
 
 --- Keeps the methods of a storage of this library, so that a method that a program replaces later
 --- is noticed.

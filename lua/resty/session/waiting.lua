@@ -155,7 +155,7 @@ local function run_housekeeper(semaphore)
     local ok, result = pcall(flush_and_sweep)
     again = not ok or result
     if not ok then
-      ngx.log(ngx.ERR, "[session] unable to ask storages: ", result)
+      ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
     elseif not woken and not again and exiting() then
       bridge.ring() -- in case nginx has dropped the exit timer
     end
