@@ -55,7 +55,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
         next.set(name, value.number())?;
     }
     module.set("NEXT", next)?;
-    module.set("PLACE_FACTOR", rows::PLACE_FACTOR)?;
+    module.set("POSITION_FACTOR", rows::POSITION_FACTOR)?;
     module.set("set_reader", lua.create_function(set_reader)?)?;
     module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
     module.set("reply", lua.create_function(reply)?)?;

@@ -1,5 +1,5 @@
 //! The rows of values that cross the border when an act runs. Each is a struct here, and is read or made in one place;
-//! `carry`, `perform` and `take_over` of the shim are the other ends.
+//! the shim's `run_act` and `perform`, and `resty.session.outcomes`, are the other ends.
 //!
 //! What is frequent crosses as values, because a table for each would cost a tenth of an open; the rest has names in a table.
 
@@ -20,9 +20,9 @@ pub type Row = Variadic<Slot>;
 /// as parameters. LuaJIT does not compile a function by itself that takes any number of values.)
 #[derive(Clone, Copy)]
 pub enum Next {
-    /// Take over a session that was opened, and of which nothing else is to be told: `data, audience, subject, place`. That
+    /// Take over a session that was opened, and of which nothing else is to be told: `data, audience, subject, position`. That
     /// is JSON of its only audience's data, the audience, its subject, and where in the Cookie header the value of the
-    /// session's first cookie stands: see [`PLACE_FACTOR`]. The configuration's first key authenticates it.
+    /// session's first cookie stands: see [`POSITION_FACTOR`]. The configuration's first key authenticates it.
     Opened,
     /// Take over what else an act came to: `err, lines, cookie, more`. The lines are a string or an array of strings,
     /// `cookie` is the value of the session's first cookie if the act saved it, and `more` is a table or nil: see [`Finished::more`].
@@ -43,7 +43,7 @@ pub enum Next {
 }
 
 /// A place in a Cookie header is one number for the shim: where it starts, counted from 1, times this, and where it ends.
-pub const PLACE_FACTOR: u64 = 1 << 26;
+pub const POSITION_FACTOR: u64 = 1 << 26;
 
 impl Next {
     /// All of them by name, for the shim.
@@ -167,7 +167,7 @@ impl Finished {
             return Ok(None);
         }
         let Some(parts) = sole.split(payload) else { return Ok(None) };
-        let place = (place.start as u64 + 1) * PLACE_FACTOR + place.end as u64;
+        let place = (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64;
         // The data are copied once, into Lua's memory.
         let data = string(lua.create_string(parts.data)?);
         let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
@@ -209,7 +209,7 @@ impl Finished {
     /// - `warning`: to be logged
     /// - `key`: where the key that authenticates the cookie stands among the configuration's, if it is not the first
     /// - `known_at`: when the session's record was last known to exist, if that is not now: seconds since the epoch
-    /// - `place`: where the session's first cookie stands in the Cookie header, if the act read it
+    /// - `position`: where the session's first cookie stands in the Cookie header, if the act read it
     /// - `payload`: the data of all audiences, JSON, if the act opened a session or dropped audiences
     /// - `index`: the current audience's place among them
     /// - `info`: JSON, beside `payload`
@@ -223,7 +223,11 @@ impl Finished {
             more.set(lua, "key", Some(meta.key + 1).filter(|key| *key > 1))?;
             more.set(lua, "known_at", Some(meta.known_at).filter(|known_at| *known_at != self.now))?;
             let place = meta.place.as_ref();
-            more.set(lua, "place", place.map(|place| (place.start as u64 + 1) * PLACE_FACTOR + place.end as u64))?;
+            more.set(
+                lua,
+                "position",
+                place.map(|place| (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64),
+            )?;
         }
         if self.has_new_data() {
             more.set(lua, "payload", Some(lua.create_string(&session.payload)?))?;

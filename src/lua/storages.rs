@@ -19,7 +19,7 @@ use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Delete, Effect, Get, Update};
 use resty_session_storages::{self as storage, Error, Options, Owner, Record, Storage};
 
-/// The storages' makers by name, and their operations.
+/// The storages' makers by name, their operations, and what the shim has to know of their options and errors.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table_from([
         #[cfg(feature = "dshm")]
@@ -38,6 +38,10 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     ])?;
     let names = options::STORAGES.iter().map(|(storage, names)| (*storage, names.concat()));
     table.set("OPTIONS", lua.create_table_from(names)?)?;
+    table.set("ALIASES", lua.create_table_from(options::ALIASES)?)?;
+    table.set("NODE_OPTIONS", options::NODE)?;
+    table.set("NODE_LISTS", options::NODE_LISTS)?;
+    table.set("GONE", Error::Gone.to_string())?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
     table.set("update", lua.create_function(update)?)?;

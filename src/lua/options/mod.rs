@@ -67,12 +67,24 @@ pub const STORAGES: &[(&str, Names)] = &[
     ("shm", shm::NAMES),
 ];
 
+/// Other names of storages, and the storage whose options each takes.
+pub const ALIASES: [(&str, &str); 5] = [
+    ("mariadb", "mysql"),
+    ("memcache", "memcached"),
+    ("postgresql", "postgres"),
+    ("redis-cluster", "redis"),
+    ("redis-sentinel", "redis"),
+];
+
 const ENDPOINT: &[&str] =
     &["host", "port", "socket", "ssl", "ssl_verify", "server_name", "pool", "pool_size", "backlog"];
 const TIMEOUTS: &[&str] = &["connect_timeout", "send_timeout", "read_timeout", "keepalive_timeout"];
 const NAMING: &[&str] = &["prefix", "suffix"];
 const LOGIN: &[&str] = &["username", "password", "database"];
-const NODE: &[&str] = &["host", "ip", "port"];
+/// The options of one server in a list of servers.
+pub const NODE: &[&str] = &["host", "ip", "port"];
+/// The options that hold such a list.
+pub const NODE_LISTS: [&str; 2] = ["nodes", "sentinels"];
 const CLEANUP: &[&str] = &["cleanup_interval", "cleanup_rate"];
 
 fn names(storage: &str) -> Names {
@@ -95,7 +107,7 @@ pub fn section(storage: &str, value: LuaValue) -> Result<Option<LuaTable>, Strin
 /// What to say of unknown options, if there are any; servers in arrays have options, too.
 pub fn unknown_options(storage: &str, table: Option<&LuaTable>) -> Option<Vec<String>> {
     let mut hints = unknown_names(storage, table?, &names(storage).concat());
-    for option in ["nodes", "sentinels"] {
+    for option in NODE_LISTS {
         let servers = table?.get::<Option<LuaTable>>(option).ok().flatten();
         for server in servers.and_then(|servers| array::elements(&servers)).into_iter().flatten() {
             let server = server.as_table();
