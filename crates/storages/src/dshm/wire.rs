@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::Error;
-use crate::escape::escape;
+use crate::escape::escape_parts;
 use crate::pipeline::{Protocol, line, unintelligible, value};
 
 /// What the server holds an expiry in.
@@ -15,7 +15,7 @@ pub struct Name(String);
 impl Name {
     /// Escapes each part of a name.
     pub fn new(name: &str) -> Self {
-        Self(name.split(':').map(escape).collect::<Vec<_>>().join(":"))
+        Self(escape_parts(name))
     }
 
     /// The entry of ours that tells when this one expires, which the server does not.
