@@ -2,7 +2,8 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The characters that nginx' `ngx.escape_uri` escapes. Bytes that are not ASCII are always escaped.
+/// The characters that nginx' `ngx.escape_uri` escapes. Bytes that are not ASCII are always
+/// escaped.
 const ESCAPED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -17,8 +18,8 @@ const ESCAPED: AsciiSet = NON_ALPHANUMERIC
 /// The same without the colon that joins a name's parts.
 const ESCAPED_IN_PARTS: AsciiSet = ESCAPED.remove(b':');
 
-/// Escapes a name as nginx' `ngx.escape_uri` does: `%` and two upper-case hexadecimal digits stand for each byte that is
-/// not a letter, a digit, or one of `-._~!'()*`.
+/// Escapes a name as nginx' `ngx.escape_uri` does: `%` and two upper-case hexadecimal digits stand
+/// for each byte that is not a letter, a digit, or one of `-._~!'()*`.
 pub fn escape(name: &str) -> String {
     escape_set(name, &ESCAPED)
 }

@@ -1,11 +1,13 @@
-//! A few parallel connections to one server, for operations that can delay those behind them on the same connection.
+//! A few parallel connections to one server, for operations that can delay those behind them on the
+//! same connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::link::{Handle, Link};
 use super::network::Timeouts;
 
-/// Links to one server. Earlier ones are preferred, so that there is only one connection while one is enough.
+/// Links to one server. Earlier ones are preferred, so that there is only one connection while one
+/// is enough.
 pub struct Lanes<C>(Vec<Lane<C>>);
 
 struct Lane<C> {
@@ -26,7 +28,8 @@ impl<C: Handle> Lanes<C> {
         self.0.iter().for_each(|lane| lane.link.close_idle());
     }
 
-    /// Returns the first of the least busy lanes, which counts one more operation until the guard is dropped.
+    /// Returns the first of the least busy lanes, which counts one more operation until the guard
+    /// is dropped.
     pub fn least_busy(&self) -> Taken<'_, C> {
         let load = |at: &usize| self.0.get(*at).map_or(usize::MAX, |lane| lane.busy.load(Ordering::Relaxed));
         let lane = &self.0[(0..self.0.len()).min_by_key(load).unwrap_or_default()];

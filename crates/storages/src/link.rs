@@ -1,4 +1,5 @@
-//! One connection that many requests share. It is made when it is first needed, and replaced when it is lost.
+//! One connection that many requests share. It is made when it is first needed, and replaced when
+//! it is lost.
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,14 @@ use tokio::time::{sleep, timeout};
 use super::Error;
 use super::network::Timeouts;
 
-/// The pause before the next attempt to connect after one has failed: long enough not to flood a server that refuses
-/// connections, and short enough to find out soon that it accepts them again.
+/// The pause before the next attempt to connect after one has failed: long enough not to flood a
+/// server that refuses connections, and short enough to find out soon that it accepts them again.
 pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection, which clones cheaply and can be used by many at once.
 pub trait Handle: Clone {
-    /// Whether the connection is known to be closed, by the server or because it failed. A closed one is not used.
+    /// Whether the connection is known to be closed, by the server or because it failed. A closed
+    /// one is not used.
     fn is_closed(&self) -> bool;
 }
 
@@ -26,7 +28,8 @@ pub struct Link<C> {
     /// Locked while connecting.
     connecting: tokio::sync::Mutex<()>,
     connect_timeout: Duration,
-    /// A connection that was unused for longer is not used again, because a firewall on the way may have dropped it.
+    /// A connection that was unused for longer is not used again, because a firewall on the way may
+    /// have dropped it.
     keepalive: Duration,
 }
 
@@ -61,7 +64,8 @@ impl<C: Handle> Link<C> {
     ///
     /// # Errors
     ///
-    /// Connecting failed or took too long. Requests that wait while another one connects share its result.
+    /// Connecting failed or took too long. Requests that wait while another one connects share its
+    /// result.
     pub async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<Connection<C>, Error>
     where
         F: Future<Output = Result<C, Error>>,
@@ -73,7 +77,8 @@ impl<C: Handle> Link<C> {
             }
             slot.attempts
         };
-        // Boxed, because connecting is rare and its future takes kilobytes, which every operation would carry.
+        // Boxed, because connecting is rare and its future takes kilobytes, which every operation
+        // would carry.
         Box::pin(self.connect(asked_after, connect)).await
     }
 
@@ -105,7 +110,8 @@ impl<C: Handle> Link<C> {
         self.slot().drop_idle(Instant::now(), self.keepalive);
     }
 
-    /// Drops the connection if it is this one, which has failed, or older. One that was made later stays.
+    /// Drops the connection if it is this one, which has failed, or older. One that was made later
+    /// stays.
     pub fn give_up(&self, failed: &Connection<C>) {
         let mut slot = self.slot();
         if slot.connection.as_ref().is_some_and(|connection| connection.attempt <= failed.attempt) {

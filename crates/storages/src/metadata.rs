@@ -1,8 +1,9 @@
-//! The text in which some storages keep an owner's sessions. Items are appended to it, and now and then it is compacted.
+//! The text in which some storages keep an owner's sessions. Items are appended to it, and now and
+//! then it is compacted.
 //!
-//! An item is `key:expiry;`, or `key;`, which takes the session out. A key is 43 characters of base64url. An expiry is the
-//! base64url of 5 little-endian bytes, in seconds since the epoch. If a key has several items, the last one counts.
-//! lua-resty-session reads and writes the same text.
+//! An item is `key:expiry;`, or `key;`, which takes the session out. A key is 43 characters of
+//! base64url. An expiry is the base64url of 5 little-endian bytes, in seconds since the epoch. If a
+//! key has several items, the last one counts. lua-resty-session reads and writes the same text.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,8 @@ const EXPIRY_SIZE: usize = 7;
 /// The latest expiry that 5 bytes can hold, in seconds since the epoch.
 const MAX_EXPIRY: u64 = (1 << 40) - 1;
 
-/// Returns the items that storing a record appends: its own, and the one that takes the replaced record out.
+/// Returns the items that storing a record appends: its own, and the one that takes the replaced
+/// record out.
 ///
 /// # Errors
 ///
@@ -53,8 +55,8 @@ fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// Returns the keys and expiries of the sessions that have not expired at `current_time`, sorted by key. Times are in seconds
-/// since the epoch.
+/// Returns the keys and expiries of the sessions that have not expired at `current_time`, sorted by
+/// key. Times are in seconds since the epoch.
 ///
 /// # Errors
 ///
@@ -78,7 +80,8 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error>
 #[derive(PartialEq, Eq)]
 pub struct Compact {
     pub text: Vec<u8>,
-    /// When the last of its sessions expires, in seconds since the epoch; `None` if there are no sessions.
+    /// When the last of its sessions expires, in seconds since the epoch; `None` if there are no
+    /// sessions.
     pub expiry: Option<u64>,
 }
 

@@ -1,13 +1,15 @@
-//! One connection to a server that replies to requests in their order. Many operations share it, and each sends its request
-//! without waiting for the replies to others.
+//! One connection to a server that replies to requests in their order. Many operations share it,
+//! and each sends its request without waiting for the replies to others.
 //!
-//! Requests are written as they come; those that come at the same time are written together. Each reply goes to the oldest
-//! request that has none yet: nothing but the order tells which request a reply belongs to. So the connection is closed on the
-//! first reply that is malformed, unsolicited, late, or impossible for its request, and all requests in flight fail: none ever
-//! gets the reply to another. A request whose sender has stopped waiting keeps its place in the order.
+//! Requests are written as they come; those that come at the same time are written together. Each
+//! reply goes to the oldest request that has none yet: nothing but the order tells which request a
+//! reply belongs to. So the connection is closed on the first reply that is malformed, unsolicited,
+//! late, or impossible for its request, and all requests in flight fail: none ever gets the reply
+//! to another. A request whose sender has stopped waiting keeps its place in the order.
 //!
-//! The crate `memcache` has a pool of connections instead, each for one request at a time. That takes both sides a system
-//! call for each request, where this takes one for a batch. Only its requests and replies are used here.
+//! The crate `memcache` has a pool of connections instead, each for one request at a time. That
+//! takes both sides a system call for each request, where this takes one for a batch. Only its
+//! requests and replies are used here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +25,8 @@ use super::network::{Endpoint, Stream, connect};
 
 /// The longest line of a reply, in bytes.
 pub const MAX_LINE: usize = 2048;
-/// The longest value of a reply, in bytes. A session's header has room for a payload of 16 MiB; with its info the record may
-/// have twice that.
+/// The longest value of a reply, in bytes. A session's header has room for a payload of 16 MiB;
+/// with its info the record may have twice that.
 pub const MAX_VALUE: usize = 32 << 20;
 
 /// How much is read at once, at most, in bytes.
@@ -34,19 +36,21 @@ const READ_SIZE: usize = 64 << 10;
 pub trait Protocol: Send + 'static {
     type Reply: Send + 'static;
 
-    /// Returns the first reply in the bytes and its size in bytes, or `None` if its end has not arrived yet.
+    /// Returns the first reply in the bytes and its size in bytes, or `None` if its end has not
+    /// arrived yet.
     ///
     /// # Errors
     ///
     /// The reply is malformed, so nobody can tell where the next one starts.
     fn parse(bytes: &[u8]) -> Result<Option<(Self::Reply, usize)>, Error>;
 
-    /// Whether the server can send this reply to this request. If it cannot, the server has sent too many or too few replies.
+    /// Whether the server can send this reply to this request. If it cannot, the server has sent
+    /// too many or too few replies.
     fn matches(request: &[u8], reply: &Self::Reply) -> bool;
 }
 
-/// Returns the first line in the bytes without its CRLF, and its size in bytes with it, or `None` if its end has not arrived
-/// yet.
+/// Returns the first line in the bytes without its CRLF, and its size in bytes with it, or `None`
+/// if its end has not arrived yet.
 ///
 /// # Errors
 ///
@@ -63,8 +67,8 @@ pub fn line(bytes: &[u8]) -> Result<Option<(&str, usize)>, Error> {
     }
 }
 
-/// Returns the value of `size` bytes that starts at `offset`, and the offset of what follows its CRLF, or `None` if its end has
-/// not arrived yet.
+/// Returns the value of `size` bytes that starts at `offset`, and the offset of what follows its
+/// CRLF, or `None` if its end has not arrived yet.
 ///
 /// # Errors
 ///
@@ -114,7 +118,8 @@ impl<P: Protocol> Client<P> {
     ///
     /// # Errors
     ///
-    /// The connection cannot be made, or it breaks before the reply arrives: then the server may have carried out the request.
+    /// The connection cannot be made, or it breaks before the reply arrives: then the server may
+    /// have carried out the request.
     pub async fn ask(&self, request: &[u8]) -> Result<P::Reply, Error> {
         let [reply] = self.ask_all([request]).await?;
         Ok(reply)

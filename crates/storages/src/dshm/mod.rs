@@ -1,9 +1,9 @@
 //! Sessions in ngx-distributed-shm, a memory that several servers share.
 //!
-//! Each record is an entry with the session's time to live. The server does not return the remaining time, so a second entry
-//! with the same time to live holds the expiry. An owner's sessions are one entry that holds the text of [`super::metadata`].
-//! The server cannot append to an entry, so each change reads and rewrites the text, one change after another within a
-//! worker.
+//! Each record is an entry with the session's time to live. The server does not return the
+//! remaining time, so a second entry with the same time to live holds the expiry. An owner's
+//! sessions are one entry that holds the text of [`super::metadata`]. The server cannot append to
+//! an entry, so each change reads and rewrites the text, one change after another within a worker.
 
 mod locks;
 mod wire;
@@ -61,8 +61,8 @@ impl Server {
         self.client.ask_all([&value, &beside]).await.map(|_| ())
     }
 
-    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier. The expiry of a record that
-    /// lua-resty-session wrote is not known; it is always changed.
+    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier. The expiry
+    /// of a record that lua-resty-session wrote is not known; it is always changed.
     async fn shorten(&self, name: &Name, record: &Record) -> Result<(), Error> {
         if record.stale_ttl == 0 {
             return self.delete_record(name).await;
@@ -88,7 +88,8 @@ impl Server {
         let name = Name::new(name);
         let mut text = self.client.ask(&wire::get(&name)).await?.value()?.unwrap_or_default();
         text.extend_from_slice(items);
-        // A damaged text must not keep users from signing in: the list starts anew with this session.
+        // A damaged text must not keep users from signing in: the list starts anew with this
+        // session.
         let compact = metadata::compact(&text, current_time).or_else(|_| metadata::compact(items, current_time))?;
         let request = match compact.expiry {
             Some(expiry) => wire::set(&name, &compact.text, expiry.saturating_sub(current_time))?,
@@ -110,7 +111,8 @@ fn expiry(text: Option<&[u8]>) -> Option<u64> {
 }
 
 impl Storage for Server {
-    /// The record that is replaced is shortened last, because it must go on working if anything before fails.
+    /// The record that is replaced is shortened last, because it must go on working if anything
+    /// before fails.
     fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(record)? };
@@ -124,7 +126,8 @@ impl Storage for Server {
         })
     }
 
-    /// The server cannot do this atomically: what other requests do to the record between reading and writing is lost.
+    /// The server cannot do this atomically: what other requests do to the record between reading
+    /// and writing is lost.
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key);
@@ -253,7 +256,8 @@ mod tests {
 
     #[test]
     fn an_owners_sessions_are_changed_one_after_another() {
-        // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer session.
+        // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer
+        // session.
         const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
         const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
         const NOTES: &[(&str, &str)] = &[

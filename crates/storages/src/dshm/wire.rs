@@ -1,4 +1,5 @@
-//! Requests and replies of ngx-distributed-shm's [line protocol](https://github.com/grrolland/ngx-distributed-shm#protocol).
+//! Requests and replies of ngx-distributed-shm's [line
+//! protocol](https://github.com/grrolland/ngx-distributed-shm#protocol).
 
 use std::fmt;
 
@@ -9,7 +10,8 @@ use crate::pipeline::{Protocol, invalid_reply, line, value};
 /// The longest time to live that the server can store, in seconds.
 const MAX_TTL: u64 = i32::MAX as u64;
 
-/// The name of an entry at the server. The part before the first `:` names the map that holds the entry.
+/// The name of an entry at the server. The part before the first `:` names the map that holds the
+/// entry.
 pub struct Name(String);
 
 impl Name {
@@ -18,7 +20,8 @@ impl Name {
         Self(escape_parts(name))
     }
 
-    /// The name of the entry beside this one that holds its expiry, because the server does not return expiries.
+    /// The name of the entry beside this one that holds its expiry, because the server does not
+    /// return expiries.
     pub fn expiry(&self) -> Self {
         Self(format!("{}:expiry", self.0))
     }
@@ -33,8 +36,8 @@ pub fn get(Name(name): &Name) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// The value is empty, which the server does not accept, or not ASCII: the server counts characters where its protocol counts
-/// bytes.
+/// The value is empty, which the server does not accept, or not ASCII: the server counts characters
+/// where its protocol counts bytes.
 pub fn set(Name(name): &Name, value: &[u8], ttl: u64) -> Result<Vec<u8>, Error> {
     if value.is_empty() || !value.is_ascii() {
         return Err(Error::Server("dshm accepts only ASCII values that are not empty".into()));
@@ -115,7 +118,8 @@ impl Protocol for Lines {
                 }
             }
             Some(("ERROR", "not_found")) => Ok(Some((Reply::Absent, size))),
-            // The server did not understand a request, and takes that request's value for another request.
+            // The server did not understand a request, and takes that request's value for another
+            // request.
             Some(("ERROR", reason)) => Err(Error::Server(format!("the server refuses a request: {reason}"))),
             _ => Err(invalid_reply()),
         }

@@ -1,7 +1,8 @@
 //! Sessions in memcached 1.6 or later.
 //!
-//! Each record is an item with the session's time to live. An owner's sessions are one item that holds the text of
-//! [`super::metadata`]. Requests are meta commands, because other commands do not return an item's time to live.
+//! Each record is an item with the session's time to live. An owner's sessions are one item that
+//! holds the text of [`super::metadata`]. Requests are meta commands, because other commands do not
+//! return an item's time to live.
 
 mod notes;
 mod wire;
@@ -85,8 +86,8 @@ impl Server {
 }
 
 impl Storage for Server {
-    /// Names are checked before anything is stored. The record that is replaced is shortened last, because it must go on
-    /// working if anything before fails.
+    /// Names are checked before anything is stored. The record that is replaced is shortened last,
+    /// because it must go on working if anything before fails.
     fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let name = self.record_name(&record.name, &record.key)?;
@@ -108,7 +109,8 @@ impl Storage for Server {
         })
     }
 
-    /// A record that another request shortens between the two requests here keeps its former time to live.
+    /// A record that another request shortens between the two requests here keeps its former time
+    /// to live.
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key)?;

@@ -1,9 +1,9 @@
 //! The item that holds an owner's sessions, to which many requests append at the same time.
 //!
-//! Appending loses nothing that others append, but it cannot change the item's time to live. A request that finds that too
-//! short rewrites the item, compacted and with a longer one, unless another request has changed the item since it was read.
-//! So an item never expires before the sessions in it, and a time to live that was computed earlier never replaces a longer
-//! one.
+//! Appending loses nothing that others append, but it cannot change the item's time to live. A
+//! request that finds that too short rewrites the item, compacted and with a longer one, unless
+//! another request has changed the item since it was read. So an item never expires before the
+//! sessions in it, and a time to live that was computed earlier never replaces a longer one.
 
 use super::wire::{self, Expiry, ItemInfo, Meta, Mode, Name, Reply, Ttl};
 use crate::pipeline::Client;
@@ -45,8 +45,8 @@ pub async fn remove(client: &Client<Meta>, name: &Name, item: &[u8], current_tim
     Ok(())
 }
 
-/// Appends items to those of an owner. Returns the size and time to live of the text, or `None` if the owner has no text,
-/// and then nothing was appended.
+/// Appends items to those of an owner. Returns the size and time to live of the text, or `None` if
+/// the owner has no text, and then nothing was appended.
 async fn append(
     client: &Client<Meta>,
     name: &Name,
@@ -57,7 +57,8 @@ async fn append(
         match client.ask_all([&wire::append(name, items)?, &wire::get_info(name)?]).await? {
             [Reply::Done(_), Reply::Done(info)] => return Ok(Some(info)),
             [Reply::Done(_) | Reply::NotStored, Reply::Absent] => return Ok(None),
-            // The item exists, so it has become too large: memcached has no other reply for that. Compacting may help.
+            // The item exists, so it has become too large: memcached has no other reply for that.
+            // Compacting may help.
             [Reply::NotStored, Reply::Done(_)] => rewrite(client, name, None, current_time).await?,
             [Reply::Done(_) | Reply::NotStored, other] | [other, _] => return other.unexpected(),
         };
@@ -65,9 +66,9 @@ async fn append(
     Err(Error::Server("the server has no room for more sessions of this owner".into()))
 }
 
-/// Rewrites an owner's sessions: compacted, with the time to live that they need; deletes the item if no session is left.
-/// If another request rewrites it at the same time, and now it lives for at least `min_ttl` seconds, leaves it as it is.
-/// Returns whether there was such an item.
+/// Rewrites an owner's sessions: compacted, with the time to live that they need; deletes the item
+/// if no session is left. If another request rewrites it at the same time, and now it lives for at
+/// least `min_ttl` seconds, leaves it as it is. Returns whether there was such an item.
 async fn rewrite(client: &Client<Meta>, name: &Name, min_ttl: Option<u64>, current_time: u64) -> Result<bool, Error> {
     let mut changed_by_another = false;
     loop {
@@ -96,7 +97,8 @@ fn rewriting(name: &Name, text: &[u8], cas: u64, min_ttl: Option<u64>, current_t
             wire::store(name, &text, expiry, Mode::IfUnchanged(cas))
         }
         Ok(metadata::Compact { expiry: None, .. }) => wire::delete_if_unchanged(name, cas),
-        // A damaged text must not keep users from signing in. Reading it returns an error, until it expires.
+        // A damaged text must not keep users from signing in. Reading it returns an error, until it
+        // expires.
         Err(_) => wire::touch(name, Expiry::after(with_reserve(min_ttl.unwrap_or(1)), current_time)),
     }
 }
@@ -106,14 +108,14 @@ fn with_reserve(ttl: u64) -> u64 {
     ttl.saturating_add(ttl / 2)
 }
 
-/// Whether an item lives for at least `ttl` seconds. Items of lua-resty-session never expire and are to be rewritten, so the
-/// result is false for them.
+/// Whether an item lives for at least `ttl` seconds. Items of lua-resty-session never expire and
+/// are to be rewritten, so the result is false for them.
 fn lives_for(info: &ItemInfo, ttl: u64) -> bool {
     info.ttl >= Some(Ttl::Seconds(ttl)) && info.ttl < Some(Ttl::Endless)
 }
 
-/// Whether to compact a text of this size now. This happens less often the larger the text is, so that the cost of a session
-/// does not grow with the number of its owner's sessions.
+/// Whether to compact a text of this size now. This happens less often the larger the text is, so
+/// that the cost of a session does not grow with the number of its owner's sessions.
 fn should_compact(size: usize) -> bool {
     size > SMALL_TEXT && getrandom::u32().is_ok_and(|random| random as usize % size < SMALL_TEXT / 8)
 }

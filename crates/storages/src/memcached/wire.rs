@@ -1,16 +1,17 @@
 //! Requests and replies of memcached's [meta commands](https://docs.memcached.org/protocols/meta/).
 //!
-//! The crate `memcache` writes the requests ([`MetaCommand`]) and reads the first line of a reply ([`MetaResponse`]). What
-//! it leaves to this module:
+//! The crate `memcache` writes the requests ([`MetaCommand`]) and reads the first line of a reply
+//! ([`MetaResponse`]). What it leaves to this module:
 //!
-//! - the length of a value, which it reads and does not return: only its own connections can use it, and these carry one
-//!   request at a time (see [`crate::pipeline`] for ours);
+//! - the length of a value, which it reads and does not return: only its own connections can use
+//!   it, and these carry one request at a time (see [`crate::pipeline`] for ours);
 //! - the text after `ERROR`, which it drops: a server that has too many connections says so there;
 //! - the meaning of flags, which it passes on as bytes;
 //! - the limits: it takes values of up to 1 GiB.
 //!
-//! It copies names, flags and values once more than a formatted string does. A GET of 300 bytes in a pipeline of 32 takes
-//! the thread 1.08 µs instead of 1.00, and the requests per second stay the same within what can be measured.
+//! It copies names, flags and values once more than a formatted string does. A GET of 300 bytes in
+//! a pipeline of 32 takes the thread 1.08 µs instead of 1.00, and the requests per second stay the
+//! same within what can be measured.
 
 use std::fmt;
 
@@ -22,16 +23,19 @@ use crate::pipeline::{Protocol, invalid_reply, line, number, value};
 
 /// The longest name that the server accepts, in bytes.
 const MAX_NAME: usize = 250;
-/// The longest time to live that counts from now, in seconds. The server takes a greater number for a time since the epoch.
+/// The longest time to live that counts from now, in seconds. The server takes a greater number for
+/// a time since the epoch.
 const MAX_RELATIVE_TTL: u64 = 60 * 60 * 24 * 30;
-/// Bytes of a request besides its name and value: the command, the flags, a length and the line ends.
+/// Bytes of a request besides its name and value: the command, the flags, a length and the line
+/// ends.
 const MAX_OVERHEAD: usize = 64;
 
 /// The name of an item at the server.
 pub struct Name(String);
 
 impl Name {
-    /// Escapes a name by the rules of nginx' `ngx.escape_uri`, as lua-resty-memcached does, so that both find the same items.
+    /// Escapes a name by the rules of nginx' `ngx.escape_uri`, as lua-resty-memcached does, so that
+    /// both find the same items.
     ///
     /// # Errors
     ///
@@ -71,8 +75,8 @@ pub enum Mode {
     Add,
     /// Only if there is such an item; otherwise the reply is [`Reply::NotStored`].
     Replace,
-    /// Only if the item's [`cas`](ItemInfo::cas) is still this one; otherwise the reply is [`Reply::Changed`] or
-    /// [`Reply::Absent`].
+    /// Only if the item's [`cas`](ItemInfo::cas) is still this one; otherwise the reply is
+    /// [`Reply::Changed`] or [`Reply::Absent`].
     IfUnchanged(u64),
 }
 
@@ -112,7 +116,8 @@ pub fn store(name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Ve
     encode_with_value(name, command.flag(expiry.flag()), value)
 }
 
-/// Adds to a value. The item's time to live stays. The reply is [`Reply::NotStored`] if there is no such item.
+/// Adds to a value. The item's time to live stays. The reply is [`Reply::NotStored`] if there is no
+/// such item.
 pub fn append(name: &Name, value: &[u8]) -> Result<Vec<u8>, Error> {
     encode_with_value(name, command(MetaOp::Set, name).flag("MA"), value)
 }
@@ -247,8 +252,8 @@ impl Protocol for Meta {
     }
 }
 
-/// The error for a request that the server does not understand. The connection cannot be used any more, because the server
-/// may take the request's value for another request.
+/// The error for a request that the server does not understand. The connection cannot be used any
+/// more, because the server may take the request's value for another request.
 fn rejected(line: &str) -> Error {
     Error::Server(match line.trim().split_once(' ').unwrap_or((line, "")) {
         ("ERROR", "") => "the server is not memcached 1.6 or later".into(),
