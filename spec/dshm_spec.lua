@@ -77,7 +77,7 @@ describe("dshm", function()
 
   it("says which values it does not take, and keeps working", function()
     local storage, k, now = make(), key(), ngx.time()
-    local expected = "dshm takes only values of ASCII characters, one at least"
+    local expected = "dshm accepts only ASCII values that are not empty"
     for _, value in ipairs { "", "ä", "\255" } do
       assert.same({ nil, expected }, { storage:set("values", k, value, 60, now) })
       assert.same({}, { storage:get("values", k, now) })

@@ -35,7 +35,7 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
     };
     let table = lua.create_table()?;
     table.set("header", lua.create_string(header.as_bytes())?)?;
-    table.set("flags", header.flags().0)?;
+    table.set("flags", header.flags().bits())?;
     table.set("sid", lua.create_string(header.sid())?)?;
     table.set("creation_time", header.creation_time())?;
     table.set("rolling_offset", header.rolling_offset())?;
