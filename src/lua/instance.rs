@@ -16,7 +16,7 @@ const EXPIRY_BYTES: usize = 5;
 /// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE` is how many characters
 /// a record's key has, which is a session's id or a hash of it.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
-    module.set("FLAG_FORGET", Flags::FORGET.0)?;
+    module.set("FLAG_FORGET", Flags::FORGET.bits())?;
     module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
     module.set("KEY_SIZE", base64url::encoded_size(SID_SIZE))?;
     module.set("EXPIRY_BYTES", EXPIRY_BYTES)?;
