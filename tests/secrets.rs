@@ -11,6 +11,7 @@ use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
 use resty_session_core::session::configuration::Value;
 use resty_session_core::session::effect::{Answer, Effect};
 use resty_session_core::session::{Options, Session, audiences};
+use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
 
@@ -118,8 +119,8 @@ fn keys_and_what_is_sealed_show_nothing_of_it() {
         sid: SID,
         encryption,
         flags: Flags::default(),
-        creation_time: 1,
-        rolling_offset: 0,
+        creation_time: Timestamp::from_secs(1),
+        rolling_offset: Seconds::ZERO,
         compression_threshold: 0,
         binding: &Binding::default(),
     };

@@ -24,6 +24,7 @@ use resty_session_core::secret::Secret;
 use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
 use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
+use resty_session_core::time::Timestamp;
 
 type HandleRef = LuaUserDataRef<Handle>;
 
@@ -225,9 +226,9 @@ fn meta(
 ) -> Result<Option<Meta>, Error> {
     let Some(cookie) = cookie else { return Ok(None) };
     let ikm = Secret::from(Vec::from(ikm.unwrap_or_default()));
-    let keys = configuration.keys.of(kind);
+    let keys = &configuration.cookie(kind).keys;
     let key = keys.iter().position(|key| ikm == key.ikm()).ok_or(CookieError::InvalidMac)?;
-    Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
+    Meta::from_value(cookie.into(), key, Timestamp::from_secs(known_at.unwrap_or_default())).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
@@ -237,8 +238,7 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
 
 /// What an act is told of the request and the response.
 struct Request {
-    /// Seconds since the epoch.
-    now: u64,
+    now: Timestamp,
     /// The Cookie header.
     cookies: Vec<u8>,
     unsendable: Option<String>,
@@ -247,6 +247,7 @@ struct Request {
 
 impl Request {
     fn new(now: u64, cookies: Option<BString>, unsendable: Option<String>, problem: Option<String>) -> Self {
+        let now = Timestamp::from_secs(now);
         Self { now, cookies: cookies.map(Into::into).unwrap_or_default(), unsendable, problem }
     }
 }
@@ -264,7 +265,7 @@ pub struct Running {
     /// The key that the act needs, until the shim has said whether this thread can wait for it.
     derivation: Option<Box<Derivation>>,
     payload_size: usize,
-    now: u64,
+    now: Timestamp,
 }
 
 impl LuaUserData for Running {}
@@ -470,7 +471,7 @@ fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
     Ok(Either::Right(LuaValue::Table(table)))
 }
 
-fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) -> LuaResult<Row> {
+fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: Timestamp) -> LuaResult<Row> {
     let Outcome { exists, result } = outcome;
     // The payload is the shim's own unless the act opened a session or dropped audiences.
     let payload = (session.payload.len() != payload_size).then_some(session.payload);
@@ -512,8 +513,8 @@ fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) 
 }
 
 /// `cookie, cookie_end, known_at` of a [`Row`].
-fn cookie_of(meta: &Meta, now: u64, changed: bool) -> [Slot; 3] {
-    let known_at = if meta.known_at == now { nil() } else { number(meta.known_at) };
+fn cookie_of(meta: &Meta, now: Timestamp, changed: bool) -> [Slot; 3] {
+    let known_at = if meta.known_at == now { nil() } else { number(meta.known_at.as_secs()) };
     match &meta.place {
         Some(place) => [number(place.start as u64 + 1), number(place.end as u64), known_at],
         None => [Either::Left(changed.then(|| meta.value())), nil(), known_at],
@@ -533,6 +534,6 @@ fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     table.set("value", meta.value())?;
     table.set("key", meta.key + 1)?;
-    table.set("known_at", meta.known_at)?;
+    table.set("known_at", meta.known_at.as_secs())?;
     Ok(table)
 }

@@ -8,3 +8,4 @@ pub mod cookie;
 pub mod secret;
 pub mod session;
 pub mod storage;
+pub mod time;

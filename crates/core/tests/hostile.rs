@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Key, RememberSafety, base64url};
 use resty_session_core::session::Options;
+use resty_session_core::time::{Seconds, Timestamp};
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
@@ -134,8 +135,8 @@ fn a_header_that_claims_16_megabytes_is_refused() {
             sid: [7; 32],
             encryption: key.encryption(&[7; 32], RememberSafety::None),
             flags: Flags::default(),
-            creation_time: T0,
-            rolling_offset: 0,
+            creation_time: Timestamp::from_secs(T0),
+            rolling_offset: Seconds::ZERO,
             compression_threshold: 0,
             binding: &Binding::default(),
         };

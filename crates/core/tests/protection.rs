@@ -9,6 +9,7 @@ mod theft;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
 use resty_session_core::session::{Error, Meta, Options, Session};
+use resty_session_core::time::{Seconds, Timestamp};
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
@@ -80,8 +81,8 @@ fn sealed(payload: &[u8], flags: Flags) -> (Header, String) {
         encryption: key.encryption(&[7; 32], RememberSafety::None),
         sid: [7; 32],
         flags,
-        creation_time: T0,
-        rolling_offset: 0,
+        creation_time: Timestamp::from_secs(T0),
+        rolling_offset: Seconds::ZERO,
         compression_threshold: 1024,
         binding: &Binding::default(),
     };
@@ -194,7 +195,7 @@ fn with_a_storage_nothing_may_stand_behind_the_header() {
             assert_eq!(error, expected, "{tail}");
         }
         let value = good["session"].clone() + tail;
-        assert!(Meta::from_value(value.into_bytes(), 0, T0).is_err());
+        assert!(Meta::from_value(value.into_bytes(), 0, Timestamp::from_secs(T0)).is_err());
     }
     world.cookies = good.clone();
     world.cookies.get_mut("session").unwrap().push('A');

@@ -170,7 +170,11 @@ fn a_rotated_secret_opens_at_every_stage() {
             world.now += 5;
             world.touch(session).1.unwrap();
             let session = opened(&mut world);
-            assert_eq!(session.meta.as_ref().unwrap().header.idling_offset(), 5, "touched with the former key");
+            assert_eq!(
+                session.meta.as_ref().unwrap().header.idling_offset().as_secs(),
+                5,
+                "touched with the former key"
+            );
             world.save(session).1.unwrap();
             world.configure(Options { secret_fallbacks: Some(Vec::new()), ..Options::default() });
             opened(&mut world);

@@ -79,9 +79,9 @@ fn headers_read_as_the_vectors_say() {
         let header = Header::from_bytes(header_bytes(&vector)).unwrap();
         assert_eq!(header.sid(), sid(&vector.header.sid_hex), "{}", vector.name);
         assert_eq!(header.flags(), Flags(vector.header.flags));
-        assert_eq!(header.creation_time(), vector.header.creation_time);
-        assert_eq!(header.rolling_offset(), vector.header.rolling_offset);
-        assert_eq!(header.idling_offset(), vector.header.idling_offset);
+        assert_eq!(header.creation_time().as_secs(), vector.header.creation_time);
+        assert_eq!(header.rolling_offset().as_secs(), vector.header.rolling_offset);
+        assert_eq!(header.idling_offset().as_secs(), vector.header.idling_offset);
         assert_eq!(header.data_size(), vector.header.data_size);
     }
 }

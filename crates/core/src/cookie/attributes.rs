@@ -4,8 +4,14 @@
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// No cookie lives longer than 400 days, in seconds (as browsers limit it).
-pub const MAX_AGE: u64 = 400 * 24 * 60 * 60;
+use crate::time::{Seconds, Timestamp};
+
+/// The longest life of a cookie: 400 days
+/// ([RFC 6265bis section 5.5](https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#section-5.5)).
+pub const MAX_AGE: Seconds = Seconds::from_days(400);
+
+/// The last second of the year 9999, with which HTTP dates end: their years have four digits.
+const LAST_DATE: Timestamp = Timestamp::from_secs(253_402_300_799);
 
 const EXPIRED: &str = "; Expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0";
 
@@ -58,14 +64,16 @@ pub fn expired(attributes: &str) -> String {
     format!("{attributes}{EXPIRED}")
 }
 
-/// The attributes of a cookie that outlives the browser. `max_age` is in seconds; `creation_time` in seconds
-/// since the Unix epoch.
-pub fn persistent(attributes: &str, creation_time: u64, max_age: u64) -> String {
-    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(creation_time.saturating_add(max_age)));
+/// The attributes of a cookie that outlives the browser: it expires `max_age` after its creation.
+/// `Max-Age` says so too, which counts from the response.
+pub fn persistent(attributes: &str, creation_time: Timestamp, max_age: Seconds) -> String {
+    let expiry = creation_time + max_age;
     let mut text = attributes.to_owned();
-    // An HTTP date ends with the year 9999: a later one is left to Max-Age alone.
-    if let Some(expires) = expires.filter(|_| creation_time.saturating_add(max_age) <= 253_402_300_799) {
-        let _ = write!(text, "; Expires={}", httpdate::fmt_http_date(expires));
+    // A later date can't be written: Max-Age alone counts then.
+    let date = UNIX_EPOCH.checked_add(Duration::from_secs(expiry.as_secs())).filter(|_| expiry <= LAST_DATE);
+    if let Some(date) = date {
+        // Writing to a String can't fail.
+        let _ = write!(text, "; Expires={}", httpdate::fmt_http_date(date));
     }
     let _ = write!(text, "; Max-Age={max_age}");
     text

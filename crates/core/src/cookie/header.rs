@@ -21,22 +21,23 @@ use std::ops::BitOr;
 use super::Error;
 use super::base64url;
 use crate::secret::show_only;
+use crate::time::{Seconds, Timestamp};
 
 /// Size of the header in bytes.
 pub const SIZE: usize = 82;
 /// Length of the header's base64url text.
 pub const ENCODED_SIZE: usize = base64url::encoded_size(SIZE);
 /// Largest creation time: 40 bits of seconds.
-pub const MAX_CREATION_TIME: u64 = (1 << 40) - 1;
-/// Largest rolling offset, and so the longest life of a session, in seconds.
-pub const MAX_ROLLING_OFFSET: u64 = (1 << 32) - 1;
-/// Largest idling offset in seconds.
-pub const MAX_IDLING_OFFSET: u64 = (1 << 24) - 1;
-/// Largest length of a payload's base64url text.
+pub const MAX_CREATION_TIME: Timestamp = Timestamp::from_secs((1 << 40) - 1);
+/// Largest rolling offset, and so the longest life of a session: 32 bits of seconds.
+pub const MAX_ROLLING_OFFSET: Seconds = Seconds::from_secs((1 << 32) - 1);
+/// Largest idling offset: 24 bits of seconds.
+pub const MAX_IDLING_OFFSET: Seconds = Seconds::from_secs((1 << 24) - 1);
+/// Largest length of a payload's base64url text: 24 bits.
 pub const MAX_DATA_SIZE: usize = (1 << 24) - 1;
 
-/// How far the clock of a server that made a header may be ahead, in seconds.
-pub const CLOCK_SKEW: u64 = 24 * 60 * 60;
+/// How far the clock of a server that made a header may be ahead.
+pub const CLOCK_SKEW: Seconds = Seconds::from_days(1);
 
 const TYPE: u8 = 1;
 const FLAGS_AT: usize = 1;
@@ -110,8 +111,11 @@ impl BitOr for Flags {
 pub struct Fields {
     pub flags: Flags,
     pub sid: Sid,
-    pub creation_time: u64,
-    pub rolling_offset: u64,
+    /// When the session was created.
+    pub creation_time: Timestamp,
+    /// How long after its creation it is saved.
+    pub rolling_offset: Seconds,
+    /// The length of the payload's base64url text.
     pub data_size: usize,
 }
 
@@ -155,8 +159,8 @@ impl Header {
         header.0[0] = TYPE;
         header.put(FLAGS_AT, 2, u64::from(fields.flags.0));
         header.0[SID_AT..CREATION_TIME_AT].copy_from_slice(&fields.sid);
-        header.put(CREATION_TIME_AT, 5, fields.creation_time);
-        header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset);
+        header.put(CREATION_TIME_AT, 5, fields.creation_time.as_secs());
+        header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset.as_secs());
         header.put(DATA_SIZE_AT, 3, fields.data_size as u64);
         Ok(header)
     }
@@ -183,38 +187,57 @@ impl Header {
         base64url::encode(&self.0)
     }
 
+    /// The header's raw bytes.
     pub fn as_bytes(&self) -> &[u8; SIZE] {
         &self.0
     }
 
+    /// The header's flags.
     pub fn flags(&self) -> Flags {
         Flags(self.get(FLAGS_AT, 2) as u16)
     }
 
+    /// The session id's raw bytes.
     pub fn sid(&self) -> &[u8] {
         &self.0[SID_AT..CREATION_TIME_AT]
     }
 
-    pub fn creation_time(&self) -> u64 {
-        self.get(CREATION_TIME_AT, 5)
+    /// When the session was created.
+    pub fn creation_time(&self) -> Timestamp {
+        Timestamp::from_secs(self.get(CREATION_TIME_AT, 5))
     }
 
-    pub fn rolling_offset(&self) -> u64 {
-        self.get(ROLLING_OFFSET_AT, 4)
+    /// How long after its creation the session was last saved.
+    pub fn rolling_offset(&self) -> Seconds {
+        Seconds::from_secs(self.get(ROLLING_OFFSET_AT, 4))
     }
 
+    /// When the session was last saved.
+    pub fn save_time(&self) -> Timestamp {
+        self.creation_time() + self.rolling_offset()
+    }
+
+    /// How long after its save the session was last touched; zero if it was not.
+    pub fn idling_offset(&self) -> Seconds {
+        Seconds::from_secs(self.get(IDLING_OFFSET_AT, 3))
+    }
+
+    /// When the session was last saved or touched.
+    pub fn touch_time(&self) -> Timestamp {
+        self.save_time() + self.idling_offset()
+    }
+
+    /// The length of the payload's base64url text.
     pub fn data_size(&self) -> usize {
         self.get(DATA_SIZE_AT, 3) as usize
     }
 
-    pub fn idling_offset(&self) -> u64 {
-        self.get(IDLING_OFFSET_AT, 3)
-    }
-
+    /// The GCM tag of the payload.
     pub fn tag(&self) -> Tag {
         self.sixteen(TAG_AT)
     }
 
+    /// The message authentication code.
     pub fn mac(&self) -> Tag {
         self.sixteen(MAC_AT)
     }
@@ -238,8 +261,8 @@ impl Header {
     }
 
     /// Clamps to what three bytes can hold.
-    pub(super) fn set_idling_offset(&mut self, seconds: u64) {
-        self.put(IDLING_OFFSET_AT, 3, seconds.min(MAX_IDLING_OFFSET));
+    pub(super) fn set_idling_offset(&mut self, offset: Seconds) {
+        self.put(IDLING_OFFSET_AT, 3, offset.min(MAX_IDLING_OFFSET).as_secs());
     }
 
     fn get(&self, at: usize, size: usize) -> u64 {
@@ -267,9 +290,11 @@ mod tests {
     proptest! {
         #[test]
         fn fields_come_back_as_they_went_in(
-            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME,
-            rolling_offset in 0..=MAX_ROLLING_OFFSET, data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
+            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME.as_secs(),
+            rolling_offset in 0..=MAX_ROLLING_OFFSET.as_secs(), data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
         ) {
+            let creation_time = Timestamp::from_secs(creation_time);
+            let [rolling_offset, idling] = [rolling_offset, idling].map(Seconds::from_secs);
             let fields = Fields { flags: Flags(flags), sid, creation_time, rolling_offset, data_size };
             let mut header = Header::new(&fields).unwrap();
             header.set_tag(&tag);
@@ -283,6 +308,8 @@ mod tests {
             prop_assert_eq!(header.data_size(), data_size);
             prop_assert_eq!(header.tag(), tag);
             prop_assert_eq!(header.idling_offset(), idling.min(MAX_IDLING_OFFSET));
+            prop_assert_eq!(header.save_time(), creation_time + rolling_offset);
+            prop_assert_eq!(header.touch_time(), header.save_time() + header.idling_offset());
             prop_assert_eq!(header.mac(), mac);
         }
 
@@ -294,14 +321,15 @@ mod tests {
 
     #[test]
     fn a_field_too_large_is_an_error() {
-        let fields = Fields { flags: Flags(0), sid: [0; 32], creation_time: 0, rolling_offset: 0, data_size: 0 };
+        let (creation_time, rolling_offset) = (Timestamp::default(), Seconds::ZERO);
+        let fields = Fields { flags: Flags(0), sid: [0; 32], creation_time, rolling_offset, data_size: 0 };
         let with = |change: fn(&mut Fields)| {
             let mut fields = fields.clone();
             change(&mut fields);
             Header::new(&fields).unwrap_err().to_string()
         };
-        assert_eq!(with(|f| f.creation_time = 1 << 40), "session maximum creation time exceeded");
-        assert_eq!(with(|f| f.rolling_offset = 1 << 32), "session maximum rolling offset exceeded");
+        assert_eq!(with(|f| f.creation_time = Timestamp::from_secs(1 << 40)), "session maximum creation time exceeded");
+        assert_eq!(with(|f| f.rolling_offset = Seconds::from_secs(1 << 32)), "session maximum rolling offset exceeded");
         assert_eq!(with(|f| f.data_size = 1 << 24), "session maximum data size exceeded");
     }
 }

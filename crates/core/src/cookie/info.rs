@@ -67,9 +67,11 @@ mod tests {
     use super::*;
     use crate::cookie::header::Fields;
     use crate::cookie::{Flags, RememberSafety};
+    use crate::time::{Seconds, Timestamp};
 
     fn header(sid: [u8; 32], creation_time: u64) -> Header {
-        Header::new(&Fields { flags: Flags::STORED, sid, creation_time, rolling_offset: 0, data_size: 4 }).unwrap()
+        let (creation_time, rolling_offset) = (Timestamp::from_secs(creation_time), Seconds::ZERO);
+        Header::new(&Fields { flags: Flags::STORED, sid, creation_time, rolling_offset, data_size: 4 }).unwrap()
     }
 
     #[test]
@@ -85,7 +87,7 @@ mod tests {
             assert!(open(&key, &header([1; 32], 6), sealed.as_bytes()).is_err(), "another creation time");
         }
         let mut touched = own.clone();
-        touched.set_idling_offset(9);
+        touched.set_idling_offset(Seconds::from_secs(9));
         touched.set_mac(&[1; 16]);
         let sealed = seal(&key, &own, [7; 12], b"{}").unwrap();
         assert_eq!(open(&key, &touched, sealed.as_bytes()).unwrap(), b"{}", "a touch changes nothing");

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::chunks::MAX_COOKIES;
 use super::header::CLOCK_SKEW;
 use super::{Header, base64url};
+use crate::time::Timestamp;
 
 /// The cookies of a Cookie header: name, value where there is a `=`, and the pair as it stands.
 /// Browsers separate cookies by `;` alone.
@@ -53,7 +54,7 @@ pub fn place(cookies: &[u8], value: &[u8]) -> Option<Range<usize>> {
 ///
 /// A cookie whose name is the session's name and a digit counts if its value could be a chunk. One
 /// that starts with the header of a session is another session's first cookie.
-pub fn chunk_numbers(cookies: &[u8], name: &str, now: u64) -> impl Iterator<Item = usize> + use<> {
+pub fn chunk_numbers(cookies: &[u8], name: &str, now: Timestamp) -> impl Iterator<Item = usize> + use<> {
     let mut found = 0_u16;
     for (other, value, _) in pairs(cookies) {
         if let (Some(number), Some(value)) = (chunk_number(other, name), value)
@@ -88,14 +89,13 @@ fn chunk_number(other: &[u8], name: &str) -> Option<usize> {
     }
 }
 
-fn is_chunk(value: &[u8], now: u64) -> bool {
+fn is_chunk(value: &[u8], now: Timestamp) -> bool {
     !value.is_empty() && base64url::is_text(value) && !is_session(value, now)
 }
 
 /// Whether a value starts with what is very likely a session's header, known by all that can be told without its key.
-fn is_session(value: &[u8], now: u64) -> bool {
-    Header::decode(value)
-        .is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now.saturating_add(CLOCK_SKEW))
+fn is_session(value: &[u8], now: Timestamp) -> bool {
+    Header::decode(value).is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now + CLOCK_SKEW)
 }
 
 /// The header without a session's cookies, as an upstream should see it; empty if nothing is left.
@@ -103,7 +103,7 @@ fn is_session(value: &[u8], now: u64) -> bool {
 /// All cookies of that name go, and all chunks. So does whatever nginx's `$cookie_name` would take
 /// for one of them: that variable ignores case, and finds a cookie within the value of another one,
 /// after a comma. Cookies that only resemble them stay, if their values could not be the session's.
-pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> Vec<u8> {
+pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: Timestamp) -> Vec<u8> {
     let is_own = |other: &[u8], value: &[u8]| {
         other == name.as_bytes()
             || chunk_number(other, name).is_some_and(|number| number <= chunks)
@@ -120,7 +120,7 @@ pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> V
 }
 
 /// Whether nginx would take this for a cookie of the session, and it could be one.
-fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: u64) -> bool {
+fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: Timestamp) -> bool {
     let Some((start, rest)) = other.split_at_checked(name.len()) else { return false };
     start.eq_ignore_ascii_case(name.as_bytes())
         && match rest {
@@ -131,7 +131,7 @@ fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: u64) -> bool {
 }
 
 /// A pair without the parts after a comma that nginx would take for cookies of the session.
-fn without_planted<'a>(pair: &'a [u8], name: &str, now: u64) -> Cow<'a, [u8]> {
+fn without_planted<'a>(pair: &'a [u8], name: &str, now: Timestamp) -> Cow<'a, [u8]> {
     let is_planted = |part: &[u8]| {
         let mut halves = part.splitn(2, |&byte| byte == b'=');
         let (other, value) = (halves.next().unwrap_or_default(), halves.next());
@@ -149,13 +149,17 @@ mod tests {
     use super::*;
     use crate::cookie::Flags;
     use crate::cookie::header::Fields;
+    use crate::time::Seconds;
     use proptest::prelude::*;
 
-    const NOW: u64 = 1_700_000_000;
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    /// More than a day ahead.
+    const FUTURE: Timestamp = Timestamp::from_secs(1_700_200_000);
 
     /// The value of a session's first cookie.
-    fn first(creation_time: u64) -> String {
-        let fields = Fields { flags: Flags(1), sid: [7; 32], creation_time, rolling_offset: 0, data_size: 0 };
+    fn first(creation_time: Timestamp) -> String {
+        let rolling_offset = Seconds::ZERO;
+        let fields = Fields { flags: Flags(1), sid: [7; 32], creation_time, rolling_offset, data_size: 0 };
         Header::new(&fields).unwrap().encode()
     }
 
@@ -188,7 +192,7 @@ mod tests {
         let numbers = |cookies: &str| chunk_numbers(cookies.as_bytes(), "s", NOW).collect::<Vec<_>>();
         assert_eq!(numbers("s=x; s4=AAAA; s2=a-_0; s4=BBBB; s1=x; s0=x; s22=x; S3=x; t3=x"), [2, 4]);
         assert_eq!(numbers("s2=; s3; s4=a.b; s5=a=b"), [0; 0]);
-        let (another, chunk) = (first(NOW), first(NOW + 200_000));
+        let (another, chunk) = (first(NOW), first(FUTURE));
         assert_eq!(numbers(&format!("s2={another}; s3={chunk}; s4={}", &another[..109])), [3, 4]);
     }
 
@@ -212,7 +216,7 @@ mod tests {
         assert_eq!(without("session2=AAAA,session2=AAAA; SESSION2=AAAA,session3=AAAA"), "");
         let others = "SESSION2=an,application's; a=1,session3=a.b,c; Session1=AAAA; sessio=AAAA";
         assert_eq!(without(others), others);
-        let future = first(NOW + 200_000);
+        let future = first(FUTURE);
         assert_eq!(without(&format!("Session={future}; a=1,SESSION={future}")), "a=1", "it may open elsewhere");
     }
 

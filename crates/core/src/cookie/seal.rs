@@ -8,6 +8,7 @@ use super::header::{Fields, Flags, Header, Sid, Tag};
 use super::keys::{Key, sha256};
 use super::{Error, base64url};
 use crate::secret::{Secret, show_only};
+use crate::time::{Seconds, Timestamp};
 
 /// What of the request the MAC may cover besides the header. Empty is the same as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,8 +43,10 @@ pub struct Seal<'a> {
     /// The key that encrypts this session id: [`Key::encryption`].
     pub encryption: OneTimeKey,
     pub flags: Flags,
-    pub creation_time: u64,
-    pub rolling_offset: u64,
+    /// When the session was created.
+    pub creation_time: Timestamp,
+    /// How long after its creation it is saved.
+    pub rolling_offset: Seconds,
     /// Payloads over this many bytes are deflated; 0 never deflates.
     pub compression_threshold: u64,
     pub binding: &'a Binding,
@@ -120,7 +123,7 @@ pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret, limit: us
 
 /// The header with another idling offset (clamped to what it can hold) and the MAC that goes with it.
 #[must_use]
-pub fn touch(header: &Header, key: &Key, binding: &Binding, idling_offset: u64) -> Header {
+pub fn touch(header: &Header, key: &Key, binding: &Binding, idling_offset: Seconds) -> Header {
     let mut header = header.clone();
     header.set_idling_offset(idling_offset);
     authenticate(&mut header, key, binding);

@@ -8,12 +8,13 @@ use super::configuration::Random;
 use super::effect::Host;
 use super::name::Name;
 use super::reading::Opened;
-use super::times::{self, Refresh};
-use super::{Configuration, Error};
+use super::times::Refresh;
+use super::{Configuration, CookieSettings, Error, Kind};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, seal};
 use crate::secret::{Secret, show_only};
+use crate::time::{Seconds, Timestamp};
 
 /// What an act works with.
 #[derive(Clone)]
@@ -24,16 +25,9 @@ pub struct Act {
     pub cookies: Vec<u8>,
     /// Why the response can't set a cookie any more, if it can't.
     pub unsendable: Option<String>,
-    /// Seconds since the Unix epoch.
-    pub now: u64,
+    /// The time at which the act starts.
+    pub now: Timestamp,
     pub random: Random,
-}
-
-/// A session has a cookie of its own and, where the user is to be remembered, a second one that outlives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Session,
-    Remember,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +45,8 @@ pub struct Meta {
     pub key: usize,
     /// The payload's start that stands in the first cookie; empty with a storage.
     pub initial_chunk: String,
-    /// When it was opened or saved, and so its record certainly existed: seconds since the Unix epoch.
-    pub known_at: u64,
+    /// When it was opened or saved, and so its record certainly existed.
+    pub known_at: Timestamp,
     /// Where the value stands in the request's Cookie header, if it was read from there and is still the same.
     pub place: Option<Range<usize>>,
 }
@@ -61,7 +55,7 @@ show_only!(Meta { header, known_at });
 
 impl Meta {
     /// From the value of the first cookie.
-    pub fn from_value(mut value: Vec<u8>, key: usize, known_at: u64) -> Result<Self, Error> {
+    pub fn from_value(mut value: Vec<u8>, key: usize, known_at: Timestamp) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
         if header.flags().contains(Flags::STORED) && value.len() > ENCODED_SIZE {
             return Err(cookie::Error::BehindHeader.into());
@@ -320,11 +314,10 @@ impl Session {
     pub async fn touch(&mut self, act: &Act) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &mut self.meta) else { return Err(Error::TouchNonexistent) };
         act.check_sendable("touch")?;
-        let configuration = &act.configuration;
-        let idling_offset = u64::try_from(times::elapsed(&meta.header, act.now).rolling).unwrap_or(0);
+        let CookieSettings { name, keys, attributes, .. } = act.cookie(Kind::Session);
+        let idling_offset = act.now.since(meta.header.save_time());
         let binding = act.binding(meta.header.flags()).await;
-        meta.header = seal::touch(&meta.header, act.key(Kind::Session, meta.key), &binding, idling_offset);
-        let (name, attributes) = (&configuration.cookie_name, &configuration.attributes);
+        meta.header = seal::touch(&meta.header, &keys[meta.key], &binding, idling_offset);
         meta.place = None;
         let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
         set_cookie::merge(&mut self.lines, [line]);
@@ -338,8 +331,8 @@ impl Session {
             return Ok(());
         }
         let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
-        let configuration = &act.configuration;
-        match configuration.timeouts.refresh(&meta.header, act.now, configuration.touch_threshold) {
+        let (timeouts, touch_threshold) = (&act.cookie(Kind::Session).timeouts, act.configuration.touch_threshold);
+        match timeouts.refresh(&meta.header, act.now, touch_threshold) {
             Refresh::Save => {
                 act.check_sendable("refresh")?;
                 self.check()?;
@@ -366,7 +359,7 @@ impl Session {
     /// whether there was anything.
     async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
         let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
-        let by_fallback = act.is_to_be_renewed(meta);
+        let by_fallback = act.is_to_be_renewed(Kind::Session, meta);
         let remembered = self.find_fallback_remember(act).await;
         if !by_fallback && remembered.is_none() {
             return Ok(false);
@@ -386,10 +379,10 @@ impl Session {
 
     /// The remember cookie of the request, if it is to be renewed. One whose record can't be asked for stays as it is.
     async fn find_fallback_remember(&mut self, act: &Act) -> Option<Meta> {
-        if !self.remembers() || self.remember_meta.is_some() || !act.configuration.keys.has_former() {
+        if !self.remembers() || self.remember_meta.is_some() || !act.cookie(Kind::Remember).keys.has_former() {
             return None;
         }
-        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(&meta)) {
+        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(Kind::Remember, &meta)) {
             return None;
         }
         let found = self.find_remember(act, true).await;
@@ -518,8 +511,8 @@ impl Session {
 impl Act {
     /// Whether a refresh saves what was opened. It does so once a minute at most, or once in `touch_threshold`: while a
     /// change of secrets is under way, each server's key is another one's fallback.
-    fn is_to_be_renewed(&self, meta: &Meta) -> bool {
-        let since_save = u64::try_from(times::elapsed(&meta.header, self.now).rolling).unwrap_or(0);
-        self.configuration.keys.is_former(meta.key) && since_save >= self.configuration.touch_threshold.min(60)
+    fn is_to_be_renewed(&self, kind: Kind, meta: &Meta) -> bool {
+        let pause = self.configuration.touch_threshold.min(Seconds::from_secs(60));
+        self.cookie(kind).keys.is_former(meta.key) && self.now.since(meta.header.save_time()) >= pause
     }
 }

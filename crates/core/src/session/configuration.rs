@@ -11,7 +11,7 @@ mod secure;
 use self::cookies::{cookie, cookie_names};
 pub use self::protection::Protection;
 use super::Error;
-use super::Kind;
+use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
@@ -23,6 +23,7 @@ use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
 use crate::secret::Secret;
+use crate::time::Seconds;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
@@ -49,7 +50,10 @@ const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sen
 pub struct Configuration {
     /// The options that this was made from, complete: the defaults of the next one.
     options: Options,
-    pub keys: Keys,
+    /// The settings of the session's own cookie.
+    pub session_cookie: CookieSettings,
+    /// The settings of the remember cookie.
+    pub remember_cookie: CookieSettings,
     /// Whether the info of a stored session is encrypted.
     pub seal_info: Stage,
     /// Whether the current key is random, because no program configured one: no other server has it, and it is lost with
@@ -57,27 +61,18 @@ pub struct Configuration {
     pub random_key: bool,
     /// Which of the configured keys can be guessed.
     pub guessable: Guessable,
-    /// With its prefix.
-    pub cookie_name: Rc<str>,
-    /// With its prefix.
-    pub remember_cookie_name: Rc<str>,
-    /// The text behind `name=value` in Set-Cookie.
-    pub attributes: String,
+    /// Whether users are remembered unless the program says otherwise.
     pub remember: bool,
-    pub remember_safety: RememberSafety,
     pub audience: Name<'static>,
     pub subject: Option<Name<'static>>,
     pub enforce_same_subject: bool,
-    /// Seconds.
-    pub stale_ttl: u64,
-    pub timeouts: Timeouts,
-    /// The idling timeout is 0: a remember cookie is never touched.
-    pub remember_timeouts: Timeouts,
+    /// For how long a record goes on working that a save has replaced.
+    pub stale_ttl: Seconds,
     pub hash_storage_key: bool,
     pub hash_subject: bool,
     pub store_metadata: bool,
-    /// Seconds.
-    pub touch_threshold: u64,
+    /// How long a session idles before a refresh touches it.
+    pub touch_threshold: Seconds,
     /// Bytes.
     pub compression_threshold: u64,
     pub bind: Flags,
@@ -148,38 +143,39 @@ impl Configuration {
     /// Warnings about this configuration, to be logged once.
     pub fn warnings(&self) -> Vec<&'static str> {
         let separate = self.options.separate_keys == Some(Stage::Only);
-        let renamed = self.remember_safety == RememberSafety::None && !self.stored && !separate;
+        let renamed = self.remember_cookie.safety == RememberSafety::None && !self.stored && !separate;
         renamed.then_some(RENAMED).into_iter().collect()
     }
 
+    /// The settings of a cookie.
+    pub fn cookie(&self, kind: Kind) -> &CookieSettings {
+        match kind {
+            Kind::Session => &self.session_cookie,
+            Kind::Remember => &self.remember_cookie,
+        }
+    }
+
     fn resolve(options: Options, random_key: bool, guessable: Guessable) -> Result<Self, Error> {
-        let (prefix, attributes) = cookie(&options)?;
-        let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
-        let (cookie_name, remember_cookie_name) = cookie_names(&options, &prefix)?;
+        let (session_cookie, remember_cookie) = cookies(&options)?;
         let bind = bind(options.bind.as_deref().unwrap_or_default())?;
         Ok(Self {
-            keys: keys(&options, &cookie_name, &remember_cookie_name)?,
+            session_cookie,
+            remember_cookie,
             seal_info: options.seal_info.unwrap_or_default(),
             random_key,
             guessable,
-            cookie_name,
-            remember_cookie_name,
-            attributes: attributes.text(),
             remember: on(options.remember),
-            remember_safety: remember_safety(options.remember_safety.as_deref())?,
             audience: options.audience.clone().unwrap_or_else(|| "default".into()),
             subject: options.subject.clone().flatten(),
             enforce_same_subject: on(options.enforce_same_subject),
             // No record lives longer, and a storage may not know what to do with a larger number.
-            stale_ttl: number(options.stale_ttl).min(MAX_AGE),
-            timeouts: timeouts(&options, Kind::Session),
-            remember_timeouts: timeouts(&options, Kind::Remember),
+            stale_ttl: seconds(options.stale_ttl).min(MAX_AGE),
             hash_storage_key: on(options.hash_storage_key),
             hash_subject: on(options.hash_subject),
             store_metadata: on(options.store_metadata),
-            touch_threshold: number(options.touch_threshold),
-            compression_threshold: number(options.compression_threshold),
+            touch_threshold: seconds(options.touch_threshold),
+            compression_threshold: options.compression_threshold.unwrap_or_default(),
             bind,
             protection: Protection::read(&options, bind)?,
             request_headers: header_names(&options.request_headers)?,
@@ -191,13 +187,43 @@ impl Configuration {
     }
 }
 
-fn timeouts(options: &Options, kind: Kind) -> Timeouts {
-    let [idling, rolling, absolute] = match kind {
-        Kind::Session => [options.idling_timeout, options.rolling_timeout, options.absolute_timeout],
-        Kind::Remember => [None, options.remember_rolling_timeout, options.remember_absolute_timeout],
-    }
-    .map(Option::unwrap_or_default);
-    Timeouts { idling, rolling, absolute }
+/// The settings of the session's cookie and of the remember cookie.
+fn cookies(options: &Options) -> Result<(CookieSettings, CookieSettings), Error> {
+    let (prefix, attributes) = cookie(options)?;
+    let attributes: Rc<str> = attributes.text().into();
+    let (name, remember_name) = cookie_names(options, &prefix)?;
+    let (plain, stage) = (keys(options)?, options.separate_keys.unwrap_or_default());
+    let context = key_context(options, stage)?;
+    let session = CookieSettings {
+        kind: Kind::Session,
+        keys: Keys::new(&plain, stage, Kind::Session, &name, context),
+        name,
+        attributes: attributes.clone(),
+        timeouts: Timeouts {
+            idling: seconds(options.idling_timeout),
+            rolling: seconds(options.rolling_timeout),
+            absolute: seconds(options.absolute_timeout),
+        },
+        safety: RememberSafety::None,
+    };
+    let remember = CookieSettings {
+        kind: Kind::Remember,
+        keys: Keys::new(&plain, stage, Kind::Remember, &remember_name, context),
+        name: remember_name,
+        attributes,
+        timeouts: Timeouts {
+            // It is never touched.
+            idling: Seconds::ZERO,
+            rolling: seconds(options.remember_rolling_timeout),
+            absolute: seconds(options.remember_absolute_timeout),
+        },
+        safety: remember_safety(options.remember_safety.as_deref())?,
+    };
+    Ok((session, remember))
+}
+
+fn seconds(option: Option<u64>) -> Seconds {
+    Seconds::from_secs(option.unwrap_or_default())
 }
 
 /// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its name.
@@ -219,7 +245,8 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
     Ok(options)
 }
 
-fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Keys, Error> {
+/// The key of the current secret, and then those of former secrets.
+fn keys(options: &Options) -> Result<Rc<[Key]>, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
     let ikm = options.ikm.as_ref().map(AsRef::as_ref).unwrap_or_default();
     let mut keys = vec![key(ikm).ok_or(Error::IkmSize)?];
@@ -228,12 +255,7 @@ fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Ke
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
         check_known("ikm_fallbacks", fallback, "one of them: ")?;
     }
-    let stage = options.separate_keys.unwrap_or_default();
-    let name = |kind| match kind {
-        Kind::Session => name,
-        Kind::Remember => remember_name,
-    };
-    Ok(Keys::new(keys, stage, name, key_context(options, stage)?))
+    Ok(keys.into())
 }
 
 /// What tells tenants apart; empty if nothing does.
@@ -298,12 +320,16 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_written_is_the_default() {
+        fn cookie(configuration: &Configuration) -> (&str, u64, u64) {
+            let CookieSettings { name, timeouts, .. } = &configuration.session_cookie;
+            (name, timeouts.idling.as_secs(), timeouts.rolling.as_secs())
+        }
         let built_in = initial(&[]).unwrap();
-        assert_eq!((&*built_in.cookie_name, built_in.timeouts.idling), ("session", 900));
+        assert_eq!(cookie(&built_in), ("session", 900, 3600));
         let defaults = initial(&[("cookie_name", text("sid")), ("idling_timeout", Value::Number(0.0))]).unwrap();
         let one = Configuration::new(read(&[("cookie_prefix", text("__Host-"))]).unwrap(), &defaults).unwrap();
-        assert_eq!((&*one.cookie_name, one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
-        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), defaults.keys.of(Kind::Session)[0].ikm());
+        assert_eq!(cookie(&one), ("__Host-sid", 0, 3600));
+        assert_eq!(one.session_cookie.keys[0].ikm(), defaults.session_cookie.keys[0].ikm());
     }
 
     #[test]
@@ -311,21 +337,21 @@ pub(super) mod tests {
         let first = initial(&[("cookie_name", text("sid"))]).unwrap();
         let second = Configuration::initial(Options::default(), Some(&first), getrandom::fill).unwrap();
         assert_eq!(
-            (second.keys.of(Kind::Session)[0].ikm(), &*second.cookie_name),
-            (first.keys.of(Kind::Session)[0].ikm(), "session")
+            (second.session_cookie.keys[0].ikm(), &*second.session_cookie.name),
+            (first.session_cookie.keys[0].ikm(), "session")
         );
         let third =
             Configuration::initial(read(&[("secret", text("s"))]).unwrap(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!(third.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
+        assert_eq!(third.session_cookie.keys[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
     fn a_written_secret_wins_over_a_default_ikm_and_an_ikm_over_a_secret() {
         let ikm = "i".repeat(32);
         let defaults = initial(&[("ikm", text(&ikm)), ("secret", text("s"))]).unwrap();
-        assert_eq!(defaults.keys.of(Kind::Session)[0].ikm(), ikm.as_bytes());
+        assert_eq!(defaults.session_cookie.keys[0].ikm(), ikm.as_bytes());
         let one = Configuration::new(read(&[("secret", text("s"))]).unwrap(), &defaults).unwrap();
-        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
+        assert_eq!(one.session_cookie.keys[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
@@ -374,18 +400,18 @@ pub(super) mod tests {
             let names = ["idling_timeout", "stale_ttl", "touch_threshold", "compression_threshold", "rolling_timeout"];
             let one = initial(&names.map(|name| (name, Value::Number(value))))?;
             Ok::<_, Error>([
-                one.timeouts.idling,
-                one.stale_ttl,
-                one.touch_threshold,
+                one.session_cookie.timeouts.idling.as_secs(),
+                one.stale_ttl.as_secs(),
+                one.touch_threshold.as_secs(),
                 one.compression_threshold,
-                one.timeouts.rolling,
+                one.session_cookie.timeouts.rolling.as_secs(),
             ])
         };
         assert_eq!(one(0.0).unwrap(), [0; 5]);
         assert_eq!(one(0.5).unwrap(), [1; 5]);
         assert_eq!(one(1e-300).unwrap(), [1; 5]);
         assert_eq!(one(59.01).unwrap(), [60; 5]);
-        assert_eq!(one(f64::INFINITY).unwrap(), [u64::MAX, MAX_AGE, u64::MAX, u64::MAX, u64::MAX]);
+        assert_eq!(one(f64::INFINITY).unwrap(), [u64::MAX, MAX_AGE.as_secs(), u64::MAX, u64::MAX, u64::MAX]);
         for (number, found) in [(f64::NAN, "NaN"), (-0.5, "number"), (f64::NEG_INFINITY, "number")] {
             let problem = format!("invalid stale_ttl (number that is not negative expected, got {found})");
             assert_eq!(error(&[("stale_ttl", Value::Number(number))]), problem);
@@ -417,14 +443,14 @@ pub(super) mod tests {
     #[test]
     fn remember_safety_is_one_of_its_levels() {
         use RememberSafety::{High, Low, Medium, None, VeryHigh};
-        let safety = |name: &str| initial(&[("remember_safety", text(name))]).map(|one| one.remember_safety);
+        let safety = |name: &str| initial(&[("remember_safety", text(name))]).map(|one| one.remember_cookie.safety);
         for (name, level) in [("None", None), ("Low", Low), ("Medium", Medium), ("High", High), ("Very High", VeryHigh)]
         {
             assert_eq!(safety(name).unwrap(), level);
             assert_eq!(safety(&name.to_lowercase()).unwrap(), level);
             assert_eq!(safety(&name.to_uppercase()).unwrap(), level);
         }
-        assert_eq!(initial(&[]).unwrap().remember_safety, Medium);
+        assert_eq!(initial(&[]).unwrap().remember_cookie.safety, Medium);
         for name in ["very_high", "", "Hihg"] {
             assert_eq!(
                 safety(name).err().map(|error| error.to_string()).unwrap_or_default(),
@@ -453,7 +479,10 @@ pub(super) mod tests {
         assert_eq!(error(&[("audience", Value::Number(f64::NAN))]), "invalid audience (string expected, got NaN)");
         assert_eq!(error(&[("subject", Value::Boolean(true))]), "invalid subject (string expected, got boolean)");
         let text = initial(&[("cookie_name", Value::Number(5.0)), ("cookie_path", Value::Number(1e15))]).unwrap();
-        assert_eq!((&*text.cookie_name, text.attributes.as_str()), ("5", "; Path=1e+15; SameSite=Lax; HttpOnly"));
+        assert_eq!(
+            (&*text.session_cookie.name, &*text.session_cookie.attributes),
+            ("5", "; Path=1e+15; SameSite=Lax; HttpOnly")
+        );
     }
 
     #[test]
@@ -481,12 +510,12 @@ pub(super) mod tests {
         ]);
         let off = ["cookie_domain", "subject", "cookie_secure"].map(|name| (name, Value::Boolean(false)));
         let one = Configuration::new(read(&off).unwrap(), &defaults.unwrap()).unwrap();
-        assert_eq!((one.attributes.as_str(), one.subject), ("; Path=/; SameSite=Lax; HttpOnly", None));
+        assert_eq!((&*one.session_cookie.attributes, one.subject), ("; Path=/; SameSite=Lax; HttpOnly", None));
     }
 
     #[test]
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
-        assert_eq!((one.bind, one.keys.of(Kind::Session).len()), (Flags::default(), 1));
+        assert_eq!((one.bind, one.session_cookie.keys.len()), (Flags::default(), 1));
     }
 }

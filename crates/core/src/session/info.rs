@@ -3,8 +3,8 @@
 //! A record's info is JSON, `{audience: {…}}`. Sealed, it is an object with one member, whose name no audience has:
 //! `{"\u0000sealed":{"text":"…"}}`. So whoever does not know of sealing takes it for another audience's info.
 
-use super::{Act, Error, Kind, audiences};
-use crate::cookie::{self, Header};
+use super::{Act, Error, audiences};
+use crate::cookie::{self, Header, Key};
 
 /// The reserved name. Only the library makes names that start with a NUL: this one, and those of audiences that are numbers.
 const NAME: &[u8] = b"\0sealed";
@@ -21,13 +21,13 @@ pub(super) struct Found {
 
 impl Act {
     /// A session's info as its record holds it.
-    pub(super) fn seal_info(&self, kind: Kind, key: usize, header: &Header, info: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(super) fn seal_info(&self, key: &Key, header: &Header, info: &[u8]) -> Result<Vec<u8>, Error> {
         if !self.configuration.seal_info.writes() {
             return Ok(info.to_vec());
         }
         let mut nonce = cookie::info::Nonce::default();
         (self.random)(&mut nonce).map_err(Error::Nonce)?;
-        let sealed = cookie::info::seal(self.key(kind, key), header, nonce, info).map_err(Error::EncryptInfo)?;
+        let sealed = cookie::info::seal(key, header, nonce, info).map_err(Error::EncryptInfo)?;
         Ok([BEFORE, sealed.as_bytes(), AFTER].concat())
     }
 
@@ -37,7 +37,7 @@ impl Act {
     /// # Errors
     ///
     /// The info is too large. Or it must be sealed, and is not, or not for this record.
-    pub(super) fn open_info(&self, kind: Kind, key: usize, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
+    pub(super) fn open_info(&self, key: &Key, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
         let stage = self.configuration.seal_info;
         if !stage.reads() {
             return self.plain_info(info);
@@ -45,7 +45,7 @@ impl Act {
         let Some(sealed) = sealed_text(&info) else {
             return if stage.reads_plain() { self.plain_info(info) } else { Err(Error::InfoNotSealed) };
         };
-        let opened = cookie::info::open(self.key(kind, key), header, sealed).map_err(Error::DecryptInfo);
+        let opened = cookie::info::open(key, header, sealed).map_err(Error::DecryptInfo);
         match opened.and_then(|opened| audiences::check_info(&opened).map(|()| opened)) {
             Ok(opened) => self.plain_info(opened),
             Err(error) if stage.reads_plain() => {

@@ -1,5 +1,6 @@
 //! Which keys a configuration writes cookies with, and which it reads them with.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
 use super::Kind;
@@ -51,49 +52,46 @@ impl Setting for Stage {
     }
 }
 
-/// The keys of a configuration's two cookies. The first of each list writes, and all of them read. No list is empty.
+/// The keys of one cookie. The first writes, and all of them read. The list is never empty.
 pub struct Keys {
-    session: Rc<[Key]>,
-    remember: Rc<[Key]>,
-    /// How many keys each secret has, of which the current secret's come first.
+    all: Rc<[Key]>,
+    /// How many keys each secret has. Those of the current secret come first.
     each: usize,
 }
 
 impl Keys {
-    /// The same keys for both cookies: the current one and the fallbacks in order.
-    pub fn plain(keys: Vec<Key>) -> Self {
-        let keys: Rc<[Key]> = keys.into();
-        Self { session: keys.clone(), remember: keys, each: 1 }
-    }
-
-    /// Keys for each cookie and name. `name` returns a cookie's name with its prefix; `context` may be empty.
-    pub fn new<'a>(plain: Vec<Key>, stage: Stage, name: impl Fn(Kind) -> &'a Rc<str>, context: &[u8]) -> Self {
+    /// The keys of one cookie. `plain` has the current secret's key, then those of former secrets.
+    /// `name` is the cookie's, with its prefix; `context` may be empty.
+    pub(super) fn new(plain: &Rc<[Key]>, stage: Stage, kind: Kind, name: &str, context: &[u8]) -> Self {
         if stage == Stage::Off {
-            return Self::plain(plain);
+            return Self { all: plain.clone(), each: 1 };
         }
-        let keys =
-            |kind| plain.iter().flat_map(|key| at(stage, key, separate(key, kind, name(kind), context))).collect();
-        let each = usize::from(stage.reads()) + usize::from(stage.reads_plain());
-        Self { session: keys(Kind::Session), remember: keys(Kind::Remember), each }
+        let all = plain.iter().flat_map(|key| at(stage, key, separate(key, kind, name, context))).collect();
+        Self { all, each: usize::from(stage.reads()) + usize::from(stage.reads_plain()) }
     }
 
-    /// Whether a key comes from a former secret. The current one may have a second key, which servers at a neighbouring
-    /// stage write with.
-    pub fn is_former(&self, key: usize) -> bool {
+    /// The key that writes.
+    pub(super) fn writing(&self) -> &Key {
+        &self.all[0]
+    }
+
+    /// Whether a key comes from a former secret. The current one may have a second key, which
+    /// servers at a neighbouring stage write with.
+    pub(super) fn is_former(&self, key: usize) -> bool {
         key >= self.each
     }
 
     /// Whether there are former secrets.
-    pub fn has_former(&self) -> bool {
-        self.session.len() > self.each
+    pub(super) fn has_former(&self) -> bool {
+        self.all.len() > self.each
     }
+}
 
-    /// The keys of one cookie.
-    pub fn of(&self, kind: Kind) -> &[Key] {
-        match kind {
-            Kind::Session => &self.session,
-            Kind::Remember => &self.remember,
-        }
+impl Deref for Keys {
+    type Target = [Key];
+
+    fn deref(&self) -> &[Key] {
+        &self.all
     }
 }
 
@@ -126,10 +124,10 @@ mod tests {
 
     fn ikms(stage: Stage, secrets: &[&str], names: [&str; 2], context: &str) -> [Vec<[u8; 32]>; 2] {
         let plain = secrets.iter().map(|secret| Key::from_secret(secret.as_bytes())).collect();
-        let names = names.map(Rc::from);
-        let name = |kind| &names[usize::from(kind == Kind::Remember)];
-        let keys = Keys::new(plain, stage, name, context.as_bytes());
-        [Kind::Session, Kind::Remember].map(|kind| keys.of(kind).iter().map(|key| *key.ikm()).collect())
+        let ikms = |kind, name| {
+            Keys::new(&plain, stage, kind, name, context.as_bytes()).iter().map(|key| *key.ikm()).collect()
+        };
+        [ikms(Kind::Session, names[0]), ikms(Kind::Remember, names[1])]
     }
 
     #[test]
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn stages_have_names() {
-        let on = |name, value| initial(&[(name, value)]).map(|one| (one.keys.of(Kind::Session).len(), one.seal_info));
+        let on = |name, value| initial(&[(name, value)]).map(|one| (one.session_cookie.keys.len(), one.seal_info));
         for (value, keys, stage) in [
             (Value::Boolean(false), 1, Stage::Off),
             (text("accept"), 2, Stage::Accept),
@@ -198,7 +196,7 @@ mod tests {
         let off = read(&[("separate_keys", Value::Boolean(false)), ("key_context", Value::Boolean(false))]).unwrap();
         let off = Configuration::new(off, &defaults).unwrap();
         let again = Configuration::initial(Options::default(), Some(&defaults), getrandom::fill).unwrap();
-        let ikm = |one: &Configuration| *one.keys.of(Kind::Session)[0].ikm();
+        let ikm = |one: &Configuration| *one.session_cookie.keys[0].ikm();
         assert_eq!(ikm(&off), ikm(&again), "init keeps the key that the others are made of");
         assert_ne!(ikm(&off), ikm(&defaults));
     }

@@ -78,7 +78,9 @@ impl Session {
         match &self.remember_meta {
             None => act.clear_carried(kind),
             Some(_) if act.configuration.stored => act.clear(kind, 1, 1),
-            Some(meta) => act.clear(kind, 1, chunks::count(act.name(kind), meta.header.data_size()).unwrap_or(1)),
+            Some(meta) => {
+                act.clear(kind, 1, chunks::count(&act.cookie(kind).name, meta.header.data_size()).unwrap_or(1))
+            }
         }
     }
 
@@ -145,8 +147,10 @@ impl Session {
 impl Act {
     /// Whether the user of the newest session cookie of the request, however old it is, asked to be forgotten.
     pub(super) async fn asks_to_be_forgotten(&self) -> bool {
-        let saved_at = |header: &&Header| header.creation_time().saturating_add(header.rolling_offset());
         let headers = self.authentic(Kind::Session).await;
-        headers.iter().max_by_key(saved_at).is_some_and(|header| header.flags().contains(Flags::FORGET))
+        headers
+            .iter()
+            .max_by_key(|header| header.save_time())
+            .is_some_and(|header| header.flags().contains(Flags::FORGET))
     }
 }

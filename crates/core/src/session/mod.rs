@@ -8,7 +8,8 @@
 //! ```
 //! use std::rc::Rc;
 //! use resty_session_core::session::{self, Act, Options, Session};
-//! use resty_session_core::session::effect::{Answer, Effect, Step, Task};
+//! use resty_session_core::session::effect::{Step, Task};
+//! use resty_session_core::time::Timestamp;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
@@ -17,7 +18,7 @@
 //! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
 //! let mut task = Task::new(|host| async move {
 //!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
-//!     let (now, random) = (1_700_000_000, getrandom::fill);
+//!     let (now, random) = (Timestamp::from_secs(1_700_000_000), getrandom::fill);
 //!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
 //!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
@@ -37,6 +38,7 @@ mod acts;
 mod api;
 pub mod audiences;
 pub mod configuration;
+mod cookie_settings;
 pub mod effect;
 mod error;
 mod info;
@@ -52,8 +54,9 @@ mod theft;
 pub mod times;
 mod writing;
 
-pub use acts::{Act, Kind, Meta, Refused, Session, State};
+pub use acts::{Act, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
+pub use cookie_settings::{CookieSettings, Kind};
 pub use error::Error;
 pub use options::Secure;

@@ -19,6 +19,7 @@ use super::error::Cause;
 use super::{Act, Error, Kind, Session};
 use crate::cookie::keys::sha256;
 use crate::cookie::{Header, base64url, set_cookie};
+use crate::time::Seconds;
 
 /// What a note says of the record or the line that it is about.
 #[derive(Clone, Copy)]
@@ -140,7 +141,8 @@ impl Act {
             return Ok(false);
         }
         // What came from the line may have been saved just now.
-        let life = self.life(Kind::Remember, header).max(self.timeouts(Kind::Session).record_ttl(0, 0));
+        let of_session = self.cookie(Kind::Session).timeouts.record_ttl(Seconds::ZERO, Seconds::ZERO);
+        let life = self.life(Kind::Remember, header).max(of_session);
         self.note(Note::Revoked, &line, &line, life).await?;
         // The note ends the line on every server that watches lines. Without its record, the newest cookie does not open
         // on any other server either. If that fails, the alarm counts all the same.
@@ -166,13 +168,14 @@ impl Act {
         Err(Error::Revoked)
     }
 
-    /// For how many seconds a record that was just stored, and what is noted of it, has to be kept.
-    fn life(&self, kind: Kind, header: &Header) -> u64 {
-        self.timeouts(kind).record_ttl(self.now.saturating_sub(header.creation_time()), 0)
+    /// How long a record that was just stored, and what is noted of it, has to be kept.
+    fn life(&self, kind: Kind, header: &Header) -> Seconds {
+        self.cookie(kind).timeouts.record_ttl(self.now.since(header.creation_time()), Seconds::ZERO)
     }
 
     async fn noted(&self, note: Note, about: &str) -> Result<Option<String>, Error> {
-        let get = Get { name: self.name(Kind::Remember).clone(), key: note.key(about), current_time: self.now };
+        let name = self.cookie(Kind::Remember).name.clone();
+        let get = Get { name, key: note.key(about), current_time: self.now.as_secs() };
         let text = match self.host.get(get).await {
             Ok(text) => text,
             Err(None) => return Ok(None),
@@ -184,14 +187,14 @@ impl Act {
         Ok(String::from_utf8(key.to_vec()).ok().filter(|_| is_key))
     }
 
-    /// Keeps a note for so many seconds. It looks like a record, which every storage can hold.
-    async fn note(&self, note: Note, about: &str, key: &str, ttl: u64) -> Result<(), Error> {
+    /// Keeps a note for so long. It looks like a record, which every storage can hold.
+    async fn note(&self, note: Note, about: &str, key: &str, ttl: Seconds) -> Result<(), Error> {
         let set = Set {
-            name: self.name(Kind::Remember).clone(),
+            name: self.cookie(Kind::Remember).name.clone(),
             key: note.key(about),
             value: format!("[\"{key}\"]").into_bytes(),
-            ttl,
-            current_time: self.now,
+            ttl: ttl.as_secs(),
+            current_time: self.now.as_secs(),
             old_key: None,
             old_must_exist: false,
             stale_ttl: 0,
@@ -201,7 +204,8 @@ impl Act {
     }
 
     async fn delete(&self, kind: Kind, key: String) -> Result<(), Error> {
-        let delete = Delete { name: self.name(kind).clone(), key, current_time: self.now, metadata: None };
+        let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
+        let delete = Delete { name, key, current_time, metadata: None };
         self.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
     }
 }

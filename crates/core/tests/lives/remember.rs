@@ -15,9 +15,13 @@ fn a_remembered_user_comes_back_and_the_remember_cookie_ages() {
         let (session, outcome) = world.open();
         outcome.result.unwrap();
         assert_eq!((session.state, session.payload.as_slice()), (State::Open, ADA.as_bytes()));
-        assert_eq!(session.meta.unwrap().header.creation_time(), T0 + 500_000, "the session starts anew");
+        assert_eq!(session.meta.unwrap().header.creation_time().as_secs(), T0 + 500_000, "the session starts anew");
         let header = session.remember_meta.unwrap().header;
-        assert_eq!((header.creation_time(), header.rolling_offset()), (T0, 500_000), "the remember cookie goes on");
+        assert_eq!(
+            (header.creation_time().as_secs(), header.rolling_offset().as_secs()),
+            (T0, 500_000),
+            "the remember cookie goes on"
+        );
         assert_ne!(world.cookies["remember"], remembered);
         assert!(world.cookies.contains_key("session"));
 
@@ -114,9 +118,9 @@ fn a_remember_cookie_that_lacks_the_audience_hands_the_others_over() {
                 let (session, outcome) = world.open();
                 outcome.result.unwrap();
                 assert_eq!(session.payload, br#"[[{"name":"Ada"},"default","ada"],[{"key":1},"api"]]"#);
-                assert_eq!(session.meta.unwrap().header.creation_time(), T0 + 100_000);
+                assert_eq!(session.meta.unwrap().header.creation_time().as_secs(), T0 + 100_000);
                 let Some(meta) = session.remember_meta else { continue };
-                assert_eq!(meta.header.creation_time(), T0, "the remember cookie goes on");
+                assert_eq!(meta.header.creation_time().as_secs(), T0, "the remember cookie goes on");
             }
         }
     });
@@ -125,7 +129,7 @@ fn a_remember_cookie_that_lacks_the_audience_hands_the_others_over() {
 /// Signs in again when the session is over; when the remember cookie was created.
 fn sign_in_again(world: &mut World) -> u64 {
     world.now = T0 + 200_000;
-    world.sign_in(ADA).remember_meta.unwrap().header.creation_time()
+    world.sign_in(ADA).remember_meta.unwrap().header.creation_time().as_secs()
 }
 
 #[test]
@@ -197,7 +201,7 @@ fn saving_info_does_not_make_a_dead_remember_cookie_go_on() {
     let (session, result) = world.save(session);
     result.unwrap();
     assert_eq!(session.warning, None);
-    assert_eq!(session.remember_meta.unwrap().header.creation_time(), T0 + 100);
+    assert_eq!(session.remember_meta.unwrap().header.creation_time().as_secs(), T0 + 100);
 }
 
 #[test]

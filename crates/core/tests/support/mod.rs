@@ -10,6 +10,7 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
 use resty_session_core::session::effect::{Answer, Effect, Step, Task};
 use resty_session_core::session::{Act, Configuration, Error, Options, Outcome, Session};
+use resty_session_core::time::Timestamp;
 
 thread_local! {
     static SIDS: RefCell<VecDeque<[u8; 32]>> = RefCell::default();
@@ -150,7 +151,8 @@ impl World {
         &mut self,
         act: impl FnOnce(Act) -> F,
     ) -> (Session, T) {
-        let (configuration, now, unsendable) = (self.configuration.clone(), self.now, self.unsendable.clone());
+        let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
+        let now = Timestamp::from_secs(self.now);
         let cookies = self.header().into_bytes();
         let mut task = Task::new(|host| act(Act { configuration, host, cookies, unsendable, now, random }));
         let mut step = task.start();
@@ -166,7 +168,7 @@ impl World {
                     Answer::Binding(self.binding.clone())
                 }
                 Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
-                Step::Needs(effect) => self.memory.perform(effect, now),
+                Step::Needs(effect) => self.memory.perform(effect, self.now),
                 Step::Over => panic!("nothing to go on with"),
             };
             step = task.resume(answer);

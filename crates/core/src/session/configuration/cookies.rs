@@ -118,7 +118,7 @@ mod tests {
     fn words_are_taken_in_any_case_and_written_in_one() {
         let attributes = |values: &[(&'static str, &str)]| {
             let values: Vec<_> = values.iter().map(|(name, value)| (*name, text(value))).collect();
-            initial(&values).map(|one| one.attributes).map_err(|error| error.to_string())
+            initial(&values).map(|one| one.session_cookie.attributes.to_string()).map_err(|error| error.to_string())
         };
         for word in ["none", "None", "NONE"] {
             assert_eq!(attributes(&[("cookie_same_site", word)]).unwrap(), "; Path=/; SameSite=None; Secure; HttpOnly");
@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn a_partitioned_cookie_is_secure() {
         let one = initial(&[("cookie_partitioned", Value::Boolean(true)), ("cookie_secure", Value::Boolean(false))]);
-        assert_eq!(one.unwrap().attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
+        assert_eq!(&*one.unwrap().session_cookie.attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
     }
 }
