@@ -19,7 +19,8 @@ fn remembering() -> Options {
     Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options("s") }
 }
 
-/// What it takes to open `cookies` as the remember cookie: the error, and how many keys were derived that take long.
+/// What it takes to open `cookies` as the remember cookie: the error, and how many keys were
+/// derived that take long.
 fn remember_attempt(world: &mut World, cookie: &str) -> (Option<String>, usize) {
     world.cookies = [("remember".to_owned(), cookie.to_owned())].into();
     let before = world.derived;

@@ -1,4 +1,5 @@
-//! Cookies and records that somebody tampered with: never a session, never a panic, always a known error.
+//! Cookies and records that somebody tampered with: never a session, never a panic, always a known
+//! error.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

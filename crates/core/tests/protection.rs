@@ -1,5 +1,6 @@
-//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; renewal after a change of
-//! secrets; and remember cookies that were copied. Each option is switched on and off without signing anybody out.
+//! What limits a cookie or a record: the size of its data, its times, its text, its bindings;
+//! renewal after a change of secrets; and remember cookies that were copied. Each option is
+//! switched on and off without signing anybody out.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -40,7 +41,8 @@ fn too_large(limit: u64) -> String {
     format!("session maximum data size exceeded (max_data_size is {limit} bytes)")
 }
 
-// Sizes -----------------------------------------------------------------------------------------------------------
+// Sizes
+// -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn data_over_the_limit_are_neither_saved_nor_opened() {
@@ -138,7 +140,8 @@ fn info_over_the_limit_is_neither_saved_nor_opened() {
     assert_eq!(world.open_error().as_deref(), Some(text));
 }
 
-// Times and texts -------------------------------------------------------------------------------------------------
+// Times and texts
+// -------------------------------------------------------------------------------------------------
 
 fn remembering(secret: &str) -> Options {
     Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options(secret) }
@@ -219,7 +222,8 @@ fn a_payload_is_cut_into_chunks_in_one_way_only() {
     }
 }
 
-// Bindings and secrets --------------------------------------------------------------------------------------------
+// Bindings and secrets
+// --------------------------------------------------------------------------------------------
 
 fn bound(names: &[&str], require: bool) -> Options {
     Options {
@@ -369,7 +373,8 @@ fn a_remember_cookie_that_could_not_be_renewed_gets_no_info() {
         world.now += 60;
         world.configure(rotated(true, &["old"]));
         let (session, _) = world.open();
-        // Whether the remember cookie's record is there, and storing the session, and the remember cookie.
+        // Whether the remember cookie's record is there, and storing the session, and the remember
+        // cookie.
         world.memory.failing = vec![world.memory.calls.len() + failing];
         let (session, result) = world.refresh(session);
         assert_eq!((result.is_ok(), session.warning.is_some()), (failing == 3, failing == 3));

@@ -1,4 +1,5 @@
-//! What a request carries besides the session's own cookies, and responses that can set none any more.
+//! What a request carries besides the session's own cookies, and responses that can set none any
+//! more.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

@@ -4,7 +4,7 @@
 mod support;
 
 use resty_session_core::cookie::base64url;
-use resty_session_core::session::keys::Stage;
+use resty_session_core::session::Stage;
 use resty_session_core::session::{Options, Session};
 use support::{World, options};
 

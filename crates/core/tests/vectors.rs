@@ -1,4 +1,5 @@
-//! Sessions that lua-resty-session wrote open here, and what is written here is what it would have written.
+//! Sessions that lua-resty-session wrote open here, and what is written here is what it would have
+//! written.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -156,7 +157,8 @@ fn deflating_is_as_good_as_theirs() {
     assert_eq!(tried, 4);
 }
 
-/// Repeats what each vector's program did, with the same session ids, and compares all of the response.
+/// Repeats what each vector's program did, with the same session ids, and compares all of the
+/// response.
 #[test]
 fn set_cookie_lines_are_reproduced() {
     for vector in vectors::all() {

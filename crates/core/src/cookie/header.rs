@@ -1,4 +1,4 @@
-//! The cookie's header: 82 bytes that stand, base64url encoded, at the start of every session cookie.
+//! The cookie's header: 82 bytes, whose base64url text is the start of every session cookie.
 //!
 //! | offset | size | field |
 //! | --- | --- | --- |
@@ -12,8 +12,8 @@
 //! | 63 | 3 | idling offset: seconds from the save to the last touch |
 //! | 66 | 16 | message authentication code |
 //!
-//! Integers are unsigned and little-endian. The bytes are kept as they are and read where they are: a header
-//! that is only passed on is never taken apart.
+//! Integers are unsigned and little-endian. A [`Header`] keeps the bytes as they are, and reads a
+//! field when it is asked for it.
 
 use std::fmt;
 use std::ops::BitOr;
@@ -23,17 +23,17 @@ use super::base64url;
 use crate::secret::show_only;
 use crate::time::{Seconds, Timestamp};
 
-/// Size of the header in bytes.
+/// The size of the header in bytes.
 pub const SIZE: usize = 82;
-/// Length of the header's base64url text.
+/// The length of the header's base64url text.
 pub const ENCODED_SIZE: usize = base64url::encoded_size(SIZE);
-/// Largest creation time: 40 bits of seconds.
+/// The latest creation time: 40 bits of seconds.
 pub const MAX_CREATION_TIME: Timestamp = Timestamp::from_secs((1 << 40) - 1);
-/// Largest rolling offset, and so the longest life of a session: 32 bits of seconds.
+/// The largest rolling offset, and so the longest life of a session: 32 bits of seconds.
 pub const MAX_ROLLING_OFFSET: Seconds = Seconds::from_secs((1 << 32) - 1);
-/// Largest idling offset: 24 bits of seconds.
+/// The largest idling offset: 24 bits of seconds.
 pub const MAX_IDLING_OFFSET: Seconds = Seconds::from_secs((1 << 24) - 1);
-/// Largest length of a payload's base64url text: 24 bits.
+/// The largest length of a payload's base64url text: 24 bits.
 pub const MAX_DATA_SIZE: usize = (1 << 24) - 1;
 
 /// How far the clock of a server that made a header may be ahead.
@@ -49,19 +49,19 @@ const TAG_AT: usize = 47;
 const IDLING_OFFSET_AT: usize = 63;
 const MAC_AT: usize = 66;
 
-/// Size of a session id in bytes.
+/// The size of a session id in bytes.
 pub const SID_SIZE: usize = 32;
-/// A session id as raw bytes.
+/// The raw bytes of a session id.
 pub type Sid = [u8; SID_SIZE];
 /// The GCM tag, and the truncated HMAC: 16 bytes each.
 pub type Tag = [u8; 16];
 
-/// The header's flags.
+/// The header's flags, by their bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u16);
 
 impl Flags {
-    /// The payload lives in a storage, not in the cookie.
+    /// The payload is kept in a storage, not in the cookie.
     pub const STORED: Self = Self(0x0001);
     /// The user does not want to be remembered.
     pub const FORGET: Self = Self(0x0002);
@@ -77,8 +77,8 @@ impl Flags {
     const BIND: Self = Self(Self::BIND_IP.0 | Self::BIND_SCHEME.0 | Self::BIND_USER_AGENT.0);
     const KNOWN: Self = Self(Self::STORED.0 | Self::FORGET.0 | Self::DEFLATED.0 | Self::BIND.0);
 
-    /// Whether no other flags are set than those above.
-    pub const fn are_known(self) -> bool {
+    /// Whether all flags that are set are among those above.
+    pub(super) const fn are_known(self) -> bool {
         Self::KNOWN.contains(self)
     }
 
@@ -87,14 +87,14 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// Whether the MAC covers anything of the request.
+    /// Whether the MAC covers any value of the request.
     pub const fn is_bound(self) -> bool {
         self.0 & Self::BIND.0 != 0
     }
 
-    /// These flags, and `other` where `condition` holds.
+    /// These flags, and `other` if `condition` holds.
     #[must_use]
-    pub fn with(self, other: Self, condition: bool) -> Self {
+    pub(crate) fn with(self, other: Self, condition: bool) -> Self {
         if condition { self | other } else { self }
     }
 }
@@ -106,10 +106,12 @@ impl BitOr for Flags {
     }
 }
 
-/// What a save writes into a header, before there are a tag and a MAC.
+/// What a save writes into a header before it knows the tag and the MAC.
 #[derive(Clone)]
 pub struct Fields {
+    /// What the payload is, and which values the MAC covers.
     pub flags: Flags,
+    /// The session id.
     pub sid: Sid,
     /// When the session was created.
     pub creation_time: Timestamp,
@@ -125,7 +127,8 @@ show_only!(Fields { flags, creation_time, rolling_offset, data_size });
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header([u8; SIZE]);
 
-/// Shows neither the id nor the tag and the MAC, because together they make the cookie.
+/// Shows neither the id nor the tag and the MAC, because somebody who knows them can make the
+/// cookie.
 impl fmt::Debug for Header {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -140,11 +143,11 @@ impl fmt::Debug for Header {
 }
 
 impl Header {
-    /// A header without tag and MAC.
+    /// A header whose tag and MAC are zeros.
     ///
     /// # Errors
     ///
-    /// A field beyond what its bytes can hold.
+    /// A field is larger than its bytes can hold.
     pub fn new(fields: &Fields) -> Result<Self, Error> {
         if fields.creation_time > MAX_CREATION_TIME {
             return Err(Error::CreationTimeExceeded);
@@ -165,8 +168,12 @@ impl Header {
         Ok(header)
     }
 
-    /// Reads the header at the start of a cookie's value. Only the type is checked: nothing in it can be
-    /// trusted before [`verify`](super::seal::verify).
+    /// Reads the header at the start of a cookie's value. It can't be trusted before
+    /// [`verify`](super::seal::verify), because only its type is checked here.
+    ///
+    /// # Errors
+    ///
+    /// The value does not start with the text of a header of this type.
     pub fn decode(cookie: &[u8]) -> Result<Self, Error> {
         let text = cookie.get(..ENCODED_SIZE).ok_or(Error::InvalidHeader)?;
         let mut bytes = [0; SIZE];
@@ -174,7 +181,11 @@ impl Header {
         Self::from_bytes(bytes)
     }
 
-    /// A header from its raw bytes, as [`as_bytes`](Self::as_bytes) gives them.
+    /// A header from its raw bytes, as [`as_bytes`](Self::as_bytes) returns them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidType`]
     pub fn from_bytes(bytes: [u8; SIZE]) -> Result<Self, Error> {
         if bytes[0] != TYPE {
             return Err(Error::InvalidType);
@@ -260,7 +271,7 @@ impl Header {
         self.0[MAC_AT..].copy_from_slice(mac);
     }
 
-    /// Clamps to what three bytes can hold.
+    /// Sets the idling offset, or the largest one that three bytes can hold.
     pub(super) fn set_idling_offset(&mut self, offset: Seconds) {
         self.put(IDLING_OFFSET_AT, 3, offset.min(MAX_IDLING_OFFSET).as_secs());
     }
@@ -289,7 +300,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_come_back_as_they_went_in(
+        fn fields_survive_encoding(
             flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME.as_secs(),
             rolling_offset in 0..=MAX_ROLLING_OFFSET.as_secs(), data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
         ) {

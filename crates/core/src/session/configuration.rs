@@ -1,4 +1,4 @@
-//! What follows from a session's options and the defaults.
+//! Configurations: what follows from the options of a session and the defaults.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ mod protection;
 mod secure;
 
 use self::cookies::{cookie, cookie_names};
-pub use self::protection::Protection;
+use self::protection::Protection;
 use super::Error;
 use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
@@ -46,49 +46,64 @@ pub const HEADERS: [(&str, &str); 10] = [
 const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name \
                        opens, even after the session's own timeouts";
 
-/// Everything that a session's acts need to know, made from options once and used many times.
+/// What acts need to know of the options. It is made from them once, and used many times.
 pub struct Configuration {
-    /// The options that this was made from, complete: the defaults of the next one.
+    /// The options that this was made from, with defaults: the defaults of the next configuration.
     options: Options,
     /// The settings of the session's own cookie.
     pub session_cookie: CookieSettings,
     /// The settings of the remember cookie.
     pub remember_cookie: CookieSettings,
     /// Whether the info of a stored session is encrypted.
-    pub seal_info: Stage,
-    /// Whether the current key is random, because no program configured one: no other server has it, and it is lost with
-    /// the process.
+    pub(super) seal_info: Stage,
+    /// Whether the current key is random, because none was configured. No other process has it, and
+    /// it is lost with this one.
     pub random_key: bool,
     /// Which of the configured keys can be guessed.
     pub guessable: Guessable,
     /// Whether users are remembered unless the program says otherwise.
     pub remember: bool,
+    /// The audience that sessions are for.
     pub audience: Name<'static>,
+    /// The subject of new sessions.
     pub subject: Option<Name<'static>>,
-    pub enforce_same_subject: bool,
+    /// Whether a save drops the audiences of other subjects.
+    pub(super) enforce_same_subject: bool,
     /// For how long a record goes on working that a save has replaced.
-    pub stale_ttl: Seconds,
-    pub hash_storage_key: bool,
-    pub hash_subject: bool,
-    pub store_metadata: bool,
+    pub(super) stale_ttl: Seconds,
+    /// Whether a record's key is the hash of the session id.
+    pub(super) hash_storage_key: bool,
+    /// Whether metadata hold hashes of subjects.
+    pub(super) hash_subject: bool,
+    /// Whether storages note whose session a record is.
+    pub(super) store_metadata: bool,
     /// How long a session idles before a refresh touches it.
-    pub touch_threshold: Seconds,
-    /// Bytes.
-    pub compression_threshold: u64,
-    pub bind: Flags,
-    pub protection: Protection,
+    pub(super) touch_threshold: Seconds,
+    /// A payload of more bytes is deflated; with 0 no payload is.
+    pub(super) compression_threshold: u64,
+    /// The values of the request that cookies are bound to.
+    pub(super) bind: Flags,
+    /// The protections that are off by default.
+    pub(super) protection: Protection,
+    /// The properties to send to the upstream as headers.
     pub request_headers: Vec<String>,
+    /// The properties to send to the client as headers.
     pub response_headers: Vec<String>,
-    /// Whether the payload lives in a storage instead of the cookie.
+    /// Whether the payload is kept in a storage instead of the cookie.
     pub stored: bool,
     /// The configuration for requests over HTTPS, if it differs.
     https: Option<Rc<Self>>,
 }
 
 impl Configuration {
-    /// The defaults of later configurations. What is not written is as built in; only the key stays what it was
-    /// in `previous`, or is random where there is none.
-    pub fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
+    /// A configuration whose options are the defaults of later ones. Options that are not written
+    /// have the built-in defaults. Only the key stays that of `previous`, or is random if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// An option is wrong, or the operating system has no randomness for a key.
+    pub(super) fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
         let mut guessable = guessable(&options);
         if let (false, Some(previous)) = (writes_key(&options), previous) {
             guessable.key = previous.guessable.key;
@@ -108,8 +123,12 @@ impl Configuration {
         Self::resolve(options, random_key, guessable)
     }
 
-    /// The configuration of one session. What is not written is as in `defaults`.
-    pub fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
+    /// The configuration of one session. Options that are not written are those of `defaults`.
+    ///
+    /// # Errors
+    ///
+    /// An option is wrong.
+    pub(super) fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
         let written = guessable(&options);
         let guessable = Guessable {
             key: if writes_key(&options) { written.key } else { defaults.guessable.key },
@@ -120,12 +139,12 @@ impl Configuration {
         Self::resolve(options.or(&defaults.options), random_key, guessable)
     }
 
-    /// Says whether the payload lives in a storage instead of the cookie.
+    /// The same configuration for payloads that are kept in a storage, or not.
     ///
     /// # Errors
     ///
-    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores
-    /// `revocation` where there is a storage.)
+    /// An option needs a storage: `remember_theft`, or `revocation`, which sessions in a storage do
+    /// not need. (With a storage, lua-resty-session ignores `revocation`.)
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         if !stored && self.options.revocation == Some(Revocation(true)) {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
@@ -135,12 +154,12 @@ impl Configuration {
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
     }
 
-    /// The most bytes of JSON that the data may have, and the info.
-    pub fn max_data_size(&self) -> usize {
+    /// The most bytes that the JSON of the data may have, and the JSON of the info.
+    pub(super) fn max_data_size(&self) -> usize {
         self.protection.max_data_size(self.stored)
     }
 
-    /// Warnings about this configuration, to be logged once.
+    /// The warnings about this configuration, to be logged once.
     pub fn warnings(&self) -> Vec<&'static str> {
         let separate = self.options.separate_keys == Some(Stage::Only);
         let renamed = self.remember_cookie.safety == RememberSafety::None && !self.stored && !separate;
@@ -226,7 +245,8 @@ fn seconds(option: Option<u64>) -> Seconds {
     Seconds::from_secs(option.unwrap_or_default())
 }
 
-/// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its name.
+/// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its
+/// name.
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
     // Anybody can compute the key that an empty secret would give.
@@ -258,7 +278,7 @@ fn keys(options: &Options) -> Result<Rc<[Key]>, Error> {
     Ok(keys.into())
 }
 
-/// What tells tenants apart; empty if nothing does.
+/// The text that tells tenants apart; empty if it is not set.
 fn key_context(options: &Options, stage: Stage) -> Result<&[u8], Error> {
     match options.key_context.as_ref().and_then(Option::as_deref) {
         None => Ok(&[]),
@@ -319,7 +339,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_written_is_the_default() {
+    fn options_that_are_not_written_have_defaults() {
         fn cookie(configuration: &Configuration) -> (&str, u64, u64) {
             let CookieSettings { name, timeouts, .. } = &configuration.session_cookie;
             (name, timeouts.idling.as_secs(), timeouts.rolling.as_secs())

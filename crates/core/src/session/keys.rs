@@ -1,4 +1,4 @@
-//! Which keys a configuration writes cookies with, and which it reads them with.
+//! The keys that a configuration writes and reads cookies with.
 
 use std::ops::Deref;
 use std::rc::Rc;
@@ -7,9 +7,10 @@ use super::Kind;
 use super::options::{Setting, Value};
 use crate::cookie::Key;
 
-/// How far a site has come with an option that changes what it writes.
+/// The stage of a change to a new form of cookies or records.
 ///
-/// Servers of a rolling deployment are at neighbouring stages, so each stage reads what its neighbours write.
+/// The servers of a rolling deployment are at neighbouring stages, so each stage reads what its
+/// neighbours write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
     /// `false`: writes and reads the plain form.
@@ -30,12 +31,12 @@ impl Stage {
     }
 
     /// Whether the new form is read.
-    pub fn reads(self) -> bool {
+    pub(super) fn reads(self) -> bool {
         self != Self::Off
     }
 
     /// Whether the plain form is read.
-    pub fn reads_plain(self) -> bool {
+    pub(super) fn reads_plain(self) -> bool {
         self != Self::Only
     }
 }
@@ -95,7 +96,7 @@ impl Deref for Keys {
     }
 }
 
-/// A secret's keys at a stage, the one that writes first.
+/// A secret's keys at a stage. The first one writes.
 fn at(stage: Stage, plain: &Key, separate: Key) -> Vec<Key> {
     match stage {
         Stage::Off => vec![plain.clone()],
@@ -105,13 +106,14 @@ fn at(stage: Stage, plain: &Key, separate: Key) -> Vec<Key> {
     }
 }
 
-/// The key of one cookie: `kind:`, the length of the name in four bytes (big-endian), the name, and the context.
+/// The key of one cookie: `kind:`, the length of the name in four bytes (big-endian), the name, and
+/// the context.
 fn separate(key: &Key, kind: Kind, name: &str, context: &[u8]) -> Key {
     let kind: &[u8] = match kind {
         Kind::Session => b"session:",
         Kind::Remember => b"remember:",
     };
-    // A longer name is no cookie's.
+    // No cookie has a longer name.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes();
     key.separate(&[kind, &length, name.as_bytes(), context])
 }
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_name_and_context_make_another_key() {
+    fn each_kind_name_and_context_has_another_key() {
         let mut seen = std::collections::HashSet::new();
         let names = ["session", "__Host-session", "sessio", "sessionn", "a"];
         for name in names {
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn separate_keys_are_those_of_their_description() {
+    fn separate_keys_are_derived_as_documented() {
         use crate::cookie::keys::{hkdf_sha256, sha256};
         let info = b"session:\0\0\0\x07sessionacme";
         let expected = hkdf_sha256(&sha256(b"s"), info, b"separate", 32).unwrap();

@@ -39,24 +39,28 @@ mod api;
 pub mod audiences;
 pub mod configuration;
 mod cookie_settings;
+#[allow(missing_docs)]
 pub mod effect;
 mod error;
 mod info;
-pub mod keys;
+mod keys;
 mod leaving;
 pub mod name;
+#[allow(missing_docs)]
 mod options;
 mod others;
 mod reading;
-pub mod record;
+mod record;
 mod secrets;
 mod theft;
-pub mod times;
+mod times;
 mod writing;
 
 pub use acts::{Act, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
 pub use cookie_settings::{CookieSettings, Kind};
-pub use error::Error;
+pub use error::{Cause, Error};
+pub use keys::{Keys, Stage};
 pub use options::Secure;
+pub use times::{Remaining, Timeouts};

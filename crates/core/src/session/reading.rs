@@ -1,4 +1,4 @@
-//! Reading a session: its cookies, its record, and what they hold.
+//! Reading a session from its cookies and its record.
 
 use super::audiences::{self, Sole};
 use super::effect::Get;
@@ -10,32 +10,38 @@ use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::{self, Flags, Header, Key, RememberSafety, chunks, request, seal};
 use crate::secret::Secret;
 
-/// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
+/// How many cookies of one name are tried: a browser sends several if they have different paths or
+/// domains.
 const MAX_CANDIDATES: usize = 5;
 /// How many cookies of one name are searched for those that a key authenticates.
 const MAX_SEARCHED: usize = 4 * MAX_CANDIDATES;
 /// How many ways to put chunks together are tried, if there are several cookies of a chunk's name.
 const MAX_COMBINATIONS: usize = 32;
 
-/// What a good cookie holds.
+/// A session that was read.
 pub(super) struct Opened {
+    /// Its cookie.
     pub meta: Meta,
+    /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Secret,
     /// The current audience's place in the payload.
     pub index: Option<usize>,
+    /// The places of the parts, if the current audience is the only one.
     pub sole: Option<Sole>,
+    /// JSON of the info, `{audience: {…}}`.
     pub info: Option<Vec<u8>>,
-    /// What is wrong with it, although the session opens.
+    /// What is wrong, although the session opens.
     pub warning: Option<String>,
 }
 
 impl Session {
-    /// Reads and decrypts a cookie and, with a storage, its record. Of several cookies of that name
-    /// the first that opens counts; one that lacks the audience only if no other has it.
+    /// Reads and decrypts a cookie and, with a storage, its record. If there are several cookies of
+    /// the name, returns the first that opens and has the audience, or else the first that opens.
     ///
     /// # Errors
     ///
-    /// The first cookie's error, or that of a copied remember cookie or of a storage that can't be asked.
+    /// The first cookie's error, or that of a copied remember cookie, or of a storage that can't be
+    /// asked.
     pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
         let mut candidates = act.candidates(kind);
         let first = candidates.next().ok_or(cookie::Error::Missing)?;
@@ -47,6 +53,7 @@ impl Session {
         Box::pin(self.read_others(act, kind, result)).await
     }
 
+    /// Reads the other cookies of that kind, and returns the best result.
     async fn read_others(&self, act: &Act, kind: Kind, mut best: Result<Opened, Error>) -> Result<Opened, Error> {
         let candidates: Vec<&[u8]> = act.candidates(kind).collect();
         let mut alarm = best.as_ref().err().and_then(Error::alarm);
@@ -233,6 +240,7 @@ impl Act {
         Ok(seal::open(header, &encryption, ciphertext, limit)?)
     }
 
+    /// The record of a cookie that a key authenticates.
     async fn load(&self, cookie: &CookieSettings, header: &Header) -> Result<record::Record, Error> {
         let key = self.storage_key(header);
         let get = Get { name: cookie.name.clone(), key, current_time: self.now.as_secs() };
@@ -268,9 +276,9 @@ fn chunk_candidates(size: usize, found: Vec<&[u8]>) -> Result<Vec<&[u8]>, Error>
     if values.is_empty() { Err(problem.into()) } else { Ok(values) }
 }
 
-/// Decrypts a payload of which there may be several candidates for each chunk: the tag tells which belong together. A
-/// browser mostly sends cookies that were set together in the same order, so those that are the `number`-th each come
-/// first.
+/// Decrypts a payload with several candidates for each chunk. The tag tells which belong together.
+/// A browser mostly sends cookies that were set together in the same order, so the `number`-th of
+/// each name are tried first.
 async fn open_chunks(
     first: &[u8],
     places: &[Vec<&[u8]>],

@@ -1,4 +1,5 @@
-//! Writing a session: sealing it, storing and deleting its record, and the lines that set its cookies.
+//! Writing a session: how it is sealed, how its record is stored and deleted, and the lines that
+//! set its cookies.
 
 use super::audiences::{self, Metadata};
 use super::effect::{Delete, Get, Set, Update};
@@ -17,7 +18,12 @@ use crate::time::Seconds;
 type Contents = (Secret, Option<usize>, Option<Vec<u8>>);
 
 impl Session {
-    /// Seals the payload under a new id, stores it where there is a storage, and adds the cookie's lines.
+    /// Seals the payload under a new id, stores it if there is a storage, and adds the lines that
+    /// set the cookie.
+    ///
+    /// # Errors
+    ///
+    /// The session is too large, its line was revoked, or the storage failed.
     pub(super) async fn write(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
         if self.payload.is_empty() {
             return Err(Error::NoPayload);
@@ -93,7 +99,7 @@ impl Session {
         act.host.set(set).await.map_err(|cause| Error::Store(Cause(cause)))
     }
 
-    /// Deletes a record; the lines that clear the cookies.
+    /// Deletes a session's record, and returns the lines that clear its cookies.
     pub(super) async fn erase(&self, act: &Act, kind: Kind, meta: &Meta) -> Result<Lines, Error> {
         if !act.configuration.stored {
             let count = chunks::count(&act.cookie(kind).name, meta.header.data_size()).unwrap_or(1);
@@ -103,13 +109,18 @@ impl Session {
         Ok(act.clear(kind, 1, 1))
     }
 
-    /// Deletes a record.
+    /// Deletes a session's record.
+    ///
+    /// # Errors
+    ///
+    /// The storage failed.
     pub(super) async fn delete(&self, act: &Act, kind: Kind, header: &Header) -> Result<(), Error> {
         let delete = Delete {
             name: act.cookie(kind).name.clone(),
             key: act.storage_key(header),
             current_time: act.now.as_secs(),
-            // Data that a program replaced with something else don't say whose session it is. Delete it anyway.
+            // If a program replaced the data, they may not say whose session it is. Delete it
+            // anyway.
             metadata: self.metadata(act).unwrap_or_default(),
         };
         act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
@@ -147,8 +158,8 @@ impl Session {
         Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
     }
 
-    /// Drops the audiences whose subject is not the current one's, and their info. Returns the former contents if that
-    /// changed anything.
+    /// Drops the audiences of other subjects than the current one, and their info. Returns the
+    /// former contents if that changed anything.
     fn enforce_same_subject(&mut self, act: &Act) -> Result<Option<Contents>, Error> {
         let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(None) };
         let entries = audiences::entries(&self.payload)?;
@@ -166,11 +177,11 @@ impl Session {
 }
 
 impl Act {
-    /// Whether the response can still set cookies.
+    /// Checks that the response can still set cookies, for an act of that name.
     ///
     /// # Errors
     ///
-    /// Why it can't. `act` is what would have needed one.
+    /// [`Error::Unsendable`]
     pub(super) fn check_sendable(&self, act: &'static str) -> Result<(), Error> {
         match &self.unsendable {
             Some(cause) => Err(Error::Unsendable { act, cause: cause.clone() }),
@@ -187,15 +198,15 @@ impl Act {
         set_cookie::expire(name, numbers, attributes)
     }
 
-    /// The lines that clear whatever cookies of that kind the request carries.
+    /// The lines that clear all cookies of that kind that the request carries.
     pub(super) fn clear_carried(&self, kind: Kind) -> Lines {
         let carries_first = request::values(&self.cookies, &self.cookie(kind).name).next().is_some();
         self.clear(kind, if carries_first { 1 } else { 2 }, usize::from(carries_first))
     }
 
-    /// Whether the record of a session that is replaced must still be there. One that another save
-    /// replaced lives on for `stale_ttl`, so that before that time only a sign-out, or its own end,
-    /// can have taken it away.
+    /// Whether the record of a session that is replaced must still be there. Another save keeps the
+    /// record that it replaces for `stale_ttl`. So if it is gone earlier, it was signed out, or its
+    /// own life has ended.
     fn must_exist(&self, cookie: &CookieSettings, meta: &Meta) -> bool {
         let ttl = cookie.timeouts.record_ttl(meta.header.rolling_offset(), Seconds::ZERO);
         let end = meta.header.save_time() + ttl;
@@ -242,7 +253,8 @@ impl Act {
         Ok(ciphertext)
     }
 
-    /// The values that the flags bind to; those of the request only where they are needed.
+    /// The values of the request that a cookie may be bound to. They are read only if the flags
+    /// need them.
     pub(super) async fn binding(&self, flags: Flags) -> Binding {
         if flags.is_bound() { self.host.binding().await } else { Binding::default() }
     }

@@ -13,8 +13,8 @@ fn close(world: &mut World) {
     world.cookies.retain(|name, _| !name.starts_with("session"));
 }
 
-/// Without a session cookie, no remember cookie brings the user back: the browser has none, and with a storage, a copy
-/// of it does not open.
+/// Without a session cookie, no remember cookie brings the user back: the browser has none, and
+/// with a storage, a copy of it does not open.
 fn assert_forgotten(world: &mut World, copy: Option<&str>) {
     assert!(!world.cookies.contains_key("remember"), "{:?}", world.cookies);
     close(world);
@@ -131,7 +131,8 @@ fn a_sign_out_signs_out_whatever_remember_says() {
     }
 }
 
-/// Also where the session is over, and the program that signs out has nothing to do with remember cookies.
+/// Also where the session is over, and the program that signs out has nothing to do with remember
+/// cookies.
 #[test]
 fn a_sign_out_without_a_session_ends_the_remember_cookie_of_its_audience() {
     let leaves: [Act; 4] = [
@@ -362,7 +363,8 @@ fn a_program_without_remember_cookies_forgets_nobody_by_a_save() {
     });
 }
 
-/// Info is readable for whoever writes the storage, and whoever has the remember cookie reads its record's.
+/// Info is readable for whoever writes the storage, and whoever has the remember cookie reads its
+/// record's.
 #[test]
 fn info_goes_into_a_remember_record_of_the_same_user_only() {
     let code = br#"{"default":{"code":"123456"}}"#.to_vec();

@@ -59,7 +59,8 @@ fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
         assert_alarm(&mut world);
         remembered_only(&mut world, &stolen);
         assert_eq!(opens(&mut world), REFUSED, "the log says it once");
-        // Nobody knows which of them is the thief. The newest one is gone for servers that do not watch, too.
+        // Nobody knows which of them is the thief. The newest one is gone for servers that do not
+        // watch, too.
         world.configure(watching(off_at_first));
         remembered_only(&mut world, &owner);
         assert_eq!(opens(&mut world), REFUSED);
@@ -151,7 +152,8 @@ fn a_thief_does_not_keep_a_session_by_a_remember_cookie_of_his_own() {
     assert!(matches!(world.save(session).1, Err(Error::Revoked)));
 }
 
-/// Somebody who planted a remember cookie, and kept a copy, could otherwise sign the user out by it.
+/// Somebody who planted a remember cookie, and kept a copy, could otherwise sign the user out by
+/// it.
 #[test]
 fn a_sign_in_does_not_join_the_line_of_the_cookie_that_it_finds() {
     for watched_at_first in [true, false] {

@@ -1,4 +1,5 @@
-//! What stands around a session in these tests: a browser's cookies, a request's values, a storage in memory, and a clock.
+//! What stands around a session in these tests: a browser's cookies, a request's values, a storage
+//! in memory, and a clock.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
