@@ -43,14 +43,18 @@ impl Session {
     /// The first cookie's error, or that of a copied remember cookie, or of a storage that can't be
     /// asked.
     pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
-        let mut candidates = act.candidates(kind);
-        let first = candidates.next().ok_or(cookie::Error::Missing)?;
-        let result = self.read_candidate(act, kind, first, 0).await;
-        if result.as_ref().is_ok_and(|opened| opened.index.is_some()) || candidates.next().is_none() {
-            return result;
-        }
-        // Boxed, because it seldom runs.
-        Box::pin(self.read_others(act, kind, result)).await
+        let others = {
+            let first = act.candidates(kind).next().ok_or(cookie::Error::Missing)?;
+            let result = self.read_candidate(act, kind, first, 0).await;
+            let is_good = result.as_ref().is_ok_and(|opened| opened.index.is_some());
+            if is_good || act.candidates(kind).nth(1).is_none() {
+                return result;
+            }
+            // Boxed, because it seldom runs. Awaited outside of this block, so that the result does
+            // not take up room in the future of every open.
+            Box::pin(self.read_others(act, kind, result))
+        };
+        others.await
     }
 
     /// Reads the other cookies of that kind, and returns the best result.
