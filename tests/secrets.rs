@@ -1,4 +1,4 @@
-//! What must not be seen is not in the debugging output of what holds it.
+//! Debugging output does not show secrets, ids, or data of users.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "../crates/core/tests/support/mod.rs"]
@@ -15,11 +15,11 @@ use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
 
-/// It stands in all that must not be seen, as text.
+/// A text that is part of everything that must not be shown.
 const MARK: &str = "vertraulich";
 const SID: [u8; 32] = *b"vertraulich vertraulich vertraul";
 
-/// Fails if the text shows the mark, or the id, as they are or in one of the ways in which they are written.
+/// Fails if the text shows the mark or the id, as they are or encoded.
 fn check(what: &str, debug: &str) {
     let bytes = |bytes: &[u8]| format!("{bytes:?}").trim_matches(['[', ']']).to_owned();
     let encoded = base64url::encode(&SID);

@@ -10,7 +10,7 @@ use resty_session_core::time::{Seconds, Timestamp};
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const SIZES: [usize; 4] = [100, 1 << 10, 4 << 10, 16 << 10];
 
-/// JSON of about so many bytes that hardly compresses, like tokens do.
+/// JSON of about `size` bytes that hardly compresses, as tokens do.
 fn payload(size: usize) -> Vec<u8> {
     let token: String = (0..size).map(|at| char::from(b'a' + (at * at * 31 % 26) as u8)).collect();
     format!(r#"[[{{"token":"{}"}},"default","ada"]]"#, &token[..size - 32]).into_bytes()

@@ -1,5 +1,5 @@
-//! Sessions that lua-resty-session wrote open here, and what is written here is what it would have
-//! written.
+//! Sessions that lua-resty-session wrote open here, and the same sessions are written here byte for
+//! byte.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -44,7 +44,7 @@ fn sid_of_cookie(value: &str) -> [u8; 32] {
     Header::decode(value.as_bytes()).unwrap().sid().try_into().unwrap()
 }
 
-/// The payload's own JSON text, or where no cookie is left the data as JSON.
+/// The payload's own JSON text, or if no cookie is left, the data as JSON.
 fn payload(vector: &Vector) -> Vec<u8> {
     let mut world = world(vector, vector.options_to_open());
     if vector.cookies.is_empty() && vector.stored() {
@@ -75,7 +75,7 @@ fn every_vector_opens_to_its_data() {
 }
 
 #[test]
-fn headers_read_as_the_vectors_say() {
+fn headers_have_the_fields_that_the_vectors_name() {
     for vector in vectors::all() {
         let header = Header::from_bytes(header_bytes(&vector)).unwrap();
         assert_eq!(header.sid(), sid(&vector.header.sid_hex), "{}", vector.name);
@@ -145,7 +145,7 @@ fn sealing_gives_each_cookie_byte_for_byte() {
 }
 
 #[test]
-fn deflating_is_as_good_as_theirs() {
+fn deflated_payloads_are_hardly_longer_than_theirs() {
     let mut tried = 0;
     for vector in vectors::all().iter().filter(|vector| vector.deflated() && !vector.cookies.is_empty()) {
         let ours = base64url::encoded_size(deflate(&payload(vector)).unwrap().len());
@@ -243,7 +243,7 @@ fn touch_until(vector: &Vector, world: &mut World, session: Session) {
     }
 }
 
-/// Everything but the payload and what depends on it.
+/// Compares everything except the payload and the fields that depend on it.
 fn compare_deflated(vector: &Vector, lines: &[String]) {
     assert_eq!(lines.len(), vector.set_cookie.len(), "{}", vector.name);
     for (ours, theirs) in lines.iter().zip(&vector.set_cookie) {
@@ -290,7 +290,7 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
 }
 
 #[test]
-fn a_bound_cookie_opens_only_where_it_is_bound() {
+fn a_bound_cookie_opens_only_with_the_values_it_is_bound_to() {
     for vector in vectors::all()
         .iter()
         .filter(|vector| vector.header.flags & 0x0700 != 0 && vector.name != "bind user-agent, header absent")

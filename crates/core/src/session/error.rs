@@ -166,8 +166,8 @@ impl Error {
         matches!(self, Self::Copied | Self::Revoked)
     }
 
-    /// The text to log if a remember cookie was copied. It must be logged the first time, because
-    /// there is no second.
+    /// The text to log if a remember cookie was copied. It must be logged at once, because
+    /// the next such cookie gets another error.
     pub(super) fn alarm(&self) -> Option<String> {
         matches!(self, Self::Copied).then(|| self.to_string())
     }

@@ -95,8 +95,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// A record that can't be deleted; its cookie stays, and doing it again makes good what is
-    /// missing.
+    /// A record can't be deleted. Its cookie stays, and doing it again deletes what is left.
     pub(super) async fn end_unopened(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
         let fate = self.fate_after_open(act, alone).await?;
         self.end_what_is_left(act, fate).await

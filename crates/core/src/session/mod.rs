@@ -1,9 +1,11 @@
 //! The rules of a session: configuration, times, audiences, and what the acts on a session do.
 //!
-//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside,
-//! the request's values to bind to or a storage's answer, it awaits from its
-//! [`Host`](effect::Host); nothing else is awaited, so whoever drives the act sees each need as an
-//! [`Effect`](effect::Effect) and decides how to meet it.
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. It awaits only what it needs
+//! from outside: the values of the request to bind to, a storage's reply, or a derived key. It gets
+//! them from its [`Host`](effect::Host). The caller that drives the act sees each need as an
+//! [`Effect`](effect::Effect), and decides how to meet it.
+//!
+//! What tells the session's cookie from the remember cookie is in its [`CookieSettings`].
 //!
 //! ```
 //! use std::rc::Rc;
@@ -15,7 +17,7 @@
 //! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
 //! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
 //!
-//! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
+//! // Sign in. The payload is JSON, with one [data, audience, subject] for each audience.
 //! let mut task = Task::new(|host| async move {
 //!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
 //!     let (now, random) = (Timestamp::from_secs(1_700_000_000), getrandom::fill);

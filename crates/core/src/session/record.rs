@@ -26,7 +26,7 @@ pub(super) fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// The record is not a record: anybody who can write to the storage may have made it.
+/// The text is not a record. Anybody who can write to the storage may have put it there.
 pub(super) fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> {
     if is_one_plain_string(&text) {
         text.truncate(text.len() - 2);

@@ -1,5 +1,5 @@
-//! What stands around a session in these tests: a browser's cookies, a request's values, a storage
-//! in memory, and a clock.
+//! The world around a session in these tests: a browser's cookies, a request's values, a storage in
+//! memory, and a clock.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ thread_local! {
     static SIDS: RefCell<VecDeque<[u8; 32]>> = RefCell::default();
 }
 
-/// The next session ids that saves will use; when they are used up, ids are random again.
+/// The session ids that the next saves use. After them, ids are random again.
 pub fn use_sids(sids: impl IntoIterator<Item = [u8; 32]>) {
     SIDS.with_borrow_mut(|queue| *queue = sids.into_iter().collect());
 }
@@ -104,11 +104,11 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
-    /// How often the values that cookies are bound to were asked for.
+    /// How often an act read the values that cookies are bound to.
     pub bound: usize,
-    /// How many keys were asked for that take long to derive.
+    /// How many slow keys acts have asked for.
     pub derived: usize,
-    /// Whether none of them can be derived.
+    /// Whether such keys can't be derived.
     pub crowded: bool,
     /// The Set-Cookie lines of the last act.
     pub lines: Vec<String>,
@@ -139,7 +139,7 @@ impl World {
         world
     }
 
-    /// Another site for the same browser, say another audience of the same program.
+    /// Changes the options, as if the browser went to another program of the site.
     pub fn configure(&mut self, options: Options) {
         let stored = self.configuration.stored;
         let mut configuration = session::new(options, &self.configuration).unwrap();
@@ -297,7 +297,7 @@ impl World {
         session
     }
 
-    /// The error of opening, or nothing where the session opens.
+    /// The error of an open, or `None` if the session opens.
     pub fn open_error(&mut self) -> Option<String> {
         self.open().1.result.err().map(|error| error.to_string())
     }

@@ -43,7 +43,7 @@ impl Configuration {
     }
 
     /// The configuration to use for a request. `scheme` is nginx's; `forwarded` is the request's
-    /// `X-Forwarded-Proto`, which counts only where it is trusted.
+    /// `X-Forwarded-Proto`, which counts only if it is trusted.
     #[must_use]
     pub fn for_request(self: &Rc<Self>, scheme: &[u8], forwarded: &[u8]) -> Rc<Self> {
         let forwarded = if self.trusts_forwarded_proto() { forwarded } else { b"" };
