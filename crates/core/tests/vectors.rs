@@ -179,61 +179,69 @@ fn set_cookie_lines_are_reproduced() {
 
 /// The response's lines after all that the vector's program did.
 fn repeat(vector: &Vector, world: &mut World, payload: &[u8]) -> Vec<String> {
-    let sid_of = |name: &str| vector.cookies.get(name).map(|value| sid_of_cookie(value));
     let last = sid(&vector.header.sid_hex);
-    world.now = vector.header.creation_time;
-    let session = Session {
-        payload: payload.into(),
-        index: Some(0),
-        info: vector.info.as_ref().map(|info| info.to_string().into_bytes()),
-        forget: vector.header.flags & Flags::FORGET.0 != 0,
-        ..world.session()
-    };
-    use_sids([last].into_iter().chain(sid_of("remember")));
+    let session = to_be_saved(vector, world, payload);
     match vector.name.as_str() {
         "rolled after 3000 s"
         | "rolled after 3000 s, touched after 3200 s"
         | "stored: save, save again after 3000 s" => {
             let first = vector.records.first().map(|record| base64url::decode(record.key.as_bytes()).unwrap());
             use_sids([first.map_or([1; 32], |sid| sid.try_into().unwrap()), last]);
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             world.now += 3000;
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             touch_until(vector, world, session);
         }
         "shrunk from 3 chunks to 1" => {
-            let big = vectors::named("3 chunks");
             use_sids([[1; 32], last]);
-            let (before, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
-            result.unwrap();
-            world.save(Session { payload: payload.into(), ..before }).1.unwrap();
+            let before = saved(world, in_three_chunks(session));
+            saved(world, Session { payload: payload.into(), ..before });
         }
         "destroyed 3 chunks: Set-Cookie clears all" => {
-            let big = vectors::named("3 chunks");
-            let (session, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
-            result.unwrap();
+            let session = saved(world, in_three_chunks(session));
             world.destroy_session(session).1.unwrap();
         }
         "destroyed: Set-Cookie clears" => {
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             world.destroy_session(session).1.unwrap();
         }
         "stored: save, open, destroy" => {
-            world.save(session).1.unwrap();
+            saved(world, session);
             let gets = world.memory.calls.len();
             world.destroy().result.unwrap();
             world.memory.calls.remove(gets);
         }
         _ => {
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             touch_until(vector, world, session);
         }
     }
     world.lines.clone()
+}
+
+/// The session that the vector's program saves, at the time and under the ids of the vector.
+fn to_be_saved(vector: &Vector, world: &mut World, payload: &[u8]) -> Session {
+    let remembered = vector.cookies.get("remember").map(|value| sid_of_cookie(value));
+    use_sids([sid(&vector.header.sid_hex)].into_iter().chain(remembered));
+    world.now = vector.header.creation_time;
+    Session {
+        payload: payload.into(),
+        index: Some(0),
+        info: vector.info.as_ref().map(|info| info.to_string().into_bytes()),
+        forget: vector.header.flags & Flags::FORGET.0 != 0,
+        ..world.session()
+    }
+}
+
+fn saved(world: &mut World, session: Session) -> Session {
+    let (session, result) = world.save(session);
+    result.unwrap();
+    session
+}
+
+/// The session with data that need three cookies.
+fn in_three_chunks(session: Session) -> Session {
+    Session { payload: payload(&vectors::named("3 chunks")).into(), ..session }
 }
 
 fn touch_until(vector: &Vector, world: &mut World, session: Session) {

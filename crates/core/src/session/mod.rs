@@ -48,6 +48,7 @@ mod info;
 mod keys;
 mod leaving;
 pub mod name;
+// The documentation's table of options says what each one means.
 #[allow(missing_docs)]
 mod options;
 mod others;
