@@ -1,4 +1,4 @@
-//! What must not be seen is not in the debugging output of what holds it.
+//! Debugging output does not show secrets, ids, or data of users.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "../crates/core/tests/support/mod.rs"]
@@ -11,14 +11,15 @@ use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
 use resty_session_core::session::configuration::Value;
 use resty_session_core::session::effect::{Answer, Effect};
 use resty_session_core::session::{Options, Session, audiences};
+use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
 
-/// It stands in all that must not be seen, as text.
+/// A text that is part of everything that must not be shown.
 const MARK: &str = "vertraulich";
 const SID: [u8; 32] = *b"vertraulich vertraulich vertraul";
 
-/// Fails if the text shows the mark, or the id, as they are or in one of the ways in which they are written.
+/// Fails if the text shows the mark or the id, as they are or encoded.
 fn check(what: &str, debug: &str) {
     let bytes = |bytes: &[u8]| format!("{bytes:?}").trim_matches(['[', ']']).to_owned();
     let encoded = base64url::encode(&SID);
@@ -118,8 +119,8 @@ fn keys_and_what_is_sealed_show_nothing_of_it() {
         sid: SID,
         encryption,
         flags: Flags::default(),
-        creation_time: 1,
-        rolling_offset: 0,
+        creation_time: Timestamp::from_secs(1),
+        rolling_offset: Seconds::ZERO,
         compression_threshold: 0,
         binding: &Binding::default(),
     };

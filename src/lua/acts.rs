@@ -25,6 +25,7 @@ use resty_session_core::secret::Secret;
 use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
 use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
+use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("open", lua.create_function(|lua, args| on_request(lua, args, Function::Open))?)?;
@@ -179,9 +180,9 @@ fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Se
 fn meta(configuration: &Configuration, kind: Kind, row: MetaRow) -> Result<Option<Meta>, Error> {
     let Some(cookie) = row.cookie else { return Ok(None) };
     let ikm = Secret::from(Vec::from(row.ikm.unwrap_or_default()));
-    let keys = configuration.keys.of(kind);
+    let keys = &configuration.cookie(kind).keys;
     let key = keys.iter().position(|key| ikm == key.ikm()).ok_or(CookieError::InvalidMac)?;
-    Meta::from_value(cookie.into(), key, row.known_at.unwrap_or_default()).map(Some)
+    Meta::from_value(cookie.into(), key, Timestamp::from_secs(row.known_at.unwrap_or_default())).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
@@ -203,7 +204,7 @@ pub struct Running {
     /// The key that the act needs, until the shim has said whether this thread can wait for it.
     derivation: Option<Box<Derivation>>,
     payload_size: usize,
-    now: u64,
+    now: Timestamp,
 }
 
 impl LuaUserData for Running {}

@@ -11,7 +11,7 @@ use super::{Answer, answer};
 use resty_session_core::cookie::Key;
 use resty_session_core::session::configuration::{HEADERS, Value, WITH_REVOCATION};
 use resty_session_core::session::name::Name;
-use resty_session_core::session::{self, Configuration, Error, Kind, Options};
+use resty_session_core::session::{self, Configuration, Error, Options};
 
 /// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
 pub struct Handle {
@@ -157,9 +157,9 @@ fn describe(
         Err(error) => return Ok(answer(Err(error))),
     };
     let table = lua.create_table()?;
-    table.set("cookie_name", &*configuration.cookie_name)?;
-    table.set("remember_cookie_name", &*configuration.remember_cookie_name)?;
-    table.set("cookie_flags", configuration.attributes.as_str())?;
+    table.set("cookie_name", &*configuration.session_cookie.name)?;
+    table.set("remember_cookie_name", &*configuration.remember_cookie.name)?;
+    table.set("cookie_flags", &*configuration.session_cookie.attributes)?;
     table.set("remember", configuration.remember)?;
     table.set("random_key", configuration.random_key)?;
     table.set("warnings", configuration.warnings())?;
@@ -169,8 +169,8 @@ fn describe(
     table.set("subject", configuration.subject.as_ref().map(|subject| lua_name(lua, subject)).transpose()?)?;
     table.set("request_headers", configuration.request_headers.clone())?;
     table.set("response_headers", configuration.response_headers.clone())?;
-    table.set("ikms", ikms(lua, configuration.keys.of(Kind::Session))?)?;
-    table.set("remember_ikms", ikms(lua, configuration.keys.of(Kind::Remember))?)?;
+    table.set("ikms", ikms(lua, &configuration.session_cookie.keys)?)?;
+    table.set("remember_ikms", ikms(lua, &configuration.remember_cookie.keys)?)?;
     let configuration = Rc::new(configuration);
     if let Some(storage) = storage {
         let storage = Some(storage.clone());

@@ -7,6 +7,7 @@ use super::configuration::Handle;
 use super::{Answer, answer};
 use resty_session_core::cookie::header::{ENCODED_SIZE, SID_SIZE};
 use resty_session_core::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie};
+use resty_session_core::time::Timestamp;
 
 type HandleRef = LuaUserDataRef<Handle>;
 
@@ -37,10 +38,10 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
     table.set("header", lua.create_string(header.as_bytes())?)?;
     table.set("flags", header.flags().bits())?;
     table.set("sid", lua.create_string(header.sid())?)?;
-    table.set("creation_time", header.creation_time())?;
-    table.set("rolling_offset", header.rolling_offset())?;
+    table.set("creation_time", header.creation_time().as_secs())?;
+    table.set("rolling_offset", header.rolling_offset().as_secs())?;
     table.set("data_size", header.data_size())?;
-    table.set("idling_offset", header.idling_offset())?;
+    table.set("idling_offset", header.idling_offset().as_secs())?;
     table.set("initial_chunk", lua.create_string(&value[ENCODED_SIZE..])?)?;
     Ok(answer(Ok::<_, Error>(table)))
 }
@@ -49,7 +50,7 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
 /// one that is switched off, and for any other name.
 fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, LuaValue, u64)) -> LuaResult<LuaValue> {
     let (Ok(header), Some(name)) = (Header::decode(&header), name.as_string()) else { return Ok(LuaValue::Nil) };
-    let remaining = handle.configuration.timeouts.remaining(&header, timestamp);
+    let remaining = handle.configuration.session_cookie.timeouts.remaining(&header, Timestamp::from_secs(timestamp));
     match &*name.as_bytes() {
         b"id" => base64url::encode(header.sid()).into_lua(lua),
         b"nonce" => Ok(LuaValue::String(lua.create_string(header.sid())?)),
@@ -68,14 +69,14 @@ fn without_cookies(
     lua: &Lua,
     (handle, now, cookies, value): (HandleRef, u64, BString, Option<BString>),
 ) -> LuaResult<LuaString> {
-    let configuration = &handle.configuration;
-    let name = &configuration.cookie_name;
+    let (configuration, now) = (&handle.configuration, Timestamp::from_secs(now));
+    let name = &configuration.session_cookie.name;
     let chunks = match value.map(|value| Header::decode(&value)) {
         Some(Ok(header)) if !configuration.stored => chunks::count(name, header.data_size()).unwrap_or(1),
         _ => 1,
     };
     let rest = request::without_session(&cookies, name, chunks, now);
-    lua.create_string(request::without_session(&rest, &configuration.remember_cookie_name, 1, now))
+    lua.create_string(request::without_session(&rest, &configuration.remember_cookie.name, 1, now))
 }
 
 /// `names_collide(name, other)`: whether sessions of these names would overwrite each other's cookies.

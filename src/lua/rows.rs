@@ -9,6 +9,7 @@ use mlua::{BString, Either, Variadic};
 use super::configuration::HandleRef;
 use super::storages::Submitted;
 use resty_session_core::session::{Meta, Outcome, Session, State};
+use resty_session_core::time::Timestamp;
 
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
 pub type Slot = Either<Option<String>, LuaValue>;
@@ -76,8 +77,7 @@ pub type Args<More = ()> = (HandleRef, u64, Option<BString>, (Option<String>, Op
 
 /// What an act is told of the request and the response.
 pub struct Request {
-    /// Seconds since the epoch.
-    pub now: u64,
+    pub now: Timestamp,
     /// The Cookie header.
     pub cookies: Vec<u8>,
     /// Why the response can't set a cookie, if it can't.
@@ -89,7 +89,7 @@ pub struct Request {
 /// Reads what every act is given.
 pub fn read<More>((handle, now, cookies, (unsendable, problem, more)): Args<More>) -> (HandleRef, Request, More) {
     let cookies = cookies.map(Into::into).unwrap_or_default();
-    (handle, Request { now, cookies, unsendable, problem }, more)
+    (handle, Request { now: Timestamp::from_secs(now), cookies, unsendable, problem }, more)
 }
 
 /// What an act on an instance is given besides: `open, remember, forget, cookie, ikm, known_at, remembered, payload, index,
@@ -139,8 +139,8 @@ pub struct Finished {
     pub outcome: Outcome,
     /// How many bytes of data the act started with.
     pub payload_size: usize,
-    /// When the act started: seconds since the epoch.
-    pub now: u64,
+    /// When the act started.
+    pub now: Timestamp,
 }
 
 impl Finished {
@@ -221,7 +221,11 @@ impl Finished {
         more.set(lua, "warning", session.warning.as_deref())?;
         if let Some(meta) = &session.meta {
             more.set(lua, "key", Some(meta.key + 1).filter(|key| *key > 1))?;
-            more.set(lua, "known_at", Some(meta.known_at).filter(|known_at| *known_at != self.now))?;
+            more.set(
+                lua,
+                "known_at",
+                Some(meta.known_at).filter(|known_at| *known_at != self.now).map(Timestamp::as_secs),
+            )?;
             let place = meta.place.as_ref();
             more.set(
                 lua,
@@ -300,6 +304,6 @@ fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     table.set("value", meta.value())?;
     table.set("key", meta.key + 1)?;
-    table.set("known_at", meta.known_at)?;
+    table.set("known_at", meta.known_at.as_secs())?;
     Ok(table)
 }

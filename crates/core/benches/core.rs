@@ -5,11 +5,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use resty_session_core::cookie::compression::MAX_INFLATED_SIZE;
 use resty_session_core::cookie::seal::{self, Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety};
+use resty_session_core::time::{Seconds, Timestamp};
 
-const NOW: u64 = 1_700_000_000;
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const SIZES: [usize; 4] = [100, 1 << 10, 4 << 10, 16 << 10];
 
-/// JSON of about so many bytes that hardly compresses, like tokens do.
+/// JSON of about `size` bytes that hardly compresses, as tokens do.
 fn payload(size: usize) -> Vec<u8> {
     let token: String = (0..size).map(|at| char::from(b'a' + (at * at * 31 % 26) as u8)).collect();
     format!(r#"[[{{"token":"{}"}},"default","ada"]]"#, &token[..size - 32]).into_bytes()
@@ -22,7 +23,7 @@ fn sealed(key: &Key, payload: &[u8]) -> (Header, String) {
         encryption: key.encryption(&[7; 32], RememberSafety::None),
         flags: Flags::default(),
         creation_time: NOW,
-        rolling_offset: 0,
+        rolling_offset: Seconds::ZERO,
         compression_threshold: 0,
         binding: &Binding::default(),
     };
@@ -52,7 +53,7 @@ fn core(criterion: &mut Criterion) {
                     )
                     .unwrap()
                 }),
-                _ => bencher.iter(|| seal::touch(&header, &key, &Binding::default(), 60).encode()),
+                _ => bencher.iter(|| seal::touch(&header, &key, &Binding::default(), Seconds::from_secs(60)).encode()),
             });
         }
         group.finish();

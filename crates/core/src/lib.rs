@@ -1,10 +1,13 @@
-//! The core of resty-session: it decides, and knows no Lua, no network and no clock.
+//! The core of resty-session: it decides, and does not know of Lua, the network or the clock.
 //!
-//! [`cookie`] holds the formats, [`session`] the rules, and [`storage`] is what both sides of a storage mean by its
-//! operations.
+//! [`cookie`] holds the formats, [`session`] the rules, and [`storage`] the operations on records
+//! that sessions and storages agree on. [`time`] and [`secret`] are the types of times and secrets.
 #![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod cookie;
 pub mod secret;
 pub mod session;
+#[allow(missing_docs)]
 pub mod storage;
+pub mod time;

@@ -7,14 +7,17 @@ use std::ops::{Deref, DerefMut};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes that are wiped when they are dropped and shown in no error and no log: key material, and what was decrypted.
+/// Bytes that are wiped when they are dropped, and that `Debug` does not show: key material, and
+/// decrypted data.
 ///
-/// Otherwise it is a vector. A vector that grows may leave a copy of its bytes in freed memory: call
-/// [`make_room`](Self::make_room) first. The end of a vector that is truncated is not wiped.
+/// Apart from that, it is a vector. A vector that grows may leave a copy of its bytes in freed
+/// memory, so call [`make_room`](Self::make_room) first. The bytes that `truncate` cuts off are not
+/// wiped.
 #[derive(Clone, Default, Eq)]
 pub struct Secret(Vec<u8>);
 
-/// Wipes the bytes as one slice. A vector's own `zeroize` works byte by byte, which took a third of the time of an open.
+/// Wipes the bytes as one slice, because a vector's own `zeroize` goes byte by byte, which took a
+/// third of the time of an open.
 impl Drop for Secret {
     fn drop(&mut self) {
         self.0.as_mut_slice().zeroize();
@@ -22,7 +25,7 @@ impl Drop for Secret {
 }
 
 impl Secret {
-    /// Makes room for so many more bytes. If the bytes must move, their former place is wiped.
+    /// Makes room for that many more bytes. If the bytes must move, wipes their former place.
     pub fn make_room(&mut self, more: usize) {
         if self.capacity() - self.len() >= more {
             return;
@@ -83,7 +86,7 @@ impl From<&str> for Secret {
     }
 }
 
-/// Takes a time that depends on the sizes alone.
+/// Compares in a time that depends on the sizes alone.
 impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Secret {
     fn eq(&self, other: &T) -> bool {
         self.0.ct_eq(other.as_ref()).into()
@@ -96,7 +99,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A password, or another text that is wiped when it is dropped and shown nowhere.
+/// A password, or another text that is wiped when it is dropped, and that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Zeroizing<String>);
 
@@ -128,8 +131,8 @@ impl fmt::Debug for Password {
 
 const HIDDEN: &str = "…";
 
-/// Implements `Debug` for a struct so that it shows only some of its fields: what is secret, what is a user's, and what opens
-/// a session (ids, cookies, and the records' names) belongs in no log.
+/// Implements `Debug` for a struct so that it shows only some of its fields. Logs must not hold
+/// secrets, data of users, or what opens a session: ids, cookies, and the keys of records.
 #[macro_export]
 macro_rules! show_only {
     ($type:ident $(<$lifetime:lifetime>)? { $($field:ident),* }) => {
@@ -148,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_equals_the_bytes_that_it_shows_to_nobody() {
+    fn secrets_equal_their_bytes_and_do_not_show_them() {
         let secret = Secret::from("abc");
         let same = Secret::from(b"abc");
         assert!(secret == same && secret == b"abc" && secret == "abc" && secret != "abd" && secret != "ab");

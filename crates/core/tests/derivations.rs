@@ -1,4 +1,4 @@
-//! When keys that take long to derive are derived, and what happens when they can't be.
+//! When slow keys are derived, and what happens if they can't be.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -9,7 +9,7 @@ use support::{World, options};
 const T0: u64 = 1_700_000_000;
 const ADA: &str = r#"[[{"name":"Ada"},"default","ada"]]"#;
 
-/// With the payload in the cookie, and in a storage.
+/// Runs a test with the payload in the cookie, and with the payload in a storage.
 fn both(options: &Options, test: impl Fn(World)) {
     test(World::new(options.clone(), T0));
     test(World::stored(options.clone(), T0));
@@ -19,7 +19,8 @@ fn remembering() -> Options {
     Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options("s") }
 }
 
-/// What it takes to open `cookies` as the remember cookie: the error, and how many keys were derived that take long.
+/// Opens with `cookie` as the remember cookie. Returns the error, and how many slow keys were
+/// derived.
 fn remember_attempt(world: &mut World, cookie: &str) -> (Option<String>, usize) {
     world.cookies = [("remember".to_owned(), cookie.to_owned())].into();
     let before = world.derived;
@@ -27,7 +28,7 @@ fn remember_attempt(world: &mut World, cookie: &str) -> (Option<String>, usize) 
 }
 
 #[test]
-fn a_key_is_derived_as_often_as_it_is_needed() {
+fn each_remember_cookie_read_or_written_derives_one_key() {
     both(&remembering(), |mut world| {
         let session = world.sign_in(ADA);
         assert_eq!(world.derived, 1, "to write it");
@@ -81,7 +82,7 @@ fn a_cookie_that_cannot_be_a_remember_cookie_derives_no_key() {
         let (session, remember) = (world.cookies["session"].clone(), world.cookies["remember"].clone());
         assert_eq!(remember_attempt(&mut world, &session).1, 0, "a session's cookie");
         for odd in [format!("{remember}AAAA"), remember[..remember.len() - 4].into(), remember.replacen('A', "!", 1)] {
-            // With a storage what stands behind the header is the storage's.
+            // With a storage, the text behind the header is in the storage.
             if !stored || odd.len() < remember.len() || odd.contains('!') {
                 assert_eq!(remember_attempt(&mut world, &odd).1, 0, "{odd}");
             }
@@ -124,7 +125,7 @@ fn noise(size: usize) -> String {
 }
 
 #[test]
-fn a_crowded_line_of_derivations_loses_nothing() {
+fn a_full_queue_of_derivations_loses_no_cookie() {
     both(&remembering(), |mut world| {
         world.sign_in(ADA);
         world.cookies.remove("session");

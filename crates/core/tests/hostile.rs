@@ -1,4 +1,5 @@
-//! Cookies and records that somebody tampered with: never a session, never a panic, always a known error.
+//! Cookies and records that somebody tampered with. They never open and never cause a panic, and
+//! the error is always a known one.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -7,12 +8,13 @@ use proptest::prelude::*;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Key, RememberSafety, base64url};
 use resty_session_core::session::Options;
+use resty_session_core::time::{Seconds, Timestamp};
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
 const SMALL: &str = r#"[[{"name":"Ada"},"default","ada"]]"#;
 
-/// The beginnings of all texts that opening may end in.
+/// The beginnings of all error texts of an open.
 const KNOWN: [&str; 22] = [
     "missing session cookie",
     "invalid session header",
@@ -38,6 +40,7 @@ const KNOWN: [&str; 22] = [
     "unable to base64url decode session info (",
 ];
 
+/// Checks that the session does not open, with a known error.
 fn refused(world: &mut World, what: &str) {
     let error = world.open_error().unwrap_or_else(|| panic!("{what} opened a session"));
     assert!(KNOWN.iter().any(|known| error.starts_with(known)), "{what}: {error}");
@@ -122,7 +125,8 @@ fn swapped_chunks_are_refused() {
     refused(&mut world, "another session's chunk");
 }
 
-/// Only who has the key can make such a cookie; all the same it must not cost anything.
+/// Only somebody who has the key can make such a cookie, but it must not take time or memory
+/// either.
 #[test]
 fn a_header_that_claims_16_megabytes_is_refused() {
     let mut world = World::new(options("s"), T0);
@@ -134,8 +138,8 @@ fn a_header_that_claims_16_megabytes_is_refused() {
             sid: [7; 32],
             encryption: key.encryption(&[7; 32], RememberSafety::None),
             flags: Flags::default(),
-            creation_time: T0,
-            rolling_offset: 0,
+            creation_time: Timestamp::from_secs(T0),
+            rolling_offset: Seconds::ZERO,
             compression_threshold: 0,
             binding: &Binding::default(),
         };
@@ -146,7 +150,7 @@ fn a_header_that_claims_16_megabytes_is_refused() {
 }
 
 #[test]
-fn a_payload_that_inflates_without_end_is_refused() {
+fn a_payload_that_inflates_to_too_much_is_refused() {
     let mut world = World::stored(options("s"), T0);
     let mut too_large = vec![b' '; 16 << 20];
     too_large.extend_from_slice(SMALL.as_bytes());
@@ -205,7 +209,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn any_data_of_an_application_come_back(bytes in prop::collection::vec(prop::num::u8::ANY, 0..3000), threshold in 0..2000_u64) {
+    fn any_bytes_of_a_program_survive_a_save(bytes in prop::collection::vec(prop::num::u8::ANY, 0..3000), threshold in 0..2000_u64) {
         let mut world = World::new(Options { compression_threshold: Some(threshold), ikm: Some([7; 32].as_slice().into()), ..Options::default() }, T0);
         let payload = format!(r#"[[{{"data":"{}"}},"default"]]"#, base64url::encode(&bytes));
         world.sign_in(&payload);

@@ -15,7 +15,7 @@ use support::{World, options};
 const T0: u64 = 1_700_000_000;
 const ADA: &str = r#"[[{"name":"Ada"},"default","ada"]]"#;
 
-/// With the payload in the cookie, and in a storage.
+/// Runs a test with the payload in the cookie, and with the payload in a storage.
 fn both(options: &Options, test: impl Fn(World)) {
     test(World::new(options.clone(), T0));
     test(World::stored(options.clone(), T0));
@@ -31,12 +31,12 @@ fn sign_in_use_roll_and_expire() {
         let (session, outcome) = world.start();
         assert!(outcome.exists && outcome.result.is_ok());
         assert_eq!(session.payload, ADA.as_bytes());
-        assert!(world.lines.is_empty(), "too early for anything");
+        assert!(world.lines.is_empty(), "too early for a touch or a save");
 
         world.now = T0 + 100;
         let (session, outcome) = world.start();
         outcome.result.unwrap();
-        assert_eq!(session.meta.unwrap().header.idling_offset(), 100);
+        assert_eq!(session.meta.unwrap().header.idling_offset().as_secs(), 100);
         assert_eq!(world.lines.len(), 1, "touched");
         assert_ne!(world.cookies["session"], first);
 
@@ -46,7 +46,11 @@ fn sign_in_use_roll_and_expire() {
         }
         let (session, _) = world.open();
         let header = session.meta.unwrap().header;
-        assert_eq!((header.creation_time(), header.rolling_offset()), (T0, 3200), "rolled after 2700 seconds");
+        assert_eq!(
+            (header.creation_time().as_secs(), header.rolling_offset().as_secs()),
+            (T0, 3200),
+            "rolled after 2700 seconds"
+        );
         assert_ne!(header.sid(), resty_session_core::cookie::Header::decode(first.as_bytes()).unwrap().sid());
 
         world.now = T0 + 3200 + 901;
@@ -139,7 +143,7 @@ fn audiences_share_a_session_and_leave_it_one_by_one() {
 
         let (session, _) = world.open();
         assert_eq!(session.index, Some(2));
-        assert_eq!(session.meta.unwrap().header.creation_time(), T0);
+        assert_eq!(session.meta.unwrap().header.creation_time().as_secs(), T0);
 
         world.configure(audience("shop"));
         let outcome = world.logout();
@@ -154,7 +158,7 @@ fn audiences_share_a_session_and_leave_it_one_by_one() {
         world.logout().result.unwrap();
         world.configure(audience("blog"));
         world.logout().result.unwrap();
-        assert!(world.cookies.is_empty(), "the last one takes the session along");
+        assert!(world.cookies.is_empty(), "with the last one, the session ends");
         assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
         let outcome = world.logout();
         assert!(!outcome.exists && outcome.result.is_err());
@@ -162,7 +166,7 @@ fn audiences_share_a_session_and_leave_it_one_by_one() {
 }
 
 #[test]
-fn one_subject_only_where_that_is_enforced() {
+fn enforce_same_subject_drops_the_audiences_of_other_subjects() {
     both(&options("s"), |mut world| {
         world.sign_in(ADA);
         join(&mut world, "shop", r#"[{"cart":[]},"shop","eve"]"#);
@@ -176,7 +180,7 @@ fn one_subject_only_where_that_is_enforced() {
 }
 
 #[test]
-fn subjects_that_are_long_numbers_are_told_apart() {
+fn subjects_that_are_long_numbers_differ() {
     let mut world = World::new(Options { enforce_same_subject: Some(true), ..options("s") }, T0);
     let payload = r#"[[{},"default",9007199254740991],[{},"shop",9007199254740990],[{},"blog",9007199254740991]]"#;
     let session = world.sign_in(payload);
@@ -235,7 +239,7 @@ fn a_destroy_that_fails_can_be_repeated() {
 }
 
 #[test]
-fn a_storage_that_fails_says_so() {
+fn a_storage_failure_is_in_the_error() {
     let mut world = World::stored(options("s"), T0);
     world.sign_in(ADA);
     world.memory.failing = vec![2];
@@ -277,7 +281,7 @@ fn info_is_saved_without_a_cookie() {
     }
     assert_eq!(world.memory.calls.iter().filter(|call| matches!(call, Effect::Update(_))).count(), 2);
     world.cookies.remove("session");
-    assert_eq!(world.open().0.info, Some(info), "the remember record has it too");
+    assert_eq!(world.open().0.info, Some(info), "it is in the remember record too");
 }
 
 #[test]
@@ -312,7 +316,7 @@ fn a_cookie_for_a_storage_does_not_open_without_one() {
 }
 
 #[test]
-fn chunks_shrink_and_vanish() {
+fn a_smaller_save_clears_the_chunks_it_does_not_need() {
     let mut world = World::new(Options { compression_threshold: Some(0), ..options("s") }, T0);
     let big = format!(r#"[[{{"big":"{}"}},"default"]]"#, "x".repeat(20_000));
     let session = world.sign_in(&big);
@@ -326,7 +330,7 @@ fn chunks_shrink_and_vanish() {
 }
 
 #[test]
-fn touch_clamps_to_what_the_header_can_hold() {
+fn touch_writes_the_largest_idling_offset_at_most() {
     let timeouts =
         Options { idling_timeout: Some(0), rolling_timeout: Some(0), absolute_timeout: Some(0), ..options("s") };
     let mut world = World::new(timeouts, T0);
@@ -334,12 +338,12 @@ fn touch_clamps_to_what_the_header_can_hold() {
     world.now += 1 << 25;
     let (session, result) = world.touch(session);
     result.unwrap();
-    assert_eq!(session.meta.unwrap().header.idling_offset(), (1 << 24) - 1);
+    assert_eq!(session.meta.unwrap().header.idling_offset().as_secs(), (1 << 24) - 1);
     assert!(world.open_error().is_none());
 }
 
 #[test]
-fn acts_on_a_session_that_is_not_there_are_errors() {
+fn acts_on_a_session_that_is_not_open_are_errors() {
     let mut world = World::new(options("s"), T0);
     let session = world.session();
     assert_eq!(world.touch(session.clone()).1.unwrap_err().to_string(), "unable to touch nonexistent session");
@@ -360,7 +364,7 @@ fn a_session_without_its_audience_is_not_logged_out() {
 const DESTROYED: &str = "unable to store session data (the session was destroyed meanwhile)";
 
 #[test]
-fn a_save_that_races_with_a_sign_out_brings_nothing_back() {
+fn a_save_after_a_concurrent_sign_out_fails() {
     let mut world = World::stored(options("s"), T0);
     world.sign_in(ADA);
     for (age, refresh) in [(9, false), (0, true)] {
@@ -382,11 +386,11 @@ fn a_save_that_races_with_a_sign_out_brings_nothing_back() {
     world.memory.records.clear();
     world.now += 10;
     world.save(session).1.unwrap();
-    assert_eq!(world.memory.records.len(), 1, "it may have been replaced, and its time may be over");
+    assert_eq!(world.memory.records.len(), 1, "another save may have replaced it, so that it has expired");
 }
 
 #[test]
-fn a_touch_does_not_count_as_having_seen_the_record() {
+fn a_touch_does_not_tell_that_the_record_exists() {
     let mut world = World::stored(options("s"), T0);
     world.sign_in(ADA);
     let (session, _) = world.open();
@@ -403,7 +407,7 @@ fn a_touch_does_not_count_as_having_seen_the_record() {
 }
 
 #[test]
-fn a_record_whose_own_time_is_over_was_not_destroyed() {
+fn a_record_that_expired_was_not_destroyed() {
     let mut world = World::stored(Options { rolling_timeout: Some(5), ..options("s") }, T0);
     let session = world.sign_in(ADA);
     world.now += 5;

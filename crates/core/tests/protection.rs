@@ -1,5 +1,6 @@
-//! What limits a cookie or a record: the size of its data, its times, its text, its bindings; renewal after a change of
-//! secrets; and remember cookies that were copied. Each option is switched on and off without signing anybody out.
+//! The options that protect sessions: the limits of their size, times, text and bindings; renewal
+//! after a change of secrets; and remember cookies that were copied. Each option can be switched on
+//! and off without signing anybody out.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -9,6 +10,7 @@ mod theft;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
 use resty_session_core::session::{Error, Meta, Options, Session};
+use resty_session_core::time::{Seconds, Timestamp};
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
@@ -20,7 +22,7 @@ fn both(options: &Options, test: impl Fn(World)) {
     test(World::stored(options.clone(), T0));
 }
 
-/// JSON of exactly so many bytes.
+/// JSON of exactly `size` bytes.
 fn data(size: usize) -> String {
     let around = r#"[[{"a":""},"default"]]"#.len();
     format!(r#"[[{{"a":"{}"}},"default"]]"#, "x".repeat(size - around))
@@ -39,7 +41,8 @@ fn too_large(limit: u64) -> String {
     format!("session maximum data size exceeded (max_data_size is {limit} bytes)")
 }
 
-// Sizes -----------------------------------------------------------------------------------------------------------
+// Sizes
+// -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn data_over_the_limit_are_neither_saved_nor_opened() {
@@ -67,7 +70,7 @@ fn data_over_the_limit_are_neither_saved_nor_opened() {
             assert_eq!(world.open_error(), None);
             world.configure(limited(4999));
             assert!(!world.destroy().exists);
-            assert!(world.cookies.is_empty(), "they can't be of use any more");
+            assert!(world.cookies.is_empty(), "they will never open");
         });
     }
 }
@@ -80,8 +83,8 @@ fn sealed(payload: &[u8], flags: Flags) -> (Header, String) {
         encryption: key.encryption(&[7; 32], RememberSafety::None),
         sid: [7; 32],
         flags,
-        creation_time: T0,
-        rolling_offset: 0,
+        creation_time: Timestamp::from_secs(T0),
+        rolling_offset: Seconds::ZERO,
         compression_threshold: 1024,
         binding: &Binding::default(),
     };
@@ -89,7 +92,7 @@ fn sealed(payload: &[u8], flags: Flags) -> (Header, String) {
     (sealed.header, sealed.payload)
 }
 
-/// What is cheap to send is cheap to refuse.
+/// They are cheap to send, so they must be cheap to refuse.
 #[test]
 fn small_cookies_that_inflate_to_much_are_refused() {
     let letters = data(15 << 20).into_bytes();
@@ -129,7 +132,7 @@ fn info_over_the_limit_is_neither_saved_nor_opened() {
     result.unwrap();
     world.save(session).1.unwrap();
     assert_eq!(world.open().0.info, info(1000));
-    // Whoever writes to the storage may put anything there.
+    // Anybody who can write to the storage may put anything there.
     for (record, _) in world.memory.records.values_mut() {
         let end = record.rfind("\",\"").unwrap();
         *record = format!("{}\",\"{}\"]", &record[..end], base64url::encode(&info(1001).unwrap()));
@@ -137,14 +140,15 @@ fn info_over_the_limit_is_neither_saved_nor_opened() {
     assert_eq!(world.open_error().as_deref(), Some(text));
 }
 
-// Times and texts -------------------------------------------------------------------------------------------------
+// Times and texts
+// -------------------------------------------------------------------------------------------------
 
 fn remembering(secret: &str) -> Options {
     Options { remember: Some(true), remember_safety: Some(b"Low".to_vec()), ..options(secret) }
 }
 
 #[test]
-fn what_a_clock_far_ahead_wrote_is_refused() {
+fn cookies_from_a_clock_far_ahead_are_refused() {
     let ahead = |what| Some(format!("session was {what} more than a day ahead of this server's clock"));
     both(&remembering("s"), |mut world| {
         for (offset, error) in [(DAY, None), (DAY + 1, ahead("created")), (400 * DAY, ahead("created"))] {
@@ -176,7 +180,7 @@ fn what_a_clock_far_ahead_wrote_is_refused() {
 }
 
 #[test]
-fn with_a_storage_nothing_may_stand_behind_the_header() {
+fn with_a_storage_text_behind_the_header_is_refused() {
     let mut world = World::stored(remembering("s"), T0);
     world.sign_in(ADA);
     let good = world.cookies.clone();
@@ -194,7 +198,7 @@ fn with_a_storage_nothing_may_stand_behind_the_header() {
             assert_eq!(error, expected, "{tail}");
         }
         let value = good["session"].clone() + tail;
-        assert!(Meta::from_value(value.into_bytes(), 0, T0).is_err());
+        assert!(Meta::from_value(value.into_bytes(), 0, Timestamp::from_secs(T0)).is_err());
     }
     world.cookies = good.clone();
     world.cookies.get_mut("session").unwrap().push('A');
@@ -218,7 +222,8 @@ fn a_payload_is_cut_into_chunks_in_one_way_only() {
     }
 }
 
-// Bindings and secrets --------------------------------------------------------------------------------------------
+// Bindings and secrets
+// --------------------------------------------------------------------------------------------
 
 fn bound(names: &[&str], require: bool) -> Options {
     Options {
@@ -244,7 +249,7 @@ fn a_cookie_without_the_required_bindings_does_not_open() {
             assert_eq!(world.open_error(), None, "off by default: {names:?}");
             world.cookies = good.clone();
         }
-        // A remember cookie is no way around it.
+        // A remember cookie does not get around it.
         world.configure(bound(&["ip"], true));
         world.cookies.remove("session");
         assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
@@ -286,7 +291,7 @@ fn rotated(renew: bool, fallbacks: &[&str]) -> Options {
 }
 
 #[test]
-fn a_refresh_renews_what_a_fallback_key_opened() {
+fn a_refresh_renews_cookies_that_a_fallback_key_opened() {
     both(&remembering("old"), |mut world| {
         world.sign_in(ADA);
         let created = Header::decode(world.cookies["remember"].as_bytes()).unwrap().creation_time();
@@ -301,7 +306,7 @@ fn a_refresh_renews_what_a_fallback_key_opened() {
         assert!(world.lines.is_empty());
         world.unsendable = None;
         world.start().1.result.unwrap();
-        assert!(world.lines.is_empty(), "not so soon after a save: see the next test");
+        assert!(world.lines.is_empty(), "it is too soon after the save, see the next test");
         world.now += 59;
         world.open();
         assert!(world.lines.is_empty(), "only a refresh saves");
@@ -310,7 +315,7 @@ fn a_refresh_renews_what_a_fallback_key_opened() {
         world.start().1.result.unwrap();
         assert!(world.lines.is_empty(), "once");
 
-        // The retired secret goes.
+        // The former secret is removed.
         world.configure(rotated(true, &[]));
         assert_eq!(world.open_error(), None);
         let remember = world.cookies["remember"].clone();
@@ -355,7 +360,7 @@ fn servers_with_the_secrets_in_another_order_do_not_renew_at_every_request() {
     });
 }
 
-/// Only who saved a remember cookie knows whose it is.
+/// An instance knows whose a remember cookie is only if it has saved it.
 #[test]
 fn a_remember_cookie_that_could_not_be_renewed_gets_no_info() {
     for failing in [2, 3] {
@@ -368,7 +373,8 @@ fn a_remember_cookie_that_could_not_be_renewed_gets_no_info() {
         world.now += 60;
         world.configure(rotated(true, &["old"]));
         let (session, _) = world.open();
-        // Whether the remember cookie's record is there, and storing the session, and the remember cookie.
+        // Whether the remember cookie's record is there, and storing the session, and the remember
+        // cookie.
         world.memory.failing = vec![world.memory.calls.len() + failing];
         let (session, result) = world.refresh(session);
         assert_eq!((result.is_ok(), session.warning.is_some()), (failing == 3, failing == 3));

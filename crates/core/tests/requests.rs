@@ -1,4 +1,5 @@
-//! What a request carries besides the session's own cookies, and responses that can set none any more.
+//! Requests that carry other cookies besides the session's, and responses that can't set cookies
+//! any more.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -14,7 +15,7 @@ fn plain(secret: &str) -> Options {
     Options { compression_threshold: Some(0), ..options(secret) }
 }
 
-/// The cookies of a session with so much data.
+/// The cookies of a session with `size` bytes of data.
 fn cookies_of(secret: &str, size: usize, letter: &str) -> Vec<(String, String)> {
     let mut world = World::new(plain(secret), T0);
     world.sign_in(&big(size, letter));
@@ -31,7 +32,7 @@ fn with_header(world: &mut World, header: String) {
 }
 
 #[test]
-fn of_several_cookies_of_a_name_the_first_that_opens_counts() {
+fn the_first_cookie_of_a_name_that_opens_counts() {
     let foreign = cookies_of("other", 10, "x").remove(0).1;
     for (before, opens) in [
         ("session=foreign".to_owned(), true),
@@ -49,7 +50,7 @@ fn of_several_cookies_of_a_name_the_first_that_opens_counts() {
 }
 
 #[test]
-fn the_first_cookie_s_error_is_told() {
+fn the_error_is_that_of_the_first_cookie() {
     let mut world = World::new(plain("s"), T0);
     let foreign = cookies_of("other", 10, "x").remove(0).1;
     with_header(&mut world, format!("session={foreign}; session=short"));
@@ -98,7 +99,7 @@ fn an_audience_is_looked_for_in_every_cookie() {
 }
 
 #[test]
-fn dead_records_are_passed_over_and_a_broken_storage_is_not_asked_again() {
+fn absent_records_are_skipped_and_a_broken_storage_is_not_asked_again() {
     let mut world = World::stored(options("s"), T0);
     world.sign_in(ADA);
     world.more_cookies.0 = format!("session={}", world.cookies["session"]);
@@ -120,7 +121,7 @@ fn mixed(sessions: &[&[(String, String)]], order: impl Fn(usize) -> Vec<usize>) 
 }
 
 #[test]
-fn chunks_of_several_sessions_are_told_apart() {
+fn chunks_of_several_sessions_are_not_mixed_up() {
     let (own, foreign) = (cookies_of("s", 12_000, "x"), cookies_of("other", 12_000, "y"));
     let (mine_too, small) = (cookies_of("s", 12_000, "z"), cookies_of("s", 5000, "q"));
     assert_eq!(own.len(), 4);
@@ -198,7 +199,7 @@ fn several_remember_cookies_are_tried_too() {
             .records
             .iter()
             .filter(|(name, (_, expiry))| name.starts_with("remember:") && *expiry > T0 + 10);
-        assert_eq!(live.count(), 0, "the replaced one is left for a moment");
+        assert_eq!(live.count(), 0, "only the replaced one, for a moment");
     }
 }
 
@@ -250,14 +251,14 @@ fn error(result: Result<(), resty_session_core::session::Error>) -> String {
 }
 
 #[test]
-fn what_needs_a_cookie_is_refused_before_anything_is_stored() {
+fn acts_that_need_a_cookie_are_refused_before_anything_is_stored() {
     let remember = Options { remember: Some(true), remember_safety: Some(b"None".to_vec()), ..plain("s") };
     for mut world in [World::new(remember.clone(), T0), World::stored(remember, T0)] {
         world.sign_in(&format!("{},[{{}},\"b\"]]", &ADA[..ADA.len() - 1]));
         let (session, _) = world.open();
         world.unsendable = Some(SENT.into());
         world.memory.calls.clear();
-        assert!(world.refresh(session.clone()).1.is_ok(), "nothing is due");
+        assert!(world.refresh(session.clone()).1.is_ok(), "there is nothing to do yet");
         for result in [
             error(world.save(session.clone()).1).replace("save", "…"),
             error(world.save(Session::new(&world.configuration)).1).replace("save", "…"),
@@ -274,7 +275,7 @@ fn what_needs_a_cookie_is_refused_before_anything_is_stored() {
         world.now = T0 + 100;
         let (session, outcome) = world.start();
         assert!(outcome.exists && error(outcome.result).contains(SENT));
-        assert_eq!(session.payload.len(), ADA.len() + 9, "it is open all the same");
+        assert_eq!(session.payload.len(), ADA.len() + 9, "it is open nevertheless");
         world.cookies.remove("session");
         assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
         assert!(world.memory.calls.iter().all(|call| matches!(call, Effect::Get(_))));
@@ -363,7 +364,7 @@ fn cookies_that_do_not_open_are_cleared_by_a_sign_out() {
 }
 
 #[test]
-fn cookies_that_may_open_again_are_left() {
+fn a_sign_out_keeps_cookies_that_may_open_again() {
     let remember = Options { remember: Some(true), remember_safety: Some(b"None".to_vec()), ..options("s") };
     let audience = |name: &str| Options { audience: Some(name.into()), ..Options::default() };
     let mut world = World::stored(remember, T0);

@@ -4,7 +4,7 @@
 mod support;
 
 use resty_session_core::cookie::base64url;
-use resty_session_core::session::keys::Stage;
+use resty_session_core::session::Stage;
 use resty_session_core::session::{Options, Session};
 use support::{World, options};
 
@@ -30,7 +30,7 @@ fn sealing(stage: Stage) -> Options {
     Options { seal_info: Some(stage), ..Options::default() }
 }
 
-/// With the payload in the cookie, and in a storage.
+/// Runs a test with the payload in the cookie, and with the payload in a storage.
 fn both(options: &Options, test: impl Fn(World)) {
     test(World::new(options.clone(), T0));
     test(World::stored(options.clone(), T0));
@@ -66,7 +66,7 @@ fn servers_at_neighbouring_stages_open_each_other_s_cookies() {
     });
 }
 
-/// Otherwise a session would be saved by each request that another server answers.
+/// Otherwise a session would be saved whenever another server handles the next request.
 #[test]
 fn servers_at_neighbouring_stages_do_not_renew_each_other_s_cookies() {
     let renewing = |stage| Options { renew_fallback: Some(true), ..separate(stage) };
@@ -108,7 +108,7 @@ fn a_former_secret_is_renewed_at_each_stage() {
 }
 
 #[test]
-fn active_users_stay_signed_in_where_a_stage_lasts_as_long_as_the_rolling_timeout() {
+fn active_users_stay_signed_in_if_each_stage_lasts_a_rolling_timeout() {
     both(&options("s"), |mut world| {
         world.sign_in(ADA);
         for stage in THERE_AND_BACK {
@@ -138,7 +138,7 @@ fn remembered_users_come_back_at_the_next_stage() {
 }
 
 #[test]
-fn off_is_the_plain_key_and_on_is_another() {
+fn separate_keys_off_uses_the_plain_key_and_on_another() {
     for (stage, plain, strict) in
         [(Stage::Off, true, false), (Stage::Accept, true, false), (Stage::On, false, true), (Stage::Only, false, true)]
     {
@@ -170,7 +170,11 @@ fn a_rotated_secret_opens_at_every_stage() {
             world.now += 5;
             world.touch(session).1.unwrap();
             let session = opened(&mut world);
-            assert_eq!(session.meta.as_ref().unwrap().header.idling_offset(), 5, "touched with the former key");
+            assert_eq!(
+                session.meta.as_ref().unwrap().header.idling_offset().as_secs(),
+                5,
+                "touched with the former key"
+            );
             world.save(session).1.unwrap();
             world.configure(Options { secret_fallbacks: Some(Vec::new()), ..Options::default() });
             opened(&mut world);
@@ -205,7 +209,7 @@ fn a_renamed_cookie_does_not_open_with_separate_keys() {
         assert_eq!(outlived, expected.clone().unwrap_or(Some("missing session cookie".into())), "{stage:?}");
         assert_eq!(other_name, expected.unwrap_or(Some(WRONG.into())), "{stage:?}");
     }
-    // One that was written with the plain key is refused in the end.
+    // The last stage refuses one that was written with the plain key.
     let mut world = World::new(remembering(), T0);
     world.sign_in(ADA);
     world.configure(Options { separate_keys: Some(Stage::Only), ..name("admin") });
@@ -322,7 +326,7 @@ fn sealed_info_is_neither_read_nor_repeated_in_a_storage() {
     }
 }
 
-/// Sealed info is larger than what it was made of: that is not what `max_data_size` limits.
+/// Sealed info is larger than the info itself, whose size `max_data_size` limits.
 #[test]
 fn the_largest_info_opens_whether_or_not_it_is_sealed() {
     let limited = |limit| Options { max_data_size: Some(limit), ..Options::default() };
@@ -343,14 +347,14 @@ fn the_largest_info_opens_whether_or_not_it_is_sealed() {
         world.configure(limited(999));
         let text = "session maximum info size exceeded (max_data_size is 999 bytes)";
         assert_eq!(world.open_error().as_deref(), Some(text), "{writer:?}");
-        // A server that does not know of sealing passes on what it cannot read.
+        // A server that does not know of sealing passes sealed info on.
         world.configure(Options { seal_info: Some(Stage::Off), ..limited(1000) });
         assert_eq!(world.open_error(), None, "{writer:?}");
     }
 }
 
 #[test]
-fn info_that_is_not_sealed_for_this_session_is_refused_in_the_end() {
+fn at_the_last_stage_info_must_be_sealed_for_its_session() {
     let mut world = World::stored(Options { seal_info: Some(Stage::Only), ..options("s") }, T0);
     sign_in_with_info(&mut world);
     let others = stored_info(&world).remove(0);
@@ -374,10 +378,10 @@ fn info_that_is_not_sealed_for_this_session_is_refused_in_the_end() {
 }
 
 #[test]
-fn sealed_info_signs_nobody_out_where_it_is_not_known() {
+fn sealed_info_signs_nobody_out_on_servers_that_do_not_know_it() {
     let mut world = World::stored(Options { seal_info: Some(Stage::On), ..options("s") }, T0);
     sign_in_with_info(&mut world);
-    // A server that does not know of sealing takes it for another audience's, and carries it along.
+    // A server that does not know of sealing takes it for another audience's info, and keeps it.
     world.configure(sealing(Stage::Off));
     let session = opened(&mut world);
     assert!(!info_of(&session).contains("default") && session.warning.is_none());

@@ -1,4 +1,5 @@
-//! Sessions that lua-resty-session wrote open here, and what is written here is what it would have written.
+//! Sessions that lua-resty-session wrote open here, and the same sessions are written here byte for
+//! byte.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -43,7 +44,7 @@ fn sid_of_cookie(value: &str) -> [u8; 32] {
     Header::decode(value.as_bytes()).unwrap().sid().try_into().unwrap()
 }
 
-/// The payload's own JSON text, or where no cookie is left the data as JSON.
+/// The payload's own JSON text, or if no cookie is left, the data as JSON.
 fn payload(vector: &Vector) -> Vec<u8> {
     let mut world = world(vector, vector.options_to_open());
     if vector.cookies.is_empty() && vector.stored() {
@@ -74,14 +75,14 @@ fn every_vector_opens_to_its_data() {
 }
 
 #[test]
-fn headers_read_as_the_vectors_say() {
+fn headers_have_the_fields_that_the_vectors_name() {
     for vector in vectors::all() {
         let header = Header::from_bytes(header_bytes(&vector)).unwrap();
         assert_eq!(header.sid(), sid(&vector.header.sid_hex), "{}", vector.name);
         assert_eq!(header.flags(), vector.flags());
-        assert_eq!(header.creation_time(), vector.header.creation_time);
-        assert_eq!(header.rolling_offset(), vector.header.rolling_offset);
-        assert_eq!(header.idling_offset(), vector.header.idling_offset);
+        assert_eq!(header.creation_time().as_secs(), vector.header.creation_time);
+        assert_eq!(header.rolling_offset().as_secs(), vector.header.rolling_offset);
+        assert_eq!(header.idling_offset().as_secs(), vector.header.idling_offset);
         assert_eq!(header.data_size(), vector.header.data_size);
     }
 }
@@ -144,7 +145,7 @@ fn sealing_gives_each_cookie_byte_for_byte() {
 }
 
 #[test]
-fn deflating_is_as_good_as_theirs() {
+fn deflated_payloads_are_hardly_longer_than_theirs() {
     let mut tried = 0;
     for vector in vectors::all().iter().filter(|vector| vector.deflated() && !vector.cookies.is_empty()) {
         let ours = base64url::encoded_size(deflate(&payload(vector)).unwrap().len());
@@ -156,7 +157,8 @@ fn deflating_is_as_good_as_theirs() {
     assert_eq!(tried, 4);
 }
 
-/// Repeats what each vector's program did, with the same session ids, and compares all of the response.
+/// Repeats what each vector's program did, with the same session ids, and compares all of the
+/// response.
 #[test]
 fn set_cookie_lines_are_reproduced() {
     for vector in vectors::all() {
@@ -177,61 +179,69 @@ fn set_cookie_lines_are_reproduced() {
 
 /// The response's lines after all that the vector's program did.
 fn repeat(vector: &Vector, world: &mut World, payload: &[u8]) -> Vec<String> {
-    let sid_of = |name: &str| vector.cookies.get(name).map(|value| sid_of_cookie(value));
     let last = sid(&vector.header.sid_hex);
-    world.now = vector.header.creation_time;
-    let session = Session {
-        payload: payload.into(),
-        index: Some(0),
-        info: vector.info.as_ref().map(|info| info.to_string().into_bytes()),
-        forget: vector.flags().contains(Flags::FORGET),
-        ..world.session()
-    };
-    use_sids([last].into_iter().chain(sid_of("remember")));
+    let session = to_be_saved(vector, world, payload);
     match vector.name.as_str() {
         "rolled after 3000 s"
         | "rolled after 3000 s, touched after 3200 s"
         | "stored: save, save again after 3000 s" => {
             let first = vector.records.first().map(|record| base64url::decode(record.key.as_bytes()).unwrap());
             use_sids([first.map_or([1; 32], |sid| sid.try_into().unwrap()), last]);
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             world.now += 3000;
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             touch_until(vector, world, session);
         }
         "shrunk from 3 chunks to 1" => {
-            let big = vectors::named("3 chunks");
             use_sids([[1; 32], last]);
-            let (before, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
-            result.unwrap();
-            world.save(Session { payload: payload.into(), ..before }).1.unwrap();
+            let before = saved(world, in_three_chunks(session));
+            saved(world, Session { payload: payload.into(), ..before });
         }
         "destroyed 3 chunks: Set-Cookie clears all" => {
-            let big = vectors::named("3 chunks");
-            let (session, result) = world.save(Session { payload: self::payload(&big).into(), ..session });
-            result.unwrap();
+            let session = saved(world, in_three_chunks(session));
             world.destroy_session(session).1.unwrap();
         }
         "destroyed: Set-Cookie clears" => {
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             world.destroy_session(session).1.unwrap();
         }
         "stored: save, open, destroy" => {
-            world.save(session).1.unwrap();
+            saved(world, session);
             let gets = world.memory.calls.len();
             world.destroy().result.unwrap();
             world.memory.calls.remove(gets);
         }
         _ => {
-            let (session, result) = world.save(session);
-            result.unwrap();
+            let session = saved(world, session);
             touch_until(vector, world, session);
         }
     }
     world.lines.clone()
+}
+
+/// The session that the vector's program saves, at the time and under the ids of the vector.
+fn to_be_saved(vector: &Vector, world: &mut World, payload: &[u8]) -> Session {
+    let remembered = vector.cookies.get("remember").map(|value| sid_of_cookie(value));
+    use_sids([sid(&vector.header.sid_hex)].into_iter().chain(remembered));
+    world.now = vector.header.creation_time;
+    Session {
+        payload: payload.into(),
+        index: Some(0),
+        info: vector.info.as_ref().map(|info| info.to_string().into_bytes()),
+        forget: vector.flags().contains(Flags::FORGET),
+        ..world.session()
+    }
+}
+
+fn saved(world: &mut World, session: Session) -> Session {
+    let (session, result) = world.save(session);
+    result.unwrap();
+    session
+}
+
+/// The session with data that need three cookies.
+fn in_three_chunks(session: Session) -> Session {
+    Session { payload: payload(&vectors::named("3 chunks")).into(), ..session }
 }
 
 fn touch_until(vector: &Vector, world: &mut World, session: Session) {
@@ -241,7 +251,7 @@ fn touch_until(vector: &Vector, world: &mut World, session: Session) {
     }
 }
 
-/// Everything but the payload and what depends on it.
+/// Compares everything except the payload and the fields that depend on it.
 fn compare_deflated(vector: &Vector, lines: &[String]) {
     assert_eq!(lines.len(), vector.set_cookie.len(), "{}", vector.name);
     for (ours, theirs) in lines.iter().zip(&vector.set_cookie) {
@@ -288,7 +298,7 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
 }
 
 #[test]
-fn a_bound_cookie_opens_only_where_it_is_bound() {
+fn a_bound_cookie_opens_only_with_the_values_it_is_bound_to() {
     for vector in vectors::all()
         .iter()
         .filter(|vector| vector.flags().is_bound() && vector.name != "bind user-agent, header absent")

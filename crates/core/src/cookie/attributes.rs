@@ -1,31 +1,41 @@
-//! The attributes of a Set-Cookie line ([RFC 6265 section 4.1](https://www.rfc-editor.org/rfc/rfc6265#section-4.1),
-//! with the later SameSite, Priority, SameParty and Partitioned).
+//! The attributes of a Set-Cookie line ([RFC 6265 section
+//! 4.1](https://www.rfc-editor.org/rfc/rfc6265#section-4.1), with the later SameSite, Priority,
+//! SameParty and Partitioned).
 
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// No cookie lives longer than 400 days, in seconds (as browsers limit it).
-pub const MAX_AGE: u64 = 400 * 24 * 60 * 60;
+use crate::time::{Seconds, Timestamp};
+
+/// The longest life of a cookie: 400 days ([RFC 6265bis section
+/// 5.5](https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#section-5.5)).
+pub(crate) const MAX_AGE: Seconds = Seconds::from_days(400);
+
+/// The last second of the year 9999, with which HTTP dates end: their years have four digits.
+const LAST_DATE: Timestamp = Timestamp::from_secs(253_402_300_799);
 
 const EXPIRED: &str = "; Expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0";
 
+/// The attributes that all cookies of a configuration have.
 #[derive(Clone, Debug, Default)]
-pub struct Attributes {
-    pub domain: Option<String>,
-    pub path: String,
-    pub same_site: String,
-    pub priority: Option<String>,
-    pub same_party: bool,
-    pub partitioned: bool,
-    pub secure: bool,
-    pub http_only: bool,
+pub(crate) struct Attributes {
+    pub(crate) domain: Option<String>,
+    /// Left out if it is empty, as is `same_site`.
+    pub(crate) path: String,
+    pub(crate) same_site: String,
+    pub(crate) priority: Option<String>,
+    pub(crate) same_party: bool,
+    pub(crate) partitioned: bool,
+    pub(crate) secure: bool,
+    pub(crate) http_only: bool,
 }
 
 impl Attributes {
-    /// The text behind `name=value`, always in the same order.
-    pub fn text(&self) -> String {
+    /// The text behind `name=value` in a Set-Cookie line. The attributes are always in the same
+    /// order.
+    pub(crate) fn text(&self) -> String {
         let mut text = String::with_capacity(64);
-        // Browsers refuse a Domain of one label: for localhost the attribute is left out.
+        // Browsers refuse a Domain of one label, so localhost gets none.
         if let Some(domain) = self.domain.as_deref().filter(|domain| !matches!(*domain, "" | "localhost")) {
             text.push_str("; Domain=");
             text.push_str(domain);
@@ -53,19 +63,21 @@ impl Attributes {
     }
 }
 
-/// The attributes that make a browser drop the cookie.
-pub fn expired(attributes: &str) -> String {
+/// The attributes that make a browser delete the cookie.
+pub(super) fn expired(attributes: &str) -> String {
     format!("{attributes}{EXPIRED}")
 }
 
-/// The attributes of a cookie that outlives the browser. `max_age` is in seconds; `creation_time` in seconds
-/// since the Unix epoch.
-pub fn persistent(attributes: &str, creation_time: u64, max_age: u64) -> String {
-    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(creation_time.saturating_add(max_age)));
+/// The attributes of a cookie that outlives the browser: it expires `max_age` after its creation.
+/// `Max-Age` says so too, which counts from the response.
+pub(crate) fn persistent(attributes: &str, creation_time: Timestamp, max_age: Seconds) -> String {
+    let expiry = creation_time + max_age;
     let mut text = attributes.to_owned();
-    // An HTTP date ends with the year 9999: a later one is left to Max-Age alone.
-    if let Some(expires) = expires.filter(|_| creation_time.saturating_add(max_age) <= 253_402_300_799) {
-        let _ = write!(text, "; Expires={}", httpdate::fmt_http_date(expires));
+    // A later date can't be written: Max-Age alone counts then.
+    let date = UNIX_EPOCH.checked_add(Duration::from_secs(expiry.as_secs())).filter(|_| expiry <= LAST_DATE);
+    if let Some(date) = date {
+        // Writing to a String can't fail.
+        let _ = write!(text, "; Expires={}", httpdate::fmt_http_date(date));
     }
     let _ = write!(text, "; Max-Age={max_age}");
     text

@@ -1,7 +1,8 @@
-//! base64url without padding ([RFC 4648 section 5](https://www.rfc-editor.org/rfc/rfc4648#section-5)).
+//! base64url without padding ([RFC 4648 section
+//! 5](https://www.rfc-editor.org/rfc/rfc4648#section-5)).
 //!
-//! Decoding is strict: a last character with bits that no byte uses is refused, so that each value has exactly
-//! one text.
+//! Decoding is strict: it refuses a last character with bits that no byte uses, so each value has
+//! exactly one text.
 
 use std::sync::LazyLock;
 
@@ -11,33 +12,44 @@ use base64::engine::general_purpose::NO_PAD;
 pub use base64::DecodeError;
 pub use base64::DecodeSliceError;
 
-/// Every open decodes a header and a payload: by the processor's vectors, where it has those that serve.
+/// Uses the processor's vector instructions if it can, because every open decodes a header and a
+/// payload.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 static ENGINE: LazyLock<base64::engine::Simd> = LazyLock::new(|| base64::engine::Simd::url_safe(NO_PAD));
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
 static ENGINE: LazyLock<base64::engine::Scalar> =
     LazyLock::new(|| base64::engine::Scalar::new(&base64::alphabet::URL_SAFE, NO_PAD));
 
-/// Length of the text for `size` bytes.
+/// The length of the text of `size` bytes.
 pub const fn encoded_size(size: usize) -> usize {
     (4 * size).div_ceil(3)
 }
 
+/// The text of some bytes.
 pub fn encode(bytes: &[u8]) -> String {
     ENGINE.encode(bytes)
 }
 
+/// The bytes of a text.
+///
+/// # Errors
+///
+/// The text is not base64url, or has padding.
 pub fn decode(text: &[u8]) -> Result<Vec<u8>, DecodeError> {
     ENGINE.decode(text)
 }
 
-/// Whether a text has no other characters than those of base64url.
-pub fn is_text(text: &[u8]) -> bool {
+/// Whether all characters of a text are those of base64url. Such a text may still not decode.
+pub(crate) fn is_text(text: &[u8]) -> bool {
     text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// Decodes a text that holds exactly as many bytes as `bytes` has room for.
-pub fn decode_exact(text: &[u8], bytes: &mut [u8]) -> Result<(), DecodeSliceError> {
+///
+/// # Errors
+///
+/// The text is not base64url, or holds more or fewer bytes.
+pub(super) fn decode_exact(text: &[u8], bytes: &mut [u8]) -> Result<(), DecodeSliceError> {
     match ENGINE.decode_slice(text, bytes)? {
         size if size == bytes.len() => Ok(()),
         _ => Err(DecodeSliceError::OutputSliceTooSmall),
@@ -49,14 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unused_bits_are_refused() {
+    fn unused_bits_and_padding_are_refused() {
         assert_eq!(encode(b"\0"), "AA");
         assert!(decode(b"AB").is_err());
         assert!(decode(b"AA==").is_err());
     }
 
     #[test]
-    fn vectors_decode_as_one_character_at_a_time_does() {
+    fn vector_instructions_give_the_same_as_other_code() {
         let bytes: Vec<u8> = (0..=255).chain((0..=255).map(|byte| !byte)).collect();
         let text = encode(&bytes);
         assert_eq!(text, base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(&bytes));
@@ -73,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn size_is_known_beforehand() {
+    fn the_size_is_known_before_encoding() {
         for size in 0..50 {
             assert_eq!(encode(&vec![7; size]).len(), encoded_size(size));
         }

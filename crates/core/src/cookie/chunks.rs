@@ -1,21 +1,22 @@
 //! One session in several cookies: at most nine of at most 4096 bytes, counting `name=value`.
 //!
-//! The first cookie bears the name itself and holds the header and the payload's start; the i-th bears the
-//! name followed by the digit i and holds payload only.
+//! The first cookie has the session's name and holds the header and the start of the payload. The
+//! others are called chunks: the i-th has the name followed by the digit i, and holds payload only.
 
 use super::Error;
 use super::header::ENCODED_SIZE;
 
-/// Most bytes of `name=value` in one cookie.
-pub const MAX_COOKIE_SIZE: usize = 4096;
-/// Most cookies a session may have.
+/// The most bytes of `name=value` in one cookie
+/// ([RFC 6265 section 6.1](https://www.rfc-editor.org/rfc/rfc6265#section-6.1)).
+pub(super) const MAX_COOKIE_SIZE: usize = 4096;
+/// The most cookies that a session may have: one digit numbers them.
 pub const MAX_COOKIES: usize = 9;
 
 /// How many cookies a payload of `data_size` characters needs.
 ///
 /// # Errors
 ///
-/// [`Error::SizeExceeded`] where nine do not suffice.
+/// [`Error::SizeExceeded`] if nine are not enough.
 pub fn count(name: &str, data_size: usize) -> Result<usize, Error> {
     let single = name.len() + 1 + ENCODED_SIZE + data_size;
     let each_more = name.len() + 2;
@@ -25,12 +26,12 @@ pub fn count(name: &str, data_size: usize) -> Result<usize, Error> {
 }
 
 /// The name of the `number`-th cookie, counting from 1.
-pub fn name(name: &str, number: usize) -> String {
+pub(super) fn name(name: &str, number: usize) -> String {
     if number == 1 { name.to_owned() } else { format!("{name}{number}") }
 }
 
-/// Whether `other` is the name of a cookie of the session `name`: the first cookie's, or a chunk's.
-pub fn is_own_name(name: &str, other: &str) -> bool {
+/// Whether `other` is the name of a cookie of the session `name`: of its first cookie or a chunk.
+fn is_own_name(name: &str, other: &str) -> bool {
     other.strip_prefix(name).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'2'..=b'9']))
 }
 
@@ -39,13 +40,14 @@ pub fn collide(name: &str, other: &str) -> bool {
     is_own_name(name, other) || is_own_name(other, name)
 }
 
-/// How many payload characters the first cookie holds at most.
-pub fn first_capacity(name: &str) -> usize {
+/// How many characters of a payload the first cookie holds at most.
+fn first_capacity(name: &str) -> usize {
     MAX_COOKIE_SIZE.saturating_sub(ENCODED_SIZE + name.len() + 1)
 }
 
-/// How many characters of a payload the `number`-th cookie holds, and none where that needs fewer cookies.
-pub fn part_size(name: &str, data_size: usize, number: usize) -> usize {
+/// How many characters of a payload the `number`-th cookie holds; zero if the payload needs fewer
+/// cookies.
+pub(crate) fn part_size(name: &str, data_size: usize, number: usize) -> usize {
     let each_more = MAX_COOKIE_SIZE.saturating_sub(name.len() + 2);
     let (before, capacity) = match number {
         0 | 1 => (0, first_capacity(name)),
@@ -54,8 +56,12 @@ pub fn part_size(name: &str, data_size: usize, number: usize) -> usize {
     data_size.saturating_sub(before).min(capacity)
 }
 
-/// The payload's parts, the first cookie's first.
-pub fn split<'a>(name: &str, payload: &'a str) -> Result<Vec<&'a str>, Error> {
+/// The parts of a payload, one for each cookie in order.
+///
+/// # Errors
+///
+/// [`Error::SizeExceeded`] if nine cookies are not enough.
+pub(super) fn split<'a>(name: &str, payload: &'a str) -> Result<Vec<&'a str>, Error> {
     let count = count(name, payload.len())?;
     let (mut capacity, mut rest) = (first_capacity(name), payload);
     let mut parts = Vec::with_capacity(count);
@@ -80,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_change_at_the_exact_character() {
+    fn one_character_more_than_fits_needs_one_more_cookie() {
         for name in ["s", "session", "__Host-remember"] {
             for cookies in 1..MAX_COOKIES {
                 assert_eq!(count(name, capacity(name, cookies)).unwrap(), cookies);
@@ -92,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn names_collide_with_each_other_s_chunks() {
+    fn a_name_collides_with_the_names_of_its_chunks() {
         for (name, other, expected) in [
             ("s", "s", true),
             ("s", "s2", true),
@@ -112,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_make_the_payload_and_none_is_too_large(size in 0..40_000usize, name in "[a-z]{1,200}") {
+        fn parts_join_to_the_payload_and_fit_into_their_cookies(size in 0..40_000usize, name in "[a-z]{1,200}") {
             let payload = "A".repeat(size);
             let Ok(parts) = split(&name, &payload) else {
                 prop_assert!(size > capacity(&name, MAX_COOKIES));

@@ -10,22 +10,27 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::header::Tag;
 
-/// Size of the key in bytes.
+/// The size of a key in bytes.
 pub const KEY_SIZE: usize = 32;
-/// Size of the nonce in bytes.
+/// The size of a nonce in bytes.
 pub const NONCE_SIZE: usize = 12;
 
-/// A key and a nonce that are for one encryption only.
+/// A key and a nonce, for one encryption only. They are wiped when they are dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct OneTimeKey {
+    /// The AES-256 key.
     pub key: [u8; KEY_SIZE],
+    /// The nonce.
     pub nonce: [u8; NONCE_SIZE],
 }
 
+/// Why AES-GCM failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CipherError {
+    /// The tag is not that of this key, nonce, ciphertext and additional data.
     #[error("authentication tag mismatch")]
     Tag,
+    /// More data than AES-GCM can encrypt, some 64 GiB.
     #[error("too much data")]
     Size,
 }
@@ -39,7 +44,11 @@ impl OneTimeKey {
         key
     }
 
-    /// Encrypts `data` in place.
+    /// Encrypts `data` in place, and returns the tag over it and `additional_data`.
+    ///
+    /// # Errors
+    ///
+    /// [`CipherError::Size`]
     pub fn encrypt(&self, data: &mut [u8], additional_data: &[u8]) -> Result<Tag, CipherError> {
         self.cipher()
             .encrypt_inout_detached(&Nonce::from(self.nonce), additional_data, data.into())
@@ -47,7 +56,11 @@ impl OneTimeKey {
             .map_err(|_| CipherError::Size)
     }
 
-    /// Decrypts `data` in place; it stays ciphertext where the tag does not hold.
+    /// Decrypts `data` in place. If the tag is wrong, it stays ciphertext.
+    ///
+    /// # Errors
+    ///
+    /// [`CipherError::Tag`]
     pub fn decrypt(&self, data: &mut [u8], additional_data: &[u8], tag: &Tag) -> Result<(), CipherError> {
         self.cipher()
             .decrypt_inout_detached(&Nonce::from(self.nonce), additional_data, data.into(), &(*tag).into())
@@ -66,7 +79,7 @@ impl PartialEq for OneTimeKey {
     }
 }
 
-/// It shows nothing of the key.
+/// Shows neither key nor nonce.
 impl fmt::Debug for OneTimeKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("OneTimeKey(…)")

@@ -1,4 +1,4 @@
-//! The cookie's header: 82 bytes that stand, base64url encoded, at the start of every session cookie.
+//! The cookie's header: 82 bytes, whose base64url text is the start of every session cookie.
 //!
 //! | offset | size | field |
 //! | --- | --- | --- |
@@ -12,8 +12,8 @@
 //! | 63 | 3 | idling offset: seconds from the save to the last touch |
 //! | 66 | 16 | message authentication code |
 //!
-//! Integers are unsigned and little-endian. The bytes are kept as they are and read where they are: a header
-//! that is only passed on is never taken apart.
+//! Integers are unsigned and little-endian. A [`Header`] keeps the bytes as they are, and reads a
+//! field when it is asked for it.
 
 use std::fmt;
 
@@ -22,22 +22,23 @@ use bitflags::bitflags;
 use super::Error;
 use super::base64url;
 use crate::secret::show_only;
+use crate::time::{Seconds, Timestamp};
 
-/// Size of the header in bytes.
+/// The size of the header in bytes.
 pub const SIZE: usize = 82;
-/// Length of the header's base64url text.
+/// The length of the header's base64url text.
 pub const ENCODED_SIZE: usize = base64url::encoded_size(SIZE);
-/// Largest creation time: 40 bits of seconds.
-pub const MAX_CREATION_TIME: u64 = (1 << 40) - 1;
-/// Largest rolling offset, and so the longest life of a session, in seconds.
-pub const MAX_ROLLING_OFFSET: u64 = (1 << 32) - 1;
-/// Largest idling offset in seconds.
-pub const MAX_IDLING_OFFSET: u64 = (1 << 24) - 1;
-/// Largest length of a payload's base64url text.
+/// The latest creation time: 40 bits of seconds.
+pub const MAX_CREATION_TIME: Timestamp = Timestamp::from_secs((1 << 40) - 1);
+/// The largest rolling offset, and so the longest life of a session: 32 bits of seconds.
+pub const MAX_ROLLING_OFFSET: Seconds = Seconds::from_secs((1 << 32) - 1);
+/// The largest idling offset: 24 bits of seconds.
+pub const MAX_IDLING_OFFSET: Seconds = Seconds::from_secs((1 << 24) - 1);
+/// The largest length of a payload's base64url text: 24 bits.
 pub const MAX_DATA_SIZE: usize = (1 << 24) - 1;
 
-/// How far the clock of a server that made a header may be ahead, in seconds.
-pub const CLOCK_SKEW: u64 = 24 * 60 * 60;
+/// How far the clock of a server that made a header may be ahead.
+pub const CLOCK_SKEW: Seconds = Seconds::from_days(1);
 
 const TYPE: u8 = 1;
 const FLAGS_AT: usize = 1;
@@ -49,9 +50,9 @@ const TAG_AT: usize = 47;
 const IDLING_OFFSET_AT: usize = 63;
 const MAC_AT: usize = 66;
 
-/// Size of a session id in bytes.
+/// The size of a session id in bytes.
 pub const SID_SIZE: usize = 32;
-/// A session id as raw bytes.
+/// The raw bytes of a session id.
 pub type Sid = [u8; SID_SIZE];
 /// The GCM tag, and the truncated HMAC: 16 bytes each.
 pub type Tag = [u8; 16];
@@ -60,7 +61,7 @@ bitflags! {
     /// The header's flags. Bits without a name are kept as they are: the MAC covers them too.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Flags: u16 {
-        /// The payload lives in a storage, not in the cookie.
+        /// The payload is kept in a storage, not in the cookie.
         const STORED = 0x0001;
         /// The user does not want to be remembered.
         const FORGET = 0x0002;
@@ -78,30 +79,35 @@ bitflags! {
 impl Flags {
     const BIND: Self = Self::BIND_IP.union(Self::BIND_SCHEME).union(Self::BIND_USER_AGENT);
 
-    /// Whether every bit that is set has a name above.
-    pub const fn are_known(self) -> bool {
+    /// Whether all flags that are set are among those above.
+    pub(super) const fn are_known(self) -> bool {
         Self::all().contains(self)
     }
 
-    /// Whether the MAC covers anything of the request.
+    /// Whether the MAC covers any value of the request.
     pub const fn is_bound(self) -> bool {
         self.intersects(Self::BIND)
     }
 
     /// These flags, and `other` if `condition` holds.
     #[must_use]
-    pub fn with(self, other: Self, condition: bool) -> Self {
+    pub(crate) fn with(self, other: Self, condition: bool) -> Self {
         if condition { self | other } else { self }
     }
 }
 
-/// What a save writes into a header, before there are a tag and a MAC.
+/// What a save writes into a header before it knows the tag and the MAC.
 #[derive(Clone)]
 pub struct Fields {
+    /// What the payload is, and which values the MAC covers.
     pub flags: Flags,
+    /// The session id.
     pub sid: Sid,
-    pub creation_time: u64,
-    pub rolling_offset: u64,
+    /// When the session was created.
+    pub creation_time: Timestamp,
+    /// How long after its creation it is saved.
+    pub rolling_offset: Seconds,
+    /// The length of the payload's base64url text.
     pub data_size: usize,
 }
 
@@ -111,7 +117,8 @@ show_only!(Fields { flags, creation_time, rolling_offset, data_size });
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header([u8; SIZE]);
 
-/// Shows neither the id nor the tag and the MAC, because together they make the cookie.
+/// Shows neither the id nor the tag and the MAC, because somebody who knows them can make the
+/// cookie.
 impl fmt::Debug for Header {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -126,11 +133,11 @@ impl fmt::Debug for Header {
 }
 
 impl Header {
-    /// A header without tag and MAC.
+    /// A header whose tag and MAC are zeros.
     ///
     /// # Errors
     ///
-    /// A field beyond what its bytes can hold.
+    /// A field is larger than its bytes can hold.
     pub fn new(fields: &Fields) -> Result<Self, Error> {
         if fields.creation_time > MAX_CREATION_TIME {
             return Err(Error::CreationTimeExceeded);
@@ -145,14 +152,18 @@ impl Header {
         header.0[0] = TYPE;
         header.put(FLAGS_AT, 2, u64::from(fields.flags.bits()));
         header.0[SID_AT..CREATION_TIME_AT].copy_from_slice(&fields.sid);
-        header.put(CREATION_TIME_AT, 5, fields.creation_time);
-        header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset);
+        header.put(CREATION_TIME_AT, 5, fields.creation_time.as_secs());
+        header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset.as_secs());
         header.put(DATA_SIZE_AT, 3, fields.data_size as u64);
         Ok(header)
     }
 
-    /// Reads the header at the start of a cookie's value. Only the type is checked: nothing in it can be
-    /// trusted before [`verify`](super::seal::verify).
+    /// Reads the header at the start of a cookie's value. It can't be trusted before
+    /// [`verify`](super::seal::verify), because only its type is checked here.
+    ///
+    /// # Errors
+    ///
+    /// The value does not start with the text of a header of this type.
     pub fn decode(cookie: &[u8]) -> Result<Self, Error> {
         let text = cookie.get(..ENCODED_SIZE).ok_or(Error::InvalidHeader)?;
         let mut bytes = [0; SIZE];
@@ -160,7 +171,11 @@ impl Header {
         Self::from_bytes(bytes)
     }
 
-    /// A header from its raw bytes, as [`as_bytes`](Self::as_bytes) gives them.
+    /// A header from its raw bytes, as [`as_bytes`](Self::as_bytes) returns them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidType`]
     pub fn from_bytes(bytes: [u8; SIZE]) -> Result<Self, Error> {
         if bytes[0] != TYPE {
             return Err(Error::InvalidType);
@@ -173,38 +188,57 @@ impl Header {
         base64url::encode(&self.0)
     }
 
+    /// The header's raw bytes.
     pub fn as_bytes(&self) -> &[u8; SIZE] {
         &self.0
     }
 
+    /// The header's flags.
     pub fn flags(&self) -> Flags {
         Flags::from_bits_retain(self.get(FLAGS_AT, 2) as u16)
     }
 
+    /// The session id's raw bytes.
     pub fn sid(&self) -> &[u8] {
         &self.0[SID_AT..CREATION_TIME_AT]
     }
 
-    pub fn creation_time(&self) -> u64 {
-        self.get(CREATION_TIME_AT, 5)
+    /// When the session was created.
+    pub fn creation_time(&self) -> Timestamp {
+        Timestamp::from_secs(self.get(CREATION_TIME_AT, 5))
     }
 
-    pub fn rolling_offset(&self) -> u64 {
-        self.get(ROLLING_OFFSET_AT, 4)
+    /// How long after its creation the session was last saved.
+    pub fn rolling_offset(&self) -> Seconds {
+        Seconds::from_secs(self.get(ROLLING_OFFSET_AT, 4))
     }
 
+    /// When the session was last saved.
+    pub fn save_time(&self) -> Timestamp {
+        self.creation_time() + self.rolling_offset()
+    }
+
+    /// How long after its save the session was last touched; zero if it was not.
+    pub fn idling_offset(&self) -> Seconds {
+        Seconds::from_secs(self.get(IDLING_OFFSET_AT, 3))
+    }
+
+    /// When the session was last saved or touched.
+    pub fn touch_time(&self) -> Timestamp {
+        self.save_time() + self.idling_offset()
+    }
+
+    /// The length of the payload's base64url text.
     pub fn data_size(&self) -> usize {
         self.get(DATA_SIZE_AT, 3) as usize
     }
 
-    pub fn idling_offset(&self) -> u64 {
-        self.get(IDLING_OFFSET_AT, 3)
-    }
-
+    /// The GCM tag of the payload.
     pub fn tag(&self) -> Tag {
         self.sixteen(TAG_AT)
     }
 
+    /// The message authentication code.
     pub fn mac(&self) -> Tag {
         self.sixteen(MAC_AT)
     }
@@ -227,9 +261,9 @@ impl Header {
         self.0[MAC_AT..].copy_from_slice(mac);
     }
 
-    /// Clamps to what three bytes can hold.
-    pub(super) fn set_idling_offset(&mut self, seconds: u64) {
-        self.put(IDLING_OFFSET_AT, 3, seconds.min(MAX_IDLING_OFFSET));
+    /// Sets the idling offset, or the largest one that three bytes can hold.
+    pub(super) fn set_idling_offset(&mut self, offset: Seconds) {
+        self.put(IDLING_OFFSET_AT, 3, offset.min(MAX_IDLING_OFFSET).as_secs());
     }
 
     fn get(&self, at: usize, size: usize) -> u64 {
@@ -256,10 +290,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_come_back_as_they_went_in(
-            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME,
-            rolling_offset in 0..=MAX_ROLLING_OFFSET, data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
+        fn fields_survive_encoding(
+            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME.as_secs(),
+            rolling_offset in 0..=MAX_ROLLING_OFFSET.as_secs(), data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
         ) {
+            let creation_time = Timestamp::from_secs(creation_time);
+            let [rolling_offset, idling] = [rolling_offset, idling].map(Seconds::from_secs);
             let fields = Fields { flags: Flags::from_bits_retain(flags), sid, creation_time, rolling_offset, data_size };
             let mut header = Header::new(&fields).unwrap();
             header.set_tag(&tag);
@@ -273,6 +309,8 @@ mod tests {
             prop_assert_eq!(header.data_size(), data_size);
             prop_assert_eq!(header.tag(), tag);
             prop_assert_eq!(header.idling_offset(), idling.min(MAX_IDLING_OFFSET));
+            prop_assert_eq!(header.save_time(), creation_time + rolling_offset);
+            prop_assert_eq!(header.touch_time(), header.save_time() + header.idling_offset());
             prop_assert_eq!(header.mac(), mac);
         }
 
@@ -284,14 +322,15 @@ mod tests {
 
     #[test]
     fn a_field_too_large_is_an_error() {
-        let fields = Fields { flags: Flags::empty(), sid: [0; 32], creation_time: 0, rolling_offset: 0, data_size: 0 };
+        let (creation_time, rolling_offset) = (Timestamp::default(), Seconds::ZERO);
+        let fields = Fields { flags: Flags::empty(), sid: [0; 32], creation_time, rolling_offset, data_size: 0 };
         let with = |change: fn(&mut Fields)| {
             let mut fields = fields.clone();
             change(&mut fields);
             Header::new(&fields).unwrap_err().to_string()
         };
-        assert_eq!(with(|f| f.creation_time = 1 << 40), "session maximum creation time exceeded");
-        assert_eq!(with(|f| f.rolling_offset = 1 << 32), "session maximum rolling offset exceeded");
+        assert_eq!(with(|f| f.creation_time = Timestamp::from_secs(1 << 40)), "session maximum creation time exceeded");
+        assert_eq!(with(|f| f.rolling_offset = Seconds::from_secs(1 << 32)), "session maximum rolling offset exceeded");
         assert_eq!(with(|f| f.data_size = 1 << 24), "session maximum data size exceeded");
     }
 

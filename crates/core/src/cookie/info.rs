@@ -1,7 +1,9 @@
-//! Sealed info: the info of a stored session, encrypted with a key of its own and bound to the session's header.
+//! Sealed info: the info of a stored session, encrypted with a key of its own and bound to the
+//! session's header.
 //!
-//! base64url of a random nonce (12 bytes), the AES-256-GCM ciphertext, and the tag (16 bytes). The key comes from the
-//! session's by HKDF; see [`Key::info`]. The additional data are the header's bytes 0–46, which a touch does not change.
+//! The text is base64url of a random nonce (12 bytes), the AES-256-GCM ciphertext, and the tag (16
+//! bytes). The key comes from the session's by HKDF, see `Key::info`. The additional data are bytes
+//! 0–46 of the header, which a touch does not change.
 
 use super::base64url::{self, DecodeError};
 use super::cipher::{CipherError, NONCE_SIZE, OneTimeKey};
@@ -11,29 +13,33 @@ use super::keys::Key;
 const TAG_SIZE: usize = size_of::<Tag>();
 
 /// A nonce, which must be random and used once.
-pub type Nonce = [u8; NONCE_SIZE];
+pub(crate) type Nonce = [u8; NONCE_SIZE];
 
+/// Why info can't be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The text is not base64url.
     #[error(transparent)]
     Encoding(#[from] DecodeError),
+    /// The text belongs to another key or header, or there is too much info to encrypt.
     #[error(transparent)]
     Cipher(#[from] CipherError),
+    /// The text is too short to hold a nonce and a tag.
     #[error("too short")]
     Size,
 }
 
-/// The size of the text that [`seal`] makes of so many bytes.
-pub const fn sealed_size(info: usize) -> usize {
+/// The length of the text that [`seal`] makes of `info` bytes.
+pub(crate) const fn sealed_size(info: usize) -> usize {
     base64url::encoded_size(NONCE_SIZE + info + TAG_SIZE)
 }
 
-/// Encrypts the info of the session with this header.
+/// Encrypts the info of the session with this header, and returns its text.
 ///
 /// # Errors
 ///
-/// More data than AES-GCM can encrypt.
-pub fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Result<String, Error> {
+/// There is more info than AES-GCM can encrypt.
+pub(crate) fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Result<String, Error> {
     let mut sealed = Vec::with_capacity(NONCE_SIZE + info.len() + TAG_SIZE);
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(info);
@@ -43,12 +49,12 @@ pub fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Result<Str
     Ok(base64url::encode(&sealed))
 }
 
-/// Decrypts the info of the session with this header.
+/// Decrypts the text of the info of the session with this header.
 ///
 /// # Errors
 ///
-/// The text is not what [`seal`] made with this key for this header.
-pub fn open(key: &Key, header: &Header, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+/// The text was not made by [`seal`] with this key for this header.
+pub(crate) fn open(key: &Key, header: &Header, sealed: &[u8]) -> Result<Vec<u8>, Error> {
     let mut data = base64url::decode(sealed)?;
     let tag: Tag = *data.last_chunk().ok_or(Error::Size)?;
     data.truncate(data.len() - TAG_SIZE);
@@ -67,9 +73,11 @@ mod tests {
     use super::*;
     use crate::cookie::header::Fields;
     use crate::cookie::{Flags, RememberSafety};
+    use crate::time::{Seconds, Timestamp};
 
     fn header(sid: [u8; 32], creation_time: u64) -> Header {
-        Header::new(&Fields { flags: Flags::STORED, sid, creation_time, rolling_offset: 0, data_size: 4 }).unwrap()
+        let (creation_time, rolling_offset) = (Timestamp::from_secs(creation_time), Seconds::ZERO);
+        Header::new(&Fields { flags: Flags::STORED, sid, creation_time, rolling_offset, data_size: 4 }).unwrap()
     }
 
     #[test]
@@ -85,7 +93,7 @@ mod tests {
             assert!(open(&key, &header([1; 32], 6), sealed.as_bytes()).is_err(), "another creation time");
         }
         let mut touched = own.clone();
-        touched.set_idling_offset(9);
+        touched.set_idling_offset(Seconds::from_secs(9));
         touched.set_mac(&[1; 16]);
         let sealed = seal(&key, &own, [7; 12], b"{}").unwrap();
         assert_eq!(open(&key, &touched, sealed.as_bytes()).unwrap(), b"{}", "a touch changes nothing");
@@ -104,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn its_key_is_neither_the_payload_s_nor_the_mac_s() {
+    fn info_has_a_key_of_its_own() {
         let key = Key::from_secret(b"s");
         let encryption = key.encryption(&[1; 32], RememberSafety::None);
         assert_ne!(*key.info(&[1; 32]), encryption.key);

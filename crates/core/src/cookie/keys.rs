@@ -1,8 +1,9 @@
-//! Key derivation: every session id has an encryption key, a nonce and a MAC key of its own.
+//! How keys are derived: every session id has an encryption key, a nonce and a MAC key of its own.
 //!
-//! HKDF-SHA256 ([RFC 5869](https://www.rfc-editor.org/rfc/rfc5869)) with an empty salt; `info` is
-//! `encryption:` or `authentication:` followed by the raw session id. The encryption key of a remember cookie
-//! comes from PBKDF2-HMAC-SHA256 ([RFC 8018](https://www.rfc-editor.org/rfc/rfc8018)) instead.
+//! They come from HKDF-SHA256 ([RFC 5869](https://www.rfc-editor.org/rfc/rfc5869)) with an empty
+//! salt; `info` is `encryption:` or `authentication:` followed by the raw session id. The
+//! encryption key of a remember cookie comes from PBKDF2-HMAC-SHA256 ([RFC
+//! 8018](https://www.rfc-editor.org/rfc/rfc8018)) instead.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,10 +17,10 @@ use super::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use super::header::{SID_SIZE, Tag};
 use crate::secret::Secret;
 
-/// Size of the initial key material in bytes.
+/// The size of the initial key material in bytes.
 pub const IKM_SIZE: usize = 32;
 
-/// Size of a SHA-256 hash in bytes.
+/// The size of a SHA-256 hash in bytes.
 const HASH_SIZE: usize = 32;
 
 const ENCRYPTION: &[u8] = b"encryption:";
@@ -30,17 +31,22 @@ const SEPARATE: &[u8] = b"separate:";
 /// How slowly the encryption key of a remember cookie is derived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RememberSafety {
+    /// By HKDF, as quickly as the keys of a session.
     None,
+    /// By 1,000 rounds of PBKDF2.
     Low,
+    /// By 10,000 rounds of PBKDF2.
     #[default]
     Medium,
+    /// By 100,000 rounds of PBKDF2.
     High,
+    /// By 1,000,000 rounds of PBKDF2.
     VeryHigh,
 }
 
 impl RememberSafety {
     /// The levels by name.
-    pub const NAMES: [(&str, Self); 5] = [
+    pub(crate) const NAMES: [(&str, Self); 5] = [
         ("None", Self::None),
         ("Low", Self::Low),
         ("Medium", Self::Medium),
@@ -49,11 +55,11 @@ impl RememberSafety {
     ];
 
     /// The level of that name, in upper or lower case.
-    pub fn parse(name: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(name: &[u8]) -> Option<Self> {
         Self::NAMES.into_iter().find(|(level, _)| level.as_bytes().eq_ignore_ascii_case(name)).map(|(_, level)| level)
     }
 
-    /// Any text that is not the name of a level means the default one.
+    /// The level of exactly that name, or the default level if the text is not a name.
     pub fn from_name(name: &[u8]) -> Self {
         match name {
             b"None" => Self::None,
@@ -64,7 +70,7 @@ impl RememberSafety {
         }
     }
 
-    /// PBKDF2 rounds, or `None` where HKDF is used.
+    /// The rounds of PBKDF2, or `None` if HKDF is used.
     pub fn rounds(self) -> Option<u32> {
         match self {
             Self::None => None,
@@ -76,7 +82,7 @@ impl RememberSafety {
     }
 }
 
-/// Initial key material, and what was extracted from it once for all derivations.
+/// Initial key material, and the HKDF key that is extracted from it once for all derivations.
 #[derive(Clone)]
 pub struct Key {
     ikm: Zeroizing<[u8; IKM_SIZE]>,
@@ -84,21 +90,23 @@ pub struct Key {
 }
 
 impl Key {
+    /// The key of some initial key material.
     pub fn from_ikm(ikm: &[u8; IKM_SIZE]) -> Self {
         Self { extracted: extract(ikm), ikm: Zeroizing::new(*ikm) }
     }
 
-    /// The initial key material of a secret is its SHA-256.
+    /// The key of a secret, whose SHA-256 is the initial key material.
     pub fn from_secret(secret: &[u8]) -> Self {
         Self::from_ikm(&Zeroizing::new(sha256(secret)))
     }
 
+    /// The initial key material.
     pub fn ikm(&self) -> &[u8; IKM_SIZE] {
         &self.ikm
     }
 
-    /// The key and nonce that encrypt the payload of session `sid`. With rounds it takes as long as
-    /// the [`derivation`](Self::derivation) does.
+    /// The key and nonce that encrypt the payload of session `sid`. If the level has rounds, this
+    /// takes as long as the [`derivation`](Self::derivation) does.
     pub fn encryption(&self, sid: &[u8], safety: RememberSafety) -> OneTimeKey {
         if let Some(derivation) = self.derivation(sid, safety) {
             return derivation.derive();
@@ -108,13 +116,14 @@ impl Key {
         OneTimeKey::from_bytes(&bytes)
     }
 
-    /// What derives the encryption key of session `sid`, if that takes long.
+    /// The derivation of the encryption key of session `sid`, if the level has rounds.
     pub fn derivation(&self, sid: &[u8], safety: RememberSafety) -> Option<Derivation> {
         let rounds = safety.rounds()?;
         Some(Derivation { ikm: self.ikm.clone(), salt: [ENCRYPTION, sid].concat(), rounds })
     }
 
-    /// The first 16 bytes of the HMAC over `message` with the MAC key of session `sid`.
+    /// The first 16 bytes of the HMAC over the parts of `message`, with the MAC key of session
+    /// `sid`.
     pub fn mac(&self, sid: &[u8], message: &[&[u8]]) -> Tag {
         let mut key = Zeroizing::new([0; 32]);
         self.expand(AUTHENTICATION, sid, &mut *key);
@@ -123,9 +132,9 @@ impl Key {
         tag
     }
 
-    /// The key that encrypts the info of session `sid`. Info is saved many times under one id, so each save needs
-    /// another nonce.
-    pub fn info(&self, sid: &[u8]) -> Zeroizing<[u8; KEY_SIZE]> {
+    /// The key that encrypts the info of session `sid`. Info is saved many times under one id, so
+    /// each save needs another nonce.
+    pub(super) fn info(&self, sid: &[u8]) -> Zeroizing<[u8; KEY_SIZE]> {
         let mut key = Zeroizing::new([0; KEY_SIZE]);
         self.expand(INFO, sid, &mut *key);
         key
@@ -133,9 +142,9 @@ impl Key {
 
     /// A key that is derived from this one, for one purpose only.
     ///
-    /// Two different lists of parts must never be the same bytes when they are joined.
+    /// The parts of `purpose` are joined, so two purposes must not have the same bytes when joined.
     #[must_use]
-    pub fn separate(&self, purpose: &[&[u8]]) -> Self {
+    pub(crate) fn separate(&self, purpose: &[&[u8]]) -> Self {
         let mut ikm = Zeroizing::new([0; IKM_SIZE]);
         let info: Vec<&[u8]> = [SEPARATE].into_iter().chain(purpose.iter().copied()).collect();
         // 32 bytes of output are far from HKDF's limit.
@@ -152,8 +161,8 @@ impl Key {
     }
 }
 
-/// The derivation of an encryption key that takes long: from a fifth of a millisecond to a fifth of a second on
-/// the machines of today. It can be done on any thread.
+/// The derivation of an encryption key that takes long: from a fifth of a millisecond to a fifth of
+/// a second on today's machines. Any thread can do it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Derivation {
     ikm: Zeroizing<[u8; IKM_SIZE]>,
@@ -163,7 +172,7 @@ pub struct Derivation {
 }
 
 impl Derivation {
-    /// Derives the key. This is what takes long.
+    /// Derives the key, which takes long.
     pub fn derive(&self) -> OneTimeKey {
         let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
         pbkdf2::pbkdf2_hmac::<Sha256>(&*self.ikm, &self.salt, self.rounds, &mut *bytes);
@@ -172,8 +181,10 @@ impl Derivation {
 
     /// Derives the key, and calls `pause` about every 0.05 ms.
     ///
-    /// The crate has no way to interrupt PBKDF2, so this is its definition (RFC 8018, section 5.2).
+    /// The crate `pbkdf2` can't be interrupted, so this follows the definition of PBKDF2
+    /// ([RFC 8018 section 5.2](https://www.rfc-editor.org/rfc/rfc8018#section-5.2)).
     pub fn derive_in_pieces(&self, mut pause: impl FnMut()) -> OneTimeKey {
+        /// Rounds between two calls of `pause`.
         const PIECE: u32 = 400;
         let mut bytes = Zeroizing::new([0; KEY_SIZE + NONCE_SIZE]);
         // HMAC takes a key of any length: the error is the trait's, for other algorithms.
@@ -194,20 +205,20 @@ impl Derivation {
         OneTimeKey::from_bytes(&bytes)
     }
 
-    /// How long it takes, in rounds of PBKDF2.
+    /// How many rounds of PBKDF2 it takes.
     pub fn rounds(&self) -> u32 {
         self.rounds
     }
 }
 
-/// Session ids are random: the salt tells derivations apart.
+/// Hashes the salt alone, because it holds the session id, which is random.
 impl Hash for Derivation {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.salt.hash(state);
     }
 }
 
-/// Neither the key material nor the id.
+/// Shows neither the key material nor the session id.
 impl fmt::Debug for Derivation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Derivation").field("rounds", &self.rounds).finish_non_exhaustive()
@@ -220,6 +231,7 @@ fn extract(ikm: &[u8]) -> Hkdf<Sha256> {
     extracted
 }
 
+/// SHA-256 of some bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
@@ -234,9 +246,9 @@ pub fn hmac_sha256(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
     hmac.finalize().into_bytes().into()
 }
 
-/// HKDF with any key material, nonce and usage: `info` is usage `:` nonce.
+/// `size` bytes from HKDF-SHA256 with any key material; `info` is `usage`, a colon, and `nonce`.
 ///
-/// `None` where `size` is over 8160 bytes (255 hashes).
+/// Returns `None` if `size` is over 8160 bytes: HKDF gives 255 hashes at most.
 pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Option<Secret> {
     const MAX_SIZE: usize = 255 * 32;
     if size > MAX_SIZE {
@@ -247,7 +259,7 @@ pub fn hkdf_sha256(ikm: &[u8], nonce: &[u8], usage: &[u8], size: usize) -> Optio
     Some(output)
 }
 
-/// PBKDF2-HMAC-SHA256 with salt = usage `:` salt.
+/// `size` bytes from PBKDF2-HMAC-SHA256; its salt is `usage`, a colon, and `salt`.
 pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], usage: &[u8], size: usize, rounds: u32) -> Secret {
     let mut output = Secret::from(vec![0; size]);
     pbkdf2::pbkdf2_hmac::<Sha256>(password, &[usage, b":", salt].concat(), rounds, &mut output);

@@ -1,7 +1,7 @@
 //! The cookie: its header, keys, sealing, chunks, and the text of Set-Cookie and Cookie headers.
 //!
-//! Nothing here knows about sessions, storages or Lua: bytes go in, bytes come out. Randomness and time come
-//! from the caller.
+//! This module does not know about sessions, storages or Lua: bytes go in, bytes come out. The
+//! caller gives it randomness and time.
 
 pub mod attributes;
 pub mod base64url;

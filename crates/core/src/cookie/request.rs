@@ -1,4 +1,5 @@
-//! The request's Cookie header ([RFC 6265 section 4.2](https://www.rfc-editor.org/rfc/rfc6265#section-4.2)).
+//! The request's Cookie header ([RFC 6265 section
+//! 4.2](https://www.rfc-editor.org/rfc/rfc6265#section-4.2)).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,8 +7,9 @@ use std::ops::Range;
 use super::chunks::MAX_COOKIES;
 use super::header::CLOCK_SKEW;
 use super::{Header, base64url};
+use crate::time::Timestamp;
 
-/// The cookies of a Cookie header: name, value where there is a `=`, and the pair as it stands.
+/// The cookies of a Cookie header, each as its name, its value if it has a `=`, and its whole text.
 /// Browsers separate cookies by `;` alone.
 pub fn pairs(cookies: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8])> {
     texts(cookies).map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(|pair| {
@@ -16,7 +18,7 @@ pub fn pairs(cookies: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &[u8
     })
 }
 
-/// A pair's name, and its value where there is a `=`.
+/// A cookie's name, and its value if it has a `=`.
 fn halves(pair: &[u8]) -> (&[u8], Option<&[u8]>) {
     match memchr::memchr(b'=', pair) {
         Some(at) => (pair[..at].trim_ascii_end(), Some(pair[at + 1..].trim_ascii_start())),
@@ -24,7 +26,8 @@ fn halves(pair: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// The texts between semicolons. Every open looks for its cookie here, so the semicolons are found by a vector search.
+/// The texts between semicolons. A vector search finds them, because every open looks for its
+/// cookie here.
 fn texts(cookies: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(cookies);
     std::iter::from_fn(move || {
@@ -36,24 +39,24 @@ fn texts(cookies: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The values of the cookies of exactly that name, in the order in which the browser sends them:
-/// those of longer paths first, then those that it has had for longer.
+/// longer paths first, then older cookies
+/// ([RFC 6265 section 5.4](https://www.rfc-editor.org/rfc/rfc6265#section-5.4)).
 pub fn values<'a>(cookies: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     pairs(cookies).filter(move |(other, ..)| *other == name.as_bytes()).filter_map(|(_, value, _)| value)
 }
 
-/// Where a value stands that was read from the header.
-pub fn place(cookies: &[u8], value: &[u8]) -> Option<Range<usize>> {
+/// The place of a value in the header that it was read from.
+pub(crate) fn place(cookies: &[u8], value: &[u8]) -> Option<Range<usize>> {
     let start = value.as_ptr().addr().checked_sub(cookies.as_ptr().addr())?;
     let place = start..start.checked_add(value.len())?;
     (place.end <= cookies.len()).then_some(place)
 }
 
-/// Which chunks of a session the request carries beside the session's first cookie: their numbers,
-/// in ascending order.
+/// The numbers of the chunks of a session that the request carries, in ascending order.
 ///
-/// A cookie whose name is the session's name and a digit counts if its value could be a chunk. One
-/// that starts with the header of a session is another session's first cookie.
-pub fn chunk_numbers(cookies: &[u8], name: &str, now: u64) -> impl Iterator<Item = usize> + use<> {
+/// A cookie whose name is the session's name and a digit is a chunk if its value could be one. A
+/// value that starts with the header of a session is another session's first cookie.
+pub(crate) fn chunk_numbers(cookies: &[u8], name: &str, now: Timestamp) -> impl Iterator<Item = usize> + use<> {
     let mut found = 0_u16;
     for (other, value, _) in pairs(cookies) {
         if let (Some(number), Some(value)) = (chunk_number(other, name), value)
@@ -65,9 +68,9 @@ pub fn chunk_numbers(cookies: &[u8], name: &str, now: u64) -> impl Iterator<Item
     (2..=MAX_COOKIES).filter(move |number| found & (1 << number) != 0)
 }
 
-/// The values of the cookies that bear the names of a session's chunks from the second to the `count`-th, at most `most` of
-/// each name. The header is read once for them all.
-pub fn chunk_values<'a>(cookies: &'a [u8], name: &str, count: usize, most: usize) -> Vec<Vec<&'a [u8]>> {
+/// The values of the cookies with the names of a session's chunks, from the second cookie to the
+/// `count`-th, at most `most` of each name. The header is read once for all of them.
+pub(crate) fn chunk_values<'a>(cookies: &'a [u8], name: &str, count: usize, most: usize) -> Vec<Vec<&'a [u8]>> {
     let mut found: Vec<Vec<&[u8]>> = vec![Vec::new(); count.saturating_sub(1)];
     for (other, value, _) in pairs(cookies) {
         if let (Some(number), Some(value)) = (chunk_number(other, name), value)
@@ -80,7 +83,7 @@ pub fn chunk_values<'a>(cookies: &'a [u8], name: &str, count: usize, most: usize
     found
 }
 
-/// The number of the chunk that bears this name, if it is the name of one but the first.
+/// The number of the chunk with this name, if it is the name of one.
 fn chunk_number(other: &[u8], name: &str) -> Option<usize> {
     match other.strip_prefix(name.as_bytes())? {
         [digit @ b'2'..=b'9'] => Some(usize::from(digit - b'0')),
@@ -88,22 +91,23 @@ fn chunk_number(other: &[u8], name: &str) -> Option<usize> {
     }
 }
 
-fn is_chunk(value: &[u8], now: u64) -> bool {
+fn is_chunk(value: &[u8], now: Timestamp) -> bool {
     !value.is_empty() && base64url::is_text(value) && !is_session(value, now)
 }
 
-/// Whether a value starts with what is very likely a session's header, known by all that can be told without its key.
-fn is_session(value: &[u8], now: u64) -> bool {
-    Header::decode(value)
-        .is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now.saturating_add(CLOCK_SKEW))
+/// Whether a value very likely starts with a session's header, as far as that can be told without
+/// its key.
+fn is_session(value: &[u8], now: Timestamp) -> bool {
+    Header::decode(value).is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now + CLOCK_SKEW)
 }
 
 /// The header without a session's cookies, as an upstream should see it; empty if nothing is left.
 ///
-/// All cookies of that name go, and all chunks. So does whatever nginx's `$cookie_name` would take
-/// for one of them: that variable ignores case, and finds a cookie within the value of another one,
-/// after a comma. Cookies that only resemble them stay, if their values could not be the session's.
-pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> Vec<u8> {
+/// Removes all cookies of that name, and the chunks up to the number `chunks`. Also removes each
+/// text that nginx's `$cookie_name` would take for one of them: that variable ignores case, and
+/// finds a cookie within the value of another one, after a comma. Cookies that only resemble those
+/// of a session stay if their values could not be the session's.
+pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: Timestamp) -> Vec<u8> {
     let is_own = |other: &[u8], value: &[u8]| {
         other == name.as_bytes()
             || chunk_number(other, name).is_some_and(|number| number <= chunks)
@@ -114,13 +118,13 @@ pub fn without_session(cookies: &[u8], name: &str, chunks: usize, now: u64) -> V
         value.is_none_or(|value| !is_own(other, value))
     };
     let kept = pairs(cookies).map(|(_, _, pair)| pair).filter(|pair| is_others(pair));
-    // What is left of a pair may be a cookie of the session in turn.
+    // The rest of a pair may again be a cookie of the session.
     let kept = kept.map(|pair| without_planted(pair, name, now)).filter(|pair| is_others(pair));
     kept.collect::<Vec<_>>().join(&b"; "[..])
 }
 
-/// Whether nginx would take this for a cookie of the session, and it could be one.
-fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: u64) -> bool {
+/// Whether nginx would take this for a cookie of the session, and its value could be the session's.
+fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: Timestamp) -> bool {
     let Some((start, rest)) = other.split_at_checked(name.len()) else { return false };
     start.eq_ignore_ascii_case(name.as_bytes())
         && match rest {
@@ -131,7 +135,7 @@ fn passes_for_own(other: &[u8], value: &[u8], name: &str, now: u64) -> bool {
 }
 
 /// A pair without the parts after a comma that nginx would take for cookies of the session.
-fn without_planted<'a>(pair: &'a [u8], name: &str, now: u64) -> Cow<'a, [u8]> {
+fn without_planted<'a>(pair: &'a [u8], name: &str, now: Timestamp) -> Cow<'a, [u8]> {
     let is_planted = |part: &[u8]| {
         let mut halves = part.splitn(2, |&byte| byte == b'=');
         let (other, value) = (halves.next().unwrap_or_default(), halves.next());
@@ -149,13 +153,17 @@ mod tests {
     use super::*;
     use crate::cookie::Flags;
     use crate::cookie::header::Fields;
+    use crate::time::Seconds;
     use proptest::prelude::*;
 
-    const NOW: u64 = 1_700_000_000;
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+    /// More than a day ahead.
+    const FUTURE: Timestamp = Timestamp::from_secs(1_700_200_000);
 
-    /// The value of a session's first cookie.
-    fn first(creation_time: u64) -> String {
-        let fields = Fields { flags: Flags::STORED, sid: [7; 32], creation_time, rolling_offset: 0, data_size: 0 };
+    /// The value of the first cookie of a session that was created then.
+    fn first(creation_time: Timestamp) -> String {
+        let rolling_offset = Seconds::ZERO;
+        let fields = Fields { flags: Flags::STORED, sid: [7; 32], creation_time, rolling_offset, data_size: 0 };
         Header::new(&fields).unwrap().encode()
     }
 
@@ -164,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_session_goes_and_the_order_stays() {
+    fn only_the_session_is_removed_and_the_order_stays() {
         let cookies =
             "a=1; session=x; b=2;session2=y ; flag; =empty;; session22=z; session1=o; session3=a.b; session=w";
         assert_eq!(without(cookies), "a=1; b=2; flag; =empty; session22=z; session1=o; session3=a.b");
@@ -173,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nginx_would_take_for_the_session_goes() {
+    fn cookies_that_nginx_takes_for_the_session_are_removed() {
         let session = first(NOW);
         assert_eq!(
             without(&format!("Session={session}; a=1,session={session}xyz,b=2; c=3, SESSION = {session}")),
@@ -188,7 +196,7 @@ mod tests {
         let numbers = |cookies: &str| chunk_numbers(cookies.as_bytes(), "s", NOW).collect::<Vec<_>>();
         assert_eq!(numbers("s=x; s4=AAAA; s2=a-_0; s4=BBBB; s1=x; s0=x; s22=x; S3=x; t3=x"), [2, 4]);
         assert_eq!(numbers("s2=; s3; s4=a.b; s5=a=b"), [0; 0]);
-        let (another, chunk) = (first(NOW), first(NOW + 200_000));
+        let (another, chunk) = (first(NOW), first(FUTURE));
         assert_eq!(numbers(&format!("s2={another}; s3={chunk}; s4={}", &another[..109])), [3, 4]);
     }
 
@@ -204,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nginx_would_take_for_a_chunk_goes() {
+    fn cookies_that_nginx_takes_for_a_chunk_are_removed() {
         assert_eq!(
             without("SESSION2=AAAA; a=1,session3=AAAA; Session10=x; session2x=x"),
             "a=1; Session10=x; session2x=x"
@@ -212,19 +220,19 @@ mod tests {
         assert_eq!(without("session2=AAAA,session2=AAAA; SESSION2=AAAA,session3=AAAA"), "");
         let others = "SESSION2=an,application's; a=1,session3=a.b,c; Session1=AAAA; sessio=AAAA";
         assert_eq!(without(others), others);
-        let future = first(NOW + 200_000);
+        let future = first(FUTURE);
         assert_eq!(without(&format!("Session={future}; a=1,SESSION={future}")), "a=1", "it may open elsewhere");
     }
 
-    /// The obvious parser: what stands between semicolons, and a name ends at the first `=`.
+    /// The obvious parser: it splits at semicolons, and each part at its first `=`.
     fn obvious(cookies: &str) -> Vec<(&str, &str)> {
         let space = |text: &char| text.is_ascii_whitespace();
         let pairs = cookies.split(';').filter_map(|pair| pair.split_once('='));
         pairs.map(|(name, value)| (name.trim_matches(|c| space(&c)), value.trim_matches(|c| space(&c)))).collect()
     }
 
-    /// All values that nginx's parser (`ngx_http_parse_multi_header_lines`) would find under a name,
-    /// were it to go on behind the first one.
+    /// All values that nginx's parser (`ngx_http_parse_multi_header_lines`) would find under a name
+    /// if it went on after the first one.
     fn nginx_values<'a>(cookies: &'a str, name: &str) -> Vec<&'a str> {
         let mut found = Vec::new();
         let mut start = 0;
@@ -243,7 +251,8 @@ mod tests {
         found
     }
 
-    /// Cookie headers of what is hard to read: names in several cases, separators, and sessions.
+    /// Cookie headers that are hard to read: names in upper and lower case, separators, and
+    /// sessions.
     fn headers() -> impl Strategy<Value = String> {
         let session = first(NOW);
         let pieces = ["s", "S", "s2", "S2", "t", "=", "=", ";", "; ", ",", " ", "AAAA", "a.b", "\"", "\t", &session];
@@ -255,7 +264,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn an_obvious_parser_reads_the_same(cookies in headers()) {
+        fn an_obvious_parser_finds_the_same_cookies(cookies in headers()) {
             let read: Vec<(&[u8], &[u8])> =
                 pairs(cookies.as_bytes()).filter_map(|(name, value, _)| Some((name, value?))).collect();
             let expected: Vec<(&[u8], &[u8])> =
@@ -276,7 +285,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_nginx_would_take_for_the_session_is_left(cookies in headers()) {
+        fn nginx_finds_no_cookie_of_the_session_in_the_rest(cookies in headers()) {
             let rest = String::from_utf8(without_session(cookies.as_bytes(), "s", 1, NOW)).unwrap();
             for (name, value) in obvious(&rest) {
                 prop_assert!(name != "s" && !(name == "s2" && is_chunk(value.as_bytes(), NOW)), "{rest}");
@@ -287,7 +296,7 @@ mod tests {
             for value in nginx_values(&rest, "s2") {
                 prop_assert!(!is_chunk(value.as_bytes(), NOW), "{cookies} {rest}");
             }
-            // The others stay, in their order.
+            // Other cookies stay in their order.
             let others = |cookies: &str| {
                 obvious(cookies).into_iter().filter(|(name, _)| *name == "t").map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
             };

@@ -8,17 +8,22 @@ use super::header::{Fields, Flags, Header, Sid, Tag};
 use super::keys::{Key, sha256};
 use super::{Error, base64url};
 use crate::secret::{Secret, show_only};
+use crate::time::{Seconds, Timestamp};
 
-/// What of the request the MAC may cover besides the header. Empty is the same as absent.
+/// The values of the request that the MAC may cover besides the header. An empty value counts as
+/// absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
+    /// The client's address, as nginx has it.
     pub remote_addr: Vec<u8>,
+    /// The request's scheme.
     pub scheme: Vec<u8>,
+    /// The request's User-Agent header.
     pub user_agent: Vec<u8>,
 }
 
 impl Binding {
-    /// SHA-256 over the present values that `flags` name, joined by `|`; `None` where none is present.
+    /// SHA-256 over the present values that `flags` name, joined by `|`; `None` if all are absent.
     fn digest(&self, flags: Flags) -> Option<[u8; 32]> {
         let bound = [
             (Flags::BIND_IP, &self.remote_addr),
@@ -34,31 +39,42 @@ impl Binding {
     }
 }
 
-/// What one save decides about the cookie.
+/// What a save decides about the cookie.
 pub struct Seal<'a> {
+    /// The key that authenticates the header.
     pub key: &'a Key,
-    /// Must be fresh: one session id encrypts once.
+    /// A new session id: each id encrypts once.
     pub sid: Sid,
-    /// The key that encrypts this session id: [`Key::encryption`].
+    /// The key that encrypts under this session id, see [`Key::encryption`].
     pub encryption: OneTimeKey,
+    /// The flags, without [`Flags::DEFLATED`].
     pub flags: Flags,
-    pub creation_time: u64,
-    pub rolling_offset: u64,
-    /// Payloads over this many bytes are deflated; 0 never deflates.
+    /// When the session was created.
+    pub creation_time: Timestamp,
+    /// How long after its creation it is saved.
+    pub rolling_offset: Seconds,
+    /// A payload of more bytes is deflated; with 0 no payload is.
     pub compression_threshold: u64,
+    /// The values of the request. The flags say which of them the MAC covers.
     pub binding: &'a Binding,
 }
 
 /// A sealed session: the header, and the ciphertext as base64url.
 pub struct Sealed {
+    /// The header, with tag and MAC.
     pub header: Header,
+    /// The ciphertext's base64url text.
     pub payload: String,
 }
 
 show_only!(Sealed { header });
 
 impl Seal<'_> {
-    /// Deflates where that pays, encrypts, and authenticates.
+    /// Deflates a payload if that makes it shorter, encrypts it, and authenticates the header.
+    ///
+    /// # Errors
+    ///
+    /// The payload is too large, or a time is later than the header can say.
     pub fn seal(self, plaintext: &[u8]) -> Result<Sealed, Error> {
         if plaintext.len() > MAX_INFLATED_SIZE {
             return Err(Error::DataTooLarge(MAX_INFLATED_SIZE));
@@ -88,25 +104,39 @@ impl Seal<'_> {
     }
 }
 
-/// Which of the keys authenticates the header, trying them in order.
+/// The place of the first key that authenticates the header.
+///
+/// # Errors
+///
+/// [`Error::InvalidMac`] if no key does.
 pub fn verify(header: &Header, keys: &[Key], binding: &Binding) -> Result<usize, Error> {
     keys.iter().position(|key| mac(header, key, binding).ct_eq(&header.mac()).into()).ok_or(Error::InvalidMac)
 }
 
-/// Decodes the base64url text of a payload to its ciphertext, and checks what can be checked without a key. Refuses
-/// payloads of more than `limit` bytes.
+/// Decodes the base64url text of a payload to its ciphertext, and checks what can be checked
+/// without a key.
+///
+/// # Errors
+///
+/// The text is not base64url, has another length than the header says, or stands for more than
+/// `limit` bytes.
 pub fn decode(header: &Header, payload: &[u8], limit: usize) -> Result<Secret, Error> {
     if payload.len() != header.data_size() {
         return Err(Error::InvalidPayload);
     }
-    // Data are kept deflated only if that makes them shorter, so they are never larger than what they inflate to.
+    // Data are deflated only if that makes them shorter, so they inflate to no fewer bytes.
     if payload.len() > base64url::encoded_size(limit) {
         return Err(Error::DataTooLarge(limit));
     }
     base64url::decode(payload).map(Secret::from).map_err(Error::PayloadEncoding)
 }
 
-/// Decrypts and inflates the ciphertext of a verified header. Refuses to inflate it to more than `limit` bytes.
+/// Decrypts and inflates the ciphertext of a verified header.
+///
+/// # Errors
+///
+/// The ciphertext does not belong to the header and its key, is not a deflate stream though the
+/// header says so, or inflates to more than `limit` bytes.
 pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret, limit: usize) -> Result<Secret, Error> {
     key.decrypt(&mut ciphertext, header.additional_data(), &header.tag()).map_err(Error::Decrypt)?;
     if header.flags().contains(Flags::DEFLATED) {
@@ -118,9 +148,10 @@ pub fn open(header: &Header, key: &OneTimeKey, mut ciphertext: Secret, limit: us
     Ok(ciphertext)
 }
 
-/// The header with another idling offset (clamped to what it can hold) and the MAC that goes with it.
+/// The header with another idling offset, or the largest one that it can hold, and the MAC that
+/// belongs to it.
 #[must_use]
-pub fn touch(header: &Header, key: &Key, binding: &Binding, idling_offset: u64) -> Header {
+pub fn touch(header: &Header, key: &Key, binding: &Binding, idling_offset: Seconds) -> Header {
     let mut header = header.clone();
     header.set_idling_offset(idling_offset);
     authenticate(&mut header, key, binding);

@@ -1,4 +1,4 @@
-//! Set-Cookie lines: making them, and merging them into those that a response already has.
+//! Set-Cookie lines: how they are made, and how they are merged into those of a response.
 
 use std::fmt::Write as _;
 
@@ -6,19 +6,25 @@ use super::header::ENCODED_SIZE;
 use super::seal::Sealed;
 use super::{Error, Header, attributes, chunks};
 
-/// The lines of a session in the response, in order: `name=value` with its attributes.
+/// The values of Set-Cookie headers in order, each `name=value` with its attributes.
 pub type Lines = Vec<String>;
 
-/// Lines for a header alone, or for a header and the payload's start.
-pub fn first(name: &str, header: &Header, initial_chunk: &str, attributes: &str) -> String {
+/// The line that sets a session's first cookie: its header and the start of the payload, if that is
+/// kept in cookies.
+pub(crate) fn first(name: &str, header: &Header, initial_chunk: &str, attributes: &str) -> String {
     let mut line = String::with_capacity(name.len() + 1 + ENCODED_SIZE + initial_chunk.len() + attributes.len());
     // Writing to a String can't fail.
     let _ = write!(line, "{name}={}{initial_chunk}{attributes}", header.encode());
     line
 }
 
-/// Lines for a session whose payload is in its cookies; how much of the payload the first one holds.
-pub fn sealed(name: &str, sealed: &Sealed, attributes: &str) -> Result<(Lines, usize), Error> {
+/// The lines that set all cookies of a session whose payload is kept in them, and how many
+/// characters of the payload the first one holds.
+///
+/// # Errors
+///
+/// [`Error::SizeExceeded`] if the payload needs too many cookies.
+pub(crate) fn sealed(name: &str, sealed: &Sealed, attributes: &str) -> Result<(Lines, usize), Error> {
     let parts = chunks::split(name, &sealed.payload)?;
     let mut lines = Vec::with_capacity(parts.len());
     lines.push(first(name, &sealed.header, parts[0], attributes));
@@ -28,14 +34,15 @@ pub fn sealed(name: &str, sealed: &Sealed, attributes: &str) -> Result<(Lines, u
     Ok((lines, parts[0].len()))
 }
 
-/// Lines that clear the cookies with these numbers.
-pub fn expire(name: &str, numbers: impl IntoIterator<Item = usize>, attributes: &str) -> Lines {
+/// The lines that delete the cookies with these numbers.
+pub(crate) fn expire(name: &str, numbers: impl IntoIterator<Item = usize>, attributes: &str) -> Lines {
     let expired = attributes::expired(attributes);
     numbers.into_iter().map(|number| format!("{}={expired}", chunks::name(name, number))).collect()
 }
 
-/// Puts `lines` among `present` ones: a cookie of the same name is replaced where it stands, others are added
-/// at the end, and none stands twice. Names are compared to the letter.
+/// Merges `lines` into those that are `present`: a line replaces the first one of the same name,
+/// the further ones of that name go, and a line of a new name is added at the end. Case counts in
+/// names.
 pub fn merge<L: AsRef<[u8]>>(present: &mut Vec<L>, lines: impl IntoIterator<Item = L>) {
     for line in lines {
         let is_same = |other: &L| name_of(other.as_ref()) == name_of(line.as_ref());

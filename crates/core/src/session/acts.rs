@@ -8,60 +8,68 @@ use super::configuration::Random;
 use super::effect::Host;
 use super::name::Name;
 use super::reading::Opened;
-use super::times::{self, Refresh};
-use super::{Configuration, Error};
+use super::times::Refresh;
+use super::{Configuration, CookieSettings, Error, Kind};
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, seal};
 use crate::secret::{Secret, show_only};
+use crate::time::{Seconds, Timestamp};
 
-/// What an act works with.
+/// What an act works with besides the session.
 #[derive(Clone)]
 pub struct Act {
+    /// The configuration for this request.
     pub configuration: Rc<Configuration>,
+    /// The way to the request's values, the storage, and derivations.
     pub host: Host,
     /// The request's Cookie header; empty if it has none.
     pub cookies: Vec<u8>,
     /// Why the response can't set a cookie any more, if it can't.
     pub unsendable: Option<String>,
-    /// Seconds since the Unix epoch.
-    pub now: u64,
+    /// The time at which the act starts.
+    pub now: Timestamp,
+    /// The source of session ids and nonces.
     pub random: Random,
 }
 
-/// A session has a cookie of its own and, where the user is to be remembered, a second one that outlives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Session,
-    Remember,
-}
-
+/// What has become of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// It was neither opened nor saved.
     New,
+    /// It was opened or saved.
     Open,
+    /// It was destroyed, or its audience was logged out.
     Closed,
 }
 
 /// What is known of a cookie that was opened or saved.
 #[derive(Clone, PartialEq)]
 pub struct Meta {
+    /// The cookie's header.
     pub header: Header,
-    /// Which of the configuration's keys authenticates it.
+    /// The place among the cookie's keys of the one that authenticates it.
     pub key: usize,
-    /// The payload's start that stands in the first cookie; empty with a storage.
+    /// The start of the payload, which is in the first cookie; empty with a storage.
     pub initial_chunk: String,
-    /// When it was opened or saved, and so its record certainly existed: seconds since the Unix epoch.
-    pub known_at: u64,
-    /// Where the value stands in the request's Cookie header, if it was read from there and is still the same.
+    /// When it was opened or saved, and so its record certainly existed.
+    pub known_at: Timestamp,
+    /// The value's place in the request's Cookie header, if it was read from there and has not
+    /// changed.
     pub place: Option<Range<usize>>,
 }
 
 show_only!(Meta { header, known_at });
 
 impl Meta {
-    /// From the value of the first cookie.
-    pub fn from_value(mut value: Vec<u8>, key: usize, known_at: u64) -> Result<Self, Error> {
+    /// Reads the value of the first cookie. `key` is the place of the key that authenticates it,
+    /// and `known_at` is when it was opened or saved.
+    ///
+    /// # Errors
+    ///
+    /// The value does not start with a header, or holds more than a stored session's may.
+    pub fn from_value(mut value: Vec<u8>, key: usize, known_at: Timestamp) -> Result<Self, Error> {
         let header = Header::decode(&value)?;
         if header.flags().contains(Flags::STORED) && value.len() > ENCODED_SIZE {
             return Err(cookie::Error::BehindHeader.into());
@@ -77,49 +85,55 @@ impl Meta {
     }
 }
 
-/// Which cookies of a request don't open, for reasons that trying again would not change.
+/// Which cookies of a request don't open, for reasons that another try would not change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
+    /// The session's own cookie.
     pub session: bool,
+    /// The remember cookie.
     pub remember: bool,
 }
 
 /// A session between two acts.
 ///
-/// An act that fails leaves it as it was, but for [`lines`](Self::lines), which hold the cookies of whatever
-/// was saved.
+/// An act that fails leaves it as it was, except for [`lines`](Self::lines), which set the cookies
+/// of what was saved all the same.
 #[derive(Clone)]
 pub struct Session {
+    /// Whether the session is open.
     pub state: State,
+    /// The session's own cookie, if it was opened or saved.
     pub meta: Option<Meta>,
+    /// The remember cookie, if it was opened or saved.
     pub remember_meta: Option<Box<Meta>>,
     /// Whether the program wants the user to be remembered.
     pub remember: bool,
-    /// Whether this session asked to be forgotten.
+    /// Whether the user asked to be forgotten in this session.
     pub forget: bool,
-    /// The audience to open, where it is not the configured one.
+    /// The audience to open, if it is not the configured one.
     pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Secret,
-    /// The current audience's place in the payload; `None` where it is to be added.
+    /// The current audience's place in the payload, or `None` if it is still to be added.
     pub index: Option<usize>,
-    /// The parts of a payload that was opened and has only the current audience; with one it never changes.
+    /// The places of the parts of a payload that was opened, if it has only the current audience.
     pub sole: Option<Sole>,
-    /// JSON of the info store, `{audience: {…}}`.
+    /// JSON of the info, `{audience: {…}}`.
     pub info: Option<Vec<u8>>,
-    /// Set-Cookie lines to send, in order.
+    /// The Set-Cookie lines to send, in order.
     pub lines: Lines,
-    /// What failed without failing the act: to be logged.
+    /// A failure that did not fail the act, to be logged.
     pub warning: Option<String>,
-    /// The cookies of the request that were tried and are of no more use.
+    /// The cookies of the request that were tried and will never open.
     pub refused: Refused,
-    /// The sign-in that the session comes from, if that is watched: see `remember_theft`.
+    /// The sign-in that the session comes from, if the option `remember_theft` watches it.
     pub line: Option<String>,
 }
 
 show_only!(Session { state, meta, remember_meta, remember, forget, index, refused });
 
 impl Session {
+    /// A session that was not opened and has no data.
     pub fn new(configuration: &Configuration) -> Self {
         Self {
             state: State::New,
@@ -139,20 +153,19 @@ impl Session {
         }
     }
 
-    /// Whether the remember cookie goes along with the session's.
+    /// Whether a save of the session also saves the remember cookie.
     pub fn remembers(&self) -> bool {
         self.remember && !self.is_forgotten()
     }
 
     /// Opens the request's session.
     ///
-    /// Where its cookie does not open, and a remember cookie does, both are saved anew.
+    /// If its cookie does not open, and a remember cookie does, both are saved anew.
     ///
     /// # Errors
     ///
-    /// Why the session's cookie does not open. With [`Error::MissingAudience`], or if the remember
-    /// cookie opens but lacks the audience, the session is new and has taken over the other
-    /// audiences.
+    /// The session's cookie does not open. If the cookie that does open lacks the audience, the
+    /// session is new and has taken over the other audiences.
     pub async fn open(&mut self, act: &Act) -> Result<(), Error> {
         let error = match self.read(act, Kind::Session).await {
             Ok(opened) => return self.take_over(opened),
@@ -162,7 +175,7 @@ impl Session {
         if !self.remember {
             return Err(error);
         }
-        // Boxed: what seldom runs would make the future of every open large.
+        // Boxed, because it seldom runs, and would make the future of every open larger.
         Box::pin(self.open_by_remember(act, error)).await
     }
 
@@ -177,7 +190,7 @@ impl Session {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
-                // The session cookie's error does not say that another try may help.
+                // The session cookie's error would not say that another try may succeed.
                 self.warning = problem.is_fault().then(|| problem.to_string());
                 self.tell_theft(act, &problem);
                 return Err(error);
@@ -210,7 +223,7 @@ impl Session {
         session.write(act, Kind::Remember).await?;
         let result = session.write(act, Kind::Session).await;
         if result.is_err() {
-            // The remember cookie that the browser has stops working soon: it needs the new one all the same.
+            // The browser's remember cookie stops working soon, so the browser needs the new one.
             self.lines = session.lines;
             self.remember_meta = session.remember_meta;
             return result;
@@ -235,12 +248,12 @@ impl Session {
         Ok(())
     }
 
-    /// Saves the session under a new id, and the remember cookie too if the user is to be remembered. If the user asked
-    /// to be forgotten, the remember cookie is deleted.
+    /// Saves the session under a new id, and the remember cookie too if the user is to be
+    /// remembered. If the user asked to be forgotten, deletes the remember cookie.
     ///
     /// # Errors
     ///
-    /// What failed for the session; a failure of the remember cookie is only a warning.
+    /// The session could not be saved. A failure of the remember cookie is only a warning.
     pub async fn save(&mut self, act: &Act) -> Result<(), Error> {
         act.check_sendable("save")?;
         self.check()?;
@@ -251,7 +264,11 @@ impl Session {
         Ok(())
     }
 
-    /// Whether what is about to be saved will open again.
+    /// Checks that the session, once it is saved, will open again.
+    ///
+    /// # Errors
+    ///
+    /// Data or info that would not be read again.
     fn check(&self) -> Result<(), Error> {
         if self.payload.is_empty() {
             return Err(Error::NoPayload);
@@ -282,7 +299,7 @@ impl Session {
                 self.tell_theft(act, error);
             }
             self.remember_meta = match found {
-                // A new sign-in has nothing to do with what came from the former one.
+                // A new sign-in is not affected by a former one that was revoked.
                 Err(error) if error.is_theft() && !was_opened => None,
                 found => found?.map(Box::new),
             };
@@ -298,13 +315,13 @@ impl Session {
         result
     }
 
-    /// The request's remember cookie, which the next one continues. One that does not open is not continued. Where the
-    /// session was opened by its own cookie, the remember cookie is most likely its own too: it is not decrypted,
-    /// because deriving its key takes long.
+    /// The request's remember cookie, which the next one continues if it opens. If the session was
+    /// opened by its own cookie, the remember cookie is most likely its own too, and is not
+    /// decrypted, because deriving its key takes long.
     ///
     /// # Errors
     ///
-    /// A storage that can't be asked: the remember cookie stays as it is.
+    /// The storage can't be asked, so the remember cookie stays as it is, or the cookie was copied.
     async fn find_remember(&self, act: &Act, was_opened: bool) -> Result<Option<Meta>, Error> {
         let found = match was_opened {
             true => act.find_verified(Kind::Remember).await,
@@ -316,30 +333,37 @@ impl Session {
         }
     }
 
-    /// Renews the idling offset; same id, and no storage is asked.
+    /// Renews the idling offset under the same id, without the storage.
+    ///
+    /// # Errors
+    ///
+    /// The session is not open, or the response can't set a cookie.
     pub async fn touch(&mut self, act: &Act) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &mut self.meta) else { return Err(Error::TouchNonexistent) };
         act.check_sendable("touch")?;
-        let configuration = &act.configuration;
-        let idling_offset = u64::try_from(times::elapsed(&meta.header, act.now).rolling).unwrap_or(0);
+        let CookieSettings { name, keys, attributes, .. } = act.cookie(Kind::Session);
+        let idling_offset = act.now.since(meta.header.save_time());
         let binding = act.binding(meta.header.flags()).await;
-        meta.header = seal::touch(&meta.header, act.key(Kind::Session, meta.key), &binding, idling_offset);
-        let (name, attributes) = (&configuration.cookie_name, &configuration.attributes);
+        meta.header = seal::touch(&meta.header, &keys[meta.key], &binding, idling_offset);
         meta.place = None;
         let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
         set_cookie::merge(&mut self.lines, [line]);
         Ok(())
     }
 
-    /// Saves or touches where it is time to, else does nothing. Only the session's own cookie is saved; the remember
-    /// cookie too if a fallback key opens it, and what such a key opens is to be renewed.
+    /// Saves or touches the session if it is time to, else does nothing. Saves the remember cookie
+    /// only if a fallback key opens it and the option `renew_fallback` is on.
+    ///
+    /// # Errors
+    ///
+    /// The session is not open, or could not be saved or touched.
     pub async fn refresh(&mut self, act: &Act) -> Result<(), Error> {
         if act.configuration.protection.renew_fallback && Box::pin(self.renew(act)).await? {
             return Ok(());
         }
         let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
-        let configuration = &act.configuration;
-        match configuration.timeouts.refresh(&meta.header, act.now, configuration.touch_threshold) {
+        let (timeouts, touch_threshold) = (&act.cookie(Kind::Session).timeouts, act.configuration.touch_threshold);
+        match timeouts.refresh(&meta.header, act.now, touch_threshold) {
             Refresh::Save => {
                 act.check_sendable("refresh")?;
                 self.check()?;
@@ -353,7 +377,7 @@ impl Session {
         }
     }
 
-    /// Saves the session's own cookie. A user who is to be forgotten is forgotten with that.
+    /// Saves the session's own cookie, and forgets a user who asked for it.
     async fn write_session(&mut self, act: &Act) -> Result<(), Error> {
         self.write(act, Kind::Session).await?;
         if self.is_forgotten() {
@@ -362,11 +386,11 @@ impl Session {
         Ok(())
     }
 
-    /// Saves what a fallback key opened, the session or its remember cookie, if the response can set cookies. Returns
-    /// whether there was anything.
+    /// Saves the session or its remember cookie if a fallback key opened it and the response can
+    /// set cookies. Returns whether it has saved anything.
     async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
         let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
-        let by_fallback = act.is_to_be_renewed(meta);
+        let by_fallback = act.is_to_be_renewed(Kind::Session, meta);
         let remembered = self.find_fallback_remember(act).await;
         if !by_fallback && remembered.is_none() {
             return Ok(false);
@@ -384,12 +408,13 @@ impl Session {
         Ok(true)
     }
 
-    /// The remember cookie of the request, if it is to be renewed. One whose record can't be asked for stays as it is.
+    /// The remember cookie of the request, if it is to be renewed. It is not if the storage can't
+    /// be asked for its record.
     async fn find_fallback_remember(&mut self, act: &Act) -> Option<Meta> {
-        if !self.remembers() || self.remember_meta.is_some() || !act.configuration.keys.has_former() {
+        if !self.remembers() || self.remember_meta.is_some() || !act.cookie(Kind::Remember).keys.has_former() {
             return None;
         }
-        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(&meta)) {
+        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(Kind::Remember, &meta)) {
             return None;
         }
         let found = self.find_remember(act, true).await;
@@ -399,7 +424,11 @@ impl Session {
         found.ok().flatten()
     }
 
-    /// Drops the current audience; the last one takes the whole session along.
+    /// Drops the current audience. If it is the last one, destroys the session.
+    ///
+    /// # Errors
+    ///
+    /// The session is not open, or its records could not be saved or deleted.
     pub async fn logout(&mut self, act: &Act) -> Result<(), Error> {
         if self.state != State::Open {
             Box::pin(self.end_unopened_instance(act, true)).await?;
@@ -423,14 +452,16 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes the session's record and clears its cookies, and the remember cookie's where there is one,
+    /// Deletes the session's record and clears its cookies. Does the same to the remember cookie,
     /// whether or not the user is to be remembered.
     ///
-    /// A record is deleted even if the response can't clear the cookies any more: they name nothing then.
+    /// A record is deleted even if the response can't clear the cookies any more, because then they
+    /// name nothing.
     ///
     /// # Errors
     ///
-    /// What the storage said; no cookie is cleared then, and destroying again makes good what is missing.
+    /// The session is not open, or the storage failed. No cookie is cleared then, and destroying
+    /// the session again deletes what is left.
     pub async fn destroy(&mut self, act: &Act) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &self.meta) else {
             Box::pin(self.end_unopened_instance(act, false)).await?;
@@ -454,11 +485,16 @@ impl Session {
         if !act.configuration.stored {
             return Ok(());
         }
-        // Boxed, because it seldom finds any.
+        // Boxed, because it seldom has anything to do.
         Box::pin(self.delete_others(act, Kind::Session, self.meta.as_ref().map(|meta| meta.header.sid()))).await
     }
 
-    /// Rewrites the record's info, and the remember record's: no cookie, no new id.
+    /// Rewrites the info in the session's record and in the remember cookie's. The ids stay, so no
+    /// cookie is set.
+    ///
+    /// # Errors
+    ///
+    /// The info is not valid, the record is gone, or the storage failed.
     pub async fn save_info(&mut self, act: &Act) -> Result<(), Error> {
         self.check_info()?;
         let Some(info) = self.info.clone() else { return Ok(()) };
@@ -484,8 +520,8 @@ impl Session {
         Ok(())
     }
 
-    /// The request's remember cookie, if it certainly belongs to the same user. Otherwise somebody who planted a remember
-    /// cookie in this browser could read the info that is written to its record.
+    /// The request's remember cookie, if it certainly belongs to the same user. Somebody who
+    /// planted another one in this browser could read the info that is written to its record.
     ///
     /// # Errors
     ///
@@ -506,7 +542,8 @@ impl Session {
         Ok(is_same.then_some(opened.meta))
     }
 
-    /// Keeps the info of the payload's audiences only: another user's must not wait for who comes next.
+    /// Keeps only the info of the payload's audiences, so that the next user does not get this
+    /// one's.
     pub(super) fn drop_info_of_others(&mut self) -> Result<(), Error> {
         let Some(info) = &self.info else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
@@ -516,10 +553,11 @@ impl Session {
 }
 
 impl Act {
-    /// Whether a refresh saves what was opened. It does so once a minute at most, or once in `touch_threshold`: while a
-    /// change of secrets is under way, each server's key is another one's fallback.
-    fn is_to_be_renewed(&self, meta: &Meta) -> bool {
-        let since_save = u64::try_from(times::elapsed(&meta.header, self.now).rolling).unwrap_or(0);
-        self.configuration.keys.is_former(meta.key) && since_save >= self.configuration.touch_threshold.min(60)
+    /// Whether a refresh saves what a former key opened. It does so once a minute at most, or once
+    /// in `touch_threshold`, because while the secrets of several servers change, each server's key
+    /// is another one's fallback.
+    fn is_to_be_renewed(&self, kind: Kind, meta: &Meta) -> bool {
+        let pause = self.configuration.touch_threshold.min(Seconds::from_secs(60));
+        self.cookie(kind).keys.is_former(meta.key) && self.now.since(meta.header.save_time()) >= pause
     }
 }

@@ -3,19 +3,21 @@
 use super::configuration::Random;
 use super::{Act, Configuration, Error, Options, Session};
 
-/// What an act on the request's session came to.
+/// The result of an act on the request's session.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether the request had a session; the act itself was only tried where it had.
+    /// Whether the request had a session. If not, the act itself was not tried.
     pub exists: bool,
+    /// Why the session did not open, or why the act failed.
     pub result: Result<(), Error>,
 }
 
-/// The defaults of every later session.
+/// The configuration whose options are the defaults of all later ones. `previous` is the one that
+/// it replaces, whose key it keeps unless the options have one.
 ///
 /// # Errors
 ///
-/// Options that are wrong, or no randomness for a key where none was configured.
+/// An option is wrong, or the operating system has no randomness for a key.
 pub fn init(options: Options, previous: Option<&Configuration>, random: Random) -> Result<Configuration, Error> {
     Configuration::initial(options, previous, random)
 }
@@ -24,7 +26,7 @@ pub fn init(options: Options, previous: Option<&Configuration>, random: Random) 
 ///
 /// # Errors
 ///
-/// Options that are wrong.
+/// An option is wrong.
 pub fn new(options: Options, defaults: &Configuration) -> Result<Configuration, Error> {
     Configuration::new(options, defaults)
 }
@@ -44,7 +46,7 @@ pub async fn start(act: &Act, session: &mut Session) -> Outcome {
     outcome
 }
 
-/// Opens the session and logs its audience out. Cookies that don't open are cleared.
+/// Opens the session and logs its audience out. Clears cookies that don't open.
 pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
@@ -54,8 +56,8 @@ pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
     end_without(act, session, outcome, true).await
 }
 
-/// Opens the session and destroys it. Cookies that don't open are cleared. A remember cookie goes
-/// along, whatever `remember` says.
+/// Opens the session and destroys it, and its remember cookie whatever `remember` says. Clears
+/// cookies that don't open.
 pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
     let mut outcome = open(act, session).await;
     if outcome.exists {
@@ -65,7 +67,7 @@ pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
     end_without(act, session, outcome, false).await
 }
 
-/// Ends what there is to end without a session that opens; see [`Session::end_unopened`].
+/// Ends what the request carries of a session that does not open; see [`Session::end_unopened`].
 async fn end_without(act: &Act, session: &mut Session, outcome: Outcome, alone: bool) -> Outcome {
     match Box::pin(session.end_unopened(act, alone)).await {
         Ok(false) => outcome,

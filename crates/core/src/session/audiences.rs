@@ -1,8 +1,9 @@
-//! The payload's outer shape: a JSON array of one `[data, audience, subject]` an audience, a missing subject
-//! left out.
+//! The payload's outer shape: a JSON array with one `[data, audience, subject]` for each audience.
+//! A missing subject is left out.
 //!
-//! The data themselves are never decoded here: they are the program's, as its JSON library wrote them, and may
-//! hold bytes that are no UTF-8. What is read are the names behind them. Nesting is counted, not recursed into.
+//! The data themselves are not decoded, because they are the program's, as its JSON library wrote
+//! them, and may hold bytes that are not UTF-8. Only the names behind them are read. Nesting is
+//! counted without recursion, so that deep data can't exhaust the stack.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,30 +18,35 @@ use crate::secret::{Secret, show_only};
 
 /// One audience's part of a payload.
 pub struct Entry<'a> {
-    /// The whole `[data, audience, subject]`, as it stands.
+    /// The whole `[data, audience, subject]`, as it was written.
     text: &'a [u8],
     data: &'a [u8],
+    /// The audience's name, if it has one.
     pub audience: Option<Name<'a>>,
+    /// The user's name, if the session has one for this audience.
     pub subject: Option<Name<'a>>,
 }
 
 impl<'a> Entry<'a> {
     /// Audience and subject, if it has both. An empty subject counts as absent.
-    pub fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
+    pub(super) fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
         let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
         Some((self.audience.as_ref()?, subject))
     }
 }
 
-/// Which sessions a record belongs to, for storages that can list them: two arrays of equal length, base64url.
+/// Whose session a record is, for storages that can list a user's sessions: the names of each
+/// audience and its subject, base64url, in two arrays of equal length.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Metadata {
+    /// The audiences that have a subject.
     pub audiences: Vec<String>,
+    /// Their subjects, or the hashes of these.
     pub subjects: Vec<String>,
 }
 
-/// Where the parts are of a payload with one audience, as most have, whose names are written as they are:
-/// `[[data,"audience"]]` or `[[data,"audience","subject"]]`.
+/// The places of the parts of a payload with one audience, as most have, whose names are written
+/// without escapes: `[[data,"audience"]]` or `[[data,"audience","subject"]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sole {
     data: Range<usize>,
@@ -48,11 +54,14 @@ pub struct Sole {
     subject: Option<Range<usize>>,
 }
 
-/// Those parts.
+/// The parts of a payload with one audience.
 #[derive(PartialEq, Eq)]
 pub struct Parts<'a> {
+    /// The data, as JSON.
     pub data: &'a [u8],
+    /// The audience's name.
     pub audience: &'a [u8],
+    /// The subject's name, if there is a subject.
     pub subject: Option<&'a [u8]>,
 }
 
@@ -61,15 +70,16 @@ show_only!(Metadata {});
 show_only!(Parts<'_> {});
 
 impl Sole {
-    /// Nothing where it is another payload.
-    pub fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
+    /// The places of a payload's parts, or `None` if it has not this form.
+    pub(super) fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
         let [Entry { data, audience: Some(Name::Text(audience)), subject, .. }] = entries else { return None };
         let subject = match subject {
             None => None,
             Some(Name::Text(subject)) => Some(subject),
             Some(_) => return None,
         };
-        // A quote that was escaped could end another name here, and a NUL ends the text for a program's JSON library.
+        // An escaped quote could end another name here, and a program's JSON library ends a text at
+        // a NUL.
         let is_odd = |name: &Cow<[u8]>| name.iter().any(|byte| matches!(byte, b'"' | 0));
         if is_odd(audience) || subject.is_some_and(is_odd) {
             return None;
@@ -85,7 +95,7 @@ impl Sole {
         (rest == b"\"]]").then_some(Self { data, audience, subject: Some(subject) })
     }
 
-    /// The parts of the payload that it is of.
+    /// The parts of the payload that it was made of, or `None` if the payload is shorter.
     pub fn split<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
         let part = |range: &Range<usize>| payload.get(range.clone());
         let subject = self.subject.as_ref().and_then(part);
@@ -94,6 +104,10 @@ impl Sole {
 }
 
 /// Splits a payload into its audiences.
+///
+/// # Errors
+///
+/// The payload is not an array of arrays.
 pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
     let mut scanner = Scanner { text: payload, at: 0 };
     let mut entries = Vec::with_capacity(1);
@@ -114,25 +128,25 @@ pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
 }
 
 /// The position of an audience.
-pub fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usize> {
+pub(super) fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usize> {
     entries.iter().position(|entry| entry.audience.as_ref() == Some(audience))
 }
 
-/// Whether one of the entries is the audience whose info stands under `key`: its text, or for a
-/// number a NUL and the number as Lua prints it.
-pub fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
+/// Whether one of the entries is the audience whose info has this key: its text, or for a number a
+/// NUL and the number as Lua prints it.
+pub(super) fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
     entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| match audience {
         Name::Text(text) => **text == *key,
         other => key.strip_prefix(b"\0").is_some_and(|key| *other.text() == *key),
     })
 }
 
-/// Whether a payload, once saved, opens again with the current audience at `index`.
+/// Checks that a payload, once it is saved, opens again with the current audience at `index`.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidData`], which says what is wrong.
-pub fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
+pub(super) fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
     let problem = |problem| Err(Error::InvalidData(problem));
     let Ok(entries) = entries(payload) else { return problem("an array of { data, audience, subject } expected") };
     if entries.iter().any(|entry| !matches!(entry.data.first(), Some(b'{' | b'['))) {
@@ -151,7 +165,7 @@ pub fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
 }
 
 /// The payload of some of the entries.
-pub fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secret {
+pub(super) fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secret {
     let texts: Vec<&[u8]> = entries.into_iter().map(|entry| entry.text).collect();
     let size = texts.iter().map(|text| text.len() + 1).sum::<usize>();
     let mut payload = Secret::from(Vec::with_capacity(size + 2));
@@ -166,8 +180,8 @@ pub fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secret {
     payload
 }
 
-/// The metadata of all entries that have a subject; `None` where none has. With `hash_subject` a subject is
-/// the first 16 bytes of its SHA-256.
+/// The metadata of all entries that have a subject, or `None` if none has. With `hash_subject`, a
+/// subject becomes the first 16 bytes of its SHA-256.
 pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
     let mut metadata = Metadata { audiences: Vec::new(), subjects: Vec::new() };
     for entry in entries {
@@ -182,20 +196,25 @@ pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
     (!metadata.audiences.is_empty()).then_some(metadata)
 }
 
-/// The info of some audiences only; `None` where nothing is left, or where it is no info.
-pub fn retain_info(info: &[u8], mut keep: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+/// The info of some audiences only, or `None` if nothing is left, or if it is not info.
+pub(super) fn retain_info(info: &[u8], mut keep: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
     let kept: Vec<&[u8]> =
         members(info).ok()?.into_iter().filter(|member| keep(&member.audience)).map(|member| member.text).collect();
     (!kept.is_empty()).then(|| [b"{", kept.join(&b","[..]).as_slice(), b"}"].concat())
 }
 
-/// The part of the info that stands under one name, as JSON.
-pub fn info_of<'a>(info: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+/// The JSON of the info under one name.
+pub(super) fn info_of<'a>(info: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     members(info).ok()?.into_iter().find(|member| *member.audience == *name).map(|member| member.value)
 }
 
-/// Whether it is an object of objects, as info is. An empty Lua table may be written as an array.
-pub fn check_info(info: &[u8]) -> Result<(), Error> {
+/// Checks that it is an object of objects, as info is. An empty Lua table may be written as an
+/// array.
+///
+/// # Errors
+///
+/// [`Error::InfoFormat`]
+pub(super) fn check_info(info: &[u8]) -> Result<(), Error> {
     if info.trim_ascii() == b"[]" {
         return Ok(());
     }
@@ -286,7 +305,7 @@ impl<'a> Scanner<'a> {
         Ok(Member { text: self.text[start..self.at].trim_ascii_end(), audience, value })
     }
 
-    /// Passes over one value of any kind and returns its text.
+    /// Skips one value of any kind and returns its text.
     fn value(&mut self) -> Result<&'a [u8], Error> {
         self.peek().ok_or(Error::PayloadFormat("value expected"))?;
         let (text, start) = (self.text, self.at);
@@ -310,14 +329,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Stops at a string's closing quote.
+    /// Skips a string up to its closing quote.
     fn string(&mut self) -> Result<(), Error> {
         self.at = closing_quote(self.text, self.at)?;
         Ok(())
     }
 }
 
-/// Where the string ends whose opening quote is at `at`.
+/// The place of the closing quote of the string whose opening quote is at `at`.
 fn closing_quote(text: &[u8], mut at: usize) -> Result<usize, Error> {
     const UNCLOSED: Error = Error::PayloadFormat("unexpected end of a string");
     loop {
@@ -331,7 +350,8 @@ fn closing_quote(text: &[u8], mut at: usize) -> Result<usize, Error> {
     }
 }
 
-/// Most strings are so short that getting a vector search ready would take longer than looking at eight bytes at a time.
+/// Looks at eight bytes at a time first, because most strings are so short that starting a vector
+/// search takes longer.
 fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
     const SHORT: usize = 32;
     let (near, far) = text.split_at(text.len().min(SHORT));
@@ -347,7 +367,8 @@ fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
     found.or_else(|| memchr::memchr2(b'"', b'\\', far).map(|found| near.len() + found))
 }
 
-/// The lowest bit that is set lies in the lowest byte of `word` that equals `byte`; no bit, where there is none.
+/// A word whose lowest set bit is in the lowest byte of `word` that equals `byte`; zero if no byte
+/// does.
 fn first_bits(word: u64, byte: u8) -> u64 {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     let zeroed = word ^ (EACH * u64::from(byte));
@@ -377,14 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_past_any_data() {
+    fn names_are_found_behind_any_data() {
         let payload = br#" [ [ {"a":"]\"},[","b":[[1,2],{}]} , "shop" , "j\u00f6hn\/\ud83d\ude00" ],["x\\","blog"],[[],null,null],[1]]"#;
         let some = |text: &str| Some(text.as_bytes().to_vec());
         assert_eq!(names(payload), [(some("shop"), some("jöhn/😀")), (some("blog"), None), (None, None), (None, None)]);
     }
 
     #[test]
-    fn bytes_that_are_no_text_stay_as_they_are() {
+    fn names_may_hold_any_bytes() {
         assert_eq!(
             names(b"[[{\"k\":\"\xff\xfe\"},\"\xff\",\"\x80\\n\"]]"),
             [(Some(vec![0xff]), Some(vec![0x80, b'\n']))]
@@ -392,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sole_audience_s_parts_are_known_where_they_are_written_as_they_are() {
+    fn the_parts_of_one_audience_are_known_if_they_are_written_without_escapes() {
         let as_text = |bytes| std::str::from_utf8(bytes).unwrap();
         let sole = |payload: &'static str| {
             let payload = payload.as_bytes();
@@ -425,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_payload_is_an_error() {
+    fn other_text_than_a_payload_is_an_error() {
         for payload in [
             "",
             "[",
@@ -445,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_opens_again_may_be_saved() {
+    fn data_that_would_not_open_again_are_refused() {
         let problem = |payload: &str, index| check(payload.as_bytes(), index).err().map(|error| error.to_string());
         for payload in [r#"[[{},"a"]]"#, r#" [ [ [] , -5 ] ]"#, r#"[[{},"a",{"any":"thing"}]]"#, r#"[[{},""]]"#] {
             assert_eq!(problem(payload, Some(0)), None, "{payload}");
@@ -524,7 +545,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quotes_and_escapes_are_found_wherever_they_are(text in "[!#\\[\\]a\u{a2}\u{71c}]{0,50}[\"\\\\a]{0,3}") {
+        fn quotes_and_escapes_are_found_at_any_place(text in "[!#\\[\\]a\u{a2}\u{71c}]{0,50}[\"\\\\a]{0,3}") {
             let found = text.bytes().position(|byte| byte == b'"' || byte == b'\\');
             prop_assert_eq!(find_quote_or_escape(text.as_bytes()), found);
         }

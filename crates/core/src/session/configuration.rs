@@ -1,4 +1,4 @@
-//! What follows from a session's options and the defaults.
+//! Configurations: what follows from the options of a session and the defaults.
 
 use std::rc::Rc;
 
@@ -9,9 +9,9 @@ mod protection;
 mod secure;
 
 use self::cookies::{cookie, cookie_names};
-pub use self::protection::Protection;
+use self::protection::Protection;
 use super::Error;
-use super::Kind;
+use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
 use super::name::Name;
 pub use super::options::{Options, Value, WITH_REVOCATION};
@@ -23,6 +23,7 @@ use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
 use crate::secret::Secret;
+use crate::time::Seconds;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
 pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
@@ -45,55 +46,64 @@ pub const HEADERS: [(&str, &str); 10] = [
 const RENAMED: &str = "remember_safety is \"None\": a session cookie that is sent under the remember cookie's name \
                        opens, even after the session's own timeouts";
 
-/// Everything that a session's acts need to know, made from options once and used many times.
+/// What acts need to know of the options. It is made from them once, and used many times.
 pub struct Configuration {
-    /// The options that this was made from, complete: the defaults of the next one.
+    /// The options that this was made from, with defaults: the defaults of the next configuration.
     options: Options,
-    pub keys: Keys,
+    /// The settings of the session's own cookie.
+    pub session_cookie: CookieSettings,
+    /// The settings of the remember cookie.
+    pub remember_cookie: CookieSettings,
     /// Whether the info of a stored session is encrypted.
-    pub seal_info: Stage,
-    /// Whether the current key is random, because no program configured one: no other server has it, and it is lost with
-    /// the process.
+    pub(super) seal_info: Stage,
+    /// Whether the current key is random, because none was configured. No other process has it, and
+    /// it is lost with this one.
     pub random_key: bool,
     /// Which of the configured keys can be guessed.
     pub guessable: Guessable,
-    /// With its prefix.
-    pub cookie_name: Rc<str>,
-    /// With its prefix.
-    pub remember_cookie_name: Rc<str>,
-    /// The text behind `name=value` in Set-Cookie.
-    pub attributes: String,
+    /// Whether users are remembered unless the program says otherwise.
     pub remember: bool,
-    pub remember_safety: RememberSafety,
+    /// The audience that sessions are for.
     pub audience: Name<'static>,
+    /// The subject of new sessions.
     pub subject: Option<Name<'static>>,
-    pub enforce_same_subject: bool,
-    /// Seconds.
-    pub stale_ttl: u64,
-    pub timeouts: Timeouts,
-    /// The idling timeout is 0: a remember cookie is never touched.
-    pub remember_timeouts: Timeouts,
-    pub hash_storage_key: bool,
-    pub hash_subject: bool,
-    pub store_metadata: bool,
-    /// Seconds.
-    pub touch_threshold: u64,
-    /// Bytes.
-    pub compression_threshold: u64,
-    pub bind: Flags,
-    pub protection: Protection,
+    /// Whether a save drops the audiences of other subjects.
+    pub(super) enforce_same_subject: bool,
+    /// For how long a record goes on working that a save has replaced.
+    pub(super) stale_ttl: Seconds,
+    /// Whether a record's key is the hash of the session id.
+    pub(super) hash_storage_key: bool,
+    /// Whether metadata hold hashes of subjects.
+    pub(super) hash_subject: bool,
+    /// Whether storages note whose session a record is.
+    pub(super) store_metadata: bool,
+    /// How long a session idles before a refresh touches it.
+    pub(super) touch_threshold: Seconds,
+    /// A payload of more bytes is deflated; with 0 no payload is.
+    pub(super) compression_threshold: u64,
+    /// The values of the request that cookies are bound to.
+    pub(super) bind: Flags,
+    /// The protections that are off by default.
+    pub(super) protection: Protection,
+    /// The properties to send to the upstream as headers.
     pub request_headers: Vec<String>,
+    /// The properties to send to the client as headers.
     pub response_headers: Vec<String>,
-    /// Whether the payload lives in a storage instead of the cookie.
+    /// Whether the payload is kept in a storage instead of the cookie.
     pub stored: bool,
     /// The configuration for requests over HTTPS, if it differs.
     https: Option<Rc<Self>>,
 }
 
 impl Configuration {
-    /// The defaults of later configurations. What is not written is as built in; only the key stays what it was
-    /// in `previous`, or is random where there is none.
-    pub fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
+    /// A configuration whose options are the defaults of later ones. Options that are not written
+    /// have the built-in defaults. Only the key stays that of `previous`, or is random if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// An option is wrong, or the operating system has no randomness for a key.
+    pub(super) fn initial(options: Options, previous: Option<&Self>, random: Random) -> Result<Self, Error> {
         let mut guessable = guessable(&options);
         if let (false, Some(previous)) = (writes_key(&options), previous) {
             guessable.key = previous.guessable.key;
@@ -113,8 +123,12 @@ impl Configuration {
         Self::resolve(options, random_key, guessable)
     }
 
-    /// The configuration of one session. What is not written is as in `defaults`.
-    pub fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
+    /// The configuration of one session. Options that are not written are those of `defaults`.
+    ///
+    /// # Errors
+    ///
+    /// An option is wrong.
+    pub(super) fn new(options: Options, defaults: &Self) -> Result<Self, Error> {
         let written = guessable(&options);
         let guessable = Guessable {
             key: if writes_key(&options) { written.key } else { defaults.guessable.key },
@@ -125,12 +139,12 @@ impl Configuration {
         Self::resolve(options.or(&defaults.options), random_key, guessable)
     }
 
-    /// Says whether the payload lives in a storage instead of the cookie.
+    /// The same configuration for payloads that are kept in a storage, or not.
     ///
     /// # Errors
     ///
-    /// Sessions in cookies are to be revoked, or something else needs a storage. (lua-resty-session ignores
-    /// `revocation` where there is a storage.)
+    /// An option needs a storage: `remember_theft`, or `revocation`, which sessions in a storage do
+    /// not need. (With a storage, lua-resty-session ignores `revocation`.)
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         if !stored && self.options.revocation == Some(Revocation(true)) {
             let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
@@ -140,46 +154,47 @@ impl Configuration {
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
     }
 
-    /// The most bytes of JSON that the data may have, and the info.
-    pub fn max_data_size(&self) -> usize {
+    /// The most bytes that the JSON of the data may have, and the JSON of the info.
+    pub(super) fn max_data_size(&self) -> usize {
         self.protection.max_data_size(self.stored)
     }
 
-    /// Warnings about this configuration, to be logged once.
+    /// The warnings about this configuration, to be logged once.
     pub fn warnings(&self) -> Vec<&'static str> {
         let separate = self.options.separate_keys == Some(Stage::Only);
-        let renamed = self.remember_safety == RememberSafety::None && !self.stored && !separate;
+        let renamed = self.remember_cookie.safety == RememberSafety::None && !self.stored && !separate;
         renamed.then_some(RENAMED).into_iter().collect()
     }
 
+    /// The settings of a cookie.
+    pub fn cookie(&self, kind: Kind) -> &CookieSettings {
+        match kind {
+            Kind::Session => &self.session_cookie,
+            Kind::Remember => &self.remember_cookie,
+        }
+    }
+
     fn resolve(options: Options, random_key: bool, guessable: Guessable) -> Result<Self, Error> {
-        let (prefix, attributes) = cookie(&options)?;
-        let number = |option: Option<u64>| option.unwrap_or_default();
         let on = |option: Option<bool>| option.unwrap_or_default();
-        let (cookie_name, remember_cookie_name) = cookie_names(&options, &prefix)?;
+        let (session_cookie, remember_cookie) = cookies(&options)?;
         let bind = bind(options.bind.as_deref().unwrap_or_default())?;
         Ok(Self {
-            keys: keys(&options, &cookie_name, &remember_cookie_name)?,
+            session_cookie,
+            remember_cookie,
             seal_info: options.seal_info.unwrap_or_default(),
             random_key,
             guessable,
-            cookie_name,
-            remember_cookie_name,
-            attributes: attributes.text(),
             remember: on(options.remember),
-            remember_safety: remember_safety(options.remember_safety.as_deref())?,
             audience: options.audience.clone().unwrap_or_else(|| "default".into()),
             subject: options.subject.clone().flatten(),
             enforce_same_subject: on(options.enforce_same_subject),
             // No record lives longer, and a storage may not know what to do with a larger number.
-            stale_ttl: number(options.stale_ttl).min(MAX_AGE),
-            timeouts: timeouts(&options, Kind::Session),
-            remember_timeouts: timeouts(&options, Kind::Remember),
+            stale_ttl: seconds(options.stale_ttl).min(MAX_AGE),
             hash_storage_key: on(options.hash_storage_key),
             hash_subject: on(options.hash_subject),
             store_metadata: on(options.store_metadata),
-            touch_threshold: number(options.touch_threshold),
-            compression_threshold: number(options.compression_threshold),
+            touch_threshold: seconds(options.touch_threshold),
+            compression_threshold: options.compression_threshold.unwrap_or_default(),
             bind,
             protection: Protection::read(&options, bind)?,
             request_headers: header_names(&options.request_headers)?,
@@ -191,16 +206,47 @@ impl Configuration {
     }
 }
 
-fn timeouts(options: &Options, kind: Kind) -> Timeouts {
-    let [idling, rolling, absolute] = match kind {
-        Kind::Session => [options.idling_timeout, options.rolling_timeout, options.absolute_timeout],
-        Kind::Remember => [None, options.remember_rolling_timeout, options.remember_absolute_timeout],
-    }
-    .map(Option::unwrap_or_default);
-    Timeouts { idling, rolling, absolute }
+/// The settings of the session's cookie and of the remember cookie.
+fn cookies(options: &Options) -> Result<(CookieSettings, CookieSettings), Error> {
+    let (prefix, attributes) = cookie(options)?;
+    let attributes: Rc<str> = attributes.text().into();
+    let (name, remember_name) = cookie_names(options, &prefix)?;
+    let (plain, stage) = (keys(options)?, options.separate_keys.unwrap_or_default());
+    let context = key_context(options, stage)?;
+    let session = CookieSettings {
+        kind: Kind::Session,
+        keys: Keys::new(&plain, stage, Kind::Session, &name, context),
+        name,
+        attributes: attributes.clone(),
+        timeouts: Timeouts {
+            idling: seconds(options.idling_timeout),
+            rolling: seconds(options.rolling_timeout),
+            absolute: seconds(options.absolute_timeout),
+        },
+        safety: RememberSafety::None,
+    };
+    let remember = CookieSettings {
+        kind: Kind::Remember,
+        keys: Keys::new(&plain, stage, Kind::Remember, &remember_name, context),
+        name: remember_name,
+        attributes,
+        timeouts: Timeouts {
+            // It is never touched.
+            idling: Seconds::ZERO,
+            rolling: seconds(options.remember_rolling_timeout),
+            absolute: seconds(options.remember_absolute_timeout),
+        },
+        safety: remember_safety(options.remember_safety.as_deref())?,
+    };
+    Ok((session, remember))
 }
 
-/// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its name.
+fn seconds(option: Option<u64>) -> Seconds {
+    Seconds::from_secs(option.unwrap_or_default())
+}
+
+/// Normalizes options: a secret becomes key material, and the timeout's alias is replaced by its
+/// name.
 fn normalize(mut options: Options) -> Result<Options, Error> {
     let secret = options.secret.take();
     // Anybody can compute the key that an empty secret would give.
@@ -219,7 +265,8 @@ fn normalize(mut options: Options) -> Result<Options, Error> {
     Ok(options)
 }
 
-fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Keys, Error> {
+/// The key of the current secret, and then those of former secrets.
+fn keys(options: &Options) -> Result<Rc<[Key]>, Error> {
     let key = |ikm: &[u8]| ikm.try_into().ok().map(Key::from_ikm);
     let ikm = options.ikm.as_ref().map(AsRef::as_ref).unwrap_or_default();
     let mut keys = vec![key(ikm).ok_or(Error::IkmSize)?];
@@ -228,15 +275,10 @@ fn keys(options: &Options, name: &Rc<str>, remember_name: &Rc<str>) -> Result<Ke
         keys.push(key(fallback).ok_or(Error::IkmFallbackSize)?);
         check_known("ikm_fallbacks", fallback, "one of them: ")?;
     }
-    let stage = options.separate_keys.unwrap_or_default();
-    let name = |kind| match kind {
-        Kind::Session => name,
-        Kind::Remember => remember_name,
-    };
-    Ok(Keys::new(keys, stage, name, key_context(options, stage)?))
+    Ok(keys.into())
 }
 
-/// What tells tenants apart; empty if nothing does.
+/// The text that tells tenants apart; empty if it is not set.
 fn key_context(options: &Options, stage: Stage) -> Result<&[u8], Error> {
     match options.key_context.as_ref().and_then(Option::as_deref) {
         None => Ok(&[]),
@@ -297,13 +339,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_written_is_the_default() {
+    fn options_that_are_not_written_have_defaults() {
+        fn cookie(configuration: &Configuration) -> (&str, u64, u64) {
+            let CookieSettings { name, timeouts, .. } = &configuration.session_cookie;
+            (name, timeouts.idling.as_secs(), timeouts.rolling.as_secs())
+        }
         let built_in = initial(&[]).unwrap();
-        assert_eq!((&*built_in.cookie_name, built_in.timeouts.idling), ("session", 900));
+        assert_eq!(cookie(&built_in), ("session", 900, 3600));
         let defaults = initial(&[("cookie_name", text("sid")), ("idling_timeout", Value::Number(0.0))]).unwrap();
         let one = Configuration::new(read(&[("cookie_prefix", text("__Host-"))]).unwrap(), &defaults).unwrap();
-        assert_eq!((&*one.cookie_name, one.timeouts.idling, one.timeouts.rolling), ("__Host-sid", 0, 3600));
-        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), defaults.keys.of(Kind::Session)[0].ikm());
+        assert_eq!(cookie(&one), ("__Host-sid", 0, 3600));
+        assert_eq!(one.session_cookie.keys[0].ikm(), defaults.session_cookie.keys[0].ikm());
     }
 
     #[test]
@@ -311,21 +357,21 @@ pub(super) mod tests {
         let first = initial(&[("cookie_name", text("sid"))]).unwrap();
         let second = Configuration::initial(Options::default(), Some(&first), getrandom::fill).unwrap();
         assert_eq!(
-            (second.keys.of(Kind::Session)[0].ikm(), &*second.cookie_name),
-            (first.keys.of(Kind::Session)[0].ikm(), "session")
+            (second.session_cookie.keys[0].ikm(), &*second.session_cookie.name),
+            (first.session_cookie.keys[0].ikm(), "session")
         );
         let third =
             Configuration::initial(read(&[("secret", text("s"))]).unwrap(), Some(&first), getrandom::fill).unwrap();
-        assert_eq!(third.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
+        assert_eq!(third.session_cookie.keys[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
     fn a_written_secret_wins_over_a_default_ikm_and_an_ikm_over_a_secret() {
         let ikm = "i".repeat(32);
         let defaults = initial(&[("ikm", text(&ikm)), ("secret", text("s"))]).unwrap();
-        assert_eq!(defaults.keys.of(Kind::Session)[0].ikm(), ikm.as_bytes());
+        assert_eq!(defaults.session_cookie.keys[0].ikm(), ikm.as_bytes());
         let one = Configuration::new(read(&[("secret", text("s"))]).unwrap(), &defaults).unwrap();
-        assert_eq!(one.keys.of(Kind::Session)[0].ikm(), &sha256(b"s"));
+        assert_eq!(one.session_cookie.keys[0].ikm(), &sha256(b"s"));
     }
 
     #[test]
@@ -374,18 +420,18 @@ pub(super) mod tests {
             let names = ["idling_timeout", "stale_ttl", "touch_threshold", "compression_threshold", "rolling_timeout"];
             let one = initial(&names.map(|name| (name, Value::Number(value))))?;
             Ok::<_, Error>([
-                one.timeouts.idling,
-                one.stale_ttl,
-                one.touch_threshold,
+                one.session_cookie.timeouts.idling.as_secs(),
+                one.stale_ttl.as_secs(),
+                one.touch_threshold.as_secs(),
                 one.compression_threshold,
-                one.timeouts.rolling,
+                one.session_cookie.timeouts.rolling.as_secs(),
             ])
         };
         assert_eq!(one(0.0).unwrap(), [0; 5]);
         assert_eq!(one(0.5).unwrap(), [1; 5]);
         assert_eq!(one(1e-300).unwrap(), [1; 5]);
         assert_eq!(one(59.01).unwrap(), [60; 5]);
-        assert_eq!(one(f64::INFINITY).unwrap(), [u64::MAX, MAX_AGE, u64::MAX, u64::MAX, u64::MAX]);
+        assert_eq!(one(f64::INFINITY).unwrap(), [u64::MAX, MAX_AGE.as_secs(), u64::MAX, u64::MAX, u64::MAX]);
         for (number, found) in [(f64::NAN, "NaN"), (-0.5, "number"), (f64::NEG_INFINITY, "number")] {
             let problem = format!("invalid stale_ttl (number that is not negative expected, got {found})");
             assert_eq!(error(&[("stale_ttl", Value::Number(number))]), problem);
@@ -417,14 +463,14 @@ pub(super) mod tests {
     #[test]
     fn remember_safety_is_one_of_its_levels() {
         use RememberSafety::{High, Low, Medium, None, VeryHigh};
-        let safety = |name: &str| initial(&[("remember_safety", text(name))]).map(|one| one.remember_safety);
+        let safety = |name: &str| initial(&[("remember_safety", text(name))]).map(|one| one.remember_cookie.safety);
         for (name, level) in [("None", None), ("Low", Low), ("Medium", Medium), ("High", High), ("Very High", VeryHigh)]
         {
             assert_eq!(safety(name).unwrap(), level);
             assert_eq!(safety(&name.to_lowercase()).unwrap(), level);
             assert_eq!(safety(&name.to_uppercase()).unwrap(), level);
         }
-        assert_eq!(initial(&[]).unwrap().remember_safety, Medium);
+        assert_eq!(initial(&[]).unwrap().remember_cookie.safety, Medium);
         for name in ["very_high", "", "Hihg"] {
             assert_eq!(
                 safety(name).err().map(|error| error.to_string()).unwrap_or_default(),
@@ -453,7 +499,10 @@ pub(super) mod tests {
         assert_eq!(error(&[("audience", Value::Number(f64::NAN))]), "invalid audience (string expected, got NaN)");
         assert_eq!(error(&[("subject", Value::Boolean(true))]), "invalid subject (string expected, got boolean)");
         let text = initial(&[("cookie_name", Value::Number(5.0)), ("cookie_path", Value::Number(1e15))]).unwrap();
-        assert_eq!((&*text.cookie_name, text.attributes.as_str()), ("5", "; Path=1e+15; SameSite=Lax; HttpOnly"));
+        assert_eq!(
+            (&*text.session_cookie.name, &*text.session_cookie.attributes),
+            ("5", "; Path=1e+15; SameSite=Lax; HttpOnly")
+        );
     }
 
     #[test]
@@ -481,12 +530,12 @@ pub(super) mod tests {
         ]);
         let off = ["cookie_domain", "subject", "cookie_secure"].map(|name| (name, Value::Boolean(false)));
         let one = Configuration::new(read(&off).unwrap(), &defaults.unwrap()).unwrap();
-        assert_eq!((one.attributes.as_str(), one.subject), ("; Path=/; SameSite=Lax; HttpOnly", None));
+        assert_eq!((&*one.session_cookie.attributes, one.subject), ("; Path=/; SameSite=Lax; HttpOnly", None));
     }
 
     #[test]
     fn empty_lists_are_none() {
         let one = initial(&[("bind", Value::List(vec![])), ("ikm_fallbacks", Value::List(vec![]))]).unwrap();
-        assert_eq!((one.bind, one.keys.of(Kind::Session).len()), (Flags::default(), 1));
+        assert_eq!((one.bind, one.session_cookie.keys.len()), (Flags::default(), 1));
     }
 }

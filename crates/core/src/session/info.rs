@@ -1,43 +1,50 @@
 //! Sealed info in a record.
 //!
-//! A record's info is JSON, `{audience: {…}}`. Sealed, it is an object with one member, whose name no audience has:
-//! `{"\u0000sealed":{"text":"…"}}`. So whoever does not know of sealing takes it for another audience's info.
+//! A record's info is JSON, `{audience: {…}}`. Sealed info is an object with one member, whose name
+//! no audience has: `{"\u0000sealed":{"text":"…"}}`. So a reader that does not know of sealing
+//! takes it for another audience's info.
 
-use super::{Act, Error, Kind, audiences};
-use crate::cookie::{self, Header};
+use super::{Act, Error, audiences};
+use crate::cookie::{self, Header, Key};
 
-/// The reserved name. Only the library makes names that start with a NUL: this one, and those of audiences that are numbers.
+/// The reserved name. Only the library makes names that start with a NUL: this one, and those of
+/// audiences that are numbers.
 const NAME: &[u8] = b"\0sealed";
 const BEFORE: &[u8] = br#"{"\u0000sealed":{"text":""#;
 const AFTER: &[u8] = br#""}}"#;
 
-/// A record's info as it can be used.
+/// The info that was found in a record.
 #[derive(Default)]
 pub(super) struct Found {
+    /// JSON of the info that a program may have.
     pub info: Option<Vec<u8>>,
-    /// What was wrong with the rest.
+    /// What is wrong with the rest.
     pub warning: Option<String>,
 }
 
 impl Act {
-    /// A session's info as its record holds it.
-    pub(super) fn seal_info(&self, kind: Kind, key: usize, header: &Header, info: &[u8]) -> Result<Vec<u8>, Error> {
+    /// A session's info as its record holds it, sealed or plain.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness for a nonce, or too much info to encrypt.
+    pub(super) fn seal_info(&self, key: &Key, header: &Header, info: &[u8]) -> Result<Vec<u8>, Error> {
         if !self.configuration.seal_info.writes() {
             return Ok(info.to_vec());
         }
         let mut nonce = cookie::info::Nonce::default();
         (self.random)(&mut nonce).map_err(Error::Nonce)?;
-        let sealed = cookie::info::seal(self.key(kind, key), header, nonce, info).map_err(Error::EncryptInfo)?;
+        let sealed = cookie::info::seal(key, header, nonce, info).map_err(Error::EncryptInfo)?;
         Ok([BEFORE, sealed.as_bytes(), AFTER].concat())
     }
 
-    /// The info that a record holds. While plain info is read too, sealed info that does not open is left out: it was
-    /// sealed for another record, and a server that does not know of sealing copied it to this one.
+    /// The info that a record holds. If plain info is read too, sealed info that does not open is
+    /// left out, because a server that does not know of sealing copied it from another record.
     ///
     /// # Errors
     ///
-    /// The info is too large. Or it must be sealed, and is not, or not for this record.
-    pub(super) fn open_info(&self, kind: Kind, key: usize, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
+    /// The info is too large, or must be sealed for this record and is not.
+    pub(super) fn open_info(&self, key: &Key, header: &Header, info: Vec<u8>) -> Result<Found, Error> {
         let stage = self.configuration.seal_info;
         if !stage.reads() {
             return self.plain_info(info);
@@ -45,7 +52,7 @@ impl Act {
         let Some(sealed) = sealed_text(&info) else {
             return if stage.reads_plain() { self.plain_info(info) } else { Err(Error::InfoNotSealed) };
         };
-        let opened = cookie::info::open(self.key(kind, key), header, sealed).map_err(Error::DecryptInfo);
+        let opened = cookie::info::open(key, header, sealed).map_err(Error::DecryptInfo);
         match opened.and_then(|opened| audiences::check_info(&opened).map(|()| opened)) {
             Ok(opened) => self.plain_info(opened),
             Err(error) if stage.reads_plain() => {
@@ -55,7 +62,8 @@ impl Act {
         }
     }
 
-    /// Info as a program gets it. Sealed info, which a server that does not open it passes on, is larger.
+    /// Info as a program gets it. Sealed info may be larger than the limit: a server that does not
+    /// open it passes it on.
     fn plain_info(&self, info: Vec<u8>) -> Result<Found, Error> {
         let limit = self.configuration.max_data_size();
         if info.len() > limit && sealed_text(&info).is_none() {
@@ -65,12 +73,12 @@ impl Act {
     }
 }
 
-/// The size of a record's info, if so many bytes of info are sealed in it.
+/// The size of a record's info in which `info` bytes are sealed.
 pub(super) fn sealed_size(info: usize) -> usize {
     BEFORE.len() + cookie::info::sealed_size(info) + AFTER.len()
 }
 
-/// The text that was sealed, if the info holds any.
+/// The sealed text in a record's info, if there is one.
 fn sealed_text(info: &[u8]) -> Option<&[u8]> {
     audiences::info_of(info, NAME)?.strip_prefix(br#"{"text":""#)?.strip_suffix(br#""}"#)
 }
@@ -84,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_text_is_found_among_others_too() {
+    fn sealed_text_is_found_beside_other_info() {
         for info in [
             r#"{"\u0000sealed":{"text":"AB-_"}}"#,
             r#"{"a":{"x":1},"\u0000sealed":{"text":"AB-_"}}"#,

@@ -1,14 +1,16 @@
-//! Which keys a configuration writes cookies with, and which it reads them with.
+//! The keys that a configuration writes and reads cookies with.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
 use super::Kind;
 use super::options::{Setting, Value};
 use crate::cookie::Key;
 
-/// How far a site has come with an option that changes what it writes.
+/// The stage of a change to a new form of cookies or records.
 ///
-/// Servers of a rolling deployment are at neighbouring stages, so each stage reads what its neighbours write.
+/// The servers of a rolling deployment are at neighbouring stages, so each stage reads what its
+/// neighbours write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
     /// `false`: writes and reads the plain form.
@@ -29,12 +31,12 @@ impl Stage {
     }
 
     /// Whether the new form is read.
-    pub fn reads(self) -> bool {
+    pub(super) fn reads(self) -> bool {
         self != Self::Off
     }
 
     /// Whether the plain form is read.
-    pub fn reads_plain(self) -> bool {
+    pub(super) fn reads_plain(self) -> bool {
         self != Self::Only
     }
 }
@@ -51,53 +53,50 @@ impl Setting for Stage {
     }
 }
 
-/// The keys of a configuration's two cookies. The first of each list writes, and all of them read. No list is empty.
+/// The keys of one cookie. The first writes, and all of them read. The list is never empty.
 pub struct Keys {
-    session: Rc<[Key]>,
-    remember: Rc<[Key]>,
-    /// How many keys each secret has, of which the current secret's come first.
+    all: Rc<[Key]>,
+    /// How many keys each secret has. Those of the current secret come first.
     each: usize,
 }
 
 impl Keys {
-    /// The same keys for both cookies: the current one and the fallbacks in order.
-    pub fn plain(keys: Vec<Key>) -> Self {
-        let keys: Rc<[Key]> = keys.into();
-        Self { session: keys.clone(), remember: keys, each: 1 }
-    }
-
-    /// Keys for each cookie and name. `name` returns a cookie's name with its prefix; `context` may be empty.
-    pub fn new<'a>(plain: Vec<Key>, stage: Stage, name: impl Fn(Kind) -> &'a Rc<str>, context: &[u8]) -> Self {
+    /// The keys of one cookie. `plain` has the current secret's key, then those of former secrets.
+    /// `name` is the cookie's, with its prefix; `context` may be empty.
+    pub(super) fn new(plain: &Rc<[Key]>, stage: Stage, kind: Kind, name: &str, context: &[u8]) -> Self {
         if stage == Stage::Off {
-            return Self::plain(plain);
+            return Self { all: plain.clone(), each: 1 };
         }
-        let keys =
-            |kind| plain.iter().flat_map(|key| at(stage, key, separate(key, kind, name(kind), context))).collect();
-        let each = usize::from(stage.reads()) + usize::from(stage.reads_plain());
-        Self { session: keys(Kind::Session), remember: keys(Kind::Remember), each }
+        let all = plain.iter().flat_map(|key| at(stage, key, separate(key, kind, name, context))).collect();
+        Self { all, each: usize::from(stage.reads()) + usize::from(stage.reads_plain()) }
     }
 
-    /// Whether a key comes from a former secret. The current one may have a second key, which servers at a neighbouring
-    /// stage write with.
-    pub fn is_former(&self, key: usize) -> bool {
+    /// The key that writes.
+    pub(super) fn writing(&self) -> &Key {
+        &self.all[0]
+    }
+
+    /// Whether a key comes from a former secret. The current one may have a second key, which
+    /// servers at a neighbouring stage write with.
+    pub(super) fn is_former(&self, key: usize) -> bool {
         key >= self.each
     }
 
     /// Whether there are former secrets.
-    pub fn has_former(&self) -> bool {
-        self.session.len() > self.each
-    }
-
-    /// The keys of one cookie.
-    pub fn of(&self, kind: Kind) -> &[Key] {
-        match kind {
-            Kind::Session => &self.session,
-            Kind::Remember => &self.remember,
-        }
+    pub(super) fn has_former(&self) -> bool {
+        self.all.len() > self.each
     }
 }
 
-/// A secret's keys at a stage, the one that writes first.
+impl Deref for Keys {
+    type Target = [Key];
+
+    fn deref(&self) -> &[Key] {
+        &self.all
+    }
+}
+
+/// A secret's keys at a stage. The first one writes.
 fn at(stage: Stage, plain: &Key, separate: Key) -> Vec<Key> {
     match stage {
         Stage::Off => vec![plain.clone()],
@@ -107,13 +106,14 @@ fn at(stage: Stage, plain: &Key, separate: Key) -> Vec<Key> {
     }
 }
 
-/// The key of one cookie: `kind:`, the length of the name in four bytes (big-endian), the name, and the context.
+/// The key of one cookie: `kind:`, the length of the name in four bytes (big-endian), the name, and
+/// the context.
 fn separate(key: &Key, kind: Kind, name: &str, context: &[u8]) -> Key {
     let kind: &[u8] = match kind {
         Kind::Session => b"session:",
         Kind::Remember => b"remember:",
     };
-    // A longer name is no cookie's.
+    // No cookie has a longer name.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes();
     key.separate(&[kind, &length, name.as_bytes(), context])
 }
@@ -126,10 +126,10 @@ mod tests {
 
     fn ikms(stage: Stage, secrets: &[&str], names: [&str; 2], context: &str) -> [Vec<[u8; 32]>; 2] {
         let plain = secrets.iter().map(|secret| Key::from_secret(secret.as_bytes())).collect();
-        let names = names.map(Rc::from);
-        let name = |kind| &names[usize::from(kind == Kind::Remember)];
-        let keys = Keys::new(plain, stage, name, context.as_bytes());
-        [Kind::Session, Kind::Remember].map(|kind| keys.of(kind).iter().map(|key| *key.ikm()).collect())
+        let ikms = |kind, name| {
+            Keys::new(&plain, stage, kind, name, context.as_bytes()).iter().map(|key| *key.ikm()).collect()
+        };
+        [ikms(Kind::Session, names[0]), ikms(Kind::Remember, names[1])]
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_name_and_context_make_another_key() {
+    fn each_kind_name_and_context_has_another_key() {
         let mut seen = std::collections::HashSet::new();
         let names = ["session", "__Host-session", "sessio", "sessionn", "a"];
         for name in names {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn separate_keys_are_those_of_their_description() {
+    fn separate_keys_are_derived_as_documented() {
         use crate::cookie::keys::{hkdf_sha256, sha256};
         let info = b"session:\0\0\0\x07sessionacme";
         let expected = hkdf_sha256(&sha256(b"s"), info, b"separate", 32).unwrap();
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn stages_have_names() {
-        let on = |name, value| initial(&[(name, value)]).map(|one| (one.keys.of(Kind::Session).len(), one.seal_info));
+        let on = |name, value| initial(&[(name, value)]).map(|one| (one.session_cookie.keys.len(), one.seal_info));
         for (value, keys, stage) in [
             (Value::Boolean(false), 1, Stage::Off),
             (text("accept"), 2, Stage::Accept),
@@ -198,7 +198,7 @@ mod tests {
         let off = read(&[("separate_keys", Value::Boolean(false)), ("key_context", Value::Boolean(false))]).unwrap();
         let off = Configuration::new(off, &defaults).unwrap();
         let again = Configuration::initial(Options::default(), Some(&defaults), getrandom::fill).unwrap();
-        let ikm = |one: &Configuration| *one.keys.of(Kind::Session)[0].ikm();
+        let ikm = |one: &Configuration| *one.session_cookie.keys[0].ikm();
         assert_eq!(ikm(&off), ikm(&again), "init keeps the key that the others are made of");
         assert_ne!(ikm(&off), ikm(&defaults));
     }

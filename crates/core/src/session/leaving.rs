@@ -1,24 +1,25 @@
-//! What a sign-out, and the wish to be forgotten, take along besides the session itself: remember
-//! cookies with their records, and cookies that don't open.
+//! What a sign-out, and the wish to be forgotten, end besides the session itself: remember cookies
+//! with their records, and cookies that don't open.
 
 use super::audiences;
 use super::{Act, Error, Kind, Session};
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{Flags, Header, chunks};
 
-/// What becomes of a remember cookie beside a session cookie that does not open.
+/// What happens to a remember cookie if the session cookie does not open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It may belong to another audience, or its storage can't be asked.
+    /// It is kept, because it may belong to another audience, or its storage can't be asked.
     Stays,
-    /// It will never open.
+    /// It is cleared, because it will never open.
     IsDead,
-    /// It would sign the current audience in again.
+    /// It is ended, because it would sign the current audience in again.
     Ends,
 }
 
 impl Session {
-    /// Whether the user asked to be forgotten: in this instance, or when the cookie that it opened was saved.
+    /// Whether the user asked to be forgotten: in this instance, or when the cookie that it opened
+    /// was saved.
     pub(super) fn is_forgotten(&self) -> bool {
         self.forget || self.meta.as_ref().is_some_and(|meta| meta.header.flags().contains(Flags::FORGET))
     }
@@ -34,8 +35,8 @@ impl Session {
         self.remember_meta = None;
     }
 
-    /// Saves the remember cookie without the audience that has just left. If the user is not to be remembered, or
-    /// that fails, the cookie goes: it would bring the audience back.
+    /// Saves the remember cookie without the audience that has just left. If the user is not to be
+    /// remembered, or that fails, deletes the cookie, which would bring the audience back.
     pub(super) async fn leave_remembered(&mut self, act: &Act) {
         if self.remembers()
             && act.configuration.stored
@@ -53,9 +54,9 @@ impl Session {
         }
     }
 
-    /// Deletes the record of the remember cookie that this session opened or saved, and those of the
-    /// request's remember cookies that a key authenticates, whatever they hold: whoever has such a
-    /// cookie could sign in with it, and sign out.
+    /// Deletes the record of the remember cookie that this session opened or saved, and those of
+    /// the request's remember cookies that a key authenticates. They need not be opened for that,
+    /// because somebody who has such a cookie could sign in with it, and out again.
     pub(super) async fn delete_remembered(&self, act: &Act) -> Result<(), Error> {
         if !act.configuration.stored {
             return Ok(());
@@ -78,25 +79,29 @@ impl Session {
         match &self.remember_meta {
             None => act.clear_carried(kind),
             Some(_) if act.configuration.stored => act.clear(kind, 1, 1),
-            Some(meta) => act.clear(kind, 1, chunks::count(act.name(kind), meta.header.data_size()).unwrap_or(1)),
+            Some(meta) => {
+                act.clear(kind, 1, chunks::count(&act.cookie(kind).name, meta.header.data_size()).unwrap_or(1))
+            }
         }
     }
 
     /// Ends what the request carries of a session that does not open: clears the cookies that will
     /// never open. Also ends the remember cookie that would sign the current audience in again,
-    /// whatever `remember` says. With `alone`, it stays if it can be remembered without the audience.
+    /// whatever `remember` says. With `alone`, it stays if it can be remembered without the
+    /// audience.
     ///
-    /// Returns whether the response can't set cookies, and a remembered session was ended all the same.
+    /// Returns whether the response can't set cookies, and a remembered session was ended all the
+    /// same.
     ///
     /// # Errors
     ///
-    /// A record that can't be deleted; its cookie stays, and doing it again makes good what is missing.
+    /// A record can't be deleted. Its cookie stays, and doing it again deletes what is left.
     pub(super) async fn end_unopened(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
         let fate = self.fate_after_open(act, alone).await?;
         self.end_what_is_left(act, fate).await
     }
 
-    /// The same for an instance, which may not have tried to open anything.
+    /// Does the same for an instance, which may not have tried to open anything.
     pub(super) async fn end_unopened_instance(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
         self.refused.session = self.read(act, Kind::Session).await.is_err_and(|error| !error.is_fault());
         let fate = if self.refused.session { self.fate_of_remembered(act, alone).await? } else { Fate::Stays };
@@ -123,7 +128,7 @@ impl Session {
         if self.refused.remember {
             return Ok(Fate::IsDead);
         }
-        // If it can be opened, the open has tried: it lacks the current audience, or something failed.
+        // The open has tried it, so it lacks the current audience, or something failed.
         let was_tried = self.remember && act.unsendable.is_none();
         if was_tried || !self.refused.session { Ok(Fate::Stays) } else { self.fate_of_remembered(act, alone).await }
     }
@@ -143,10 +148,13 @@ impl Session {
 }
 
 impl Act {
-    /// Whether the user of the newest session cookie of the request, however old it is, asked to be forgotten.
+    /// Whether the user of the newest session cookie of the request, however old it is, asked to be
+    /// forgotten.
     pub(super) async fn asks_to_be_forgotten(&self) -> bool {
-        let saved_at = |header: &&Header| header.creation_time().saturating_add(header.rolling_offset());
         let headers = self.authentic(Kind::Session).await;
-        headers.iter().max_by_key(saved_at).is_some_and(|header| header.flags().contains(Flags::FORGET))
+        headers
+            .iter()
+            .max_by_key(|header| header.save_time())
+            .is_some_and(|header| header.flags().contains(Flags::FORGET))
     }
 }

@@ -1,23 +1,26 @@
 //! The rules of a session: configuration, times, audiences, and what the acts on a session do.
 //!
-//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. What it needs from outside,
-//! the request's values to bind to or a storage's answer, it awaits from its
-//! [`Host`](effect::Host); nothing else is awaited, so whoever drives the act sees each need as an
-//! [`Effect`](effect::Effect) and decides how to meet it.
+//! An act (open, save, touch, …) is an `async fn` over a [`Session`]. It awaits only what it needs
+//! from outside: the values of the request to bind to, a storage's reply, or a derived key. It gets
+//! them from its [`Host`](effect::Host). The caller that drives the act sees each need as an
+//! [`Effect`](effect::Effect), and decides how to meet it.
+//!
+//! What tells the session's cookie from the remember cookie is in its [`CookieSettings`].
 //!
 //! ```
 //! use std::rc::Rc;
 //! use resty_session_core::session::{self, Act, Options, Session};
-//! use resty_session_core::session::effect::{Answer, Effect, Step, Task};
+//! use resty_session_core::session::effect::{Step, Task};
+//! use resty_session_core::time::Timestamp;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = Options { secret: Some("a secret of random bytes".into()), ..Options::default() };
 //! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
 //!
-//! // Sign in: the payload is JSON, one [data, audience, subject] an audience.
+//! // Sign in. The payload is JSON, with one [data, audience, subject] for each audience.
 //! let mut task = Task::new(|host| async move {
 //!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
-//!     let (now, random) = (1_700_000_000, getrandom::fill);
+//!     let (now, random) = (Timestamp::from_secs(1_700_000_000), getrandom::fill);
 //!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
 //!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
@@ -37,23 +40,30 @@ mod acts;
 mod api;
 pub mod audiences;
 pub mod configuration;
+mod cookie_settings;
+#[allow(missing_docs)]
 pub mod effect;
 mod error;
 mod info;
-pub mod keys;
+mod keys;
 mod leaving;
 pub mod name;
+// The documentation's table of options says what each one means.
+#[allow(missing_docs)]
 mod options;
 mod others;
 mod reading;
-pub mod record;
+mod record;
 mod secrets;
 mod theft;
-pub mod times;
+mod times;
 mod writing;
 
-pub use acts::{Act, Kind, Meta, Refused, Session, State};
+pub use acts::{Act, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
-pub use error::Error;
+pub use cookie_settings::{CookieSettings, Kind};
+pub use error::{Cause, Error};
+pub use keys::{Keys, Stage};
 pub use options::Secure;
+pub use times::{Remaining, Timeouts};

@@ -6,6 +6,7 @@ use std::fmt;
 /// The name of an audience or a subject. The number 5 and the text "5" are two names.
 #[derive(Clone)]
 pub enum Name<'a> {
+    /// Text, which need not be UTF-8.
     Text(Cow<'a, [u8]>),
     /// A finite number.
     Number(f64),
@@ -25,7 +26,7 @@ impl fmt::Debug for Name<'_> {
 }
 
 impl<'a> Name<'a> {
-    /// From a JSON value that is not a string.
+    /// The name that a JSON value is which is not a string.
     pub(super) fn from_json(json: &'a [u8]) -> Self {
         let number = std::str::from_utf8(json).ok().and_then(|text| text.parse::<f64>().ok());
         match number.filter(|number| number.is_finite()) {
@@ -34,7 +35,7 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// The same name, which borrows from nothing.
+    /// The same name with bytes of its own.
     pub fn into_owned(self) -> Name<'static> {
         match self {
             Self::Text(text) => Name::Text(Cow::Owned(text.into_owned())),
@@ -52,8 +53,9 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Some JSON libraries write a number with fourteen digits only: such a number is the same name as each that it may have
-/// been. Two numbers that have more digits are the same name only if they are equal.
+/// Some JSON libraries write only fourteen digits of a number. Such a number is the same name as
+/// each number that it may have been. Two numbers with more digits are the same name only if they
+/// are equal.
 impl PartialEq for Name<'_> {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -76,8 +78,10 @@ impl From<&str> for Name<'static> {
     }
 }
 
-/// A number as Lua and cjson print it, which is C's `%.14g`: fourteen digits, without zeros at the end.
+/// A number as Lua and cjson print it, which is C's `%.14g`: fourteen digits, without zeros at the
+/// end.
 pub fn lua_number(number: f64) -> String {
+    /// Significant digits.
     const DIGITS: i32 = 14;
     if !number.is_finite() {
         return number.to_string().to_lowercase();

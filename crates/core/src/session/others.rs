@@ -1,4 +1,5 @@
-//! The request's other sessions: a browser may have several cookies of one name, of another path or domain.
+//! The request's other sessions: a browser may have several cookies of one name, with other paths
+//! or domains.
 
 use super::name::Name;
 use super::reading::Opened;
@@ -6,12 +7,13 @@ use super::{Act, Error, Kind, Session, audiences};
 use crate::cookie::Header;
 
 impl Session {
-    /// Deletes the records of the request's cookies of that kind, but for the one with the id `own`, that would sign the
-    /// current audience in again after it has left. The response cannot clear the cookies of other paths and domains.
+    /// Deletes the records of the request's cookies of that kind that would sign the current
+    /// audience in again after it has left, except for the one with the id `own`. The response
+    /// cannot clear the cookies of other paths and domains.
     ///
     /// # Errors
     ///
-    /// What the storage said.
+    /// The storage failed.
     pub(super) async fn delete_others(&self, act: &Act, kind: Kind, own: Option<&[u8]>) -> Result<(), Error> {
         let reader = Self { audience: self.current_audience(), ..Self::new(&act.configuration) };
         for (number, cookie) in act.candidates(kind).enumerate() {
@@ -30,7 +32,7 @@ impl Session {
         Ok(())
     }
 
-    /// The same for remember cookies, but for the one that the next save continues.
+    /// Does the same for remember cookies, except for the one that the next save continues.
     pub(super) async fn delete_other_remembered(&self, act: &Act) -> Result<(), Error> {
         if act.candidates(Kind::Remember).nth(1).is_none() {
             return Ok(());
@@ -42,7 +44,7 @@ impl Session {
         self.delete_others(act, Kind::Remember, continued.as_ref().map(Header::sid)).await
     }
 
-    /// The audience at the current place in the data, or else the one to open.
+    /// The audience at the current place in the data, or else the audience to open.
     pub(super) fn current_audience(&self) -> Option<Name<'static>> {
         let entries = audiences::entries(&self.payload).unwrap_or_default();
         let current = self.index.and_then(|index| entries.get(index)).and_then(|entry| entry.audience.clone());

@@ -1,52 +1,63 @@
-//! Reading a session: its cookies, its record, and what they hold.
+//! Reading a session from its cookies and its record.
 
 use super::audiences::{self, Sole};
 use super::effect::Get;
 use super::error::Cause;
 use super::info::Found;
-use super::{Act, Error, Kind, Meta, Session, record, times};
+use super::{Act, CookieSettings, Error, Kind, Meta, Session, record, times};
 use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
-use crate::cookie::{self, Flags, Header, RememberSafety, chunks, request, seal};
+use crate::cookie::{self, Flags, Header, Key, RememberSafety, chunks, request, seal};
 use crate::secret::Secret;
 
-/// How many cookies of one name are tried: a browser sends several if they have different paths or domains.
-const CANDIDATES: usize = 5;
-/// How many cookies of one name are looked at for whether a key authenticates them.
-const LOOKED_AT: usize = 4 * CANDIDATES;
+/// How many cookies of one name are tried: a browser sends several if they have different paths or
+/// domains.
+const MAX_CANDIDATES: usize = 5;
+/// How many cookies of one name are searched for those that a key authenticates.
+const MAX_SEARCHED: usize = 4 * MAX_CANDIDATES;
 /// How many ways to put chunks together are tried, if there are several cookies of a chunk's name.
-const COMBINATIONS: usize = 32;
+const MAX_COMBINATIONS: usize = 32;
 
-/// What a good cookie holds.
+/// A session that was read.
 pub(super) struct Opened {
+    /// Its cookie.
     pub meta: Meta,
+    /// JSON, one `[data, audience, subject]` an audience.
     pub payload: Secret,
     /// The current audience's place in the payload.
     pub index: Option<usize>,
+    /// The places of the parts, if the current audience is the only one.
     pub sole: Option<Sole>,
+    /// JSON of the info, `{audience: {…}}`.
     pub info: Option<Vec<u8>>,
-    /// What is wrong with it, although the session opens.
+    /// What is wrong, although the session opens.
     pub warning: Option<String>,
 }
 
 impl Session {
-    /// Reads and decrypts a cookie and, with a storage, its record. Of several cookies of that name
-    /// the first that opens counts; one that lacks the audience only if no other has it.
+    /// Reads and decrypts a cookie and, with a storage, its record. If there are several cookies of
+    /// the name, returns the first that opens and has the audience, or else the first that opens.
     ///
     /// # Errors
     ///
-    /// The first cookie's error, or that of a copied remember cookie or of a storage that can't be asked.
+    /// The first cookie's error, or that of a copied remember cookie, or of a storage that can't be
+    /// asked.
     pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
-        let mut candidates = act.candidates(kind);
-        let first = candidates.next().ok_or(cookie::Error::Missing)?;
-        let result = self.read_candidate(act, kind, first, 0).await;
-        if result.as_ref().is_ok_and(|opened| opened.index.is_some()) || candidates.next().is_none() {
-            return result;
-        }
-        // Boxed, because it seldom runs.
-        Box::pin(self.read_others(act, kind, result)).await
+        let others = {
+            let first = act.candidates(kind).next().ok_or(cookie::Error::Missing)?;
+            let result = self.read_candidate(act, kind, first, 0).await;
+            let is_good = result.as_ref().is_ok_and(|opened| opened.index.is_some());
+            if is_good || act.candidates(kind).nth(1).is_none() {
+                return result;
+            }
+            // Boxed, because it seldom runs. Awaited outside of this block, so that the result does
+            // not take up room in the future of every open.
+            Box::pin(self.read_others(act, kind, result))
+        };
+        others.await
     }
 
+    /// Reads the other cookies of that kind, and returns the best result.
     async fn read_others(&self, act: &Act, kind: Kind, mut best: Result<Opened, Error>) -> Result<Opened, Error> {
         let candidates: Vec<&[u8]> = act.candidates(kind).collect();
         let mut alarm = best.as_ref().err().and_then(Error::alarm);
@@ -78,24 +89,25 @@ impl Session {
         best
     }
 
-    /// `number` is the cookie's among those of its name.
+    /// Reads one cookie, whose `value` is the `number`-th of those of its name, from 0.
     pub(super) async fn read_candidate(
         &self,
         act: &Act,
         kind: Kind,
-        cookie: &[u8],
+        value: &[u8],
         number: usize,
     ) -> Result<Opened, Error> {
-        let (header, key) = act.verify(kind, cookie).await?;
+        let cookie = act.cookie(kind);
+        let verified = act.verify(cookie, value).await?;
         let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
-            let record = act.load(kind, &header).await?;
+            let record = act.load(cookie, &verified.header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = act.open_payload(kind, &header, key, &record.ciphertext).await?;
-            let info = record.info.map(|info| act.open_info(kind, key, &header, info)).transpose()?;
-            (payload, String::new(), info.unwrap_or_default())
+            let payload = act.open_payload(cookie, &verified, &record.ciphertext).await?;
+            let open_info = |info| act.open_info(verified.key_of(cookie), &verified.header, info);
+            (payload, String::new(), record.info.map(open_info).transpose()?.unwrap_or_default())
         } else {
-            let first = &cookie[ENCODED_SIZE..];
-            let payload = act.open_cookies(kind, &header, key, first, number).await?;
+            let first = &value[ENCODED_SIZE..];
+            let payload = act.open_cookies(cookie, &verified, first, number).await?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
             (payload, initial_chunk, Found::default())
@@ -104,56 +116,66 @@ impl Session {
         let entries = audiences::entries(&payload)?;
         let index = audiences::position(&entries, audience);
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
-        let place = request::place(&act.cookies, cookie);
+        let place = request::place(&act.cookies, value);
+        let Verified { header, key } = verified;
         let meta = Meta { header, key, initial_chunk, known_at: act.now, place };
         Ok(Opened { meta, payload, index, sole, info, warning })
+    }
+}
+
+/// A cookie that a key authenticates.
+pub(super) struct Verified {
+    header: Header,
+    /// The key's place among the cookie's keys.
+    key: usize,
+}
+
+impl Verified {
+    fn key_of<'a>(&self, cookie: &'a CookieSettings) -> &'a Key {
+        &cookie.keys[self.key]
     }
 }
 
 impl Act {
     /// The values of the request's first few cookies of that kind.
     pub(super) fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
-        request::values(&self.cookies, self.name(kind)).take(CANDIDATES)
+        request::values(&self.cookies, &self.cookie(kind).name).take(MAX_CANDIDATES)
     }
 
-    /// Checks all of a cookie that can be checked without its payload; its header, and the key that authenticates it.
-    async fn verify(&self, kind: Kind, cookie: &[u8]) -> Result<(Header, usize), Error> {
-        let header = Header::decode(cookie)?;
+    /// Checks all of a cookie that can be checked without its payload.
+    async fn verify(&self, cookie: &CookieSettings, value: &[u8]) -> Result<Verified, Error> {
+        let header = Header::decode(value)?;
         if header.flags().contains(Flags::STORED) != self.configuration.stored {
             return Err(Error::InvalidFlags);
         }
-        if self.configuration.stored && cookie.len() > ENCODED_SIZE {
+        if self.configuration.stored && value.len() > ENCODED_SIZE {
             return Err(cookie::Error::BehindHeader.into());
         }
-        match kind {
-            Kind::Session => self.timeouts(kind).check_session(&header, self.now)?,
-            // The cookie of a session that is to be forgotten is a session's, whatever its name.
-            Kind::Remember if header.flags().contains(Flags::FORGET) => return Err(Error::InvalidFlags),
-            Kind::Remember => self.timeouts(kind).check_remember(&header, self.now)?,
-        }
+        cookie.check(&header, self.now)?;
         let binding = self.binding(header.flags()).await;
-        let key = seal::verify(&header, self.configuration.keys.of(kind), &binding)?;
+        let key = seal::verify(&header, &cookie.keys, &binding)?;
         times::check_clock(&header, self.now)?;
         self.configuration.protection.check_bound(header.flags())?;
-        Ok((header, key))
+        Ok(Verified { header, key })
     }
 
-    /// The headers of the request's cookies of that kind that a key authenticates, whether they open or
-    /// not, and however old they are. Each session id once, and only the first few. Any client can send hundreds of
-    /// cookies of one name, so most of them are not looked at.
+    /// The headers of the request's cookies of that kind that a key authenticates, whether they
+    /// open or not, and however old they are. Each session id once, and only the first few. Any
+    /// client can send hundreds of cookies of one name, so most of them are not looked at.
     pub(super) async fn authentic(&self, kind: Kind) -> Vec<Header> {
+        let cookie = self.cookie(kind);
         let mut authentic: Vec<Header> = Vec::new();
-        for cookie in request::values(&self.cookies, self.name(kind)).take(LOOKED_AT) {
-            let Ok(header) = Header::decode(cookie) else { continue };
+        for value in request::values(&self.cookies, &cookie.name).take(MAX_SEARCHED) {
+            let Ok(header) = Header::decode(value) else { continue };
             let is_known = authentic.iter().any(|other| other.sid() == header.sid());
             if is_known || header.flags().contains(Flags::STORED) != self.configuration.stored {
                 continue;
             }
             let binding = self.binding(header.flags()).await;
-            if seal::verify(&header, self.configuration.keys.of(kind), &binding).is_ok() {
+            if seal::verify(&header, &cookie.keys, &binding).is_ok() {
                 authentic.push(header);
             }
-            if authentic.len() == CANDIDATES {
+            if authentic.len() == MAX_CANDIDATES {
                 break;
             }
         }
@@ -162,19 +184,24 @@ impl Act {
 
     /// The first of the request's cookies of that kind that a key authenticates.
     pub(super) async fn verified(&self, kind: Kind) -> Option<Meta> {
-        for cookie in self.candidates(kind) {
-            if let Ok((header, key)) = self.verify(kind, cookie).await {
+        for value in self.candidates(kind) {
+            if let Ok(Verified { header, key }) = self.verify(self.cookie(kind), value).await {
                 return Some(Meta { header, key, initial_chunk: String::new(), known_at: self.now, place: None });
             }
         }
         None
     }
 
-    /// The same. With a storage, its record is there.
+    /// The first of the request's cookies of that kind that a key authenticates and, with a
+    /// storage, whose record is there.
+    ///
+    /// # Errors
+    ///
+    /// The record of the first one is not there, or the storage can't be asked.
     pub(super) async fn find_verified(&self, kind: Kind) -> Result<Option<Meta>, Error> {
         let Some(meta) = self.verified(kind).await else { return Ok(None) };
         if self.configuration.stored {
-            self.load(kind, &meta.header).await?;
+            self.load(self.cookie(kind), &meta.header).await?;
         }
         Ok(Some(meta))
     }
@@ -183,83 +210,79 @@ impl Act {
     /// the `number`-th of its name.
     async fn open_cookies(
         &self,
-        kind: Kind,
-        header: &Header,
-        key: usize,
+        cookie: &CookieSettings,
+        verified: &Verified,
         first: &[u8],
         number: usize,
     ) -> Result<Secret, Error> {
+        let size = verified.header.data_size();
         // More than nine cookies can hold was never written by a save.
-        let count = chunks::count(self.name(kind), header.data_size()).map_err(|_| cookie::Error::InvalidPayload)?;
+        let count = chunks::count(&cookie.name, size).map_err(|_| cookie::Error::InvalidPayload)?;
         if count == 1 {
-            return self.open_payload(kind, header, key, first).await;
+            return self.open_payload(cookie, verified, first).await;
         }
-        if first.len() != chunks::part_size(self.name(kind), header.data_size(), 1) {
+        if first.len() != chunks::part_size(&cookie.name, size, 1) {
             return Err(cookie::Error::InvalidPayload.into());
         }
-        let values = request::chunk_values(&self.cookies, self.name(kind), count, CANDIDATES);
-        let places = (2..).zip(values).map(|(chunk, values)| self.chunk_candidates(kind, header, chunk, values));
-        let places = places.collect::<Result<Vec<_>, _>>()?;
+        let values = request::chunk_values(&self.cookies, &cookie.name, count, MAX_CANDIDATES);
+        let of_right_size = |(chunk, values)| chunk_candidates(chunks::part_size(&cookie.name, size, chunk), values);
+        let places = (2..).zip(values).map(of_right_size).collect::<Result<Vec<_>, _>>()?;
         // Boxed, because it seldom runs.
-        Box::pin(open_chunks(first, &places, number, async |text| self.open_payload(kind, header, key, text).await))
+        Box::pin(open_chunks(first, &places, number, async |text| self.open_payload(cookie, verified, text).await))
             .await
     }
 
     /// Decrypts a payload, its base64url text.
-    async fn open_payload(&self, kind: Kind, header: &Header, key: usize, text: &[u8]) -> Result<Secret, Error> {
+    async fn open_payload(&self, cookie: &CookieSettings, verified: &Verified, text: &[u8]) -> Result<Secret, Error> {
+        let (header, key) = (&verified.header, verified.key_of(cookie));
         let limit = self.configuration.max_data_size();
         let mut ciphertext = seal::decode(header, text, limit)?;
-        if self.safety(kind).rounds().is_some() && self.is_of_session(kind, header, key, &mut ciphertext) {
+        if cookie.derives_slowly() && is_of_session(key, header, &mut ciphertext) {
             return Err(cookie::Error::Decrypt(CipherError::Tag).into());
         }
-        let encryption = self.encryption(kind, key, header.sid()).await?;
+        let encryption = self.encryption(cookie, key, header.sid()).await?;
         Ok(seal::open(header, &encryption, ciphertext, limit)?)
     }
 
-    /// Whether this is the ciphertext of a session cookie, which it then decrypts. Such a cookie does not open under the
-    /// remember cookie's name. Without this check, that would take a slow derivation, which anybody with a session could
-    /// cause.
-    fn is_of_session(&self, kind: Kind, header: &Header, key: usize, ciphertext: &mut [u8]) -> bool {
-        let key = self.key(kind, key).encryption(header.sid(), RememberSafety::None);
-        key.decrypt(ciphertext, header.additional_data(), &header.tag()).is_ok()
-    }
-
-    /// Which of the values under a chunk's name are of the right size.
-    fn chunk_candidates<'a>(
-        &self,
-        kind: Kind,
-        header: &Header,
-        number: usize,
-        found: Vec<&'a [u8]>,
-    ) -> Result<Vec<&'a [u8]>, Error> {
-        let size = chunks::part_size(self.name(kind), header.data_size(), number);
-        let problem = if found.is_empty() { cookie::Error::MissingChunk } else { cookie::Error::InvalidPayload };
-        let mut values: Vec<&[u8]> = Vec::with_capacity(1);
-        for value in found {
-            if value.len() == size && !values.contains(&value) {
-                values.push(value);
-            }
-        }
-        if values.is_empty() { Err(problem.into()) } else { Ok(values) }
-    }
-
-    async fn load(&self, kind: Kind, header: &Header) -> Result<record::Record, Error> {
-        let get = Get { name: self.name(kind).clone(), key: self.storage_key(header), current_time: self.now };
+    /// The record of a cookie that a key authenticates.
+    async fn load(&self, cookie: &CookieSettings, header: &Header) -> Result<record::Record, Error> {
+        let key = self.storage_key(header);
+        let get = Get { name: cookie.name.clone(), key, current_time: self.now.as_secs() };
         let text = match self.host.get(get).await {
             Ok(text) => text,
-            Err(None) => return Err(Box::pin(self.explain_absence(kind, header)).await),
+            Err(None) => return Err(Box::pin(self.explain_absence(cookie.kind, header)).await),
             Err(cause) => return Err(Error::Load(Cause(cause))),
         };
-        if kind == Kind::Remember {
-            Box::pin(self.check_line(kind, header)).await?;
+        if cookie.kind == Kind::Remember {
+            Box::pin(self.check_line(cookie.kind, header)).await?;
         }
         record::decode(text, self.configuration.max_data_size())
     }
 }
 
-/// Decrypts a payload of which there may be several candidates for each chunk: the tag tells which belong together. A
-/// browser mostly sends cookies that were set together in the same order, so those that are the `number`-th each come
-/// first.
+/// Whether this is the ciphertext of a session cookie, which it then decrypts. Such a cookie does
+/// not open under the remember cookie's name. Without this check, that would take a slow
+/// derivation, which anybody with a session could cause.
+fn is_of_session(key: &Key, header: &Header, ciphertext: &mut [u8]) -> bool {
+    let key = key.encryption(header.sid(), RememberSafety::None);
+    key.decrypt(ciphertext, header.additional_data(), &header.tag()).is_ok()
+}
+
+/// Which of the values under a chunk's name are of the right size.
+fn chunk_candidates(size: usize, found: Vec<&[u8]>) -> Result<Vec<&[u8]>, Error> {
+    let problem = if found.is_empty() { cookie::Error::MissingChunk } else { cookie::Error::InvalidPayload };
+    let mut values: Vec<&[u8]> = Vec::with_capacity(1);
+    for value in found {
+        if value.len() == size && !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    if values.is_empty() { Err(problem.into()) } else { Ok(values) }
+}
+
+/// Decrypts a payload with several candidates for each chunk. The tag tells which belong together.
+/// A browser mostly sends cookies that were set together in the same order, so the `number`-th of
+/// each name are tried first.
 async fn open_chunks(
     first: &[u8],
     places: &[Vec<&[u8]>],
@@ -268,7 +291,7 @@ async fn open_chunks(
 ) -> Result<Secret, Error> {
     let all = places.iter().fold(1_usize, |product, place| product.saturating_mul(place.len()));
     let mut problem = Error::from(cookie::Error::InvalidPayload);
-    for attempt in 0..all.min(COMBINATIONS) {
+    for attempt in 0..all.min(MAX_COMBINATIONS) {
         let mut rest = attempt;
         let mut parts = vec![first];
         for place in places {

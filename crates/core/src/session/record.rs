@@ -1,18 +1,20 @@
-//! A stored record: a JSON array of the payload's base64url text and, where there is any, the info's:
-//! `["ciphertext"]` or `["ciphertext","info"]`, info being base64url of JSON.
+//! A stored record: a JSON array of the payload's base64url text and, if there is info, its
+//! base64url text: `["ciphertext"]` or `["ciphertext","info"]`.
 
 use super::{Error, info};
 use crate::cookie::base64url;
 use crate::cookie::header::MAX_DATA_SIZE;
 
-pub struct Record {
-    /// base64url, as it was sealed.
-    pub ciphertext: Vec<u8>,
-    /// JSON text, `{audience: {…}}`.
-    pub info: Option<Vec<u8>>,
+/// The parts of a record.
+pub(super) struct Record {
+    /// The ciphertext's base64url text, as it was sealed.
+    pub(super) ciphertext: Vec<u8>,
+    /// JSON, `{audience: {…}}`.
+    pub(super) info: Option<Vec<u8>>,
 }
 
-pub fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
+/// A record of a ciphertext's base64url text and of info.
+pub(super) fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
     // base64url needs no escaping in JSON.
     match info {
         Some(info) => [b"[\"", ciphertext, b"\",\"", base64url::encode(info).as_bytes(), b"\"]"].concat(),
@@ -24,14 +26,15 @@ pub fn encode(ciphertext: &[u8], info: Option<&[u8]>) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// What is wrong with the record, which whoever writes to the storage may have made.
-pub fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> {
+/// The text is not a record. Anybody who can write to the storage may have put it there.
+pub(super) fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> {
     if is_one_plain_string(&text) {
         text.truncate(text.len() - 2);
         text.drain(..2);
         return Ok(Record { ciphertext: text, info: None });
     }
-    const PUNCTUATION: usize = 1024; // more than any JSON library puts around the two texts
+    /// More than any JSON library puts around the two texts.
+    const PUNCTUATION: usize = 1024;
     let longest_info = base64url::encoded_size(info::sealed_size(max_info_size));
     if text.len() > MAX_DATA_SIZE + longest_info + PUNCTUATION {
         return Err(Error::InfoSize(max_info_size));
@@ -46,7 +49,8 @@ pub fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, Error> 
     Ok(Record { ciphertext, info })
 }
 
-/// Whether it is what [`encode`] mostly makes, `["…"]`: worth not parsing, for every open comes here.
+/// Whether it is `["…"]`, as [`encode`] mostly makes it. Every open comes here, and parsing takes
+/// longer.
 fn is_one_plain_string(text: &[u8]) -> bool {
     let inner = text.strip_prefix(b"[\"").and_then(|rest| rest.strip_suffix(b"\"]"));
     inner.is_some_and(|inner| memchr::memchr2(b'"', b'\\', inner).is_none())
@@ -57,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_come_back() {
+    fn records_are_read_as_they_were_written() {
         for info in [Some(&b"{}"[..]), None] {
             let record = decode(encode(b"AAAA", info), 100).unwrap();
             assert_eq!((record.ciphertext.as_slice(), record.info.as_deref()), (&b"AAAA"[..], info));
@@ -69,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_an_error() {
+    fn other_text_than_a_record_is_an_error() {
         for text in ["", "{}", "null", "[1]", "[\"a\"", "[\"]", "true"] {
             let error = decode(text.into(), 100).err().unwrap().to_string();
             assert!(error.starts_with("unable to json decode session ("), "{error}");

@@ -1,21 +1,29 @@
-//! Weak secrets: key material that anybody knows is refused, and whatever can be guessed is reported.
+//! Weak secrets: key material that anybody knows is refused, and secrets that can be guessed are
+//! reported.
 
 use super::Error;
 use super::options::{Options, invalid};
 use crate::cookie::keys::sha256;
 use crate::secret::Secret;
 
-/// A secret should have at least so many bytes: even random ones can be guessed if they are fewer.
-const SECRET_SIZE: usize = 16;
+/// The least bytes that a secret should have. Fewer can be guessed even if they are random.
+const MIN_SECRET_SIZE: usize = 16;
 
 /// Which keys can be guessed, because their secret is too short or repeats one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guessable {
+    /// The current key.
     pub key: bool,
+    /// One of the former keys.
     pub fallbacks: bool,
 }
 
-/// Refuses key material that anybody knows: bytes that were never filled in, and the hash of an empty secret.
+/// Refuses key material that anybody knows: bytes that were never filled in, and the hash of an
+/// empty secret. `which` is put before the cause.
+///
+/// # Errors
+///
+/// The key material is one of these.
 pub(super) fn check_known(option: &'static str, ikm: &[u8], which: &str) -> Result<(), Error> {
     if ikm.iter().all(|byte| *byte == 0) {
         return Err(invalid(option, format!("{which}all bytes are zero")));
@@ -26,10 +34,12 @@ pub(super) fn check_known(option: &'static str, ikm: &[u8], which: &str) -> Resu
     Ok(())
 }
 
+/// Whether the options have a current key.
 pub(super) fn writes_key(options: &Options) -> bool {
     options.ikm.is_some() || options.secret.is_some()
 }
 
+/// Whether the options have former keys, or say that there are none.
 pub(super) fn writes_fallbacks(options: &Options) -> bool {
     options.ikm_fallbacks.is_some() || options.secret_fallbacks.is_some()
 }
@@ -48,7 +58,7 @@ pub(super) fn guessable(options: &Options) -> Guessable {
 }
 
 fn is_guessable(secret: &[u8]) -> bool {
-    secret.len() < SECRET_SIZE || secret.iter().all(|byte| *byte == secret[0])
+    secret.len() < MIN_SECRET_SIZE || secret.iter().all(|byte| *byte == secret[0])
 }
 
 #[cfg(test)]
@@ -60,7 +70,7 @@ mod tests {
     use crate::cookie::keys::IKM_SIZE;
 
     #[test]
-    fn key_material_that_anybody_knows_is_an_error() {
+    fn known_key_material_is_an_error() {
         let of_nothing = Value::Text((&sha256(b"")).into());
         let zeros = || Value::Text((&[0; IKM_SIZE]).into());
         let good = text(&"0123456789abcdef".repeat(2));
@@ -91,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_can_be_found_by_trying_are_known_as_such_as_long_as_they_are_used() {
+    fn guessable_keys_are_reported_as_long_as_they_are_used() {
         let strong = text("a secret of many bytes");
         let weak = [text("fifteen bytes 5"), text(&"x".repeat(99)), Value::Number(123_456.0), text("s")];
         let list = |values: &[Value]| Value::List(values.to_vec());

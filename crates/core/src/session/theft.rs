@@ -1,26 +1,29 @@
 //! Remember cookies that were copied (`remember_theft = "revoke"`).
 //!
-//! A remember cookie that was replaced opens for `stale_ttl` seconds more, for requests under way. If it comes back
-//! later, then two hold cookies of the same sign-in: one was stolen from the other. Nobody can tell which of the two is
-//! the thief, so both are signed out.
+//! A remember cookie that was replaced still opens for `stale_ttl` seconds, for requests under way.
+//! If it comes back later, two clients have cookies of the same sign-in, so one of them stole its
+//! cookie from the other. It can't be told which one is the thief, so both are signed out.
 //!
-//! All cookies that come from one sign-in are a *line*. The storage holds notes beside the records, each under the hash
-//! of its kind and of what it is about, so that no cookie names one:
+//! All cookies that come from one sign-in are a *line*. The storage holds notes beside the records.
+//! Each is stored under the hash of its kind and of the record or line that it is about, so that no
+//! cookie names it:
 //!
-//! - of a record, `line`: the name of the line that it belongs to, which is random, or the key of its first record;
+//! - of a record, `line`: the name of its line, which is random, or the key of the line's first
+//!   record;
 //! - of a line, `newest`: its last remember record;
 //! - of a line, `revoked`: it has ended.
 //!
-//! The records stay as they are. A server that does not know of notes opens and replaces them as always, and a cookie
-//! that it replaced comes back unnoticed.
+//! The records themselves do not change. A server that does not know of notes opens and replaces
+//! them as always, and does not notice if a cookie that it replaced comes back.
 
 use super::effect::{Delete, Get, Set};
 use super::error::Cause;
 use super::{Act, Error, Kind, Session};
 use crate::cookie::keys::sha256;
 use crate::cookie::{Header, base64url, set_cookie};
+use crate::time::Seconds;
 
-/// What a note says of the record or the line that it is about.
+/// The kind of a note.
 #[derive(Clone, Copy)]
 enum Note {
     Line,
@@ -29,6 +32,7 @@ enum Note {
 }
 
 impl Note {
+    /// The key of the note about a record or a line.
     fn key(self, about: &str) -> String {
         let kind: &[u8] = match self {
             Self::Line => b"line:",
@@ -40,8 +44,12 @@ impl Note {
 }
 
 impl Session {
-    /// Begins the line of a sign-in, whatever remember cookie the browser has. If it joined that one's line, somebody who
-    /// planted the cookie and kept a copy could end it.
+    /// Begins the line of a sign-in, even if the browser has a remember cookie. If it joined that
+    /// cookie's line, somebody who planted the cookie and kept a copy could end the line.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has no randomness.
     pub(super) fn begin_line(&mut self, act: &Act) -> Result<(), Error> {
         if act.watches_lines() {
             self.line = Some(base64url::encode(&act.fresh_sid()?));
@@ -49,14 +57,15 @@ impl Session {
         Ok(())
     }
 
-    /// Continues the line of what a save is about to replace. Returns its header if no line is known.
+    /// Continues the line of the record that a save is about to replace. Returns the record's
+    /// header if no line is known.
     ///
-    /// What goes into a remember cookie is the session's, and so stays in the session's line. A thief could otherwise
-    /// move a session to the line of a remember cookie of his own.
+    /// A remember cookie holds the session's data, and so stays in the session's line. Otherwise a
+    /// thief could move a session to the line of a remember cookie of his own.
     ///
     /// # Errors
     ///
-    /// The line was revoked: what was to be replaced is deleted. Or the storage can't be asked.
+    /// The line was revoked, and the record is deleted; or the storage can't be asked.
     pub(super) async fn continue_line(&mut self, act: &Act, kind: Kind) -> Result<Option<Header>, Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(None) };
         let header = meta.header.clone();
@@ -69,8 +78,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Notes the line of what was saved. A failure is only a warning: the cookie is good, but a copy of it goes
-    /// unnoticed.
+    /// Notes the line of the record that was saved. A failure is only a warning: the cookie works,
+    /// but a copy of it is not noticed.
     pub(super) async fn try_to_note_line(&mut self, act: &Act, kind: Kind, unnoted: Option<Header>) {
         if kind == Kind::Session && self.line.is_none() {
             return;
@@ -80,7 +89,8 @@ impl Session {
         }
     }
 
-    /// A remember record whose line is not known begins one, or does so with the one that it replaces.
+    /// Notes the line of a record. A remember record whose line is not known begins one, together
+    /// with the record that it replaces.
     async fn note_line(&mut self, act: &Act, kind: Kind, unnoted: Option<Header>) -> Result<(), Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(()) };
         let (key, life) = (act.storage_key(&meta.header), act.life(kind, &meta.header));
@@ -101,7 +111,7 @@ impl Session {
         Ok(())
     }
 
-    /// Warns of a remember cookie that was copied, and clears it.
+    /// Warns that a remember cookie was copied, and clears it.
     pub(super) fn tell_theft(&mut self, act: &Act, error: &Error) {
         if let Some(alarm) = error.alarm() {
             self.warning = Some(alarm);
@@ -113,11 +123,12 @@ impl Session {
 }
 
 impl Act {
+    /// Whether the lines of sign-ins are noted and checked.
     pub(super) fn watches_lines(&self) -> bool {
         self.configuration.stored && self.configuration.protection.remember_theft
     }
 
-    /// Why there is no record of a cookie that a key authenticates.
+    /// The error if the record of an authentic cookie is absent.
     pub(super) async fn explain_absence(&self, kind: Kind, header: &Header) -> Error {
         if kind == Kind::Session || !self.watches_lines() {
             return Error::Load(Cause(None));
@@ -129,7 +140,8 @@ impl Act {
         }
     }
 
-    /// Revokes the line of a remember cookie that was replaced; whether this is the first that comes back.
+    /// Revokes the line of a remember cookie if it was replaced. Returns whether it is the first of
+    /// the line that comes back.
     async fn revoke_if_replaced(&self, header: &Header) -> Result<bool, Error> {
         let key = self.storage_key(header);
         let Some(line) = self.noted(Note::Line, &key).await? else { return Ok(false) };
@@ -139,20 +151,23 @@ impl Act {
         if self.noted(Note::Revoked, &line).await?.is_some() {
             return Ok(false);
         }
-        // What came from the line may have been saved just now.
-        let life = self.life(Kind::Remember, header).max(self.timeouts(Kind::Session).record_ttl(0, 0));
+        // A session of the line may have been saved just now.
+        let of_session = self.cookie(Kind::Session).timeouts.record_ttl(Seconds::ZERO, Seconds::ZERO);
+        let life = self.life(Kind::Remember, header).max(of_session);
         self.note(Note::Revoked, &line, &line, life).await?;
-        // The note ends the line on every server that watches lines. Without its record, the newest cookie does not open
-        // on any other server either. If that fails, the alarm counts all the same.
+        // The note ends the line on every server that watches lines. Other servers don't open the
+        // newest cookie once its record is gone. If deleting it fails, the alarm counts all the
+        // same.
         let _ = self.delete(Kind::Remember, newest).await;
         Ok(true)
     }
 
-    /// The line of a record that is there, if it is noted.
+    /// The line of an existing record, if it is noted.
     ///
     /// # Errors
     ///
-    /// The line was revoked: the record is deleted, if the storage can do that. Or the storage can't be asked.
+    /// The line was revoked, and the record is deleted if the storage can do that; or the storage
+    /// can't be asked.
     pub(super) async fn check_line(&self, kind: Kind, header: &Header) -> Result<Option<String>, Error> {
         if !self.watches_lines() {
             return Ok(None);
@@ -166,32 +181,38 @@ impl Act {
         Err(Error::Revoked)
     }
 
-    /// For how many seconds a record that was just stored, and what is noted of it, has to be kept.
-    fn life(&self, kind: Kind, header: &Header) -> u64 {
-        self.timeouts(kind).record_ttl(self.now.saturating_sub(header.creation_time()), 0)
+    /// How long a record that was just stored, and its notes, have to be kept.
+    fn life(&self, kind: Kind, header: &Header) -> Seconds {
+        self.cookie(kind).timeouts.record_ttl(self.now.since(header.creation_time()), Seconds::ZERO)
     }
 
+    /// The key that a note holds, if the storage has the note.
+    ///
+    /// # Errors
+    ///
+    /// The storage can't be asked.
     async fn noted(&self, note: Note, about: &str) -> Result<Option<String>, Error> {
-        let get = Get { name: self.name(Kind::Remember).clone(), key: note.key(about), current_time: self.now };
+        let name = self.cookie(Kind::Remember).name.clone();
+        let get = Get { name, key: note.key(about), current_time: self.now.as_secs() };
         let text = match self.host.get(get).await {
             Ok(text) => text,
             Err(None) => return Ok(None),
             Err(cause) => return Err(Error::Load(Cause(cause))),
         };
-        // A storage that somebody else writes to may hold anything: what is not a key is no note.
+        // Other programs may write to the storage, so text that is not a key does not count.
         let key = text.strip_prefix(b"[\"").and_then(|rest| rest.strip_suffix(b"\"]")).unwrap_or_default();
         let is_key = key.len() == base64url::encoded_size(32) && base64url::is_text(key);
         Ok(String::from_utf8(key.to_vec()).ok().filter(|_| is_key))
     }
 
-    /// Keeps a note for so many seconds. It looks like a record, which every storage can hold.
-    async fn note(&self, note: Note, about: &str, key: &str, ttl: u64) -> Result<(), Error> {
+    /// Stores a note for that long. It looks like a record, so that every storage can hold it.
+    async fn note(&self, note: Note, about: &str, key: &str, ttl: Seconds) -> Result<(), Error> {
         let set = Set {
-            name: self.name(Kind::Remember).clone(),
+            name: self.cookie(Kind::Remember).name.clone(),
             key: note.key(about),
             value: format!("[\"{key}\"]").into_bytes(),
-            ttl,
-            current_time: self.now,
+            ttl: ttl.as_secs(),
+            current_time: self.now.as_secs(),
             old_key: None,
             old_must_exist: false,
             stale_ttl: 0,
@@ -201,7 +222,8 @@ impl Act {
     }
 
     async fn delete(&self, kind: Kind, key: String) -> Result<(), Error> {
-        let delete = Delete { name: self.name(kind).clone(), key, current_time: self.now, metadata: None };
+        let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
+        let delete = Delete { name, key, current_time, metadata: None };
         self.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
     }
 }

@@ -1,39 +1,47 @@
-//! The times of a session, all in whole seconds.
+//! The timeouts of a session, and what follows from its times.
 //!
-//! A session has three clocks: since it was created (absolute), since it was last saved (rolling), and since it
-//! was last used (idling). Each has a timeout; 0 switches one off. What is exactly as old as a timeout is still
-//! good.
+//! A session has three clocks: since it was created (absolute), since it was last saved (rolling),
+//! and since it was last saved or touched (idling). Each has a timeout, and zero switches one off.
+//! A session that is exactly as old as a timeout is still good.
 
 use super::Error;
 use crate::cookie::Header;
 use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::header::{CLOCK_SKEW, MAX_ROLLING_OFFSET};
+use crate::time::{Seconds, Timestamp};
 
+/// The timeouts of one cookie. Zero switches a timeout off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    pub idling: u64,
-    pub rolling: u64,
-    pub absolute: u64,
+    /// Since the session was last saved or touched.
+    pub idling: Seconds,
+    /// Since it was last saved.
+    pub rolling: Seconds,
+    /// Since it was created.
+    pub absolute: Seconds,
 }
 
-/// How old a session is; negative where the clock was set back since.
-#[derive(Clone, Copy, Debug)]
-pub struct Elapsed {
-    pub absolute: i64,
-    pub rolling: i64,
-    pub idling: i64,
+/// One of the three timeouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timeout {
+    Absolute,
+    Rolling,
+    Idling,
 }
 
-/// What is left of each timeout; `None` for one that is switched off.
+/// What is left of each timeout in seconds, negative if it has ended; `None` if it is switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remaining {
+    /// Of the time since the session was last saved or touched.
     pub idling: Option<i64>,
+    /// Of the time since it was last saved.
     pub rolling: Option<i64>,
+    /// Of the time since it was created.
     pub absolute: Option<i64>,
 }
 
 impl Remaining {
-    /// What is left of the timeout that comes first.
+    /// What is left of the timeout that ends first, in seconds.
     pub fn nearest(&self) -> Option<i64> {
         [self.idling, self.rolling, self.absolute].into_iter().flatten().min()
     }
@@ -41,113 +49,102 @@ impl Remaining {
 
 /// What a refresh has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refresh {
+pub(super) enum Refresh {
     Nothing,
     Touch,
     Save,
 }
 
-pub fn elapsed(header: &Header, now: u64) -> Elapsed {
-    let since = |time: u64| now as i64 - time as i64;
-    let saved = header.creation_time() + header.rolling_offset();
-    Elapsed {
-        absolute: since(header.creation_time()),
-        rolling: since(saved),
-        idling: since(saved + header.idling_offset()),
-    }
-}
-
-fn exceeds(elapsed: i64, timeout: u64) -> bool {
-    timeout != 0 && elapsed > i64::try_from(timeout).unwrap_or(i64::MAX)
+/// Whether a timeout that is not switched off is shorter than a time.
+fn is_exceeded(timeout: Seconds, elapsed: Seconds) -> bool {
+    !timeout.is_zero() && elapsed > timeout
 }
 
 impl Timeouts {
-    /// Whether a session cookie is still good.
-    pub fn check_session(&self, header: &Header, now: u64) -> Result<(), Error> {
-        let elapsed = check_lifetime(header, now)?;
-        if exceeds(elapsed.absolute, self.absolute) {
-            return Err(Error::AbsoluteTimeoutExceeded);
+    /// The timeout that a session has exceeded, if there is one: the absolute one before the
+    /// rolling one before the idling one.
+    pub(super) fn exceeded(&self, header: &Header, now: Timestamp) -> Option<Timeout> {
+        if is_exceeded(self.absolute, now.since(header.creation_time())) {
+            return Some(Timeout::Absolute);
         }
-        if exceeds(elapsed.rolling, self.rolling) {
-            return Err(Error::RollingTimeoutExceeded);
+        if is_exceeded(self.rolling, now.since(header.save_time())) {
+            return Some(Timeout::Rolling);
         }
-        if exceeds(elapsed.idling, self.idling) {
-            return Err(Error::IdlingTimeoutExceeded);
-        }
-        Ok(())
+        is_exceeded(self.idling, now.since(header.touch_time())).then_some(Timeout::Idling)
     }
 
-    /// Whether a remember cookie is still good. It is never touched: its idling offset stays 0.
-    pub fn check_remember(&self, header: &Header, now: u64) -> Result<(), Error> {
-        let elapsed = check_lifetime(header, now)?;
-        if exceeds(elapsed.absolute, self.absolute) {
-            return Err(Error::RememberAbsoluteTimeoutExceeded);
-        }
-        if exceeds(elapsed.rolling, self.rolling) {
-            return Err(Error::RememberRollingTimeoutExceeded);
-        }
-        if header.idling_offset() != 0 {
-            return Err(Error::InvalidIdlingOffset);
-        }
-        Ok(())
-    }
-
-    pub fn remaining(&self, header: &Header, now: u64) -> Remaining {
-        let elapsed = elapsed(header, now);
-        let left = |timeout: u64, elapsed: i64| {
-            (timeout != 0).then(|| i64::try_from(timeout).unwrap_or(i64::MAX).saturating_sub(elapsed))
-        };
+    /// What is left of each timeout.
+    pub fn remaining(&self, header: &Header, now: Timestamp) -> Remaining {
+        let left = |timeout: Seconds, start| (!timeout.is_zero()).then(|| now.left_of(timeout, start));
         Remaining {
-            idling: left(self.idling, elapsed.idling),
-            rolling: left(self.rolling, elapsed.rolling),
-            absolute: left(self.absolute, elapsed.absolute),
+            idling: left(self.idling, header.touch_time()),
+            rolling: left(self.rolling, header.save_time()),
+            absolute: left(self.absolute, header.creation_time()),
         }
     }
 
-    /// A session whose rolling timeout is three quarters spent is saved anew; one that idled for longer than
-    /// `touch_threshold`, or for three quarters of its idling timeout, is touched.
-    pub fn refresh(&self, header: &Header, now: u64, touch_threshold: u64) -> Refresh {
-        let elapsed = elapsed(header, now);
-        let touch_threshold = touch_threshold.min(self.idling - self.idling.div_ceil(4));
-        if exceeds(elapsed.rolling, self.rolling - self.rolling / 4) {
+    /// A session whose rolling timeout is three quarters spent is saved anew; one that idled for
+    /// longer than `touch_threshold`, or for three quarters of its idling timeout, is touched.
+    pub(super) fn refresh(&self, header: &Header, now: Timestamp, touch_threshold: Seconds) -> Refresh {
+        let touch_threshold = touch_threshold.min(self.idling - self.idling.quarter_rounded_up());
+        if is_exceeded(self.rolling - self.rolling.quarter(), now.since(header.save_time())) {
             Refresh::Save
-        } else if self.idling != 0 && elapsed.idling > i64::try_from(touch_threshold).unwrap_or(i64::MAX) {
+        } else if !self.idling.is_zero() && now.since(header.touch_time()) > touch_threshold {
             Refresh::Touch
         } else {
             Refresh::Nothing
         }
     }
 
-    /// How long a storage must keep a record: to the end of the rolling or the absolute timeout, whichever
-    /// comes first, at most 400 days, at least a second.
+    /// How long a storage must keep a record: to the end of the rolling or the absolute timeout,
+    /// whichever comes first, at most 400 days, at least a second.
     ///
     /// `age` is the session's age, `since_save` how long ago it was saved.
-    pub fn record_ttl(&self, age: u64, since_save: u64) -> u64 {
-        let limit = |timeout: u64| if timeout == 0 { MAX_AGE } else { timeout.min(MAX_AGE) };
-        let rolling = limit(self.rolling).saturating_sub(since_save);
-        let absolute = if self.absolute == 0 { MAX_AGE } else { self.absolute.saturating_sub(age) };
-        rolling.min(absolute).max(1)
+    pub(super) fn record_ttl(&self, age: Seconds, since_save: Seconds) -> Seconds {
+        let rolling = self.longest_life() - since_save;
+        let absolute = if self.absolute.is_zero() { MAX_AGE } else { self.absolute - age };
+        rolling.min(absolute).max(Seconds::from_secs(1))
+    }
+
+    /// How long a session lives at most after a save: the rolling timeout, but no longer than
+    /// 400 days.
+    pub(super) fn longest_life(&self) -> Seconds {
+        if self.rolling.is_zero() { MAX_AGE } else { self.rolling.min(MAX_AGE) }
     }
 }
 
-fn check_lifetime(header: &Header, now: u64) -> Result<Elapsed, Error> {
-    let elapsed = elapsed(header, now);
-    if exceeds(elapsed.absolute, MAX_ROLLING_OFFSET) {
-        return Err(Error::LifetimeExceeded);
+/// Checks that a session is not older than its rolling offset can tell, some 136 years.
+///
+/// # Errors
+///
+/// [`Error::LifetimeExceeded`]
+pub(super) fn check_lifetime(header: &Header, now: Timestamp) -> Result<(), Error> {
+    match now.since(header.creation_time()) > MAX_ROLLING_OFFSET {
+        true => Err(Error::LifetimeExceeded),
+        false => Ok(()),
     }
-    Ok(elapsed)
 }
 
-/// Checks that none of a session's times is more than a day ahead, because no timeout could end before that time.
+/// Checks that none of a session's times is more than a day ahead, because no timeout could end
+/// before that time.
 ///
 /// # Errors
 ///
 /// Which time is ahead.
-pub fn check_clock(header: &Header, now: u64) -> Result<(), Error> {
-    let Elapsed { absolute, rolling, idling } = elapsed(header, now);
-    let ahead = -(CLOCK_SKEW as i64);
-    let clocks = [(absolute, "created"), (rolling, "saved"), (idling, "touched")];
-    clocks.into_iter().find(|(elapsed, _)| *elapsed < ahead).map_or(Ok(()), |(_, what)| Err(Error::Ahead(what)))
+pub(super) fn check_clock(header: &Header, now: Timestamp) -> Result<(), Error> {
+    let latest = now + CLOCK_SKEW;
+    // It is the last of the three, and so mostly the only one to compare.
+    if header.touch_time() <= latest {
+        return Ok(());
+    }
+    let what = if header.creation_time() > latest {
+        "created"
+    } else if header.save_time() > latest {
+        "saved"
+    } else {
+        "touched"
+    };
+    Err(Error::Ahead(what))
 }
 
 #[cfg(test)]
@@ -155,34 +152,61 @@ mod tests {
     use super::*;
     use crate::cookie::header::{Fields, Flags};
 
-    const CREATED: u64 = 1_700_000_000;
-    const TIMEOUTS: Timeouts = Timeouts { idling: 900, rolling: 3600, absolute: 86_400 };
+    const CREATED: Timestamp = at(1_700_000_000);
+    const TIMEOUTS: Timeouts = Timeouts { idling: seconds(900), rolling: seconds(3600), absolute: seconds(86_400) };
 
+    const fn seconds(seconds: u64) -> Seconds {
+        Seconds::from_secs(seconds)
+    }
+
+    const fn at(timestamp: u64) -> Timestamp {
+        Timestamp::from_secs(timestamp)
+    }
+
+    /// So long after the creation.
+    fn after(age: u64) -> Timestamp {
+        CREATED + seconds(age)
+    }
+
+    /// The header of a session that was saved so many seconds after its creation.
     fn header(rolling_offset: u64) -> Header {
+        let rolling_offset = seconds(rolling_offset);
         let fields =
             Fields { flags: Flags::empty(), sid: [0; 32], creation_time: CREATED, rolling_offset, data_size: 0 };
         Header::new(&fields).unwrap()
     }
 
     #[test]
-    fn as_old_as_a_timeout_is_still_good() {
-        let only = |idling, rolling, absolute| Timeouts { idling, rolling, absolute };
-        let at = |timeouts: Timeouts, age| timeouts.check_session(&header(0), CREATED + age).map_err(|e| e.to_string());
-        for (timeouts, limit, text) in [
-            (only(900, 0, 0), 900, "session idling timeout exceeded"),
-            (only(0, 3600, 0), 3600, "session rolling timeout exceeded"),
-            (only(0, 0, 86_400), 86_400, "session absolute timeout exceeded"),
-            (only(0, 0, 0), MAX_ROLLING_OFFSET, "session lifetime exceeded"),
+    fn a_session_exactly_as_old_as_a_timeout_is_good() {
+        let only = |idling, rolling, absolute| {
+            let [idling, rolling, absolute] = [idling, rolling, absolute].map(seconds);
+            Timeouts { idling, rolling, absolute }
+        };
+        for (timeouts, limit, timeout) in [
+            (only(900, 0, 0), 900, Timeout::Idling),
+            (only(0, 3600, 0), 3600, Timeout::Rolling),
+            (only(0, 0, 86_400), 86_400, Timeout::Absolute),
+            (only(5, 5, 5), 5, Timeout::Absolute),
+            (only(5, 5, 6), 5, Timeout::Rolling),
         ] {
-            assert_eq!(at(timeouts, limit), Ok(()));
-            assert_eq!(at(timeouts, limit + 1), Err(text.to_owned()));
+            assert_eq!(timeouts.exceeded(&header(0), after(limit)), None);
+            assert_eq!(timeouts.exceeded(&header(0), after(limit + 1)), Some(timeout));
         }
+        assert_eq!(Timeouts::default().exceeded(&header(0), at(u64::MAX)), None, "all are switched off");
     }
 
     #[test]
-    fn a_clock_that_is_a_little_behind_expires_nothing() {
-        for now in [CREATED - 86_400, CREATED - 1, CREATED, u64::from(u32::MAX)] {
-            assert!(TIMEOUTS.check_session(&header(0), CREATED - 86_400).is_ok());
+    fn the_lifetime_ends_with_the_largest_rolling_offset() {
+        let last = MAX_ROLLING_OFFSET.as_secs();
+        assert!(check_lifetime(&header(0), after(last)).is_ok());
+        let error = check_lifetime(&header(0), after(last + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "session lifetime exceeded");
+    }
+
+    #[test]
+    fn a_clock_a_little_behind_expires_nothing() {
+        for now in [at(1_700_000_000 - 86_400), at(1_700_000_000 - 1), CREATED, at(u64::from(u32::MAX))] {
+            assert_eq!(TIMEOUTS.exceeded(&header(0), at(1_700_000_000 - 86_400)), None);
             assert!(check_clock(&header(0), now).is_ok());
         }
     }
@@ -191,11 +215,11 @@ mod tests {
     fn times_more_than_a_day_ahead_are_refused() {
         let problem = |header: &Header, now| check_clock(header, now).unwrap_err().to_string();
         let text = |what| format!("session was {what} more than a day ahead of this server's clock");
-        for now in [0, 1, CREATED - 1_000_000, CREATED - 86_401] {
-            assert_eq!(problem(&header(0), now), text("created"));
+        for now in [0, 1, 1_700_000_000 - 1_000_000, 1_700_000_000 - 86_401] {
+            assert_eq!(problem(&header(0), at(now)), text("created"));
         }
         assert_eq!(problem(&header(86_401), CREATED), text("saved"));
-        assert_eq!(problem(&header(MAX_ROLLING_OFFSET), CREATED), text("saved"));
+        assert_eq!(problem(&header(MAX_ROLLING_OFFSET.as_secs()), CREATED), text("saved"));
         assert!(check_clock(&header(86_400), CREATED).is_ok());
         let mut touched = *header(86_400).as_bytes();
         touched[63] = 1;
@@ -204,48 +228,47 @@ mod tests {
         touched[63..66].fill(0xff);
         let last = Header::from_bytes(touched).unwrap();
         assert_eq!(problem(&last, CREATED), text("created"));
-        assert!(check_clock(&last, u64::MAX / 2).is_ok());
+        assert!(check_clock(&last, at(u64::MAX)).is_ok());
     }
 
     #[test]
     fn refresh_saves_after_three_quarters_rounded_up() {
-        let odd = Timeouts { rolling: 10, ..TIMEOUTS };
-        assert_eq!(odd.refresh(&header(0), CREATED + 8, 60), Refresh::Nothing);
-        assert_eq!(odd.refresh(&header(0), CREATED + 9, 60), Refresh::Save);
-        assert_eq!(TIMEOUTS.refresh(&header(0), CREATED + 60, 60), Refresh::Nothing);
-        assert_eq!(TIMEOUTS.refresh(&header(0), CREATED + 61, 60), Refresh::Touch);
-        assert_eq!(TIMEOUTS.refresh(&header(0), CREATED + 2700, 60), Refresh::Touch);
-        assert_eq!(TIMEOUTS.refresh(&header(0), CREATED + 2701, 60), Refresh::Save);
-        assert_eq!(TIMEOUTS.refresh(&header(2000), CREATED + 2701, 60), Refresh::Touch);
-        let off = Timeouts::default();
-        assert_eq!(off.refresh(&header(0), CREATED + 1_000_000, 60), Refresh::Nothing);
+        let refresh = |timeouts: &Timeouts, saved, age| timeouts.refresh(&header(saved), after(age), seconds(60));
+        let odd = Timeouts { rolling: seconds(10), ..TIMEOUTS };
+        assert_eq!(refresh(&odd, 0, 8), Refresh::Nothing);
+        assert_eq!(refresh(&odd, 0, 9), Refresh::Save);
+        assert_eq!(refresh(&TIMEOUTS, 0, 60), Refresh::Nothing);
+        assert_eq!(refresh(&TIMEOUTS, 0, 61), Refresh::Touch);
+        assert_eq!(refresh(&TIMEOUTS, 0, 2700), Refresh::Touch);
+        assert_eq!(refresh(&TIMEOUTS, 0, 2701), Refresh::Save);
+        assert_eq!(refresh(&TIMEOUTS, 2000, 2701), Refresh::Touch);
+        assert_eq!(refresh(&Timeouts::default(), 0, 1_000_000), Refresh::Nothing);
     }
 
     #[test]
     fn refresh_touches_before_the_idling_timeout_whatever_the_threshold() {
         for (idling, first) in [(1, 1), (2, 2), (3, 3), (4, 4), (30, 23), (60, 46), (79, 60), (80, 61), (900, 61)] {
-            let timeouts = Timeouts { idling, ..TIMEOUTS };
-            assert_eq!(timeouts.refresh(&header(0), CREATED + first - 1, 60), Refresh::Nothing, "{idling}");
-            assert_eq!(timeouts.refresh(&header(0), CREATED + first, 60), Refresh::Touch, "{idling}");
-            assert!(timeouts.check_session(&header(0), CREATED + first).is_ok(), "{idling}");
+            let timeouts = Timeouts { idling: seconds(idling), ..TIMEOUTS };
+            let refresh = |age| timeouts.refresh(&header(0), after(age), seconds(60));
+            assert_eq!((refresh(first - 1), refresh(first)), (Refresh::Nothing, Refresh::Touch), "{idling}");
+            assert_eq!(timeouts.exceeded(&header(0), after(first)), None, "{idling}");
         }
-        let eager = Timeouts { idling: 30, ..TIMEOUTS };
-        assert_eq!(eager.refresh(&header(0), CREATED + 6, 5), Refresh::Touch);
+        let eager = Timeouts { idling: seconds(30), ..TIMEOUTS };
+        assert_eq!(eager.refresh(&header(0), after(6), seconds(5)), Refresh::Touch);
     }
 
     #[test]
     fn a_record_never_outlives_the_absolute_timeout() {
-        assert_eq!(TIMEOUTS.record_ttl(0, 0), 3600);
-        assert_eq!(TIMEOUTS.record_ttl(84_000, 0), 2400);
-        assert_eq!(TIMEOUTS.record_ttl(90_000, 0), 1);
-        assert_eq!(TIMEOUTS.record_ttl(100, 100), 3500);
-        assert_eq!(Timeouts::default().record_ttl(5, 0), MAX_AGE);
-        assert_eq!(Timeouts { absolute: MAX_AGE * 3, ..Timeouts::default() }.record_ttl(MAX_AGE, 0), MAX_AGE);
+        let ttl = |age, since_save| TIMEOUTS.record_ttl(seconds(age), seconds(since_save)).as_secs();
+        assert_eq!((ttl(0, 0), ttl(84_000, 0), ttl(90_000, 0), ttl(100, 100)), (3600, 2400, 1, 3500));
+        assert_eq!(Timeouts::default().record_ttl(seconds(5), Seconds::ZERO), MAX_AGE);
+        let long = Timeouts { absolute: Seconds::from_days(1200), ..Timeouts::default() };
+        assert_eq!(long.record_ttl(MAX_AGE, Seconds::ZERO), MAX_AGE);
     }
 
     #[test]
     fn remaining_is_what_is_left() {
-        let left = TIMEOUTS.remaining(&header(100), CREATED + 150);
+        let left = TIMEOUTS.remaining(&header(100), after(150));
         assert_eq!(left, Remaining { idling: Some(850), rolling: Some(3550), absolute: Some(86_250) });
         assert_eq!(left.nearest(), Some(850));
         assert_eq!(Timeouts::default().remaining(&header(0), CREATED).nearest(), None);

@@ -1,4 +1,4 @@
-//! Every way of leaving, for a browser that has a remember cookie.
+//! All ways to sign out, for a browser that has a remember cookie.
 
 use resty_session_core::cookie::Header;
 
@@ -8,13 +8,13 @@ fn not_remembering() -> Options {
     Options { remember: Some(false), ..Options::default() }
 }
 
-/// The session's end: the browser was closed, say.
+/// Ends the session as a browser does that is closed.
 fn close(world: &mut World) {
     world.cookies.retain(|name, _| !name.starts_with("session"));
 }
 
-/// Without a session cookie, no remember cookie brings the user back: the browser has none, and with a storage, a copy
-/// of it does not open.
+/// Checks that the user does not come back without a session cookie: the browser has no remember
+/// cookie, and with a storage, a copy of it does not open.
 fn assert_forgotten(world: &mut World, copy: Option<&str>) {
     assert!(!world.cookies.contains_key("remember"), "{:?}", world.cookies);
     close(world);
@@ -29,7 +29,7 @@ fn assert_forgotten(world: &mut World, copy: Option<&str>) {
     assert!(!world.memory.records.iter().any(live), "{:?}", world.memory.records);
 }
 
-/// Opens the session, as one of the site's programs.
+/// The session, opened by one of the site's programs.
 fn opened(world: &mut World) -> Session {
     let (session, outcome) = world.open();
     outcome.result.unwrap();
@@ -40,7 +40,7 @@ fn forget(session: Session) -> Session {
     Session { remember: false, forget: true, ..session }
 }
 
-/// What a program does in a request: here a way of leaving, or of saving the wish to be forgotten.
+/// What a program does in a request: here it signs out, or saves the wish to be forgotten.
 type Act = fn(&mut World) -> Result<(), Error>;
 
 const WISHES: [(&str, Act); 4] = [
@@ -92,7 +92,7 @@ fn a_user_who_wants_to_be_forgotten_is_forgotten_at_once() {
             wish(&mut world).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(world.lines.iter().any(|line| line.starts_with("remember=;")), "{name}: {:?}", world.lines);
             let stays = world.cookies.clone();
-            // A record that was replaced before the wish lives on for a moment.
+            // A record that was replaced before still works for a moment.
             world.now += 11;
             assert_forgotten(&mut world, Some(&copy));
             // The wish lasts as long as the session.
@@ -116,7 +116,7 @@ fn a_sign_out_signs_out_whatever_remember_says() {
                     if forgotten {
                         let session = forget(opened(&mut world));
                         world.save(session).1.unwrap();
-                        // As a response that came too late left it.
+                        // As it is if the response could not clear it.
                         world.cookies.insert("remember".into(), copy.clone());
                     }
                     if !remember {
@@ -131,7 +131,7 @@ fn a_sign_out_signs_out_whatever_remember_says() {
     }
 }
 
-/// Also where the session is over, and the program that signs out has nothing to do with remember cookies.
+/// Even if the session is over, and the program that signs out does not use remember cookies.
 #[test]
 fn a_sign_out_without_a_session_ends_the_remember_cookie_of_its_audience() {
     let leaves: [Act; 4] = [
@@ -172,7 +172,7 @@ fn a_sign_out_without_a_session_ends_the_remember_cookie_of_its_audience() {
 }
 
 #[test]
-fn an_audience_that_left_does_not_come_back_by_the_remember_cookie() {
+fn the_remember_cookie_does_not_bring_an_audience_back_that_left() {
     for remember in [true, false] {
         both(&remembering(), |mut world| {
             world.sign_in(ADA);
@@ -186,7 +186,7 @@ fn an_audience_that_left_does_not_come_back_by_the_remember_cookie() {
             assert_eq!(world.open_error().is_none(), remember, "the other one stays remembered if it can be");
         });
     }
-    // Nor where the remember cookie can't be saved without it.
+    // Not even if the remember cookie can't be saved without it.
     let mut world = World::stored(remembering(), T0);
     world.sign_in(ADA);
     join(&mut world, "shop", r#"[{"cart":[]},"shop","ada"]"#);
@@ -198,9 +198,9 @@ fn an_audience_that_left_does_not_come_back_by_the_remember_cookie() {
     assert_eq!(world.cookies.keys().collect::<Vec<_>>(), ["session"]);
 }
 
-/// Also where the browser has cookies of another path, which the response cannot clear.
+/// The response can't clear cookies of another path.
 #[test]
-fn an_audience_that_left_does_not_come_back_by_cookies_of_another_path() {
+fn cookies_of_another_path_do_not_bring_an_audience_back_that_left() {
     let two = r#"[[{},"default","ada"],[{},"shop","ada"]]"#;
     for logout in [
         |world: &mut World| world.logout().result,
@@ -236,7 +236,7 @@ fn an_audience_that_left_does_not_come_back_by_cookies_of_another_path() {
 }
 
 #[test]
-fn junk_and_others_remember_cookies_are_cleared_and_only_what_verifies_is_deleted() {
+fn all_remember_cookies_are_cleared_and_the_records_of_authentic_ones_deleted() {
     let mut eve = World::stored(Options { remember_absolute_timeout: Some(0), ..remembering() }, T0 - 700_000);
     eve.sign_in(ADA);
     let mut foreign = World::stored(Options { secret: Some(b"other".into()), ..remembering() }, T0);
@@ -268,7 +268,7 @@ fn junk_and_others_remember_cookies_are_cleared_and_only_what_verifies_is_delete
 }
 
 #[test]
-fn a_large_remember_cookie_goes_with_its_chunks() {
+fn a_large_remember_cookie_is_cleared_with_its_chunks() {
     let big = format!(r#"[[{{"big":"{}"}},"default","ada"]]"#, "x".repeat(9000));
     for way in [WISHES[0].1, WISHES[2].1, LEAVES[0].1, LEAVES[4].1] {
         let mut world = World::new(Options { compression_threshold: Some(0), ..remembering() }, T0);
@@ -289,7 +289,8 @@ fn a_sign_out_by_the_remember_cookie_signs_out() {
             leave(&mut world).unwrap();
             assert!(!world.cookies.contains_key("remember"), "{name}");
             if !["destroy", "logout"].contains(&name) {
-                // Another request opened it, and so replaced the record: it lives on for a moment.
+                // Another request opened it and so replaced the record, which still works for a
+                // moment.
                 world.now += 11;
             }
             assert_forgotten(&mut world, Some(&copy));
@@ -305,7 +306,7 @@ fn the_wish_to_be_forgotten_outlives_the_session_that_holds_it() {
         let session = forget(opened(&mut world));
         world.save(session).1.unwrap();
         let wish = world.cookies.clone();
-        // A remember cookie beside it: another server did not clear it.
+        // Another server did not clear the remember cookie beside it.
         for (age, unsendable) in [(1000, true), (1000, false), (100_000, false)] {
             world.now = T0 + age;
             world.cookies = wish.clone();
@@ -323,7 +324,7 @@ fn the_wish_to_be_forgotten_outlives_the_session_that_holds_it() {
 }
 
 #[test]
-fn a_storage_that_fails_keeps_nobody_remembered_in_the_browser() {
+fn the_browser_forgets_even_if_the_storage_fails() {
     let mut world = World::stored(remembering(), T0);
     world.sign_in(ADA);
     let session = forget(opened(&mut world));
@@ -345,7 +346,7 @@ fn a_storage_that_fails_keeps_nobody_remembered_in_the_browser() {
 }
 
 #[test]
-fn a_program_without_remember_cookies_forgets_nobody_by_a_save() {
+fn a_save_by_a_program_without_remember_cookies_forgets_nobody() {
     both(&remembering(), |mut world| {
         world.sign_in(ADA);
         world.configure(not_remembering());
@@ -362,9 +363,9 @@ fn a_program_without_remember_cookies_forgets_nobody_by_a_save() {
     });
 }
 
-/// Info is readable for whoever writes the storage, and whoever has the remember cookie reads its record's.
+/// Anybody who has the remember cookie can read the info in its record.
 #[test]
-fn info_goes_into_a_remember_record_of_the_same_user_only() {
+fn info_is_written_only_into_a_remember_record_of_the_same_user() {
     let code = br#"{"default":{"code":"123456"}}"#.to_vec();
     for (planted, own, written) in [
         (r#"[[{},"default","eve"]]"#, ADA, false),
@@ -373,7 +374,7 @@ fn info_goes_into_a_remember_record_of_the_same_user_only() {
         (r#"[[{},"default",1]]"#, r#"[[{},"default","1"]]"#, false),
         (r#"[[{},"other","ada"]]"#, ADA, false),
         (r#"[[{},"other","ada"],[{},"default","eve"]]"#, ADA, false),
-        // Without a subject nothing tells whose it is.
+        // Without a subject, it can't be told whose it is.
         (r#"[[{},"default"]]"#, r#"[[{},"default"]]"#, false),
         (r#"[[{},"default",""]]"#, r#"[[{},"default",""]]"#, false),
     ] {
@@ -397,9 +398,10 @@ fn has_info(world: &World, cookie: &str) -> bool {
     world.memory.records[&key].0.contains("\",\"")
 }
 
-/// The instance that opened by it, or saved it, needs no such proof; one whose save failed does.
+/// An instance that opened or saved the remember cookie knows whose it is; one whose save failed
+/// does not.
 #[test]
-fn info_goes_into_the_remember_record_that_the_instance_opened_or_saved() {
+fn info_is_written_into_the_remember_record_that_the_instance_opened_or_saved() {
     let code = br#"{"default":{"code":"123456"}}"#.to_vec();
     let mut world = World::stored(remembering(), T0);
     let session = world.sign_in(r#"[[{},"default"]]"#);
@@ -419,7 +421,7 @@ fn info_goes_into_the_remember_record_that_the_instance_opened_or_saved() {
     world.sign_in(ADA);
     world.cookies.insert("remember".into(), planted.clone());
     let session = opened(&mut world);
-    // The session's record is stored, the remember cookie's is looked at, and is not stored anew.
+    // The session's record is stored. The remember cookie's is read, but not stored.
     world.memory.failing = vec![world.memory.calls.len() + 3];
     let (session, result) = world.save(session);
     result.unwrap();

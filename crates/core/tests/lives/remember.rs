@@ -15,9 +15,13 @@ fn a_remembered_user_comes_back_and_the_remember_cookie_ages() {
         let (session, outcome) = world.open();
         outcome.result.unwrap();
         assert_eq!((session.state, session.payload.as_slice()), (State::Open, ADA.as_bytes()));
-        assert_eq!(session.meta.unwrap().header.creation_time(), T0 + 500_000, "the session starts anew");
+        assert_eq!(session.meta.unwrap().header.creation_time().as_secs(), T0 + 500_000, "the session starts anew");
         let header = session.remember_meta.unwrap().header;
-        assert_eq!((header.creation_time(), header.rolling_offset()), (T0, 500_000), "the remember cookie goes on");
+        assert_eq!(
+            (header.creation_time().as_secs(), header.rolling_offset().as_secs()),
+            (T0, 500_000),
+            "the remember cookie goes on"
+        );
         assert_ne!(world.cookies["remember"], remembered);
         assert!(world.cookies.contains_key("session"));
 
@@ -33,7 +37,7 @@ fn a_remembered_user_comes_back_and_the_remember_cookie_ages() {
 }
 
 #[test]
-fn a_remember_cookie_is_no_session_cookie() {
+fn a_remember_cookie_does_not_open_as_a_session_cookie() {
     let mut world = World::new(remembering(), T0);
     world.sign_in(ADA);
     let remembered = world.cookies["remember"].clone();
@@ -43,7 +47,7 @@ fn a_remember_cookie_is_no_session_cookie() {
 }
 
 #[test]
-fn who_wants_to_be_forgotten_is() {
+fn a_user_who_asks_for_it_is_forgotten() {
     both(&remembering(), |mut world| {
         let session = Session { forget: true, payload: ADA.into(), index: Some(0), ..world.session() };
         world.save(session).1.unwrap();
@@ -52,7 +56,7 @@ fn who_wants_to_be_forgotten_is() {
         assert!(session.meta.as_ref().unwrap().header.flags().contains(Flags::FORGET));
         assert!(!session.remembers());
         world.save(session).1.unwrap();
-        assert!(!world.cookies.contains_key("remember"), "the opened cookie says so still");
+        assert!(!world.cookies.contains_key("remember"), "the opened cookie still says so");
     });
 }
 
@@ -68,7 +72,7 @@ fn a_remember_cookie_that_cannot_be_saved_is_a_warning() {
 }
 
 #[test]
-fn a_remembered_open_that_fails_half_way_loses_nobody() {
+fn an_open_by_the_remember_cookie_that_fails_half_way_signs_nobody_out() {
     let mut world = World::stored(remembering(), T0);
     world.sign_in(ADA);
     world.cookies.remove("session");
@@ -77,7 +81,7 @@ fn a_remembered_open_that_fails_half_way_loses_nobody() {
     assert_eq!(world.open_error().as_deref(), Some("unable to store session data (connection refused)"));
     world.memory.failing.clear();
     world.now += 3600;
-    assert!(world.open_error().is_none(), "the new remember cookie works when the old one's time is over");
+    assert!(world.open_error().is_none(), "the new remember cookie works when the old one has expired");
 }
 
 /// Adds an audience to a session that opened without it, and saves it.
@@ -101,7 +105,7 @@ fn a_remember_cookie_that_lacks_the_audience_hands_the_others_over() {
         assert!(world.lines.is_empty());
         assert_eq!((session.state, session.index, session.meta.is_none()), (State::New, None, true));
         assert_eq!(session.payload, ADA.as_bytes());
-        assert!(world.destroy_session(session.clone()).1.is_err(), "it is not the audience's to destroy");
+        assert!(world.destroy_session(session.clone()).1.is_err(), "it belongs to other audiences");
 
         add(&mut world, session, r#"[{"key":1},"api"]"#);
         assert_eq!(world.lines.len(), 2);
@@ -114,22 +118,22 @@ fn a_remember_cookie_that_lacks_the_audience_hands_the_others_over() {
                 let (session, outcome) = world.open();
                 outcome.result.unwrap();
                 assert_eq!(session.payload, br#"[[{"name":"Ada"},"default","ada"],[{"key":1},"api"]]"#);
-                assert_eq!(session.meta.unwrap().header.creation_time(), T0 + 100_000);
+                assert_eq!(session.meta.unwrap().header.creation_time().as_secs(), T0 + 100_000);
                 let Some(meta) = session.remember_meta else { continue };
-                assert_eq!(meta.header.creation_time(), T0, "the remember cookie goes on");
+                assert_eq!(meta.header.creation_time().as_secs(), T0, "the remember cookie goes on");
             }
         }
     });
 }
 
-/// Signs in again when the session is over; when the remember cookie was created.
+/// Signs in again when the session is over. Returns when the remember cookie was created.
 fn sign_in_again(world: &mut World) -> u64 {
     world.now = T0 + 200_000;
-    world.sign_in(ADA).remember_meta.unwrap().header.creation_time()
+    world.sign_in(ADA).remember_meta.unwrap().header.creation_time().as_secs()
 }
 
 #[test]
-fn only_a_remember_cookie_that_opens_goes_on() {
+fn only_a_remember_cookie_that_opens_is_continued() {
     both(&remembering(), |mut world| {
         world.sign_in(ADA);
         assert_eq!(sign_in_again(&mut world), T0);
@@ -163,19 +167,19 @@ fn only_a_remember_cookie_that_opens_goes_on() {
         world.sign_in(&format!(r#"[[{{"big":"{}"}},"default"]]"#, "x".repeat(5000)));
         change(&mut world);
         assert_eq!(sign_in_again(&mut world), T0 + 200_000);
-        assert!(!world.cookies.contains_key("remember2"), "what is left of the old one goes");
+        assert!(!world.cookies.contains_key("remember2"), "the rest of the old one is cleared");
     }
 }
 
 #[test]
-fn a_remember_cookie_that_cannot_be_asked_for_stays_as_it_is() {
+fn a_remember_cookie_whose_record_cannot_be_asked_for_stays_as_it_is() {
     let mut world = World::stored(remembering(), T0);
     let session = world.sign_in(ADA);
     let before = world.cookies["remember"].clone();
     for opened in [true, false] {
         let meta = session.meta.clone().filter(|_| opened);
         let session = Session { meta, remember_meta: None, ..session.clone() };
-        // The session's record is stored; whether the remember cookie's is there can't be told.
+        // The session's record is stored. Reading the remember cookie's fails.
         let calls = world.memory.calls.len();
         world.memory.failing = vec![calls + 2];
         let (session, result) = world.save(session);
@@ -186,7 +190,7 @@ fn a_remember_cookie_that_cannot_be_asked_for_stays_as_it_is() {
 }
 
 #[test]
-fn saving_info_does_not_make_a_dead_remember_cookie_go_on() {
+fn saving_info_does_not_continue_a_remember_cookie_that_does_not_open() {
     let mut world = World::stored(remembering(), T0);
     let session = world.sign_in(ADA);
     world.memory.records.retain(|name, _| name.starts_with("session:"));
@@ -197,11 +201,11 @@ fn saving_info_does_not_make_a_dead_remember_cookie_go_on() {
     let (session, result) = world.save(session);
     result.unwrap();
     assert_eq!(session.warning, None);
-    assert_eq!(session.remember_meta.unwrap().header.creation_time(), T0 + 100);
+    assert_eq!(session.remember_meta.unwrap().header.creation_time().as_secs(), T0 + 100);
 }
 
 #[test]
-fn a_destroyed_remember_record_does_not_come_back_either() {
+fn info_does_not_bring_a_destroyed_remember_record_back() {
     let mut world = World::stored(remembering(), T0);
     let session = world.sign_in(ADA);
     world.memory.records.retain(|name, _| name.starts_with("session:"));

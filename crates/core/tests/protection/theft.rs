@@ -13,7 +13,8 @@ fn watching(on: bool) -> Options {
 
 type Jar = BTreeMap<String, String>;
 
-/// What is left when the browser was closed for longer than a session lives.
+/// Lets so much time pass that the session ends, and gives the browser the cookies of `jar`,
+/// without the session's.
 fn later(world: &mut World, jar: &Jar) {
     world.now += 2 * DAY;
     remembered_only(world, jar);
@@ -24,7 +25,7 @@ fn remembered_only(world: &mut World, jar: &Jar) {
     world.cookies.remove("session");
 }
 
-/// Opens the session, and tells what the log says.
+/// Opens the session. Returns whether it has one, and the warning that is logged.
 fn opens(world: &mut World) -> (bool, Option<String>) {
     let (session, outcome) = world.open();
     (outcome.exists, session.warning)
@@ -42,7 +43,7 @@ fn assert_alarm(world: &mut World) {
 }
 
 #[test]
-fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
+fn a_replaced_remember_cookie_that_comes_back_ends_all_sessions_of_the_sign_in() {
     for off_at_first in [false, true] {
         let mut world = World::stored(watching(!off_at_first), T0);
         world.sign_in(ADA);
@@ -58,8 +59,9 @@ fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
         world.now += 11;
         assert_alarm(&mut world);
         remembered_only(&mut world, &stolen);
-        assert_eq!(opens(&mut world), REFUSED, "the log says it once");
-        // Nobody knows which of them is the thief. The newest one is gone for servers that do not watch, too.
+        assert_eq!(opens(&mut world), REFUSED, "it is logged once");
+        // It can't be told which of them is the thief. The newest one does not open on servers
+        // that do not watch either.
         world.configure(watching(off_at_first));
         remembered_only(&mut world, &owner);
         assert_eq!(opens(&mut world), REFUSED);
@@ -73,7 +75,7 @@ fn a_remember_cookie_that_comes_back_ends_all_that_came_from_the_sign_in() {
     }
 }
 
-/// The thief was first: what he has stops working when the owner comes back.
+/// The thief came first. His session stops working when the owner comes back.
 #[test]
 fn a_session_that_a_copied_cookie_opened_ends_with_its_line() {
     for (saves, refreshes) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
@@ -120,9 +122,9 @@ fn a_save_reads_six_notes_and_writes_four_at_most() {
     assert_eq!(counts, (6 + 1, 4 + 2), "and the remember record, and both records");
 }
 
-/// A session stays in the line that it comes from, whatever remember cookie the request has.
+/// A session stays in the line that it comes from, even if the request has another remember cookie.
 #[test]
-fn a_thief_does_not_keep_a_session_by_a_remember_cookie_of_his_own() {
+fn a_thief_s_own_remember_cookie_does_not_keep_a_stolen_session() {
     let mut world = World::stored(watching(true), T0);
     world.sign_in(r#"[[{},"default","eve"]]"#);
     let own = world.cookies.clone();
@@ -151,9 +153,10 @@ fn a_thief_does_not_keep_a_session_by_a_remember_cookie_of_his_own() {
     assert!(matches!(world.save(session).1, Err(Error::Revoked)));
 }
 
-/// Somebody who planted a remember cookie, and kept a copy, could otherwise sign the user out by it.
+/// Otherwise somebody who planted a remember cookie and kept a copy could sign the user out with
+/// it.
 #[test]
-fn a_sign_in_does_not_join_the_line_of_the_cookie_that_it_finds() {
+fn a_sign_in_does_not_join_the_line_of_the_browser_s_cookie() {
     for watched_at_first in [true, false] {
         let mut world = World::stored(watching(watched_at_first), T0);
         world.sign_in(r#"[[{},"default","eve"]]"#);
@@ -171,7 +174,7 @@ fn a_sign_in_does_not_join_the_line_of_the_cookie_that_it_finds() {
     }
 }
 
-/// A browser whose remember cookie was copied and used, after that.
+/// A browser whose remember cookie was copied and used.
 fn robbed(options: Options) -> World {
     let mut world = World::stored(options, T0);
     world.sign_in(ADA);
@@ -187,9 +190,9 @@ fn is_alarm(warning: &Option<String>) -> bool {
     warning.as_ref().is_some_and(|warning| warning.starts_with("a remember cookie came back"))
 }
 
-/// Nothing says it a second time.
+/// It is logged only once.
 #[test]
-fn the_log_says_that_a_cookie_was_copied_whichever_act_finds_it() {
+fn every_act_that_finds_a_copied_cookie_logs_it() {
     let mut world = robbed(watching(true));
     world.configure(Options { remember: Some(false), ..Options::default() });
     let (session, result) = world.destroy_session(world.session());
@@ -206,7 +209,7 @@ fn the_log_says_that_a_cookie_was_copied_whichever_act_finds_it() {
     result.unwrap();
     assert!(is_alarm(&session.warning), "{:?}", session.warning);
 
-    // A cookie of another path is looked at first, or after it.
+    // A cookie of another path is read before it, or after it.
     for (before, after) in [("junk", ""), ("", "junk")] {
         let mut world = robbed(watching(true));
         world.more_cookies = (format!("remember={before}"), format!("remember={after}"));
@@ -227,7 +230,7 @@ fn the_log_says_that_a_cookie_was_copied_whichever_act_finds_it() {
 }
 
 #[test]
-fn who_signs_in_anew_is_remembered_although_the_former_cookie_was_copied() {
+fn a_new_sign_in_is_remembered_although_the_former_cookie_was_copied() {
     let mut world = robbed(watching(true));
     let fresh = Session { payload: ADA.into(), index: Some(0), ..world.session() };
     let (session, result) = world.save(fresh);
@@ -239,7 +242,7 @@ fn who_signs_in_anew_is_remembered_although_the_former_cookie_was_copied() {
 }
 
 #[test]
-fn two_who_use_a_cookie_at_the_same_moment_are_both_ended() {
+fn two_clients_that_use_a_cookie_at_the_same_moment_are_both_signed_out() {
     let mut world = World::stored(watching(true), T0);
     world.sign_in(ADA);
     let copied = world.cookies.clone();
@@ -248,11 +251,11 @@ fn two_who_use_a_cookie_at_the_same_moment_are_both_ended() {
     let one = world.cookies.clone();
     remembered_only(&mut world, &copied);
     world.now += 5;
-    assert_eq!(opens(&mut world), SAFE, "requests under way are no theft");
+    assert_eq!(opens(&mut world), SAFE, "requests under way are not thefts");
     let other = world.cookies.clone();
     let successors = [&one, &other].map(|jar| {
         later(&mut world, jar);
-        assert_eq!(opens(&mut world), SAFE, "so it can't be told");
+        assert_eq!(opens(&mut world), SAFE, "so the copy is not noticed");
         world.cookies.clone()
     });
     world.now += 11;
@@ -265,7 +268,7 @@ fn two_who_use_a_cookie_at_the_same_moment_are_both_ended() {
 }
 
 #[test]
-fn leaving_and_forgetting_are_no_theft() {
+fn signing_out_and_forgetting_are_not_taken_for_theft() {
     let mut world = World::stored(watching(true), T0);
     world.sign_in(ADA);
     let jar = world.cookies.clone();
@@ -281,7 +284,7 @@ fn leaving_and_forgetting_are_no_theft() {
     assert_eq!(opens(&mut world), REFUSED, "a storage that lost the record");
 }
 
-/// Also for servers that do not watch, such as those of lua-resty-session.
+/// Servers that do not watch, such as those of lua-resty-session, open the same records.
 #[test]
 fn watching_is_switched_on_and_off_without_signing_anybody_out() {
     let mut world = World::stored(watching(false), T0);
@@ -293,18 +296,18 @@ fn watching_is_switched_on_and_off_without_signing_anybody_out() {
         assert_eq!(opens(&mut world), SAFE);
         jar = world.cookies.clone();
         let record = &world.memory.records[&format!("remember:{}", key_of(&jar["remember"]))].0;
-        assert!(record.starts_with("[\"") && !record.contains(','), "a record as ever: {record}");
+        assert!(record.starts_with("[\"") && !record.contains(','), "records do not change: {record}");
         let (session, _) = world.open();
         world.save(session).1.unwrap();
         jar = world.cookies.clone();
     }
-    // Nothing outlives the longest life of a remember cookie.
+    // No note is kept for longer than a remember cookie may live.
     let last = world.memory.records.values().map(|(_, expiry)| *expiry).max().unwrap();
     assert!(last <= T0 + 30 * DAY, "{}", last - T0);
 }
 
 #[test]
-fn a_storage_that_cannot_be_asked_for_a_note_remembers_nobody_for_now() {
+fn without_a_readable_note_nobody_is_remembered_for_now() {
     let mut world = World::stored(watching(true), T0);
     world.sign_in(ADA);
     let jar = world.cookies.clone();
@@ -314,9 +317,9 @@ fn a_storage_that_cannot_be_asked_for_a_note_remembers_nobody_for_now() {
         world.memory.failing = vec![failing];
         let warning = "unable to load session (connection refused)".to_owned();
         assert_eq!(opens(&mut world), (false, Some(warning)));
-        assert_eq!(world.cookies["remember"], jar["remember"], "it is left for another time");
+        assert_eq!(world.cookies["remember"], jar["remember"], "it stays for the next request");
     }
-    // A save goes through; that a copy may go unnoticed is a warning.
+    // A save succeeds, with a warning that a copy would not be noticed.
     let fresh = Session { payload: ADA.into(), index: Some(0), ..world.session() };
     world.cookies.clear();
     world.memory.failing = vec![world.memory.calls.len() + 3]; // set (session), set (remember), set (note)

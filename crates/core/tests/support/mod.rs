@@ -1,4 +1,5 @@
-//! What stands around a session in these tests: a browser's cookies, a request's values, a storage in memory, and a clock.
+//! The world around a session in these tests: a browser's cookies, a request's values, a storage in
+//! memory, and a clock.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
@@ -10,12 +11,13 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
 use resty_session_core::session::effect::{Answer, Effect, Step, Task};
 use resty_session_core::session::{Act, Configuration, Error, Options, Outcome, Session};
+use resty_session_core::time::Timestamp;
 
 thread_local! {
     static SIDS: RefCell<VecDeque<[u8; 32]>> = RefCell::default();
 }
 
-/// The next session ids that saves will use; when they are used up, ids are random again.
+/// The session ids that the next saves use. After them, ids are random again.
 pub fn use_sids(sids: impl IntoIterator<Item = [u8; 32]>) {
     SIDS.with_borrow_mut(|queue| *queue = sids.into_iter().collect());
 }
@@ -102,11 +104,11 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
-    /// How often the values that cookies are bound to were asked for.
+    /// How often an act read the values that cookies are bound to.
     pub bound: usize,
-    /// How many keys were asked for that take long to derive.
+    /// How many slow keys acts have asked for.
     pub derived: usize,
-    /// Whether none of them can be derived.
+    /// Whether such keys can't be derived.
     pub crowded: bool,
     /// The Set-Cookie lines of the last act.
     pub lines: Vec<String>,
@@ -137,7 +139,7 @@ impl World {
         world
     }
 
-    /// Another site for the same browser, say another audience of the same program.
+    /// Changes the options, as if the browser went to another program of the site.
     pub fn configure(&mut self, options: Options) {
         let stored = self.configuration.stored;
         let mut configuration = session::new(options, &self.configuration).unwrap();
@@ -150,7 +152,8 @@ impl World {
         &mut self,
         act: impl FnOnce(Act) -> F,
     ) -> (Session, T) {
-        let (configuration, now, unsendable) = (self.configuration.clone(), self.now, self.unsendable.clone());
+        let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
+        let now = Timestamp::from_secs(self.now);
         let cookies = self.header().into_bytes();
         let mut task = Task::new(|host| act(Act { configuration, host, cookies, unsendable, now, random }));
         let mut step = task.start();
@@ -166,7 +169,7 @@ impl World {
                     Answer::Binding(self.binding.clone())
                 }
                 Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
-                Step::Needs(effect) => self.memory.perform(effect, now),
+                Step::Needs(effect) => self.memory.perform(effect, self.now),
                 Step::Over => panic!("nothing to go on with"),
             };
             step = task.resume(answer);
@@ -294,7 +297,7 @@ impl World {
         session
     }
 
-    /// The error of opening, or nothing where the session opens.
+    /// The error of an open, or `None` if the session opens.
     pub fn open_error(&mut self) -> Option<String> {
         self.open().1.result.err().map(|error| error.to_string())
     }

@@ -8,8 +8,12 @@ use crate::cookie::chunks;
 use crate::session::options::Secure;
 use crate::session::{Error, Options};
 
-/// The prefix of the cookies' names, and their attributes, as
-/// [the prefix demands](https://www.rfc-editor.org/rfc/rfc6265bis#section-4.1.3).
+/// The prefix of the cookies' names, and their attributes, as [the prefix
+/// demands](https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#section-4.1.3).
+///
+/// # Errors
+///
+/// An option is wrong.
 pub(super) fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
     let prefix = options.cookie_prefix.clone().unwrap_or_default();
     let host = prefix == "__Host-";
@@ -43,7 +47,11 @@ pub(super) fn cookie(options: &Options) -> Result<(String, Attributes), Error> {
     Ok((prefix, attributes))
 }
 
-/// An attribute's value must not end the attribute or the header line.
+/// An attribute's value.
+///
+/// # Errors
+///
+/// The value would end the attribute or the header line.
 fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Error> {
     let value = value.clone().unwrap_or_default();
     match value.bytes().find(|byte| byte.is_ascii_control() || *byte == b';') {
@@ -52,14 +60,22 @@ fn attribute(option: &'static str, value: &Option<String>) -> Result<String, Err
     }
 }
 
-/// One of some words, in any case, written in the standard way; empty if it is not set.
+/// One of some words, which may be written in upper or lower case; empty if it is not set.
+///
+/// # Errors
+///
+/// It is not one of the words.
 fn one_of(option: &'static str, value: &Option<String>, words: &[&'static str]) -> Result<&'static str, Error> {
     let Some(value) = value.as_ref().filter(|value| !value.is_empty()) else { return Ok("") };
     let word = words.iter().find(|word| word.eq_ignore_ascii_case(value));
     word.copied().ok_or_else(|| invalid(option, alternatives(words)))
 }
 
-/// The session's name and the remember cookie's.
+/// The name of the session's cookie and that of the remember cookie.
+///
+/// # Errors
+///
+/// A name is not that of a cookie, or the two collide.
 pub(super) fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, Rc<str>), Error> {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let name = cookie_name("cookie_name", prefix, &text(&options.cookie_name))?;
@@ -76,7 +92,11 @@ pub(super) fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, 
     Ok((name, remember))
 }
 
-/// A name must not end before its `=`.
+/// A cookie's name with its prefix.
+///
+/// # Errors
+///
+/// The name is empty, or would end before its `=`.
 fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Rc<str>, Error> {
     let forbidden = |byte: &u8| byte.is_ascii_control() || matches!(byte, b' ' | b'=' | b';' | b',');
     if name.is_empty() {
@@ -115,10 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn words_are_taken_in_any_case_and_written_in_one() {
+    fn words_may_be_written_in_any_case() {
         let attributes = |values: &[(&'static str, &str)]| {
             let values: Vec<_> = values.iter().map(|(name, value)| (*name, text(value))).collect();
-            initial(&values).map(|one| one.attributes).map_err(|error| error.to_string())
+            initial(&values).map(|one| one.session_cookie.attributes.to_string()).map_err(|error| error.to_string())
         };
         for word in ["none", "None", "NONE"] {
             assert_eq!(attributes(&[("cookie_same_site", word)]).unwrap(), "; Path=/; SameSite=None; Secure; HttpOnly");
@@ -146,6 +166,6 @@ mod tests {
     #[test]
     fn a_partitioned_cookie_is_secure() {
         let one = initial(&[("cookie_partitioned", Value::Boolean(true)), ("cookie_secure", Value::Boolean(false))]);
-        assert_eq!(one.unwrap().attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
+        assert_eq!(&*one.unwrap().session_cookie.attributes, "; Path=/; SameSite=Lax; Partitioned; Secure; HttpOnly");
     }
 }

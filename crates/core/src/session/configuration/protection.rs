@@ -1,32 +1,36 @@
-//! The options that limit what a cookie or a record may do: how large its data are, what it is bound to, when it is
-//! renewed, and what happens to a remember cookie that was copied.
+//! The options that protect sessions: how large their data may be, what they are bound to, when
+//! they are renewed, and what happens to a remember cookie that was copied.
 
 use super::invalid;
 use crate::cookie::Flags;
 use crate::cookie::compression::MAX_INFLATED_SIZE;
 use crate::session::{Error, Options};
 
-/// The most bytes of JSON that a session in cookies may hold, unless `max_data_size` says otherwise.
+/// The most bytes of JSON that a session in cookies may hold, unless `max_data_size` says
+/// otherwise.
 const MAX_COOKIE_DATA_SIZE: usize = 1 << 20;
-/// The most bytes of JSON that a session in a storage may hold, unless `max_data_size` says otherwise.
+/// The most bytes of JSON that a session in a storage may hold, unless `max_data_size` says
+/// otherwise.
 const MAX_STORED_DATA_SIZE: usize = 4 << 20;
 
 /// The protections that are off by default, and the limit of a session's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Protection {
+pub(in crate::session) struct Protection {
     max_data_size: Option<usize>,
-    /// The bindings that a cookie must have; no flags if any cookie opens.
+    /// The bindings that a cookie must have.
     required: Flags,
     /// Whether a refresh saves a session that a fallback key opened.
-    pub renew_fallback: bool,
-    /// Whether the return of a remember cookie that was replaced ends all that came from the same sign-in.
-    pub remember_theft: bool,
+    pub(in crate::session) renew_fallback: bool,
+    /// Whether the return of a replaced remember cookie ends all sessions from the same sign-in.
+    pub(in crate::session) remember_theft: bool,
 }
 
 impl Protection {
+    /// Reads the options. `bind` are the bindings that are configured.
+    ///
     /// # Errors
     ///
-    /// An option that is wrong. `bind` are the bindings that are configured.
+    /// An option is wrong.
     pub(super) fn read(options: &Options, bind: Flags) -> Result<Self, Error> {
         if options.max_data_size == Some(0) {
             return Err(invalid("max_data_size", "number of bytes over 0 expected"));
@@ -48,9 +52,11 @@ impl Protection {
         })
     }
 
+    /// Checks that no option needs a storage if sessions are kept in cookies.
+    ///
     /// # Errors
     ///
-    /// An option needs a storage, and sessions are kept in cookies.
+    /// An option does.
     pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
         if self.remember_theft && !stored {
             let cause =
@@ -60,15 +66,17 @@ impl Protection {
         Ok(())
     }
 
-    /// The most bytes of JSON that the data may have, and the info.
-    pub fn max_data_size(&self, stored: bool) -> usize {
+    /// The most bytes that the JSON of the data may have, and the JSON of the info.
+    pub(in crate::session) fn max_data_size(&self, stored: bool) -> usize {
         self.max_data_size.unwrap_or(if stored { MAX_STORED_DATA_SIZE } else { MAX_COOKIE_DATA_SIZE })
     }
 
+    /// Checks that a cookie with these flags has all bindings that it must have.
+    ///
     /// # Errors
     ///
-    /// A cookie with these flags lacks a binding that it must have.
-    pub fn check_bound(&self, flags: Flags) -> Result<(), Error> {
+    /// [`Error::Unbound`] with those that it lacks.
+    pub(in crate::session) fn check_bound(&self, flags: Flags) -> Result<(), Error> {
         if flags.contains(self.required) {
             return Ok(());
         }

@@ -6,9 +6,11 @@ use super::{Configuration, invalid};
 use crate::session::options::Secure;
 use crate::session::{Error, Options};
 
+/// Checks that `"auto"` is not combined with a prefix, whose cookies are always Secure.
+///
 /// # Errors
 ///
-/// `"auto"` together with a prefix, whose cookies are always Secure.
+/// It is.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
     let prefix = options.cookie_prefix.as_deref().unwrap_or_default();
     if options.cookie_secure == Some(Secure::Auto) && !prefix.is_empty() {
@@ -35,13 +37,13 @@ impl Configuration {
         self.https.is_some()
     }
 
-    /// Whether a proxy's word counts for the request's scheme.
+    /// Whether the request's `X-Forwarded-Proto` is trusted.
     pub fn trusts_forwarded_proto(&self) -> bool {
         self.options.trust_forwarded_proto == Some(true)
     }
 
-    /// The configuration to use for a request. `scheme` is nginx's; `forwarded` is the request's `X-Forwarded-Proto`,
-    /// which counts only where it is trusted.
+    /// The configuration to use for a request. `scheme` is nginx's; `forwarded` is the request's
+    /// `X-Forwarded-Proto`, which counts only if it is trusted.
     #[must_use]
     pub fn for_request(self: &Rc<Self>, scheme: &[u8], forwarded: &[u8]) -> Rc<Self> {
         let forwarded = if self.trusts_forwarded_proto() { forwarded } else { b"" };
@@ -52,7 +54,8 @@ impl Configuration {
     }
 }
 
-/// With several proxies, the first scheme is that of the browser's connection. Text that is not a scheme is ignored.
+/// With several proxies, the first scheme is that of the browser's connection. Text that is not a
+/// scheme is ignored.
 fn is_https(scheme: &[u8], forwarded: &[u8]) -> bool {
     let first = forwarded.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
     let known = [b"http" as &[u8], b"https"].iter().any(|known| known.eq_ignore_ascii_case(first));
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_believed_only_where_it_names_a_scheme() {
+    fn a_proxy_is_trusted_only_if_it_names_a_scheme() {
         for (scheme, forwarded, expected) in [
             ("https", "", true),
             ("http", "", false),
