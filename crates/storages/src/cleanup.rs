@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use resty_session_core::settings::{self, Reader};
+
 use super::Error;
 
 /// Records that are removed at once, at most.
@@ -25,6 +27,18 @@ pub struct Cleanup {
 }
 
 impl Cleanup {
+    pub(crate) const OPTIONS: &[&str] = &["cleanup_interval", "cleanup_rate"];
+
+    /// Reads the seconds between two rounds, and the records a second.
+    pub(crate) fn read(reader: &Reader) -> Result<Self, settings::Error> {
+        const INTERVAL: u64 = 60;
+        const RATE: u64 = 2000;
+        Ok(Self {
+            interval: Duration::from_secs(reader.number("cleanup_interval")?.unwrap_or(INTERVAL)),
+            rate: reader.number("cleanup_rate")?.unwrap_or(RATE).max(1),
+        })
+    }
+
     /// How many records one batch removes at most: those of a hundredth of a second. A server is at one for a moment only.
     fn batch(&self) -> u64 {
         (self.rate / 100).clamp(1, BATCH)

@@ -1,6 +1,7 @@
 //! What can go wrong with a session. The texts are part of the API: programs match them.
 
 use crate::cookie;
+use crate::settings;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -99,8 +100,8 @@ pub enum Error {
     InvalidHeaderName,
     #[error("SameParty session cookies cannot use SameSite=Strict")]
     SamePartyStrict,
-    #[error("invalid {option} ({cause})")]
-    InvalidOption { option: &'static str, cause: String },
+    #[error(transparent)]
+    InvalidOption(#[from] settings::Error),
 }
 
 impl Error {

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::Kind;
-use super::options::{Setting, Value};
 use crate::cookie::Key;
+use crate::settings::{Setting, Value};
 
 /// How far a site has come with an option that changes what it writes.
 ///
@@ -40,8 +40,8 @@ impl Stage {
 }
 
 impl Setting for Stage {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match &value {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        match value {
             Value::Boolean(false) => Ok(Self::Off),
             Value::Boolean(true) => Ok(Self::On),
             Value::Text(word) if word.eq_ignore_ascii_case(b"accept") => Ok(Self::Accept),

@@ -7,6 +7,8 @@ use tokio::time::timeout;
 
 use super::{Error, Record};
 
+pub(crate) mod options;
+
 /// A server ends a statement that takes too long by itself, and says so; it has this much more time for that.
 pub const GRACE: Duration = Duration::from_millis(50);
 
