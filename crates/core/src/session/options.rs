@@ -30,7 +30,9 @@ impl Setting for Revocation {
 /// Whether cookies are Secure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secure {
+    /// Never, unless another attribute or a prefix demands it.
     Off,
+    /// Always.
     On,
     /// If the request came over HTTPS.
     Auto,
@@ -53,7 +55,10 @@ macro_rules! options {
         /// The documentation's table of options says what each one means.
         #[derive(Clone, Default)]
         pub struct Options {
-            $(pub $name: Option<$type>,)*
+            $(
+                #[doc = concat!("The option `", stringify!($name), "`.")]
+                pub $name: Option<$type>,
+            )*
         }
 
         impl Options {

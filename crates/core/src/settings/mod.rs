@@ -60,7 +60,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error about an option of a session.
+    /// An error about an option by its whole name.
     pub fn new(option: impl Into<String>, cause: impl Into<String>) -> Self {
         Self { option: option.into(), cause: cause.into() }
     }

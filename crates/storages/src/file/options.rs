@@ -16,11 +16,13 @@ use crate::{Naming, Options, Storage};
 pub struct FileOptions {
     /// The directory.
     pub path: PathBuf,
+    /// How records and metadata are named.
     pub naming: Naming,
     /// Accepted, and not needed: all storages share the threads.
     pub pool: Option<String>,
     /// How long an operation may take.
     pub limit: Duration,
+    /// How expired records are removed.
     pub cleanup: Cleanup,
 }
 

@@ -9,7 +9,9 @@ use crate::options::TIMEOUTS;
 /// Which server, and how records are named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemcachedOptions {
+    /// The server.
     pub endpoint: Endpoint,
+    /// How records and metadata are named.
     pub naming: Naming,
 }
 

@@ -16,6 +16,7 @@ use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
 use crate::{Error, Options, Storage};
 
+/// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../../sql/mysql.sql") };
 
 /// How long a connection is silent before the system asks whether the other side is there.
@@ -24,17 +25,27 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Which server and database, and how to use them. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MySqlOptions {
+    /// The server.
     pub address: Address,
+    /// Who signs in.
     pub username: Option<String>,
+    /// The password that the user signs in with.
     pub password: Option<Password>,
+    /// The database.
     pub database: Option<String>,
+    /// The character set of the connection, if it is not the server's default.
     pub charset: Option<String>,
     /// The largest packet that is sent, in bytes.
     pub max_packet_size: Option<usize>,
+    /// How TLS is spoken; `None` speaks none.
     pub tls: Option<Tls>,
+    /// The names of the tables.
     pub tables: Tables,
+    /// How long the server may take.
     pub timeouts: Timeouts,
+    /// The most connections of a worker.
     pub pool_size: usize,
+    /// How expired records are removed.
     pub cleanup: Cleanup,
     /// Storages with different names share no connection.
     pub pool: Option<String>,

@@ -15,22 +15,31 @@ use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
 use crate::{Options, Storage};
 
+/// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_str!("../../../../sql/postgres.sql") };
 
 /// Which server and database, and how to use them. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PostgresOptions {
+    /// The server.
     pub address: Address,
+    /// Who signs in.
     pub username: String,
+    /// The password that the user signs in with.
     pub password: Option<Password>,
     /// Without one, the server takes the user's name.
     pub database: Option<String>,
+    /// The name that the server shows for its connections.
     pub application: Option<String>,
+    /// Whether TLS is spoken.
     pub transport: Transport,
+    /// The names of the tables.
     pub tables: Tables,
+    /// How long the server may take.
     pub timeouts: Timeouts,
     /// Connections for writes, beside the one for reads.
     pub pool_size: usize,
+    /// How expired records are removed.
     pub cleanup: Cleanup,
     /// Storages with different names share no connection.
     pub pool: Option<String>,

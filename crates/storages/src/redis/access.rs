@@ -11,12 +11,17 @@ use crate::{Error, Naming};
 /// it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Access {
+    /// How records and metadata are named.
     pub naming: Naming,
+    /// Who signs in.
     pub username: Option<String>,
+    /// The password that the user signs in with.
     pub password: Option<Password>,
     /// The database's number; a Cluster has only 0.
     pub database: i64,
+    /// How TLS is spoken; `None` speaks none.
     pub tls: Option<Tls>,
+    /// How long the server may take.
     pub timeouts: Timeouts,
     /// Storages with different names share no connection.
     pub pool: Option<String>,

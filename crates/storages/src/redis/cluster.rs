@@ -20,6 +20,7 @@ pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
     Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
 }
 
+/// The storage on all servers of a Cluster.
 pub struct Cluster {
     link: Link<ClusterConnection<Node>>,
     nodes: ClusterNodes,

@@ -17,7 +17,9 @@ const UNNEEDED_SWITCH: &str = "force_auth";
 /// Which servers, and how they are spoken to. It has no `Debug`, because it holds passwords.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RedisOptions {
+    /// Which servers.
     pub target: Target,
+    /// How they are spoken to.
     pub access: Access,
 }
 
@@ -35,18 +37,22 @@ pub enum Target {
 /// The Sentinels, and which of the servers that they watch. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Sentinels {
+    /// Their addresses.
     pub nodes: Vec<Node>,
     /// The name that the Sentinels have for the servers.
     pub master: String,
     /// Whether to use one of the replicas, not the master itself.
     pub replica: bool,
+    /// Who signs in at the Sentinels.
     pub username: Option<String>,
+    /// The password that the user signs in with there.
     pub password: Option<Password>,
 }
 
 /// Some servers of a Cluster, which tell the others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterNodes {
+    /// Their addresses.
     pub nodes: Vec<Node>,
     /// How often a command may be sent to another server, because its keys have moved.
     pub max_redirections: u32,
