@@ -2,14 +2,14 @@ rockspec_format = "3.0"
 package = "lua-resty-session-rs"
 version = "dev-1"
 source = {
-  -- `luarocks make` builds the tree that it is called in.
+  -- `luarocks make` builds the directory that it is called in.
   url = "file://.",
 }
 description = {
   summary = "A native, Lua-compatible session library for OpenResty and nginx + Lua",
   detailed = [[
-    `require "resty.session"` with the API, the cookies and the stored records of lua-resty-session, written in Rust. Building
-    it takes make and Rust's cargo; running it takes nothing besides what OpenResty, or nginx with its Lua module, brings.
+    `require "resty.session"` with the API, the cookies and the stored records of lua-resty-session, written in Rust.
+    Building needs make and Rust's cargo. Running needs nothing besides OpenResty, or nginx with its Lua module.
   ]],
   license = "BSD-2-Clause",
   labels = { "openresty", "nginx", "session" },

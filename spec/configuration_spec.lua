@@ -17,19 +17,25 @@ describe("configuration", function()
       ["invalid bind"] = { bind = { "host" } },
       ["invalid bind (array expected, got table with named fields)"] = { bind = { ip = true } },
       ["invalid bind (element 2: string expected, got boolean)"] = { bind = { "ip", false } },
-      ["invalid secret_fallbacks (array expected, got table with named fields)"] = { secret_fallbacks = { "a", old = "b" } },
+      ["invalid secret_fallbacks (array expected, got table with named fields)"] = {
+        secret_fallbacks = { "a", old = "b" },
+      },
       ["invalid request_headers (array expected, got table with named fields)"] = { request_headers = { [0] = "id" } },
       ["invalid secret (it is empty)"] = { secret = "" },
       ["invalid secret_fallbacks (one of them is empty)"] = { secret_fallbacks = { "a", "" } },
       ["invalid remember (boolean expected, got string)"] = { remember = "yes" },
       ["invalid store_metadata (boolean expected, got number)"] = { store_metadata = 1 },
-      ['invalid remember_safety ("None", "Low", "Medium", "High" or "Very High" expected)'] = { remember_safety = "safe" },
+      ['invalid remember_safety ("None", "Low", "Medium", "High" or "Very High" expected)'] = {
+        remember_safety = "safe",
+      },
       ['invalid cookie_same_site ("Lax", "Strict", "None" or "Default" expected)'] = { cookie_same_site = "Foo" },
       ["invalid idling_timeout (number that is not negative expected, got NaN)"] = { idling_timeout = 0 / 0 },
       ["invalid redis (table expected, got string)"] = { storage = "redis", redis = "127.0.0.1" },
       ["invalid header name"] = { request_headers = { "x" } },
       ["invalid session storage"] = { storage = 1 },
-      ["SameParty session cookies cannot use SameSite=Strict"] = { cookie_same_party = true, cookie_same_site = "Strict" },
+      ["SameParty session cookies cannot use SameSite=Strict"] = {
+        cookie_same_party = true, cookie_same_site = "Strict",
+      },
       ["lua_shared_dict nowhere is missing"] = { storage = "shm", shm = { zone = "nowhere" } },
       ["invalid idling_timeout (number that is not negative expected, got string)"] = { idling_timeout = "15m" },
       ["invalid stale_ttl (number that is not negative expected, got number)"] = { stale_ttl = -1 },
@@ -45,14 +51,14 @@ describe("configuration", function()
     assert.has_error(function() session.new("x") end, "invalid configuration (table expected, got string)")
   end)
 
-  it("says which storage's module is not there", function()
+  it("says which storage's module is missing", function()
     local ok, err = pcall(session.new, { storage = "no.such.module" })
     assert.is_false(ok)
     assert.matches("^unable to load session storage %(", err)
     assert.matches("no.such.module", err, 1, true)
   end)
 
-  it("takes the names of the owner's documentation", function()
+  it("takes the names in lua-resty-session's documentation", function()
     local browser_time = ngx.time()
     local s = session.new({ remember = true, remember_safety = "None", remember_timeout = 1000 })
     assert(s:save())
@@ -122,7 +128,7 @@ describe("configuration", function()
     assert.equal("p", s.storage.prefix)
   end)
 
-  it("does not mind more configurations than are kept", function()
+  it("works with more configurations than are kept", function()
     for round = 1, 3 do
       for i = 1, 40 do
         local s = session.new({ cookie_name = "c" .. i })
@@ -151,7 +157,7 @@ describe("configuration", function()
     assert.equal(0, s.meta.flags)
   end)
 
-  it("has an option's name in every error about a storage's own configuration", function()
+  it("names the option in every error about a storage's own configuration", function()
     local storages = { memcache = "memcached", mariadb = "mysql", postgresql = "postgres", ["redis-cluster"] = "redis" }
     for storage in pairs(OPTIONS) do
       storages[storage] = storage
@@ -170,7 +176,7 @@ describe("configuration", function()
                      "invalid mariadb (table expected, got string)")
   end)
 
-  it("checks all options of all storages, also those that are not needed", function()
+  it("checks all options of all storages, including unused ones", function()
     for storage, names in pairs(OPTIONS) do
       local new = require("resty.session." .. storage).new
       for _, name in ipairs(names) do
@@ -182,7 +188,7 @@ describe("configuration", function()
     end
   end)
 
-  it("takes no text for a boolean, and rounds no number of a storage down to nothing", function()
+  it("takes no string for a boolean, and rounds no number of a storage down to 0", function()
     for _, storage in ipairs { "dshm", "memcached", "mysql", "postgres", "redis" } do
       local new = require("resty.session." .. storage).new
       for _, name in ipairs { "ssl", "ssl_verify" } do
@@ -256,7 +262,7 @@ describe("configuration", function()
     session.init(ngx.null)
     assert(session.new():save())
     browser:next()
-    session.init(configuration) -- and so keeps the key
+    session.init(configuration) -- names no key, so the key stays
     assert.is_true((select(3, session.open())))
     session.init({ storage = "shm", shm = { prefix = "p", suffix = ngx.null } })
     assert.equal("p", session.new({ storage = ngx.null }).storage.prefix)
@@ -310,7 +316,7 @@ describe("configuration", function()
     end
   end)
 
-  it("looks into a module's own configuration, but not into a storage", function()
+  it("compares a module's own configuration by value, but a storage by identity", function()
     package.loaded["spec.module"] = {
       new = function(options) return { options = options, depth = options.storage.depth } end,
     }
@@ -365,7 +371,7 @@ describe("configuration", function()
     assert.same({}, told({ unheard = ngx.null }))
   end)
 
-  it("says nothing of any name that is known", function()
+  it("does not warn of known names", function()
     package.loaded["spec.module"] = { new = function() return {} end }
     browser.log = {}
     local all = { revocation = false, revocation_fail_mode = "closed", revocation_cache_ttl = 5,
@@ -390,21 +396,21 @@ describe("configuration", function()
     package.loaded["spec.module"] = nil
   end)
 
-  it("is an error where sessions in cookies are to be revoked, which would open", function()
+  it("is an error if sessions in cookies are to be revoked, because revoked ones would open", function()
     local problem = "invalid revocation (this version cannot revoke sessions that are kept in cookies: "
                     .. "revoked ones would open)"
     for _, revocation in ipairs { "redis", true, {}, { get = print, set = print }, setmetatable({}, {}) } do
       for _, call in ipairs { session.init, session.new, session.open } do
         assert.has_error(function() call({ revocation = revocation, redis = {} }) end, problem)
       end
-      -- lua-resty-session ignores it there.
+      -- lua-resty-session ignores the option if there is a storage.
       assert.is_table(session.new({ revocation = revocation, storage = support.memory() }))
     end
     assert.is_table(session.new({ revocation = false, revocation_fail_mode = "closed" }))
     assert.is_table(session.new({ revocation = ngx.null }))
   end)
 
-  -- Calls a function with the library as it is when it is loaded, and with the log's lines.
+  -- Calls a function with a freshly loaded library, and with the log's lines.
   local function with_new_library(test)
     local loaded = {}
     for name, module in pairs(package.loaded) do
@@ -421,7 +427,7 @@ describe("configuration", function()
     assert(ok, problem)
   end
 
-  it("says once that there is no secret, when a session is first used", function()
+  it("warns once that no secret is configured, when a session is first used", function()
     with_new_library(function(other, log)
       other.init({ cookie_name = "x" })
       other.new({ secret = "a secret of many bytes" })
@@ -511,7 +517,7 @@ describe("configuration", function()
       assert(s.info:save())
       browser:next()
       assert.equal(2, session.open(configuration).info:get("b"))
-      -- Its text is another audience.
+      -- The string of the same digits is another audience.
       s, _, exists = session.open(support.with(configuration, { audience = "5" }))
       assert.is_false(exists)
       s.info:set("b", 3)
@@ -526,7 +532,7 @@ describe("configuration", function()
       assert(s:save())
       browser:next()
       assert.equal("missing session audience", (select(2, session.open(configuration))))
-      -- Nor do text and number name one subject.
+      -- And another subject.
       s = session.open(support.with(configuration, { audience = "other", subject = "1234567890123",
                                                      enforce_same_subject = true }))
       s.info:set("b", 4)

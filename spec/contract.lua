@@ -1,19 +1,12 @@
--- What every storage must do, with the same assertions for each: `require("spec.contract")(make, tells)` in a `describe`,
--- where `make(options)` makes the storage anew. `tells` is false for one that can't tell in one step with storing whether
--- the replaced record is still there.
+-- What every storage must do: `require("spec.contract")(make, checks_old)` in a `describe`, where
+-- `make(options)` returns a new storage. `checks_old` is false if the storage can't check, in one
+-- step with storing a record, that the record which it replaces still exists.
 
+local support = require "spec.support"
 local utils = require "resty.session.utils"
 
 local NAME = "contract"
-
-local function key()
-  return utils.encode_base64url(utils.rand_bytes(32))
-end
-
-local function wait(seconds)
-  ngx.sleep(seconds)
-  ngx.update_time()
-end
+local key, wait = support.key, support.wait
 
 local function owners(count, subject)
   local metadata = { audiences = {}, subjects = {} }
@@ -24,7 +17,7 @@ local function owners(count, subject)
   return metadata
 end
 
-return function(make, tells)
+return function(make, checks_old)
   local spec = getfenv(2) -- busted gives its functions to spec files only
   local before_each, it, assert = spec.before_each, spec.it, spec.assert
   local storage
@@ -33,7 +26,7 @@ return function(make, tells)
     storage = make()
   end)
 
-  it("gives back what was set, byte for byte", function()
+  it("returns what was set, byte for byte", function()
     local k = key()
     local value = '["' .. ("x"):rep(5000) .. '"]'
     assert.same({ true }, { storage:set(NAME, k, value, 60, ngx.time()) })
@@ -42,12 +35,12 @@ return function(make, tells)
     assert.equal("[]", storage:get(NAME, k, ngx.time()))
   end)
 
-  it("answers nil without an error for what is absent", function()
+  it("returns nil without an error for an absent record", function()
     assert.same({}, { storage:get(NAME, key(), ngx.time()) })
     assert.same({ true }, { storage:delete(NAME, key(), ngx.time()) })
   end)
 
-  it("forgets when the time is over, which is at least a second, and whole seconds", function()
+  it("forgets a record after its ttl, in whole seconds and at least one", function()
     local keys = {}
     for i, ttl in ipairs { 0, 0.5, 1, 1.9, "1" } do
       keys[i] = key()
@@ -59,7 +52,7 @@ return function(make, tells)
       assert.is_nil((storage:get(NAME, keys[i], ngx.time())))
     end
     local ok = storage:set(NAME, key(), "new", 60, ngx.time(), keys[1], 10, nil, true)
-    assert.equal(tells == false or nil, ok, "what has expired is gone")
+    assert.equal(checks_old == false or nil, ok, "what has expired is gone")
   end)
 
   it("refuses arguments that are not valid, and stores nothing", function()
@@ -104,14 +97,14 @@ return function(make, tells)
     assert.same({}, { storage:get(NAME, k, now) })
   end)
 
-  it("works without the arguments that may be left out", function()
+  it("works without the optional arguments", function()
     local old, k, metadata = key(), key(), owners(1, key())
     assert.same({ true }, { storage:set(NAME, old, "old", 60) })
     assert.same({ true }, { storage:set(NAME, k, "v", 60, nil, old, nil, metadata) })
     assert.is_nil((storage:get(NAME, old)))
     assert.equal("v", storage:get(NAME, k))
     assert.is_near(ngx.time() + 60, storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1])[k], 2)
-    for _, none in ipairs { k, "" } do -- it replaces itself, or nothing
+    for _, none in ipairs { k, "" } do -- a record that replaces itself, or none
       assert.same({ true }, { storage:set(NAME, k, "w", 60, nil, none, 0, metadata) })
       assert.equal("w", storage:get(NAME, k))
       assert.is_number(storage:read_metadata(NAME, metadata.audiences[1], metadata.subjects[1])[k])
@@ -136,7 +129,7 @@ return function(make, tells)
     assert.equal("new", storage:get(NAME, new, ngx.time()))
   end)
 
-  it("stores nothing where the record that must be replaced is gone", function()
+  it("stores nothing if the record that must be replaced is gone", function()
     for _, metadata in ipairs { false, owners(2, key()) } do
       local now, there, replaced, deleted, absent = ngx.time(), key(), key(), key(), key()
       metadata = metadata or nil
@@ -151,7 +144,7 @@ return function(make, tells)
       for old, is_there in pairs { [there] = true, [replaced] = true, [deleted] = false, [absent] = false } do
         local k = key()
         local result = { storage:set(NAME, k, "new", 60, now, old, 10, metadata, true) }
-        if is_there or tells == false then
+        if is_there or checks_old == false then
           assert.same({ true }, result)
           assert.equal("new", storage:get(NAME, k, now))
           assert.equal(metadata and now + 60, live(k))
@@ -166,7 +159,7 @@ return function(make, tells)
     end
   end)
 
-  it("writes anew what is there, and lets it live no longer", function()
+  it("updates a record that exists, without lengthening its life", function()
     local absent, long, short, stale, deleted = key(), key(), key(), key(), key()
     for _, k in ipairs { long, short, stale, deleted } do
       assert(storage:set(NAME, k, "old", 60, ngx.time()))
@@ -212,7 +205,7 @@ return function(make, tells)
     assert.same({ [b] = now + 60 }, storage:read_metadata(NAME, audience, subject, now))
   end)
 
-  it("notes a session for 16 audiences", function()
+  it("lists a session of 16 audiences", function()
     local metadata = owners(16, key())
     local k, now = key(), ngx.time()
     assert(storage:set(NAME, k, "v", 60, now, nil, nil, metadata))
@@ -225,7 +218,7 @@ return function(make, tells)
     end
   end)
 
-  it("loses none of 64 that write at once for one owner", function()
+  it("loses none of 64 sessions that are saved at once for one owner", function()
     local metadata = owners(1, key())
     local expected, threads, now = {}, {}, ngx.time()
     for i = 1, 64 do

@@ -1,4 +1,5 @@
--- Which of the request's cookies are the session's: what is read, hidden and cleared, and names that collide.
+-- Which of the request's cookies belong to the session: those that are read, hidden and cleared,
+-- and colliding names.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -15,7 +16,7 @@ describe("the request's cookies", function()
     return support.with(REMEMBER, more)
   end
 
-  -- What an upstream would see of a header after hiding, and what hiding returned.
+  -- Returns what an upstream would see of a header after hiding, and what `hide` returned.
   local function hidden(s, cookies)
     browser.var.http_cookie = cookies
     local result = { s:hide() }
@@ -78,9 +79,10 @@ describe("the request's cookies", function()
       browser:sign_in(REMEMBER)
       local own, remember, cookies = browser.cookies.session, browser.cookies.remember, browser.var.http_cookie
       local s = session.open(REMEMBER)
-      local rest = hidden(s, table.concat({ "SESSION=" .. own, "a=b,session=" .. own .. ",c=d", cookies, "Session=" .. own,
-        "REMEMBER=" .. remember, "e=f, Remember=" .. remember, "Session2=AAAA", "g=h,remember2=AAAA", "SESSION=spring",
-        "session = " .. own }, "; "))
+      local rest = hidden(s, table.concat({
+        "SESSION=" .. own, "a=b,session=" .. own .. ",c=d", cookies, "Session=" .. own, "REMEMBER=" .. remember,
+        "e=f, Remember=" .. remember, "Session2=AAAA", "g=h,remember2=AAAA", "SESSION=spring", "session = " .. own,
+      }, "; "))
       assert.equal("a=b,c=d; e=f; g=h; SESSION=spring", rest)
     end)
 
@@ -100,7 +102,7 @@ describe("the request's cookies", function()
       end
     end)
 
-    it("not where there is no request", function()
+    it("unless the phase has no request", function()
       local s = session.new()
       browser.var.http_cookie = nil
       session.__set_ngx_var(setmetatable({}, { __index = function() error("no request") end }))
@@ -135,8 +137,9 @@ describe("the request's cookies", function()
     end)
   end)
 
-  describe("do not decide who reads a session's info", function()
-    -- Signs a user in, puts another one's remember cookie into the browser, and saves info. Returns the other one's record.
+  describe("do not give a session's info away", function()
+    -- Signs a user in, puts another user's remember cookie into the browser, and saves info.
+    -- Returns that other user's record.
     local function record_of(other, own, act)
       local storage = support.memory()
       local options = with({ storage = storage })
@@ -161,7 +164,7 @@ describe("the request's cookies", function()
       return storage.records["remember:" .. require("resty.session.utils").encode_base64url(meta.sid)], options
     end
 
-    it("as that of another user, whose remember cookie somebody put there", function()
+    it("if the remember cookie is another user's", function()
       for _, case in ipairs { { "eve", "ada" }, { 1, "1" }, { nil, "ada" }, { "eve", nil }, { nil, nil } } do
         assert.matches('^%["[^"]*"%]$', (record_of(case[1], case[2])))
       end
@@ -173,7 +176,7 @@ describe("the request's cookies", function()
       assert.matches('^%["[^"]*"%]$', (record_of("ada", "ada", broken)), "nothing tells whose it is")
     end)
 
-    it("and the user's own remember cookie has it", function()
+    it("but the user's own remember cookie gets it", function()
       local record, options = record_of("ada", "ada")
       assert.matches('^%["[^"]*","[^"]*"%]$', record)
       browser.cookies.session = nil
@@ -196,7 +199,8 @@ describe("the request's cookies", function()
       return texts
     end
 
-    -- The warnings of what a request does. Names are used once, because a worker warns once.
+    -- Returns the warnings that a request causes. Each name is used in one test only, because a
+    -- worker warns once.
     local function of_request(act)
       browser.log = {}
       for key in pairs(ngx.ctx) do
@@ -220,7 +224,9 @@ describe("the request's cookies", function()
     end
 
     it("are an error within one session", function()
-      for _, names in ipairs { { "sid", "sid" }, { "sid", "sid2" }, { "sid9", "sid" }, { "remember" }, { "remember3" } } do
+      for _, names in ipairs {
+        { "sid", "sid" }, { "sid", "sid2" }, { "sid9", "sid" }, { "remember" }, { "remember3" },
+      } do
         local options = { cookie_name = names[1], remember_cookie_name = names[2] }
         for _, make in ipairs { session.new, session.open, session.start, session.destroy, session.init } do
           local ok, err = pcall(make, options)
@@ -241,7 +247,7 @@ describe("the request's cookies", function()
         save(a)
         save(b)
       end))
-      -- Also if the first was made before the second was known, and only acts later.
+      -- This holds also if the first is made before the second is known, and acts after it.
       assert.same({ collide("later", "later9") }, of_request(function()
         local s = session.new({ cookie_name = "later" })
         session.open({ cookie_name = "later9" })
@@ -258,14 +264,15 @@ describe("the request's cookies", function()
         save({ cookie_name = "mixed" })
         save(with({ cookie_name = "x", remember_cookie_name = "mixed4" }))
       end))
-      assert.same({ 'two sessions of one request use the cookie "both", one of them as its remember cookie: give one of '
-        .. "them another name" }, of_request(function()
+      local problem = 'two sessions of one request use the cookie "both", one of them as its remember cookie: '
+                   .. "give one of them another name"
+      assert.same({ problem }, of_request(function()
         save({ cookie_name = "both" })
         save(with({ cookie_name = "x", remember_cookie_name = "both" }))
       end))
     end)
 
-    it("are looked for once a request and session", function()
+    it("are looked for once for each session of a request", function()
       local reads = 0
       session.__set_ngx_header(setmetatable({}, { __index = function(_, name)
         reads = reads + (name == "Set-Cookie" and 1 or 0)
@@ -281,7 +288,7 @@ describe("the request's cookies", function()
       assert.equal(1, reads)
     end)
 
-    it("are no matter between requests, nor between programs that share a session", function()
+    it("are no problem between requests, or between programs that share a session", function()
       local a, b = { cookie_name = "apart" }, { cookie_name = "apart2" }
       for _ = 1, 2 do
         assert.same({}, of_request(function() save(a) end))
@@ -293,7 +300,7 @@ describe("the request's cookies", function()
         save({ cookie_name = "shared1", remember_cookie_name = "r1" })
         save({ cookie_name = "Shared", remember_cookie_name = "r2" })
       end))
-      -- The session's own chunks are nobody else's cookie.
+      -- A session's own chunks collide with nothing.
       assert.same({}, of_request(function() session.new({ cookie_name = "large2" }) end))
       assert.same({}, of_request(function()
         local s = session.new({ cookie_name = "large", compression_threshold = 0 })
@@ -303,7 +310,7 @@ describe("the request's cookies", function()
       end))
     end)
 
-    it("are a warning if two sessions share a remember cookie", function()
+    it("cause a warning if two sessions share a remember cookie", function()
       assert.same({ 'sessions "one" and "two" of one request share the remember cookie "remember": give each a '
         .. "remember_cookie_name of its own" }, of_request(function()
         save({ cookie_name = "two" })

@@ -6,13 +6,9 @@ local mistakes = require "spec.mistakes"
 local names = require "spec.names"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
-local utils = require "resty.session.utils"
 
 local DSHM = { port = tonumber(ngx.var.arg_dshm), connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000 }
-
-local function key()
-  return utils.encode_base64url(utils.rand_bytes(32))
-end
+local key = support.key
 
 describe("dshm", function()
   local function make(more)
@@ -29,7 +25,7 @@ describe("dshm", function()
     ["invalid dshm read_timeout (number that is not negative expected, got string)"] = { read_timeout = "soon" },
   })
 
-  it("shows at every node what was done at one", function()
+  it("shows at each node what was done at another", function()
     local here, there = make(), make({ port = tonumber(ngx.var.arg_other) })
     local k, new, now = key(), key(), ngx.time()
     local metadata = { audiences = { "a" }, subjects = { key() } }
@@ -46,7 +42,7 @@ describe("dshm", function()
     assert.same({}, there:read_metadata("nodes", "a", metadata.subjects[1], now))
   end)
 
-  it("keeps a replaced record no longer when it is replaced again", function()
+  it("does not lengthen a replaced record's life when it is replaced again", function()
     local storage, old, now = make(), key(), ngx.time()
     assert(storage:set("twice", old, "v", 60, now))
     assert(storage:set("twice", key(), "v", 60, now, old, 2))
@@ -56,14 +52,14 @@ describe("dshm", function()
     assert.is_nil((storage:get("twice", old, now)))
   end)
 
-  it("keeps no replaced record whose stale_ttl is 0", function()
+  it("deletes a replaced record whose stale_ttl is 0", function()
     local storage, old, now = make(), key(), ngx.time()
     assert(storage:set("stale", old, "v", 60, now))
     assert(storage:set("stale", key(), "v", 60, now, old, 0))
     assert.is_nil((storage:get("stale", old, now)))
   end)
 
-  it("takes whatever a name is, or says that it cannot", function()
+  it("takes any name, or says that it cannot", function()
     local storage, k, now = make(), key(), ngx.time()
     local odd = { "a b", "a\r\nget x", "%20", "+", "?&=", "ä", "\0", "a b c 60 1", "'", '"', "\\", ("n"):rep(5000) }
     for i, name in ipairs(odd) do
@@ -79,9 +75,9 @@ describe("dshm", function()
     assert.is_string(err)
   end)
 
-  it("says which values it does not take, and goes on", function()
+  it("says which values it does not take, and keeps working", function()
     local storage, k, now = make(), key(), ngx.time()
-    local expected = "dshm takes only values of ASCII characters, one at least"
+    local expected = "dshm accepts only ASCII values that are not empty"
     for _, value in ipairs { "", "ä", "\255" } do
       assert.same({ nil, expected }, { storage:set("values", k, value, 60, now) })
       assert.same({}, { storage:get("values", k, now) })

@@ -52,7 +52,7 @@ describe("file", function()
     assert.same({ nil, expected }, { storage:set("s", key, "v", 60, now, nil, nil, metadata) })
   end)
 
-  it("refuses what nobody could read again", function()
+  it("refuses a record that would be too large to read", function()
     local ok, err = make():set("s", "key", ("x"):rep(2 ^ 25 + 1), 60, ngx.time())
     assert.is_nil(ok)
     assert.matches("has 33554433 bytes %(at most 33554432 are allowed%)$", err)

@@ -1,5 +1,5 @@
--- What names a storage is found by: `require("spec.found")(all)` in a `describe`, where `all` holds a session's options for
--- each of them.
+-- All names of a storage must work: `require("spec.found")(all)` in a `describe`, where `all` holds
+-- a session's options for each name.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -15,7 +15,7 @@ return function(all)
       browser = fresh
     end, spec)
 
-    spec.it("is found by every name", function()
+    spec.it("work under every name of the storage", function()
       for _, each in ipairs(all) do
         local options = support.with(each, { store_metadata = true })
         local s = session.new(options)

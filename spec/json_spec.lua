@@ -1,4 +1,5 @@
--- With Debian's cjson, which cannot tell empty arrays from objects, and with OpenResty's, which can.
+-- With Debian's cjson, which cannot tell empty arrays from objects, and with OpenResty's, which
+-- can.
 
 local cjson = require "cjson.safe"
 local json = require "resty.session.json"
@@ -15,7 +16,7 @@ describe("JSON", function()
     browser = fresh
   end)
 
-  -- The text of some JSON that was decoded and encoded again.
+  -- Returns the text of some JSON after decoding and encoding it.
   local function again(text)
     return (json.encode((assert(json.decode(text)))))
   end
@@ -45,7 +46,7 @@ describe("JSON", function()
     for _, value in pairs(values) do
       assert.equal(plain.encode(value), json.encode(value))
       assert.equal(plain.encode({ a = value }), json.encode({ a = value }))
-      -- Beside an integer whose digits are kept.
+      -- Together with an integer whose digits are kept.
       assert.equal('[1234567890123456,' .. plain.encode(value) .. "]", json.encode({ 1234567890123456, value }))
     end
     for _, bad in ipairs { 0 / 0, 1 / 0, print, { [{}] = 1 }, { [1] = 1, [100] = 2 } } do
@@ -66,7 +67,7 @@ describe("JSON", function()
     assert.is_nil((json.decode("[" .. nested .. "]")))
   end)
 
-  it("takes no text for a number", function()
+  it("does not take a string for a number", function()
     local texts = { "1234567890123456", "1.2345678901235e+15", "x:1234567890123456" }
     local decoded = json.decode(json.encode({ 1234567890123456, texts }))
     assert.same({ 1234567890123456, texts }, decoded)
@@ -84,7 +85,7 @@ describe("JSON", function()
     assert.matches('"n":1234567890123456[,}]', json.encode(t))
   end)
 
-  it("loses nothing that a program stores in what was an array", function()
+  it("keeps what a program stores under other keys in a decoded array", function()
     for _, text in ipairs { "[]", "[1,2]" } do
       local t = json.decode('{"list":' .. text .. "}")
       t.list.name = "x"
@@ -103,7 +104,7 @@ describe("JSON", function()
     end)()))[1][1].name)
   end)
 
-  it("asks only a cjson that can", function()
+  it("uses marks only with a cjson that has them", function()
     local asked
     local function decode(more)
       local codec = support.with({ decode = function() return {} end }, more)
@@ -121,7 +122,7 @@ describe("JSON", function()
     assert.is_true(asked)
   end)
 
-  it("keeps both in a session's data and info", function()
+  it("keeps integers and empty arrays in a session's data and info", function()
     for _, storage in ipairs { "cookie", "shm" } do
       for _, audiences in ipairs { { "a" }, { "b", "a" } } do
         browser = support.browser()
@@ -147,7 +148,7 @@ describe("JSON", function()
     end
   end)
 
-  it("writes into data, and info, that came as arrays", function()
+  it("stores values in data and info that were decoded as arrays", function()
     for _, storage in ipairs { "cookie", "shm" } do
       for _, audiences in ipairs { { "a" }, { "b", "a" } } do
         browser = support.browser()

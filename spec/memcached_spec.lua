@@ -6,7 +6,6 @@ local mistakes = require "spec.mistakes"
 local names = require "spec.names"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
-local utils = require "resty.session.utils"
 
 local MEMCACHED = {
   port = tonumber(ngx.var.arg_memcached), connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000,
@@ -30,9 +29,7 @@ describe("memcached", function()
     ["invalid memcached host (the path of the Unix socket is missing)"] = { host = "unix:" },
   })
 
-  local function key()
-    return utils.encode_base64url(utils.rand_bytes(32))
-  end
+  local key = support.key
 
   it("refuses names that are too long, and stores nothing then", function()
     local storage, metadata = make(), { audiences = { "a" }, subjects = { ("s"):rep(250) } }
@@ -47,7 +44,7 @@ describe("memcached", function()
     assert.same({}, { storage:get(("n"):rep(204), k, now) })
   end)
 
-  it("refuses a record that is too large, and goes on", function()
+  it("refuses a record that is too large, and keeps working", function()
     local storage, k, now = make(), key(), ngx.time()
     local value = ("x"):rep(1100000)
     assert.same({ nil, "the server refuses a record of 1100000 bytes: object too large for cache" }, {
@@ -58,14 +55,14 @@ describe("memcached", function()
     assert.equal(value, storage:get("large", k, now))
   end)
 
-  it("keeps no replaced record whose stale_ttl is 0", function()
+  it("deletes a replaced record whose stale_ttl is 0", function()
     local storage, old, now = make(), key(), ngx.time()
     assert(storage:set("stale", old, "v", 60, now))
     assert(storage:set("stale", key(), "v", 60, now, old, 0))
     assert.is_nil((storage:get("stale", old, now)))
   end)
 
-  it("loses none of those that come and go while others lengthen and tidy up", function()
+  it("loses no session while others add to and compact the same metadata", function()
     local storage, now = make(), ngx.time()
     local metadata = { audiences = { key() }, subjects = { key() } }
     local expected, threads = {}, {}

@@ -1,5 +1,5 @@
--- What may be wrong with options: `require("spec.mistakes")(storage, problems)` in a `describe`, where `problems`
--- holds options of the storage, each under the error that they are answered with.
+-- A storage's errors for options that are not valid: `require("spec.mistakes")(storage, problems)`
+-- in a `describe`, where `problems` holds the storage's options by the errors that they cause.
 
 local session = require "resty.session"
 

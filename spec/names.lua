@@ -1,5 +1,5 @@
--- What storages must do whose records have names: `require("spec.names")(make)` in a `describe`, where `make(options)` makes
--- the storage anew.
+-- What storages with the options `prefix` and `suffix` must do: `require("spec.names")(make)` in a
+-- `describe`, where `make(options)` returns a new storage.
 
 local utils = require "resty.session.utils"
 

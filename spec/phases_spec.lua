@@ -1,13 +1,14 @@
--- Places in nginx where there can be no session.
+-- Blocks and phases of nginx in which sessions can't work.
 
 local session = require "resty.session"
 local support = require "spec.support"
 
-describe("where there can be no session", function()
+describe("where sessions can't work", function()
   support.fresh(function() end)
 
   it("says that it needs the http subsystem, and can be loaded without", function()
-    -- What a stream block has: no headers, and of `ngx.req` the socket only, if that. The native module keeps its reader.
+    -- A stream block has no `ngx.header`, and an `ngx.req` with no more than `socket`. The native
+    -- module keeps the function that reads the request.
     local native = require "resty.session.native"
     local loaders = { ["resty.session.native"] = setmetatable({ set_reader = function() end }, { __index = native }) }
     for _, request in ipairs { { socket = ngx.req.socket }, false } do

@@ -1,4 +1,5 @@
--- What callers rely on besides the data: how many values they get, that what was saved opens, and which cookies count.
+-- What callers rely on: how many values they get, that every session that was saved opens, and
+-- which cookies count.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -39,7 +40,7 @@ describe("resty.session", function()
       counts(1, s, { "destroy" })
     end)
 
-    it("is one for what gets a value, also where there is none", function()
+    it("is one for getters, even without a value", function()
       local s = session.new()
       counts(1, s, { "get_subject", "get_audience", "get_remember", "get_data", "get", "get_property" })
       assert.equal(1, select("#", s:get("absent")))
@@ -190,7 +191,7 @@ describe("resty.session", function()
       assert.equal(3, #browser:lines())
     end)
 
-    it("are cleared where a sign-out can't open them", function()
+    it("are cleared if a sign-out can't open them", function()
       sign_in()
       assert.same({ nil, "invalid session message authentication code", false, false },
         { session.destroy({ secret = "another" }) })

@@ -1,4 +1,4 @@
--- Options that protect sessions, and limits: all of it through the shim.
+-- The options that protect sessions, and limits.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -10,7 +10,7 @@ describe("protection", function()
     browser = fresh
   end)
 
-  -- The log's warnings that hold a text.
+  -- Returns the log's warnings that contain a text.
   local function warnings(text)
     local found = 0
     for _, line in ipairs(browser.log) do
@@ -82,7 +82,7 @@ describe("protection", function()
   describe("cookie_secure", function()
     local AUTO = { cookie_secure = "auto", remember = true, remember_safety = "Low" }
 
-    -- Whether all lines that the response has, or none, are Secure.
+    -- Checks that all Set-Cookie lines of the response are Secure, or that none is.
     local function are_secure(count)
       local secure, lines = 0, browser:next()
       assert.equal(count, #lines)
@@ -119,7 +119,7 @@ describe("protection", function()
       end
     end)
 
-    it("follows a proxy's word only where that is trusted", function()
+    it("follows X-Forwarded-Proto only if it is trusted", function()
       browser.var.scheme, browser.var.http_x_forwarded_proto = "http", "https"
       assert(session.new({ cookie_secure = "auto" }):save())
       assert.is_false(are_secure(1))
@@ -136,7 +136,7 @@ describe("protection", function()
     end)
 
     it("reads nginx's own variables", function()
-      session.__set_ngx_var(ngx.var) -- of the request that runs these tests, over HTTP
+      session.__set_ngx_var(ngx.var) -- the request that runs these tests came over HTTP
       for forwarded, expected in pairs { https = true, http = false } do
         ngx.req.set_header("X-Forwarded-Proto", forwarded)
         assert(session.new({ cookie_secure = "auto", trust_forwarded_proto = true }):save())
@@ -147,7 +147,7 @@ describe("protection", function()
       ngx.req.clear_header("X-Forwarded-Proto")
     end)
 
-    it("is on over any scheme where the other attributes demand it", function()
+    it("is on over any scheme if other attributes demand it", function()
       browser.var.scheme = "http"
       local demanding = { { cookie_same_site = "None" }, { cookie_partitioned = true }, { cookie_same_party = true } }
       for _, more in ipairs(demanding) do
@@ -156,7 +156,7 @@ describe("protection", function()
       end
     end)
 
-    it("becomes auto and fixed again without signing anybody out", function()
+    it("can be switched to auto and back without signing anybody out", function()
       browser.var.scheme = "https"
       browser:sign_in()
       for _, secure in ipairs { "auto", true, "auto", false, "auto" } do
@@ -169,7 +169,7 @@ describe("protection", function()
     end)
   end)
 
-  it("requires bindings only where that is asked for", function()
+  it("requires bindings only if configured", function()
     browser.var.scheme, browser.var.remote_addr = "https", "192.0.2.1"
     browser:sign_in({ bind = { "scheme" } })
     local required = { bind = { "ip", "scheme" }, require_bind = true }
@@ -181,7 +181,7 @@ describe("protection", function()
     assert.is_true((select(3, session.open())))
   end)
 
-  it("renews what a former secret opened, if it is told to", function()
+  it("renews a session that a former secret opened, if configured", function()
     session.init({ secret = "former" })
     browser:sign_in()
     session.init({ secret = "spec", secret_fallbacks = { "former" } })

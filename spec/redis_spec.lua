@@ -1,5 +1,5 @@
--- Needs a Redis server, a Sentinel group, a Cluster, and a server whose user `sessions` has few rights:
--- `?redis=port&sentinels=port,port&nodes=port,port&limited=port`.
+-- Needs a Redis server, a Sentinel group, a Cluster, and a server whose user `sessions` has only
+-- the documented rights: `?redis=port&sentinels=port,port&nodes=port,port&limited=port`.
 
 local contract = require "spec.contract"
 local found = require "spec.found"
@@ -28,10 +28,10 @@ for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["red
       return require("resty.session." .. name).new(support.with(options, more))
     end
 
-    local tells = name ~= "redis.cluster" -- whose keys lie on different nodes
-    contract(make, tells)
+    local checks_old = name ~= "redis.cluster" -- there, the two records may be on different nodes
+    contract(make, checks_old)
     names(make)
-    sessions({ storage = name:gsub("%.", "-"), redis = options }, tells)
+    sessions({ storage = name:gsub("%.", "-"), redis = options }, checks_old)
   end)
 end
 

@@ -1,6 +1,6 @@
--- What sessions must do when a program replaces methods of a storage object of ours:
--- `require("spec.replaced")(make, refreshes)` in a `describe`, where `make()` makes the storage anew. Refreshing takes some
--- seconds.
+-- What sessions must do if a program replaces methods of one of the library's storage objects:
+-- `require("spec.replaced")(make, refreshes)` in a `describe`, where `make()` returns a new
+-- storage. `refreshes` adds a test that takes some seconds.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -8,7 +8,7 @@ local waiting = require "resty.session.waiting"
 
 local METHODS = { "get", "set", "delete" }
 
--- Functions to put in place of the methods, which count their calls.
+-- Returns the counts of calls, and functions that count and then call a storage's methods.
 local function counting(storage)
   local calls, methods = { get = 0, set = 0, delete = 0 }, {}
   for _, name in ipairs(METHODS) do
@@ -27,8 +27,9 @@ local function put(methods, into)
   end
 end
 
--- The ways in which programs replace methods. Each gets a storage and the methods, and returns the storage to use from then
--- on, and a function that takes the methods out again, if it is in place.
+-- The ways in which programs replace methods. Each gets a storage and the methods. It returns the
+-- storage to use from then on and, if the storage was changed in place, a function that undoes the
+-- change.
 local WAYS = {
   ["in the object"] = function(storage, methods)
     put(methods, storage)
@@ -77,7 +78,7 @@ return function(make, refreshes)
 
     local REMEMBER = { remember = true, remember_safety = "None" }
 
-    -- Runs every act, and compares the calls that each makes. `calls` are counted.
+    -- Runs every act, and checks the calls that each makes. `calls` holds the counts.
     local function all_acts(storage, calls, way, calls_expected)
       browser = support.browser()
       local function with(more)
@@ -87,8 +88,8 @@ return function(make, refreshes)
         calls.get, calls.set, calls.delete = 0, 0, 0
         assert.is_truthy(act(), way)
         browser:next()
-        assert.same(calls_expected and { get = get, set = set, delete = delete } or { get = 0, set = 0, delete = 0 }, calls,
-          way)
+        local expected = { get = get, set = set, delete = delete }
+        assert.same(calls_expected and expected or { get = 0, set = 0, delete = 0 }, calls, way)
       end
       local s = session.new(with())
       s:set("n", 1)
@@ -119,7 +120,7 @@ return function(make, refreshes)
       makes(1, 0, 2, function() return (session.destroy(with(REMEMBER))) end)
     end
 
-    it("calls them in every act, and not the library's own behind them", function()
+    it("calls them in every act, and bypasses none", function()
       for way, replace in pairs(WAYS) do
         local own = make()
         local calls, methods = counting(own)
@@ -172,8 +173,7 @@ return function(make, refreshes)
         assert(s:save())
         browser:next()
         put(methods, storage)
-        ngx.sleep(7) -- a refresh saves from the seventh second to the eighth, so a busy machine has a second to spare
-        ngx.update_time()
+        support.wait(7) -- a refresh saves between the seventh and the eighth second
         assert.is_true((select(4, session.start(support.with(options, { rolling_timeout = 8 })))))
         assert.same({ get = 1, set = 1, delete = 0 }, calls)
       end)

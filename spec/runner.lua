@@ -1,5 +1,5 @@
--- Runs busted specs inside a request: `content_by_lua_block { require("spec.runner").run() }`, with `?file=…`.
--- The last line of the answer says how many passed and failed.
+-- Runs busted specs inside a request: `content_by_lua_block { require("spec.runner").run() }`, with
+-- `?file=…`. The last line of the response says how many passed and failed.
 
 local runner = {}
 

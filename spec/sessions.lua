@@ -1,5 +1,6 @@
--- What sessions must do over every storage, with the same assertions for each: `require("spec.sessions")(options)` in a
--- `describe`, where `options` are those of a session, with its storage. `quick` leaves out what has to wait.
+-- What sessions must do over every storage: `require("spec.sessions")(options, checks_old, quick)`
+-- in a `describe`, where `options` are those of a session, with its storage. `checks_old` is as in
+-- `spec.contract`; `quick` leaves out the tests that sleep.
 
 local session = require "resty.session"
 local support = require "spec.support"
@@ -11,12 +12,9 @@ local function random(size)
   return utils.encode_base64url(utils.rand_bytes(size))
 end
 
-local function wait(seconds)
-  ngx.sleep(seconds)
-  ngx.update_time()
-end
+local wait = support.wait
 
-return function(options, tells, quick)
+return function(options, checks_old, quick)
   local spec = getfenv(2) -- busted gives its functions to spec files only
   local it, assert = spec.it, spec.assert
   local it_waits = quick and function() end or it
@@ -31,7 +29,7 @@ return function(options, tells, quick)
     return support.with(options, more)
   end
 
-  -- A session that is saved, and its cookie taken.
+  -- Saves a session, and lets the browser take its cookies.
   local function saved(more, values)
     local s = session.new(with(more))
     for key, value in pairs(values or { name = "Ada" }) do
@@ -50,12 +48,12 @@ return function(options, tells, quick)
     return s
   end
 
-  -- Goes back to a cookie that was replaced or cleared.
-  local function back_to(cookie)
+  -- Gives the browser a session cookie that was replaced or cleared.
+  local function restore_cookie(cookie)
     browser.cookies.session, browser.var.cookie_session = cookie, cookie
   end
 
-  it("gives back what was saved", function()
+  it("opens what was saved", function()
     local values = { name = "Ada", n = 1.5, yes = true, list = { 1, 2, { deep = "ä\n\0" } }, ["@at"] = "as it is" }
     local s = saved(nil, values)
     assert.equal(stored and 1 or 0, s.meta.flags)
@@ -71,7 +69,7 @@ return function(options, tells, quick)
     assert.equal(s:get_property("id"), again:get_property("id"))
   end)
 
-  it("gives back much", function()
+  it("opens a large session", function()
     local much = random(10000)
     saved(nil, { much = much, plain = ("x"):rep(50000) })
     assert.equal(much, opened():get("much"))
@@ -81,7 +79,7 @@ return function(options, tells, quick)
     assert.same({}, browser.cookies)
   end)
 
-  it("knows nothing of sessions that were never saved", function()
+  it("lists and opens no session that was never saved", function()
     local s, err, exists = session.open(with())
     assert.equal("new", s.state)
     assert.same({ "missing session cookie", false }, { err, exists })
@@ -99,13 +97,13 @@ return function(options, tells, quick)
     local new = browser.cookies.session
     assert.not_equal(first:get_property("id"), s:get_property("id"))
     assert.equal("Grace", opened():get("name"))
-    back_to(old)
+    restore_cookie(old)
     assert.equal("Ada", opened():get("name"))
 
     wait(7.1)
     local _, err = session.open(with())
     assert.equal(stored and "unable to load session" or nil, err)
-    back_to(new)
+    restore_cookie(new)
     local refreshed
     s, err, _, refreshed = session.start(with({ rolling_timeout = 8 }))
     assert.is_nil(err)
@@ -141,7 +139,7 @@ return function(options, tells, quick)
     assert.same({}, browser.cookies)
     assert.equal("missing session cookie", (select(2, session.open(with()))))
     if stored then
-      back_to(old)
+      restore_cookie(old)
       assert.equal("unable to load session", (select(2, session.open(with()))))
     end
   end)
@@ -166,14 +164,14 @@ return function(options, tells, quick)
     browser:next()
     assert.same({}, browser.cookies)
     if stored then
-      back_to(last)
+      restore_cookie(last)
       assert.equal("unable to load session", (select(2, session.open(with({ audience = "c" })))))
     end
   end)
 
   it("brings a remembered user back", function()
     saved(REMEMBER)
-    back_to(nil)
+    restore_cookie(nil)
     local s = opened(REMEMBER)
     assert.equal("Ada", s:get("name"))
     assert.equal(2, #browser:next())
@@ -231,13 +229,13 @@ return function(options, tells, quick)
   end)
 
   if stored then
-    it("does not bring back by a save what another request destroyed, if the storage can tell", function()
+    it("saves no session that another request destroyed, if the storage can tell", function()
       saved(REMEMBER)
       local here, there = opened(REMEMBER), opened(REMEMBER)
       assert(there:destroy())
       browser.header["Set-Cookie"] = nil
       local result = { here:save() }
-      if tells == false then
+      if checks_old == false then
         assert.same({ true }, result)
         assert.equal("Ada", (browser:next() and opened():get("name")))
       else
@@ -246,7 +244,7 @@ return function(options, tells, quick)
       end
     end)
 
-    it("saves again and again what nobody destroyed, also when it was replaced meanwhile", function()
+    it("saves a session repeatedly, also after another request has replaced it", function()
       saved(REMEMBER)
       local here, there = opened(REMEMBER), opened(REMEMBER)
       for _, s in ipairs { there, here, here } do
@@ -256,7 +254,7 @@ return function(options, tells, quick)
     end)
   end
 
-  it("ends all that came from a remember cookie that was copied, if the sessions have a storage", function()
+  it("ends all sessions that came from a copied remember cookie, if there is a storage", function()
     local watched = support.with(REMEMBER, { remember_theft = "revoke", stale_ttl = 0 })
     if not stored then
       local ok, err = pcall(session.new, with(watched))
@@ -267,7 +265,7 @@ return function(options, tells, quick)
     saved(watched)
     local copied = browser.cookies.remember
     local function come_back(remember)
-      back_to(nil)
+      restore_cookie(nil)
       browser.cookies.remember = remember
       local _, err, exists = session.open(with(watched))
       return exists, err, browser:next()
@@ -298,7 +296,7 @@ return function(options, tells, quick)
     assert.is_true(opened(hashed):destroy())
   end)
 
-  it("drops audiences of other subjects where that is enforced", function()
+  it("drops audiences of other subjects if that is enforced", function()
     saved({ audience = "a" })
     local enforced = { audience = "b", enforce_same_subject = true }
     local s = session.open(with(enforced))
@@ -309,7 +307,7 @@ return function(options, tells, quick)
     assert.equal("missing session audience", (select(2, session.open(with({ audience = "a" })))))
   end)
 
-  it("notes whose sessions they are", function()
+  it("lists a subject's sessions", function()
     local subject = random(16)
     local noted = { store_metadata = true, subject = subject }
     local function save()

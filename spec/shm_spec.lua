@@ -1,15 +1,14 @@
--- Shared memory beyond what all storages must do: long lists, a full zone, and what lua-resty-session leaves there.
+-- What only shared memory must do: long lists, a full zone, and lists that lua-resty-session wrote.
 
 local shm = require "resty.session.shm"
+local support = require "spec.support"
 local utils = require "resty.session.utils"
 
 local NAME = "shm"
 local dict = ngx.shared.sessions
 local real_log, real_now = ngx.log, ngx.now
 
-local function key()
-  return utils.encode_base64url(utils.rand_bytes(32))
-end
+local key = support.key
 
 local function owner(subject)
   return { audiences = { "YQ" }, subjects = { subject } }
@@ -36,10 +35,11 @@ describe("shared memory", function()
     dict:flush_expired()
   end)
 
-  -- Makes a session, or replaces one.
+  -- Saves a session, which may replace another. Returns its key.
   local function save(subject, old_key, value, stale_ttl)
     local k = key()
-    assert.same({ true }, { storage:set(NAME, k, value or "v", 60, ngx.time(), old_key, stale_ttl or 10, owner(subject)) })
+    local metadata = owner(subject)
+    assert.same({ true }, { storage:set(NAME, k, value or "v", 60, ngx.time(), old_key, stale_ttl or 10, metadata) })
     return k
   end
 
@@ -47,7 +47,7 @@ describe("shared memory", function()
     return storage:read_metadata(NAME, "YQ", subject, ngx.time())
   end
 
-  -- Counts the calls of the dictionary's methods that an act makes.
+  -- Counts the calls of the dictionary's methods that a function makes.
   local function calls_of(act)
     local count = 0
     storage.dict = setmetatable({}, { __index = function(_, method)
@@ -61,7 +61,7 @@ describe("shared memory", function()
     return count
   end
 
-  it("takes no longer to write where a subject has thousands of sessions", function()
+  it("takes no longer to write if a subject has thousands of sessions", function()
     local few, many = save("few"), {}
     for _ = 1, 10 do
       few = save("few", few)
@@ -91,7 +91,7 @@ describe("shared memory", function()
     assert.equal(expected, count)
   end)
 
-  it("keeps lists short, and lists what is live, whatever happens", function()
+  it("keeps lists short, with exactly the live sessions, whatever happens", function()
     math.randomseed(7)
     local live, order, saves = {}, {}, 0
     for _ = 1, 3000 do
@@ -101,7 +101,8 @@ describe("shared memory", function()
         assert(storage:delete(NAME, former, ngx.time(), owner("ada")))
         live[former], order[at] = nil, nil
       else
-        -- At times the record outlives its replacement by more than it would have lived: no reason to list it.
+        -- Some stale_ttl are longer than the record's own life. Even so, a replaced record is not
+        -- listed.
         order[at] = save("ada", former, nil, math.random(3) == 1 and 100 or 10)
         saves = saves + 1
         live[order[at]] = true
@@ -121,7 +122,7 @@ describe("shared memory", function()
     assert.is_true(saves > 2000)
   end)
 
-  it("leaves a list that goes with its last session", function()
+  it("deletes a list with its last session", function()
     local k = save("ada")
     assert.is_near(60, dict:ttl(list_of("ada")), 2)
     assert(storage:delete(NAME, k, ngx.time(), owner("ada")))
@@ -147,7 +148,7 @@ describe("shared memory", function()
             unlisted = unlisted + (sessions(one[2])[one[1]] and 0 or 1)
           end
         end
-        -- A list is an entry like others: it may be dropped before a session in it.
+        -- A list is an entry like any other: it may be dropped before the sessions in it.
         assert.is_true(there > 200 and unlisted <= there / 50, there .. " are there, " .. unlisted .. " unlisted")
         dict:flush_all()
         dict:flush_expired()
@@ -193,7 +194,8 @@ describe("shared memory", function()
     for _, k in ipairs { a, b, c } do
       dict:set(NAME .. ":" .. k, "v", 60)
     end
-    for _, item in ipairs { { gone, now - 1 }, { a, now + 60 }, { b, now + 60 }, { a, now + 70 }, { b }, { c, now + 60 } } do
+    local later = now + 60
+    for _, item in ipairs { { gone, now - 1 }, { a, later }, { b, later }, { a, now + 70 }, { b }, { c, later } } do
       dict:rpush(list_of("ada"), utils.meta_get_value(item[1], item[2]))
     end
     assert.same({ [a] = now + 70, [c] = now + 60 }, sessions("ada"))
@@ -217,7 +219,7 @@ describe("shared memory", function()
     assert.same(expected, sessions("ada"))
   end)
 
-  it("keeps a list that lives for ever, or longer", function()
+  it("does not shorten a list's life", function()
     dict:rpush(list_of("ever"), utils.meta_get_value(key(), ngx.time() + 1000))
     save("ever")
     assert.equal(0, dict:ttl(list_of("ever")))
@@ -227,7 +229,7 @@ describe("shared memory", function()
     assert.is_near(1000, dict:ttl(list_of("longer")), 2)
   end)
 
-  it("does not mind items that are not valid", function()
+  it("ignores items that are not valid", function()
     for _, item in ipairs { "", ";", ":", "x", key() .. ":AAAA;", key() .. ":!!!!!!!;", ("y"):rep(500) } do
       dict:rpush(list_of("ada"), item)
     end
@@ -238,7 +240,7 @@ describe("shared memory", function()
     assert.same({ [k] = ngx.time() + 60 }, sessions("ada"))
   end)
 
-  it("keeps a replaced record replaced when it is updated", function()
+  it("keeps a replaced record marked as replaced when it is updated", function()
     local old = save("ada")
     local new = save("ada", old)
     assert.same({ true }, { storage:__update(NAME, old, "w", 60, ngx.time()) })

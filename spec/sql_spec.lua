@@ -23,7 +23,7 @@ local PROBLEMS = {
   ["invalid postgres ssl_required (it needs ssl)"] = not MYSQL and { ssl_required = true } or nil,
 }
 
--- The storage's own name and its other, with the options under both.
+-- Options with the storage's name and its alias, in the sections of either name.
 local function by_every_name()
   local other = MYSQL and "mariadb" or "postgresql"
   return {

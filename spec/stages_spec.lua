@@ -1,4 +1,5 @@
--- Switching `separate_keys` and `seal_info` on and off: a browser is served by servers at neighbouring stages.
+-- Switching `separate_keys` and `seal_info` on and off, while servers at neighbouring stages serve
+-- the same browser.
 
 local cjson = require "cjson.safe"
 local session = require "resty.session"
@@ -6,7 +7,7 @@ local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
 
-local THERE_AND_BACK = { false, "accept", true, "only", true, "accept", false }
+local STAGES = { false, "accept", true, "only", true, "accept", false }
 
 describe("stages", function()
   local browser
@@ -23,7 +24,8 @@ describe("stages", function()
     return s
   end
 
-  -- What a program does with a session, server by server; each finds the info that the last one wrote.
+  -- Does what programs do with a session on one server, which must find the info that the previous
+  -- server wrote.
   local function visit(options, seen)
     local s = opened(options)
     assert.equal(seen, s.info:get("seen"))
@@ -46,15 +48,15 @@ describe("stages", function()
   local storages = { cookie = "cookie", shm = "shm", table = support.memory() }
 
   for name, storage in pairs(storages) do
-    it("sign nobody out, on the way there and back, over " .. name, function()
+    it("sign nobody out while they are switched on and off again, over " .. name, function()
       local seen = 0
       local s = session.new({ storage = storage, remember = true, remember_safety = "Low" })
       s:set("name", "Ada")
       s.info:set("seen", seen)
       assert.is_true(s:save())
       browser:next()
-      for i = 2, #THERE_AND_BACK do
-        for _, stage in ipairs { THERE_AND_BACK[i - 1] or false, THERE_AND_BACK[i], THERE_AND_BACK[i - 1] } do
+      for i = 2, #STAGES do
+        for _, stage in ipairs { STAGES[i - 1] or false, STAGES[i], STAGES[i - 1] } do
           seen = visit({
             storage = storage, remember = true, remember_safety = "Low",
             separate_keys = stage, seal_info = stage, key_context = stage and "acme",
@@ -64,7 +66,7 @@ describe("stages", function()
     end)
   end
 
-  it("tell by meta.ikm which key it is, and utils derive from it", function()
+  it("show in meta.ikm the key material that utils can derive keys from", function()
     local keys = {}
     for _, stage in ipairs { false, "only" } do
       local options = { remember = true, remember_safety = "Low", separate_keys = stage }
@@ -81,7 +83,7 @@ describe("stages", function()
     assert.is_true(keys[3] ~= keys[1] and keys[4] ~= keys[1] and keys[3] ~= keys[4])
   end)
 
-  it("close the renaming of cookies", function()
+  it("keep a cookie from opening under another name", function()
     local options = { remember = true, remember_safety = "None", separate_keys = true }
     browser:sign_in(options)
     local value = browser.cookies.session
@@ -92,7 +94,7 @@ describe("stages", function()
       (select(2, session.open({ separate_keys = true, cookie_name = "admin" }))))
   end)
 
-  it("keep info from who reads the storage", function()
+  it("keep info secret from someone who can read the storage", function()
     local memory = support.memory()
     local s = session.new({ storage = memory, seal_info = true })
     s.info:set("code", "271828")
@@ -110,7 +112,7 @@ describe("stages", function()
     assert.equal("314159", session.open({ storage = memory, seal_info = "only" }).info:get("code"))
   end)
 
-  it("sign nobody out where a server does not know of sealed info, and saves it", function()
+  it("sign nobody out if a server that does not know of sealed info saves it", function()
     local memory = support.memory()
     local s = session.new({ storage = memory, seal_info = true })
     s.info:set("code", "271828")

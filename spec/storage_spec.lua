@@ -13,7 +13,7 @@ describe("storage", function()
     browser = fresh
   end)
 
-  -- The same life over every storage.
+  -- Runs the same life of a session over each storage.
   local function life(configuration)
     local s = session.new(configuration)
     s:set("@key", "as it is")
@@ -95,7 +95,7 @@ describe("storage", function()
     end
   end)
 
-  it("is asked what the reference says", function()
+  it("is called with the documented arguments", function()
     local memory = support.memory()
     local options = { storage = memory, store_metadata = true, audience = "shop" }
     local s = session.new(options)
@@ -118,7 +118,7 @@ describe("storage", function()
 
   local GONE = "unable to store session info (there is no such session any more)"
 
-  it("of a program's own is asked to set a record for its info", function()
+  it("of a program's own is called to set a record for its info", function()
     local memory = support.memory()
     local s = session.new({ storage = memory })
     assert(s:save())
@@ -149,7 +149,7 @@ describe("storage", function()
     assert.is_nil((shm.get(storage, "session", s:get_property("id"))))
   end)
 
-  it("is used by the methods that a program has replaced", function()
+  it("is called through a method that a program has replaced", function()
     local storage, sets = require("resty.session.shm").new(), 0
     local shm = getmetatable(storage)
     function storage:set(...)
@@ -163,7 +163,7 @@ describe("storage", function()
     assert.equal(2, sets)
   end)
 
-  it("of a program's own gets no more arguments than the reference says", function()
+  it("of a program's own gets no more than the documented arguments", function()
     local shm = require("resty.session.shm").new()
     for name, storage in pairs { own = support.memory(), replaced = shm } do
       local set, most = storage.set, 0
@@ -179,7 +179,7 @@ describe("storage", function()
     end
   end)
 
-  it("keeps no info of an audience that is gone", function()
+  it("drops the info of an audience that is gone", function()
     for _, leave in ipairs { "module", "instance", "enforced" } do
       local options = { storage = support.memory() }
       local function of(audience)
@@ -217,14 +217,14 @@ describe("storage", function()
     end
   end)
 
-  it("answers nil for info that nobody set", function()
+  it("returns nil for info that was not set", function()
     local s = session.new({ storage = support.memory() })
     assert.is_nil(s.info:get("x"))
     s.info:set("flag", true)
     assert.is_true(s.info:get("flag"))
   end)
 
-  it("refuses a cookie with anything behind the header", function()
+  it("refuses a cookie with anything after the header", function()
     local options = { storage = support.memory() }
     local s = session.new(options)
     assert(s:save())
@@ -250,7 +250,7 @@ describe("storage", function()
     assert.is_nil((storage:get("s", old)))
   end)
 
-  it("refuses a record whose info is none", function()
+  it("refuses a record whose info is not valid", function()
     local memory = support.memory()
     local s = session.new({ storage = memory })
     s.info:set("a", 1)
@@ -266,7 +266,7 @@ describe("storage", function()
     end
   end)
 
-  it("loses no audience where a save fails", function()
+  it("loses no audience if a save fails", function()
     local memory = support.memory()
     local s = session.new({ storage = memory, audience = "a", subject = "john" })
     assert(s:save())
@@ -278,7 +278,7 @@ describe("storage", function()
     assert.equal(2, #s.data)
   end)
 
-  it("answers arguments that are none with an error", function()
+  it("returns an error for arguments that are not valid", function()
     local redis = require("resty.session.redis").new({ port = 1 })
     local ok, err = redis:set("n", "k", "v")
     assert.is_nil(ok)
@@ -294,7 +294,7 @@ describe("storage", function()
     assert.equal(utils.encode_base64url(utils.sha256("ada"):sub(1, 16)), memory.calls[1][9].subjects[1])
   end)
 
-  it("fails without harm", function()
+  it("leaves the session as it was if it fails", function()
     local memory = support.memory()
     local options = { storage = memory }
     local s = session.new(options)
@@ -314,7 +314,7 @@ describe("storage", function()
     assert.same({}, browser:lines())
   end)
 
-  it("keeps a remember cookie that cannot be saved a warning", function()
+  it("causes only a warning if it cannot save the remember cookie", function()
     local memory = support.memory()
     local set, count = memory.set, 0
     function memory:set(...)

@@ -1,13 +1,15 @@
--- What specs share: a browser in place of the request and the response, by the module's seams.
+-- What specs share: a browser that takes the place of the request and the response.
 
 local session = require "resty.session"
+local utils = require "resty.session.utils"
 
 local support = {}
 
 local Browser = {}
 Browser.__index = Browser
 
--- The request's variables: nginx's Cookie header and cookies are those that the browser has, or what a test sets.
+-- Returns the request's variables. The Cookie header and the cookies are the browser's, or what a
+-- test assigns.
 local function variables(cookies)
   return setmetatable({}, {
     __index = function(_, name)
@@ -32,10 +34,12 @@ local function variables(cookies)
   })
 end
 
--- A browser with no cookies. Its site sees `var`, and sets `header`.
+-- Returns a browser without cookies, and connects the library with it: the library reads `var` and
+-- sets `header`.
 function support.browser(request)
   local cookies = {}
-  local self = setmetatable({ cookies = cookies, var = variables(cookies), header = {}, request = {}, log = {} }, Browser)
+  local self = { cookies = cookies, var = variables(cookies), header = {}, request = {}, log = {} }
+  setmetatable(self, Browser)
   for name, value in pairs(request or {}) do
     self.var[name] = value
   end
@@ -60,8 +64,9 @@ function support.restore()
   session.init()
 end
 
--- In a `describe`: each test finds the library as it is at first, but for a secret. `take` gets a browser for it. `spec` has
--- busted's functions, if the caller has not.
+-- For use in a `describe`: before each test, resets the library's defaults, sets a secret, and
+-- passes a new browser to `take`. `spec` holds busted's functions if the caller's environment does
+-- not.
 function support.fresh(take, spec)
   spec = spec or getfenv(2)
   spec.before_each(function()
@@ -71,7 +76,18 @@ function support.fresh(take, spec)
   spec.teardown(support.restore)
 end
 
--- Options, and more of them.
+-- Returns a new key of a record.
+function support.key()
+  return utils.encode_base64url(utils.rand_bytes(32))
+end
+
+-- Sleeps, and lets nginx read the clock.
+function support.wait(seconds)
+  ngx.sleep(seconds)
+  ngx.update_time()
+end
+
+-- Returns options with more of them added.
 function support.with(options, more)
   local all = {}
   for _, each in ipairs { options, more or {} } do
@@ -82,7 +98,7 @@ function support.with(options, more)
   return all
 end
 
--- The response's Set-Cookie lines.
+-- Returns the response's Set-Cookie lines.
 function Browser:lines()
   local lines = self.header["Set-Cookie"]
   if type(lines) == "string" then
@@ -91,7 +107,7 @@ function Browser:lines()
   return lines or {}
 end
 
--- Takes the response's cookies, and goes on to the next request. Answers the lines.
+-- Takes the response's cookies, and begins the next request. Returns the Set-Cookie lines.
 function Browser:next()
   local lines = self:lines()
   for _, line in ipairs(lines) do
@@ -108,7 +124,7 @@ function Browser:next()
   return lines
 end
 
--- Saves Ada's session, and goes on to the next request. Returns the session.
+-- Saves Ada's session, and begins the next request. Returns the session.
 function Browser:sign_in(configuration)
   local s = session.new(configuration)
   s:set("name", "Ada")
@@ -118,7 +134,8 @@ function Browser:sign_in(configuration)
   return s
 end
 
--- A storage in a table that answers only after it has yielded, and notes what it is asked.
+-- Returns a storage in a table, which yields before it returns, and keeps the arguments of all
+-- calls.
 function support.memory()
   local storage = { records = {}, calls = {} }
   function storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)

@@ -96,7 +96,7 @@ describe("utils", function()
     assert.is_nil((utils.meta_get_latest(a .. ":!!!!!!!;", 1)))
   end)
 
-  it("raises strings for arguments that are none", function()
+  it("raises strings for arguments that are not valid", function()
     local ok, err = pcall(utils.sha256, {})
     assert.is_false(ok)
     assert.equal("string", type(err))

@@ -83,7 +83,7 @@ impl Problems {
     }
 }
 
-impl storage::Visitor for Problems {
+impl storage::options::Visitor for Problems {
     type Error = ();
 
     fn driver<O: storage::Options>(&mut self) -> Result<(), ()> {
@@ -100,7 +100,7 @@ impl storage::Visitor for Problems {
 #[test]
 fn what_is_wrong_with_a_storages_option_is_said_without_its_value() {
     let mut problems = Problems(0);
-    storage::each_storage(&mut problems).unwrap();
+    storage::options::each_storage(&mut problems).unwrap();
     assert!(problems.0 > 100, "{} problems", problems.0);
 }
 

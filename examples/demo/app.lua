@@ -1,4 +1,4 @@
--- A small web application: two shops of one site, Books and Music, that share a session but sign in on their own.
+-- A small web application: two shops of one site, Books and Music. They share a session, but each signs in by itself.
 -- Plain HTML forms; every change is a POST that redirects to the page it came from.
 
 local session = require "resty.session"
@@ -13,7 +13,7 @@ local app = {}
 function app.init()
   local storage, secret = os.getenv("STORAGE"), os.getenv("SECRET")
   session.init({
-    -- A real site gives all its servers one secret; without, it is random, and sessions end when nginx does.
+    -- A real site gives all its servers one secret. Without one, the key is random, and sessions end when nginx does.
     secret = secret ~= "" and secret or nil,
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
@@ -118,7 +118,7 @@ local SIGNED_IN = [[
 </form>
 ]]
 
--- A remember cookie is looked for; whether one is made is the user's choice when signing in.
+-- Sessions come back from a remember cookie; whether one is made is the user's choice when signing in.
 local function options(shop)
   return { audience = shop, remember = true }
 end
@@ -190,12 +190,12 @@ local function show(shop)
   }), err)
 end
 
--- A field of a form; a form may hold anything.
+-- Returns a field of a form, or empty text, because a form may hold anything.
 local function field(form, name)
   return type(form[name]) == "string" and form[name] or ""
 end
 
--- What a POST does, by the last part of its path. Each answers true, or nil and an error.
+-- What a POST does, by the last part of its path. Each function returns true, or nil and an error.
 local ACTIONS = {}
 
 ACTIONS["sign-in"] = function(shop, form)
@@ -205,11 +205,11 @@ ACTIONS["sign-in"] = function(shop, form)
   end
   local s = session.open(options(shop))
   if s:get_subject() ~= name then
-    s:set_data({}) -- another's are not this one's
+    s:set_data({}) -- the data of another user
   end
   s:set_subject(name)
   s:set("signed in at", ngx.http_time(ngx.time()))
-  -- The remember cookie is the whole session's: what the other shop was told stays.
+  -- Both shops share the remember cookie: a choice that the user made in the other shop stays.
   s:set_remember(form.remember == "yes" or ngx.var.cookie_remember ~= nil)
   return s:save()
 end
@@ -244,7 +244,7 @@ function ACTIONS.destroy(shop)
   return session.destroy(options(shop))
 end
 
--- Answers `/{shop}` and `/{shop}/{action}`.
+-- Responds to `/{shop}` and `/{shop}/{action}`.
 function app.respond()
   local shop, action = ngx.var.uri:match("^/([^/]+)/?([^/]*)$")
   if not SHOPS[shop] then

@@ -1,9 +1,10 @@
 ---
 -- Sessions for OpenResty and nginx + Lua.
 --
--- This is the shim: it reads the request, waits for storages, keeps the data's live tables, and sets headers. What is
--- decided is decided in the native module (`resty.session.native`), which knows nothing of nginx. Its acts answer a row of
--- values that starts with a task where a storage has to be asked first; see `carry` and `take_over`.
+-- This is the shim: it reads the request, waits for storages, keeps the tables of data that
+-- programs change in place, and sets headers. All decisions are made in the native module
+-- (`resty.session.native`), which knows nothing of nginx. Its acts return rows of values that start
+-- with what is to be done next; see `run_act` and `resty.session.outcomes`.
 --
 -- @module resty.session
 -- @license BSD-2-Clause
@@ -11,59 +12,61 @@
 local native = require "resty.session.native"
 local http = require "resty.session.http"
 local info_table = require "resty.session.info"
+local json = require "resty.session.json"
+local metas = require "resty.session.meta"
+local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
-local json = require "resty.session.json"
 local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
 local band = require("bit").band
-local encode_part, decode_part = json.encode_part, json.decode_part
-local resolve = profiles.resolve
-local new_meta = require("resty.session.meta").new
+local encode_part = json.encode_part
+local new_entry, resolve = outcomes.new_entry, profiles.resolve
 
+local NEXT = native.NEXT
+local OPENED, TOUCHED, WAIT, GET, CALL = NEXT.OPENED, NEXT.TOUCHED, NEXT.WAIT, NEXT.GET, NEXT.CALL
 local HEADERS = native.HEADERS
-local FLAG_FORGET = 0x0002
-local ENTRY_INDEX = { audience = 2, subject = 3 } -- where they stand in an entry of the data
+local FLAG_FORGET = native.FLAG_FORGET
+local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
-
----@class resty.session.info
----@field session resty.session.instance
----@field data table|false
-
 ---@class resty.session.instance
 ---@field state resty.session.state
 ---@field meta resty.session.meta
 ---@field cookie_name string
 ---@field cookie_flags string
 ---@field remember boolean
----@field data table[] one `{ data, audience, subject }` an audience
+---@field data table[] one entry `{ data, audience, subject }` for each audience
 ---@field data_index integer
 ---@field info resty.session.info
 ---@field storage table|false
+---@field profile resty.session.profile
+---@field remember_meta resty.session.meta|false
+---@field forget boolean whether the next save forgets the user
+---@field hidden string|false|nil the Cookie header before its cookies were hidden
 local metatable = {}
 metatable.__index = metatable
 
 local session = {
-  -- The version of lua-resty-session whose API this is: programs look at it.
+  -- The version of lua-resty-session that has this API. Programs read it.
   _VERSION = "4.1.5",
   _NATIVE_VERSION = native._VERSION,
   metatable = metatable,
 }
 
---- Sets the defaults of all later sessions. Every option that is absent gets its built-in default; only the key stays what
--- it was, or is random, where neither `secret` nor `ikm` is given.
--- @function session.init
--- @tparam[opt] table configuration options
--- @raise a string that names what is wrong with an option
----@type fun(configuration: table?)
-session.init = profiles.init
+--- Sets the defaults of all later sessions. Absent options get their built-in defaults. Only the key
+--- stays as it was, or is random at first, if neither `secret` nor `ikm` is given.
+---@param configuration table? options
+---@raise a string that names what is wrong with an option
+function session.init(configuration)
+  profiles.init(configuration)
+end
 
 -- Acts ------------------------------------------------------------------------------------------------------------
 
--- The native handle to run an act with, and why the storage can't be waited for, if it can't.
+-- Returns the native handle for an act, and why this thread can't wait for the storage, or nil.
 local function handle_of(profile)
   http.check()
   if profile.rivals then
@@ -72,21 +75,26 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what the native task needs, until the act is done. A number is the ticket of what was submitted already: an operation
--- of a storage on the bridge, or the derivation of a key. `derive` asks whether this thread can wait for a derivation.
-local function carry(profile, task, ...)
-  if not task then
-    return ...
-  elseif type(task) == "number" then
-    return carry(profile, native.go_on(task, waiting.wait(task, ...)))
-  elseif (...) == "derive" then
-    return carry(profile, native.derive(task, waiting.prepare()))
+-- Does what an act needs until it is done, and returns its outcome: `OPENED`, `DONE` or `TOUCHED`
+-- and their values. `Next` in the native module tells what the values after `todo` are.
+local function run_act(profile, todo, a, b, c, d)
+  if todo <= TOUCHED then
+    return todo, a, b, c, d
+  elseif todo == WAIT then
+    return run_act(profile, native.proceed(a, waiting.wait(a, b, c)))
+  elseif todo == GET then
+    return run_act(profile, native.reply(a, profile.storage:get(b, c, d)))
+  elseif todo == CALL then
+    return run_act(profile, native.reply(a, storages.call(profile.storage, b)))
   end
-  return carry(profile, native.resume(task, storages.ask(profile.storage, ...)))
+  return run_act(profile, native.derive(a, waiting.prepare()))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
 
+---@class resty.session.info
+---@field session resty.session.instance
+---@field data table|false
 local info_metatable = {}
 info_metatable.__index = info_metatable
 
@@ -109,66 +117,33 @@ local function new_instance(profile, data)
   return self
 end
 
-local function new_entry(profile)
-  return { {}, profile.audience, profile.subject }
-end
-
-local function live(self, problem)
+-- Raises an error on a closed session.
+local function check_not_closed(self, problem)
   if self.state == "closed" then
     error(problem, 0)
   end
 end
 
--- Takes over the data of a session that was opened. Without an index the current audience is added to them. Where the index
--- is an audience's name, they are that one's alone.
-local function take_data(self, data, index, subject, info)
-  local current, found = self.data and self.data[self.data_index], index ~= nil
-  self.state = found and "open" or "new"
-  if type(index) == "string" then
-    data, index = { { data, index, subject } }, 1
-  elseif not found then
-    index = #data + 1
-    data[index] = current or new_entry(self.profile)
+-- Runs an act that opens the request's session, for an instance. Returns the error, if there is one.
+-- `audience` and `remember` are the instance's own, if they differ from the configuration's.
+local function open(self, act, audience, remember)
+  local profile, now = self.profile, time()
+  local handle, reason = handle_of(profile)
+  local cookies = http.cookies(profile)
+  local sets_cookies = act ~= native.open or self.remember -- `open` sets some only if it opens a remember cookie
+  local done, a, b, c, d = run_act(profile, act(
+    handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
+  if done ~= OPENED then
+    return outcomes.apply(self, now, cookies, b, c, d) or a
   end
-  info = info_table.by_audience(info, data)
-  if info then -- of an audience that the session did not have, only this instance's own counts
-    local audience, own = info_table.place(data[index][2]), self.info.data
-    info[audience] = found and info[audience] or own and own[audience] or nil
-    self.info.data = info
-  end
-  self.data, self.data_index = data, index
-end
-
--- Takes over what an act came to. Returns the error, if there is one. `opens` is the Cookie header that was given to an act
--- which opens, true if there is none, and false for other acts.
-local function take_over(self, now, opens, err, _, lines, warning, key, value, value_end, payload, index, subject, info,
-                         remembered, known_at)
-  if payload then
-    local data, problem = decode_part("data", payload, type(index) == "string" and 1 or 3)
-    if info and not problem then
-      info, problem = decode_part("info", info, 2)
-    end
-    if problem then
-      respond(lines, warning)
-      return problem
-    elseif opens then
-      take_data(self, data, index, subject, info)
-    elseif index then -- some audiences were dropped: the current one's data stay the program's own table
-      data[index] = self.data[self.data_index]
-      self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
-    end
-  end
-  respond(lines, warning)
-  if key and value then
-    self.meta = new_meta(self.profile.ikms[key], now, value, known_at, opens, value_end)
-  end
-  if remembered then
-    self.remember_meta = new_meta(self.profile.remember_ikms[remembered.key], now, remembered.value, remembered.known_at)
+  local err = outcomes.apply_opened(self, a, b, c)
+  if not err then
+    self.meta = metas.read(profile.ikms[1], now, cookies, d)
   end
   return err
 end
 
--- What a method returns: true alone, or nil and the error.
+-- Returns what a method returns: true alone, or nil and the error.
 local function result(err)
   if err then
     return nil, err
@@ -176,27 +151,34 @@ local function result(err)
   return true
 end
 
-local function becomes(self, state, err)
+-- The same. If there is no error, the instance gets a new state.
+local function result_and_state(self, state, err)
   self.state = not err and state or self.state
   return result(err)
 end
 
 -- Runs an act of the native module on an instance. Returns the error, if there is one.
 local function perform(self, act, payload, info)
-  local meta, now = self.meta, time()
-  local handle, problem = handle_of(self.profile)
-  return take_over(self, now, false, carry(self.profile, act(
-    handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(self.profile)) or nil,
+  local profile, meta, now = self.profile, self.meta, time()
+  local handle, problem = handle_of(profile)
+  local done, a, b, c, d = run_act(profile, act(
+    handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(profile)) or nil,
     http.unsendable(), problem,
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
-    payload, self.data_index, info)))
+    payload, self.data_index, info))
+  if done ~= TOUCHED then
+    return outcomes.apply(self, now, false, b, c, d) or a
+  end
+  respond(a)
+  self.meta = metas.saved(meta.ikm, now, b, meta.known_at)
 end
 
--- Runs an act that saves the data; where it may not have to (`perhaps`), data that can't be encoded are no error yet.
-local function perform_save(self, act, leaving, perhaps)
+-- Runs an act that saves the data, without the info of the audience `leaving`. If the act may turn
+-- out not to save (`may_skip`), data that can't be encoded are not an error yet.
+local function perform_save(self, act, leaving, may_skip)
   local payload, err = encode_part("data", self.data)
   local info, problem = info_table.encode(self.info.data, leaving)
-  return (not perhaps and err) or problem or perform(self, act, payload, info)
+  return (not may_skip and err) or problem or perform(self, act, payload, info)
 end
 
 local function get_remember(self)
@@ -206,44 +188,44 @@ end
 
 -- The info store -----------------------------------------------------------------------------------------------------
 
---- Sets a value of the info store.
--- @tparam string key
--- @param value anything that JSON can hold
+--- Sets a value in the info store.
+---@param key string
+---@param value any what JSON can hold
 function info_metatable:set(key, value)
   local owner = self.session
-  live(owner, "unable to set session info on closed session")
+  check_not_closed(owner, "unable to set session info on closed session")
   local current = owner.data[owner.data_index]
   local data = owner.storage and (self.data or {})
   if data then
-    local place = info_table.place(current[2])
-    data[place] = data[place] or {}
-    data[place][key] = value
+    local audience = info_table.key_of(current[2])
+    data[audience] = data[audience] or {}
+    data[audience][key] = value
     self.data = data
   else
     current[1]["@" .. key] = value
   end
 end
 
---- Gets a value of the info store.
--- @tparam string key
--- @return the value, or nil
+--- Returns a value from the info store.
+---@param key string
+---@return any value
 function info_metatable:get(key)
   local owner = self.session
-  live(owner, "unable to get session info on closed session")
+  check_not_closed(owner, "unable to get session info on closed session")
   local current = owner.data[owner.data_index]
   if not owner.storage then
     return current[1]["@" .. key]
   end
-  local data = self.data and self.data[info_table.place(current[2])] or {}
+  local data = self.data and self.data[info_table.key_of(current[2])] or {}
   return data[key]
 end
 
---- Saves the info store. With a storage only the stored record changes: no cookie is sent, the id stays.
--- @treturn boolean|nil true
--- @treturn string error
+--- Saves the info store. With a storage, only the stored record changes: no cookie is sent, and the
+--- id stays the same.
+---@return true? ok, string? err
 function info_metatable:save()
   local owner = self.session
-  live(owner, "unable to save session info on closed session")
+  check_not_closed(owner, "unable to save session info on closed session")
   if owner.state ~= "open" then
     return nil, "unable to save session info on nonexistent session"
   end
@@ -251,7 +233,7 @@ function info_metatable:save()
     return owner:save()
   end
   local info, err = info_table.encode(self.data)
-  -- The data say whose remember record it may go into.
+  -- The data tell which user's remember record it may go into.
   local payload = get_remember(owner) and not owner.remember_meta and encode_part("data", owner.data) or nil
   return result(err or perform(owner, native.instance.save_info, payload, info))
 end
@@ -259,23 +241,23 @@ end
 -- The instance's methods ---------------------------------------------------------------------------------------------
 
 --- Replaces the current audience's data.
--- @tparam table data
+---@param data table
 function metatable:set_data(data)
-  live(self, "unable to set session data on closed session")
+  check_not_closed(self, "unable to set session data on closed session")
   if type(data) ~= "table" then
     error("invalid session data", 0)
   end
   self.data[self.data_index][1] = data
 end
 
---- The current audience's data: a live table.
--- @treturn table
+--- Returns the current audience's data: the table itself, which the program may change in place.
+---@return table data
 function metatable:get_data()
-  live(self, "unable to set session data on closed session")
+  check_not_closed(self, "unable to set session data on closed session")
   return self.data[self.data_index][1]
 end
 
--- In a cookie session "@" marks the info store's keys among the data's.
+-- In a cookie session, the data hold the info store, too, under keys that start with "@".
 local function data_key(self, key)
   if not self.storage and type(key) == "string" and key:byte() == 0x40 then
     return "$" .. key
@@ -283,26 +265,27 @@ local function data_key(self, key)
   return key
 end
 
---- Sets a value of the current audience's data.
--- @param key
--- @param value anything that JSON can hold
+--- Sets a value in the current audience's data.
+---@param key string|number
+---@param value any what JSON can hold
 function metatable:set(key, value)
-  live(self, "unable to set session data value on closed session")
+  check_not_closed(self, "unable to set session data value on closed session")
   self.data[self.data_index][1][data_key(self, key)] = value
 end
 
---- Gets a value of the current audience's data.
--- @param key
--- @return the value, or nil
+--- Returns a value from the current audience's data.
+---@param key string|number
+---@return any value
 function metatable:get(key)
-  live(self, "unable to get session data value on closed session")
+  check_not_closed(self, "unable to get session data value on closed session")
   return self.data[self.data_index][1][data_key(self, key)]
 end
 
---- Renames the current audience. An older entry of that name is dropped, and info moves along.
--- @tparam string audience
+--- Renames the current audience. An older entry of that name is dropped. The info keeps belonging
+--- to the renamed audience.
+---@param audience string|number
 function metatable:set_audience(audience)
-  live(self, "unable to set audience on closed session")
+  check_not_closed(self, "unable to set audience on closed session")
   local data, index = self.data, self.data_index
   local former = data[index][2]
   if audience == former then
@@ -310,7 +293,7 @@ function metatable:set_audience(audience)
   end
   local info = self.info.data
   if info then
-    local from, to = info_table.place(former), info_table.place(audience)
+    local from, to = info_table.key_of(former), info_table.key_of(audience)
     info[to], info[from] = info[from], nil
   end
   for i = #data, 1, -1 do
@@ -325,31 +308,31 @@ function metatable:set_audience(audience)
   self.data_index = index
 end
 
---- The current audience.
--- @treturn string
+--- Returns the current audience.
+---@return string|number audience
 function metatable:get_audience()
-  live(self, "unable to get audience on closed session")
+  check_not_closed(self, "unable to get audience on closed session")
   return self.data[self.data_index][2]
 end
 
 --- Sets the current audience's subject.
--- @tparam string subject
+---@param subject string|number|nil
 function metatable:set_subject(subject)
-  live(self, "unable to set subject on closed session")
+  check_not_closed(self, "unable to set subject on closed session")
   self.data[self.data_index][3] = subject
 end
 
---- The current audience's subject.
--- @treturn string|nil
+--- Returns the current audience's subject.
+---@return string|number|nil subject
 function metatable:get_subject()
-  live(self, "unable to get subject on closed session")
+  check_not_closed(self, "unable to get subject on closed session")
   return self.data[self.data_index][3]
 end
 
---- Switches the remember cookie of this session on or off. Off, the next save forgets the user.
--- @tparam boolean value
+--- Switches the remember cookie on or off. If it is off, the next save forgets the user.
+---@param value boolean
 function metatable:set_remember(value)
-  live(self, "unable to set remember on closed session")
+  check_not_closed(self, "unable to set remember on closed session")
   if type(value) ~= "boolean" then
     error("invalid remember value", 0)
   end
@@ -357,10 +340,10 @@ function metatable:set_remember(value)
   self.remember = value
 end
 
---- Whether the user is to be remembered.
--- @treturn boolean
+--- Returns whether the user is to be remembered.
+---@return boolean
 function metatable:get_remember()
-  live(self, "unable to get remember on closed session")
+  check_not_closed(self, "unable to get remember on closed session")
   return get_remember(self)
 end
 
@@ -373,88 +356,77 @@ local function get_property(self, name)
   return value or meta[name]
 end
 
---- A property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`, `rolling-timeout`, `absolute-timeout`,
--- or a field of `meta`. Timeouts are what is left of them, in seconds.
--- @tparam string name
--- @return its value, or nil
+--- Returns a property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`,
+--- `rolling-timeout`, `absolute-timeout`, or a field of `meta`. Timeouts are the seconds left.
+---@param name string
+---@return any value
 function metatable:get_property(name)
-  live(self, "unable to get session property on closed session")
+  check_not_closed(self, "unable to get session property on closed session")
   return get_property(self, name)
 end
 
 --- Opens the request's session.
--- @treturn boolean|nil true
--- @treturn string error
+---@return true? ok, string? err
 function metatable:open()
-  local profile, now, audience = self.profile, time(), self.data[self.data_index][2]
-  local handle, problem = handle_of(profile)
-  local cookies = http.cookies(profile)
-  local unsendable = self.remember and http.unsendable() or nil -- only opening by a remember cookie sets cookies
-  return result(take_over(self, now, cookies or true, carry(profile, native.instance.open(
-    handle, now, cookies, unsendable, problem, audience, self.remember))))
+  return result(open(self, native.open, self.data[self.data_index][2], self.remember))
 end
 
---- Saves the session under a new id, and the remember cookie where there is one to be.
--- @treturn boolean|nil true
--- @treturn string error
+--- Saves the session under a new id, and the remember cookie if the user is to be remembered.
+---@return true? ok, string? err
 function metatable:save()
-  live(self, "unable to save closed session")
-  return becomes(self, "open", perform_save(self, native.instance.save))
+  check_not_closed(self, "unable to save closed session")
+  return result_and_state(self, "open", perform_save(self, native.instance.save))
 end
 
---- Renews the idling timeout; no storage is asked.
--- @treturn boolean|nil true
--- @treturn string error
+--- Renews the idling timeout, without calling the storage.
+---@return true? ok, string? err
 function metatable:touch()
-  live(self, "unable to touch closed session")
+  check_not_closed(self, "unable to touch closed session")
   return result(perform(self, native.instance.touch))
 end
 
---- Saves or touches the session where it is time to.
--- @treturn boolean|nil true
--- @treturn string error
+--- Saves or touches the session if that is due.
+---@return true? ok, string? err
 function metatable:refresh()
-  live(self, "unable to refresh closed session")
+  check_not_closed(self, "unable to refresh closed session")
   return result(perform_save(self, native.instance.refresh, nil, true))
 end
 
---- Logs the current audience out: the last one takes the whole session along.
--- @treturn boolean|nil true
--- @treturn string error
+--- Logs the current audience out. Logging out the last audience destroys the session.
+---@return true? ok, string? err
 function metatable:logout()
-  live(self, "unable to logout closed session")
-  return becomes(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
+  check_not_closed(self, "unable to logout closed session")
+  return result_and_state(self, "closed", perform_save(self, native.instance.logout, self.data[self.data_index][2]))
 end
 
---- Destroys the session and what the request's remember cookie stands for, and clears the cookies of both.
--- @treturn boolean|nil true
--- @treturn string error
+--- Destroys the session and the record of its remember cookie, and clears both cookies.
+---@return true? ok, string? err
 function metatable:destroy()
-  live(self, "unable to destroy closed session")
-  -- The data say whose metadata go; a session whose data can't be encoded is destroyed all the same.
-  return becomes(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
+  check_not_closed(self, "unable to destroy closed session")
+  -- Data that can't be encoded do not keep a session from being destroyed.
+  return result_and_state(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
 end
 
---- Closes the instance; the session itself lives on.
+--- Closes the instance. The session itself stays valid.
 function metatable:close()
   self.state = "closed"
 end
 
--- Hides the cookies, and keeps the header as it was: a later sign-out must find the remember cookie. Returns it, or false.
+-- Hides the cookies, and keeps the original header, because a later sign-out must find the remember
+-- cookie. Returns that header, or false.
 local function hide(self)
   local cookies = http.hide(self.profile.handle, time(), self.meta.value)
   self.hidden = self.hidden or cookies
   return cookies
 end
 
---- Removes the session's cookies and the remember cookie from the request, whether or not the session exists, so that an
--- upstream does not see them.
--- @treturn boolean|nil true
--- @treturn string error
+--- Removes the session's cookies and the remember cookie from the request, whether or not the
+--- session exists, so that an upstream does not see them.
+---@return true? ok, string? err
 function metatable:clear_request_cookie()
-  live(self, "unable to clear session request cookie on closed session")
+  check_not_closed(self, "unable to clear session request cookie on closed session")
   if self.state ~= "open" then
-    pcall(hide, self) -- in phases without a request there is nothing to hide
+    pcall(hide, self) -- in a phase without a request there is nothing to hide
     return nil, "unable to clear session request cookie on nonexistent session"
   end
   return result(not hide(self) and "unable to clear session request cookie")
@@ -466,16 +438,19 @@ local function set_property_headers(self, set, names)
   for i = 1, #names do
     local header_name = HEADERS[names[i]]
     local value = header_name and self.state == "open" and get_property(self, names[i])
-    if value or header_name and set == http.set_request_header then -- a client's own header must not pass for the session's
+    -- A client's own header must not pass for the session's.
+    if value or header_name and set == http.set_request_header then
       set(header_name, value or nil)
     end
   end
 end
 
--- A method that sets headers from properties: those it is given the names of, or a table of names, else the configured.
+-- Returns a method that sets headers from the properties that its arguments name, one by one or in
+-- a table; without arguments, from the configured properties.
+---@return fun(self: resty.session.instance, ...: string|string[]): true?, string?
 local function header_setter(kind, to_request, to_response)
   return function(self, ...)
-    live(self, "unable to set " .. kind .. " headers on closed session")
+    check_not_closed(self, "unable to set " .. kind .. " headers on closed session")
     local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
     if to_request then
       set_property_headers(self, http.set_request_header, names or self.profile.request_headers)
@@ -490,109 +465,93 @@ local function header_setter(kind, to_request, to_response)
   end
 end
 
---- Sets request and response headers from properties.
--- @function metatable:set_headers
--- @param[opt] ... property names, or one table of them; without, the configured `request_headers` and `response_headers`
--- @treturn boolean|nil true
--- @treturn string error
+--- Sets request and response headers from the properties that the arguments name, one by one or in
+--- a table. Without arguments, it sets those of the options `request_headers` and
+--- `response_headers`. Returns true, or nil and an error.
+---@function metatable:set_headers
 metatable.set_headers = header_setter("request/response", true, true)
 
---- Sets request headers only; see `set_headers`. One without a value is removed, and where there is no session, all are.
--- @function metatable:set_request_headers
+--- Sets request headers only; see `set_headers`. Removes those whose property has no value; without
+--- a session, all of them.
+---@function metatable:set_request_headers
 metatable.set_request_headers = header_setter("request", true, false)
 
 --- Sets response headers only; see `set_headers`.
--- @function metatable:set_response_headers
+---@function metatable:set_response_headers
 metatable.set_response_headers = header_setter("response", false, true)
 
 -- The module's functions ---------------------------------------------------------------------------------------------
 
---- A new session.
--- @tparam[opt] table configuration options; absent ones are as `init` set them
--- @treturn table session
----@param configuration table?
----@return resty.session.instance
+--- Returns a new session.
+---@param configuration table? options; absent ones are as `init` set them
+---@return resty.session.instance session
 function session.new(configuration)
   local profile = resolve(configuration)
   return new_instance(profile, { new_entry(profile) })
 end
 
--- Opens the request's session by a native function. Returns the instance, and the error, if there is one.
-local function on_request(act, configuration)
-  local profile, now = resolve(configuration), time()
-  local handle, problem = handle_of(profile)
-  local self, cookies = new_instance(profile), http.cookies(profile)
-  local unsendable = (act ~= native.open or profile.remember) and http.unsendable() or nil -- see metatable:open
-  local err = take_over(self, now, cookies or true, carry(profile, act(handle, now, cookies, unsendable, problem)))
-  self.data, self.meta = self.data or { new_entry(profile) }, self.meta or {}
+-- Opens the request's session. Returns the instance, and the error or nil.
+local function open_session(act, configuration)
+  local self = new_instance(resolve(configuration))
+  local err = open(self, act)
+  self.data, self.meta = self.data or { new_entry(self.profile) }, self.meta or {}
   return self, err
 end
 
 --- Opens the request's session, or makes a new one.
--- @tparam[opt] table configuration
--- @treturn table session
--- @treturn string|nil why there is none
--- @treturn boolean whether it exists
 ---@param configuration table?
----@return resty.session.instance session, string? err, boolean exists
+---@return resty.session.instance session
+---@return string? err why it did not open
+---@return boolean exists whether it opened
 function session.open(configuration)
-  local self, err = on_request(native.open, configuration)
+  local self, err = open_session(native.open, configuration)
   return self, err, self.state == "open"
 end
 
 --- Opens the request's session and refreshes it, or makes a new one.
--- @tparam[opt] table configuration
--- @treturn table session
--- @treturn string|nil error
--- @treturn boolean whether it exists
--- @treturn boolean whether the refresh succeeded
 ---@param configuration table?
----@return resty.session.instance session, string? err, boolean exists, boolean refreshed
+---@return resty.session.instance session
+---@return string? err why it did not open, or was not refreshed
+---@return boolean exists whether it opened
+---@return boolean refreshed whether the refresh succeeded
 function session.start(configuration)
-  local self, err = on_request(native.start, configuration)
+  local self, err = open_session(native.start, configuration)
   return self, err, self.state == "open", not err
 end
 
--- What an act on the request's session that leaves no instance came to, as the API has it.
-local function finish(err, exists, lines, warning)
-  respond(lines, warning)
-  return not err or nil, err, exists or false, not err
-end
-
+-- Runs an act on the request's session that leaves no instance.
+---@return true? ok, string? err, boolean exists, boolean ended
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)
-  return finish(carry(profile, act(handle, time(), http.cookies(profile), http.unsendable(), problem)))
+  local _, err, lines, _, rest = run_act(profile, act(
+    handle, time(), http.cookies(profile), http.unsendable(), problem))
+  respond(lines, rest and rest.warning)
+  return not err or nil, err, rest and rest.exists or false, not err
 end
 
 --- Logs the configured audience out of the request's session.
--- @tparam[opt] table configuration
--- @treturn boolean|nil true
--- @treturn string|nil error
--- @treturn boolean whether the session existed
--- @treturn boolean whether it was logged out
 ---@param configuration table?
----@return true? ok, string? err, boolean exists, boolean logged_out
+---@return true? ok, string? err
+---@return boolean exists whether the session existed
+---@return boolean logged_out whether it was logged out
 function session.logout(configuration)
   return end_session(native.logout, configuration)
 end
 
 --- Destroys the request's session.
--- @tparam[opt] table configuration
--- @treturn boolean|nil true
--- @treturn string|nil error
--- @treturn boolean whether the session existed
--- @treturn boolean whether it was destroyed
 ---@param configuration table?
----@return true? ok, string? err, boolean exists, boolean destroyed
+---@return true? ok, string? err
+---@return boolean exists whether the session existed
+---@return boolean destroyed whether it was destroyed
 function session.destroy(configuration)
   return end_session(native.destroy, configuration)
 end
 
--- Seams for programs' own tests ---------------------------------------------------------------------------------------
+-- For programs' own tests ---------------------------------------------------------------------------------------------
 
-for _, seam in ipairs { "log", "var", "header", "req_clear_header", "req_set_header" } do
-  session["__set_ngx_" .. seam] = http["set_ngx_" .. seam]
+for _, name in ipairs { "log", "var", "header", "req_clear_header", "req_set_header" } do
+  session["__set_ngx_" .. name] = http["set_ngx_" .. name]
 end
 
 session.init()

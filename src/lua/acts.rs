@@ -1,22 +1,23 @@
 //! The acts on a session: arguments into a [`Session`], its needs out to Lua, its results back.
 //!
-//! Every act answers the same row of values, [`Row`]. Where a storage has to be asked first, it
-//! depends on the storage: what a storage on the bridge is to do is submitted at once, and the row
-//! starts with a ticket, to be waited for. For a storage of the program's own the row starts with a
-//! task, followed by the storage method's name and arguments; the shim calls the method. A key that
-//! takes long to derive is submitted like an operation of the bridge, once it is known that the
-//! thread can wait. `go_on`, `resume` and `derive` then answer such a row again. The request's
-//! values to bind to are read by calling back into Lua at once, if they are needed.
+//! Every act returns a [`Row`] that tells the shim what to do [`Next`]. An operation of a storage on
+//! the bridge is submitted at once, and the shim waits for its ticket. For a storage of the
+//! program's own the shim calls the storage's method. A key that takes long to derive is submitted
+//! like an operation of the bridge, once it is known that the thread can wait. `proceed`, `reply`
+//! and `derive` then return such a row again. The request's values to bind to are read by calling
+//! back into Lua at once, if they are needed.
 
 use std::rc::Rc;
 
 use mlua::prelude::*;
-use mlua::{BString, Either, Variadic};
+use mlua::{BString, Either};
 
 use super::blocks::in_entry_thread;
 use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
-use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle, Submitted};
+use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, Request, Row};
+use super::rows::{failed, number, text, waits};
+use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle};
 use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::cookie::{Binding, Error as CookieError};
@@ -25,46 +26,40 @@ use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
 use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
 
-type HandleRef = LuaUserDataRef<Handle>;
-
-/// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
-type Slot = Either<Option<String>, LuaValue>;
-
-/// What an act returns to the shim, one of:
-///
-/// - a ticket, how many seconds to wait for it at most, and whether this thread may wait by itself;
-/// - a task and the storage operation that it needs: `method, ...`;
-/// - a task and `derive`, if it needs a key that takes long to derive;
-/// - nil and the result: `err, exists, lines, warning, key, cookie, cookie_end, payload, index,
-///   subject, info, remembered, known_at`.
-///
-/// `cookie` is the value of the session's first cookie, header and initial chunk, if the act
-/// changed it. If the act read it, `cookie` and `cookie_end` are where it starts and ends in the
-/// Cookie header. `known_at` is when the session's record was last known to exist, if that is not
-/// now. If the session has no other audience than the current one, `index` is that one's name,
-/// `payload` only its data, and `subject` its subject, so that fewer tables are decoded. Nils at the
-/// end are left out.
-type Row = Variadic<Slot>;
-
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
-    module.set("open", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Open))?)?;
-    module.set("start", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Start))?)?;
-    module.set("logout", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Logout))?)?;
-    module.set("destroy", lua.create_function(|lua, args: Args| on_request(lua, args, Function::Destroy))?)?;
+    module.set("open", lua.create_function(|lua, args| on_request(lua, args, Function::Open))?)?;
+    module.set("start", lua.create_function(|lua, args| on_request(lua, args, Function::Start))?)?;
+    module.set("logout", lua.create_function(|lua, args| on_request(lua, args, Function::Logout))?)?;
+    module.set("destroy", lua.create_function(|lua, args| on_request(lua, args, Function::Destroy))?)?;
     let instance = lua.create_table()?;
-    instance.set("open", lua.create_function(open_instance)?)?;
-    instance.set("save", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Save))?)?;
-    instance.set("touch", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Touch))?)?;
-    instance.set("refresh", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Refresh))?)?;
-    instance.set("logout", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Logout))?)?;
-    instance.set("destroy", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::Destroy))?)?;
+    instance.set("save", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Save))?)?;
     instance
-        .set("save_info", lua.create_function(|lua, args: InstanceArgs| on_instance(lua, args, Method::SaveInfo))?)?;
+        .set("touch", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Touch))?)?;
+    instance.set(
+        "refresh",
+        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Refresh))?,
+    )?;
+    instance
+        .set("logout", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Logout))?)?;
+    instance.set(
+        "destroy",
+        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Destroy))?,
+    )?;
+    instance.set(
+        "save_info",
+        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::SaveInfo))?,
+    )?;
     module.set("instance", instance)?;
+    let next = lua.create_table()?;
+    for (name, value) in Next::ALL {
+        next.set(name, value.number())?;
+    }
+    module.set("NEXT", next)?;
+    module.set("POSITION_FACTOR", rows::POSITION_FACTOR)?;
     module.set("set_reader", lua.create_function(set_reader)?)?;
     module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
-    module.set("resume", lua.create_function(resume)?)?;
-    module.set("go_on", lua.create_function(go_on)?)?;
+    module.set("reply", lua.create_function(reply)?)?;
+    module.set("proceed", lua.create_function(proceed)?)?;
     module.set("derive", lua.create_function(derive)?)
 }
 
@@ -105,10 +100,6 @@ fn bytes_of(value: &LuaValue) -> Vec<u8> {
     value.as_string().map(|text| text.as_bytes().to_vec()).unwrap_or_default()
 }
 
-/// `handle, now, cookies, unsendable, problem`: the Cookie header; why the response can't set a
-/// cookie, and why storages can't be waited for, if they can't.
-type Args = (HandleRef, u64, Option<BString>, Option<String>, Option<String>);
-
 /// The functions that start from the request's cookie.
 #[derive(Clone, Copy)]
 enum Function {
@@ -118,10 +109,12 @@ enum Function {
     Destroy,
 }
 
-fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
-    let (handle, now, cookies, unsendable, problem) = args;
-    let session = Session::new(&handle.configuration);
-    let request = Request::new(now, cookies, unsendable, problem);
+/// `audience` and `remember` are those of an instance that is to be opened, if they are not the configured ones.
+fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
+    let (handle, request, (audience, remember)) = rows::read(args);
+    let mut session = Session::new(&handle.configuration);
+    session.audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
+    session.remember = remember.unwrap_or(session.remember);
     let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
         let outcome = match function {
             Function::Open => session::open(&act, &mut session).await,
@@ -134,41 +127,6 @@ fn on_request(lua: &Lua, args: Args, function: Function) -> LuaResult<Row> {
     running.start(lua)
 }
 
-/// `handle, now, cookies, unsendable, problem, audience, remember`: opens on behalf of an instance.
-type OpenArgs = (HandleRef, u64, Option<BString>, Option<String>, Option<String>, LuaValue, bool);
-
-fn open_instance(lua: &Lua, args: OpenArgs) -> LuaResult<Row> {
-    let (handle, now, cookies, unsendable, problem, audience, remember) = args;
-    let request = Request::new(now, cookies, unsendable, problem);
-    let session = Session { audience: Some(name_of(&audience)), remember, ..Session::new(&handle.configuration) };
-    let running = Running::new(lua, &handle, request, session, |act, mut session| async move {
-        let outcome = session::open(&act, &mut session).await;
-        (session, outcome)
-    });
-    running.start(lua)
-}
-
-/// `handle, now, cookies, unsendable, problem, open, remember, forget, cookie, ikm, known_at,
-/// remembered, payload, index, info`: whether the instance is open; what its meta, its
-/// remember_meta and its data say.
-type InstanceArgs = (
-    HandleRef,
-    u64,
-    Option<BString>,
-    Option<String>,
-    Option<String>,
-    bool,
-    bool,
-    bool,
-    Option<BString>,
-    Option<BString>,
-    Option<u64>,
-    Option<LuaTable>,
-    Option<BString>,
-    LuaValue,
-    Option<BString>,
-);
-
 #[derive(Clone, Copy)]
 enum Method {
     Save,
@@ -179,29 +137,13 @@ enum Method {
     SaveInfo,
 }
 
-fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> {
-    let (handle, now, cookies, unsendable, problem, open, remember, forget, ..) = args;
-    let (.., cookie, ikm, known_at, remembered, payload, index, info) = args;
-    let configuration = &handle.configuration;
-    let metas = meta(configuration, Kind::Session, cookie, ikm, known_at)
-        .and_then(|meta| Ok((meta, remembered.map_or(Ok(None), |table| remembered_meta(configuration, &table))?)));
-    let (meta, remember_meta) = match metas {
-        Ok(metas) => metas,
+fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult<Row> {
+    let (handle, request, instance) = rows::read(args);
+    let instance = InstanceRow::from(instance);
+    let session = match session_of(&handle.configuration, instance) {
+        Ok(session) => session,
         Err(error) => return Ok(failed(&error)),
     };
-    let session = Session {
-        state: if open { State::Open } else { State::New },
-        meta,
-        remember_meta: remember_meta.map(Box::new),
-        remember,
-        forget,
-        payload: payload.map(|payload| Vec::from(payload).into()).unwrap_or_default(),
-        // A program may have put anything in its place.
-        index: index.as_usize().and_then(|index| index.checked_sub(1)),
-        info: info.map(Into::into),
-        ..Session::new(configuration)
-    };
-    let request = Request::new(now, cookies, unsendable, problem);
     let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
         let result = match method {
             Method::Save => session.save(&act).await,
@@ -211,44 +153,41 @@ fn on_instance(lua: &Lua, args: InstanceArgs, method: Method) -> LuaResult<Row> 
             Method::Destroy => session.destroy(&act).await,
             Method::SaveInfo => session.save_info(&act).await,
         };
-        (session, Outcome { exists: open, result })
+        // The shim knows whether an instance is open.
+        (session, Outcome { exists: false, result })
     });
     running.start(lua)
 }
 
-fn meta(
-    configuration: &Configuration,
-    kind: Kind,
-    cookie: Option<BString>,
-    ikm: Option<BString>,
-    known_at: Option<u64>,
-) -> Result<Option<Meta>, Error> {
-    let Some(cookie) = cookie else { return Ok(None) };
-    let ikm = Secret::from(Vec::from(ikm.unwrap_or_default()));
+/// The session of an instance.
+fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
+    let meta = meta(configuration, Kind::Session, instance.meta)?;
+    let remembered = instance.remembered.as_ref().map(|table| remembered_meta(configuration, table));
+    Ok(Session {
+        state: if instance.open { State::Open } else { State::New },
+        meta,
+        remember_meta: remembered.transpose()?.flatten().map(Box::new),
+        remember: instance.remember,
+        forget: instance.forget,
+        payload: instance.payload.map(|payload| Vec::from(payload).into()).unwrap_or_default(),
+        index: instance.index.as_usize().and_then(|index| index.checked_sub(1)),
+        info: instance.info.map(Into::into),
+        ..Session::new(configuration)
+    })
+}
+
+fn meta(configuration: &Configuration, kind: Kind, row: MetaRow) -> Result<Option<Meta>, Error> {
+    let Some(cookie) = row.cookie else { return Ok(None) };
+    let ikm = Secret::from(Vec::from(row.ikm.unwrap_or_default()));
     let keys = configuration.keys.of(kind);
     let key = keys.iter().position(|key| ikm == key.ikm()).ok_or(CookieError::InvalidMac)?;
-    Meta::from_value(cookie.into(), key, known_at.unwrap_or_default()).map(Some)
+    Meta::from_value(cookie.into(), key, row.known_at.unwrap_or_default()).map(Some)
 }
 
 fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Option<Meta>, Error> {
     let text = |name: &str| table.get::<Option<BString>>(name).ok().flatten();
-    meta(configuration, Kind::Remember, text("value"), text("ikm"), table.get("known_at").ok())
-}
-
-/// What an act is told of the request and the response.
-struct Request {
-    /// Seconds since the epoch.
-    now: u64,
-    /// The Cookie header.
-    cookies: Vec<u8>,
-    unsendable: Option<String>,
-    problem: Option<String>,
-}
-
-impl Request {
-    fn new(now: u64, cookies: Option<BString>, unsendable: Option<String>, problem: Option<String>) -> Self {
-        Self { now, cookies: cookies.map(Into::into).unwrap_or_default(), unsendable, problem }
-    }
+    let row = MetaRow { cookie: text("value"), ikm: text("ikm"), known_at: table.get("known_at").ok() };
+    meta(configuration, Kind::Remember, row)
 }
 
 /// An act's session, and what the act came to.
@@ -309,7 +248,9 @@ impl Running {
                     }
                     (Some(_), Some(problem)) => Ok(self.task.failure(problem.clone())),
                 },
-                Step::Done(result) => return done(lua, result, self.payload_size, self.now),
+                Step::Done((session, outcome)) => {
+                    return Finished { session, outcome, payload_size: self.payload_size, now: self.now }.into_row(lua);
+                }
                 Step::Over => return Ok(failed(&"the act is over")),
             };
             // Where nginx does not let the request be read, it says why.
@@ -340,7 +281,7 @@ impl Running {
     fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
         self.derivation = Some(derivation);
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
-        Ok(vec![task, text("derive")].into())
+        Ok(Next::Derive.row([task]))
     }
 }
 
@@ -358,8 +299,8 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
     reader.ok_or_else(|| LuaError::runtime("no reader was set"))
 }
 
-/// `resume(task, value, err)`: goes on with what a storage of the program's own answered.
-fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
+/// `reply(task, value, err)`: goes on with the reply of a storage of the program's own.
+fn reply(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
     let mut running: Running = task.take()?;
     let cause = || if error.is_nil() { None } else { error.to_string().ok() };
     let answer = answer_of(&running, &value, cause);
@@ -367,8 +308,8 @@ fn resume(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue))
     running.go_on(lua, step)
 }
 
-/// `go_on(ticket, err)`: goes on with what came for the ticket, or with the error where nothing came.
-fn go_on(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
+/// `proceed(ticket, err)`: goes on with the reply to the ticket, or with the error if none came.
+fn proceed(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
     let (running, result) = bridge(lua)?.take(ticket);
     let Some(mut running) = running else { return Ok(failed(&"the act is over")) };
     let answer = match result {
@@ -407,132 +348,52 @@ fn answer_of(running: &Running, value: &LuaValue, cause: impl Fn() -> Option<Str
     }
 }
 
-fn nil() -> Slot {
-    Either::Left(None)
-}
-
-fn text(text: impl Into<String>) -> Slot {
-    Either::Left(Some(text.into()))
-}
-
-fn number(number: u64) -> Slot {
-    Either::Right(LuaValue::Number(number as f64))
-}
-
-/// Bytes as they are, whether they are UTF-8 or not.
-fn bytes(lua: &Lua, bytes: Option<Vec<u8>>) -> LuaResult<Slot> {
-    let Some(bytes) = bytes else { return Ok(nil()) };
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Either::Left(Some(text))),
-        Err(error) => Ok(Either::Right(LuaValue::String(lua.create_string(error.as_bytes())?))),
-    }
-}
-
-fn failed(error: &dyn std::fmt::Display) -> Row {
-    vec![nil(), text(error.to_string())].into()
-}
-
-fn waits((ticket, limit, in_entry): Submitted) -> Row {
-    let [limit, in_entry] = [LuaValue::Number(limit), LuaValue::Boolean(in_entry)].map(Either::Right);
-    vec![number(ticket), limit, in_entry].into()
-}
-
+/// What a program's own storage is to do, in values or, if that is not `get`, in a table with names.
 fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
     let task = Either::Right(LuaValue::UserData(lua.create_userdata(task)?));
-    let row = match effect {
-        Effect::Get(get) => vec![task, text("get"), text(&*get.name), text(get.key), number(get.current_time)],
+    if let Effect::Get(get) = effect {
+        return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
+    }
+    let request = lua.create_table()?;
+    match effect {
         Effect::Set(set) => {
-            let value = bytes(lua, Some(set.value))?;
-            let mut row = vec![task, text("set"), text(&*set.name), text(set.key), value];
-            row.extend([number(set.ttl), number(set.current_time), Either::Left(set.old_key), number(set.stale_ttl)]);
-            row.extend([metadata(lua, set.metadata)?, Either::Right(LuaValue::Boolean(set.old_must_exist))]);
-            row
+            request.raw_set("method", "set")?;
+            record(lua, &request, (&set.name, set.key, &set.value))?;
+            request.raw_set("ttl", set.ttl)?;
+            request.raw_set("current_time", set.current_time)?;
+            request.raw_set("old_key", set.old_key)?;
+            request.raw_set("stale_ttl", set.stale_ttl)?;
+            request.raw_set("metadata", metadata(lua, set.metadata)?)?;
+            request.raw_set("old_must_exist", set.old_must_exist)?;
         }
         Effect::Update(update) => {
-            let value = bytes(lua, Some(update.value))?;
-            let (ttl, current_time) = (number(update.ttl), number(update.current_time));
-            vec![task, text("update"), text(&*update.name), text(update.key), value, ttl, current_time]
+            request.raw_set("method", "update")?;
+            record(lua, &request, (&update.name, update.key, &update.value))?;
+            request.raw_set("ttl", update.ttl)?;
+            request.raw_set("current_time", update.current_time)?;
         }
         Effect::Delete(delete) => {
-            let metadata = metadata(lua, delete.metadata)?;
-            vec![task, text("delete"), text(&*delete.name), text(delete.key), number(delete.current_time), metadata]
+            request.raw_set("method", "delete")?;
+            request.raw_set("name", &*delete.name)?;
+            request.raw_set("key", delete.key)?;
+            request.raw_set("current_time", delete.current_time)?;
+            request.raw_set("metadata", metadata(lua, delete.metadata)?)?;
         }
-        Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
-    };
-    Ok(row.into())
+        Effect::Get(_) | Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
+    }
+    Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request))]))
 }
 
-fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Slot> {
-    let Some(metadata) = metadata else { return Ok(nil()) };
+fn record(lua: &Lua, request: &LuaTable, (name, key, value): (&str, String, &[u8])) -> LuaResult<()> {
+    request.raw_set("name", name)?;
+    request.raw_set("key", key)?;
+    request.raw_set("value", lua.create_string(value)?)
+}
+
+fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Option<LuaTable>> {
+    let Some(metadata) = metadata else { return Ok(None) };
     let table = lua.create_table()?;
     table.set("audiences", metadata.audiences)?;
     table.set("subjects", metadata.subjects)?;
-    Ok(Either::Right(LuaValue::Table(table)))
-}
-
-fn done(lua: &Lua, (mut session, outcome): Done, payload_size: usize, now: u64) -> LuaResult<Row> {
-    let Outcome { exists, result } = outcome;
-    // The payload is the shim's own unless the act opened a session or dropped audiences.
-    let payload = (session.payload.len() != payload_size).then_some(session.payload);
-    let info = payload.as_ref().and_then(|_| session.info.take());
-    let parts = payload.as_deref().zip(session.sole).and_then(|(payload, sole)| sole.split(payload));
-    let (place, subject) = match &parts {
-        Some(parts) => (bytes(lua, Some(parts.audience.to_vec()))?, parts.subject.map(<[u8]>::to_vec)),
-        None => (session.index.map_or_else(nil, |index| number(index as u64 + 1)), None),
-    };
-    let data = parts.map(|parts| parts.data).or(payload.as_deref().map(Vec::as_slice));
-    // Copied once, into Lua's memory.
-    let data =
-        data.map(|data| lua.create_string(data).map(|text| Either::Right(LuaValue::String(text)))).transpose()?;
-    let remembered = session.remember_meta.map(|meta| remembered_table(lua, &meta)).transpose()?;
-    let (key, [cookie, cookie_end, known_at]) = match session.meta {
-        Some(meta) => (number(meta.key as u64 + 1), cookie_of(&meta, now, !session.lines.is_empty())),
-        None => (nil(), [nil(), nil(), nil()]),
-    };
-    let mut row = vec![
-        nil(),
-        Either::Left(result.err().map(|error| error.to_string())),
-        Either::Right(LuaValue::Boolean(exists)),
-        lines(lua, session.lines)?,
-        Either::Left(session.warning),
-        key,
-        cookie,
-        cookie_end,
-        data.unwrap_or_else(nil),
-        place,
-        bytes(lua, subject)?,
-        bytes(lua, info)?,
-        remembered.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))),
-        known_at,
-    ];
-    while matches!(row.last(), Some(Either::Left(None))) {
-        row.pop();
-    }
-    Ok(row.into())
-}
-
-/// `cookie, cookie_end, known_at` of a [`Row`].
-fn cookie_of(meta: &Meta, now: u64, changed: bool) -> [Slot; 3] {
-    let known_at = if meta.known_at == now { nil() } else { number(meta.known_at) };
-    match &meta.place {
-        Some(place) => [number(place.start as u64 + 1), number(place.end as u64), known_at],
-        None => [Either::Left(changed.then(|| meta.value())), nil(), known_at],
-    }
-}
-
-/// One line as a string, several as an array.
-fn lines(lua: &Lua, mut lines: Vec<String>) -> LuaResult<Slot> {
-    match lines.len() {
-        0 => Ok(nil()),
-        1 => Ok(Either::Left(lines.pop())),
-        _ => Ok(Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?))),
-    }
-}
-
-fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
-    let table = lua.create_table()?;
-    table.set("value", meta.value())?;
-    table.set("key", meta.key + 1)?;
-    table.set("known_at", meta.known_at)?;
-    Ok(table)
+    Ok(Some(table))
 }

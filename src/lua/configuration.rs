@@ -19,7 +19,8 @@ pub struct Handle {
 
 impl LuaUserData for Handle {}
 
-type HandleRef = LuaUserDataRef<Handle>;
+/// A handle as Lua gives it back.
+pub type HandleRef = LuaUserDataRef<Handle>;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("init", lua.create_function(init)?)?;

@@ -5,12 +5,21 @@ use mlua::prelude::*;
 
 use super::configuration::Handle;
 use super::{Answer, answer};
-use resty_session_core::cookie::header::ENCODED_SIZE;
-use resty_session_core::cookie::{Error, Header, base64url, chunks, request, set_cookie};
+use resty_session_core::cookie::header::{ENCODED_SIZE, SID_SIZE};
+use resty_session_core::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie};
 
 type HandleRef = LuaUserDataRef<Handle>;
 
+/// The bytes of a session's expiry in the text of metadata.
+const EXPIRY_BYTES: usize = 5;
+
+/// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE` is how many characters
+/// a record's key has, which is a session's id or a hash of it.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
+    module.set("FLAG_FORGET", Flags::FORGET.bits())?;
+    module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
+    module.set("KEY_SIZE", base64url::encoded_size(SID_SIZE))?;
+    module.set("EXPIRY_BYTES", EXPIRY_BYTES)?;
     module.set("header_fields", lua.create_function(header_fields)?)?;
     module.set("property", lua.create_function(property)?)?;
     module.set("without_cookies", lua.create_function(without_cookies)?)?;
@@ -26,7 +35,7 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
     };
     let table = lua.create_table()?;
     table.set("header", lua.create_string(header.as_bytes())?)?;
-    table.set("flags", header.flags().0)?;
+    table.set("flags", header.flags().bits())?;
     table.set("sid", lua.create_string(header.sid())?)?;
     table.set("creation_time", header.creation_time())?;
     table.set("rolling_offset", header.rolling_offset())?;

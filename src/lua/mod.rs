@@ -9,6 +9,7 @@ mod blocks;
 mod bridge;
 mod configuration;
 mod instance;
+mod rows;
 mod storages;
 mod utils;
 mod values;

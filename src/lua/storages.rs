@@ -18,14 +18,19 @@ use crate::bridge::{Answer, Ticket};
 use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Delete, Effect, Get, Update};
 use resty_session_core::settings::{self, Section};
+use resty_session_storages::options::{ALIASES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
 use resty_session_storages::shm::ShmOptions;
-use resty_session_storages::{self as storage, Error, Options, Owner, Record, Storage, Visitor, each_storage};
+use resty_session_storages::{self as storage, Error, Options, Owner, Record, Storage};
 
-/// The storages' makers by name, and their operations.
+/// The storages' makers by name, their operations, and what the shim has to know of their options and errors.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let (table, options) = (lua.create_table()?, lua.create_table()?);
     each_storage(&mut Makers { lua, table: &table, options: &options })?;
     table.set("OPTIONS", options)?;
+    table.set("ALIASES", lua.create_table_from(ALIASES)?)?;
+    table.set("NODE_OPTIONS", NODE_OPTIONS)?;
+    table.set("NODE_LISTS", NODE_LISTS)?;
+    table.set("GONE", Error::Gone.to_string())?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
     table.set("update", lua.create_function(update)?)?;

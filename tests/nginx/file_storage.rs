@@ -253,16 +253,17 @@ fn what_stands_in_a_records_place_is_never_taken_for_one() {
         assert!(answer().0.starts_with("unable to json decode session"), "{}", answer().0);
         fs::remove_file(&file).unwrap();
     }
-    let no_file = format!("unable to load session (what stands in {} in place of", directory.display());
+    let not_a_file =
+        format!("unable to load session (a session's file in {} is not a regular file", directory.display());
     fs::create_dir(&file).unwrap();
-    assert!(answer().0.starts_with(&no_file), "{}", answer().0);
+    assert!(answer().0.starts_with(&not_a_file), "{}", answer().0);
     fs::remove_dir(&file).unwrap();
     symlink(&aside, &file).unwrap();
-    assert!(answer().0.starts_with(&no_file), "{}", answer().0);
+    assert!(answer().0.starts_with(&not_a_file), "{}", answer().0);
     fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let (said, took) = answer();
-    assert!(said.starts_with(&no_file), "{said}");
+    assert!(said.starts_with(&not_a_file), "{said}");
     assert!(took < Duration::from_millis(400), "{took:?}");
     fs::remove_file(&file).unwrap();
     // A file with a hole: more than a record may have.

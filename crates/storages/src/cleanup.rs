@@ -1,5 +1,5 @@
-//! Expired records that a server does not drop by itself, removed in the background: a bounded number at a time, no
-//! faster than configured, never on a request's time.
+//! Removes expired records in the background, for servers that do not do so by themselves: a
+//! bounded number at a time, no faster than configured, and without delaying requests.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,24 +12,25 @@ use resty_session_core::settings::{self, Reader};
 
 use super::Error;
 
-/// Records that are removed at once, at most.
-const BATCH: u64 = 500;
+/// How many records a batch removes at most.
+const MAX_BATCH: u64 = 500;
 
-/// How far the clocks of hosts may be apart.
-pub const GRACE: Duration = Duration::from_secs(60);
+/// By how much the clocks of different hosts may differ.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
+/// How often and how fast expired records are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cleanup {
-    /// From one round to the next. Zero: there are none.
+    /// The time between two rounds. Zero switches cleaning off.
     pub interval: Duration,
-    /// Records that are removed in a second, at most.
+    /// How many records are removed per second at most.
     pub rate: u64,
 }
 
 impl Cleanup {
     pub(crate) const OPTIONS: &[&str] = &["cleanup_interval", "cleanup_rate"];
 
-    /// Reads the seconds between two rounds, and the records a second.
+    /// Reads the seconds between two rounds, and how many records are removed per second.
     pub(crate) fn read(reader: &Reader) -> Result<Self, settings::Error> {
         const INTERVAL: u64 = 60;
         const RATE: u64 = 2000;
@@ -39,13 +40,14 @@ impl Cleanup {
         })
     }
 
-    /// How many records one batch removes at most: those of a hundredth of a second. A server is at one for a moment only.
+    /// How many records one batch removes at most: those of a hundredth of a second. Each batch
+    /// keeps the server busy only briefly.
     fn batch(&self) -> u64 {
-        (self.rate / 100).clamp(1, BATCH)
+        (self.rate / 100).clamp(1, MAX_BATCH)
     }
 
-    /// Removes batches until one is not full. `remove` removes as many as it is told, at most, and answers how many it
-    /// found.
+    /// Removes batches until one is not full. `remove` is called with the largest number of records
+    /// that it may remove, and returns how many it has removed.
     ///
     /// # Errors
     ///
@@ -66,20 +68,20 @@ impl Cleanup {
     }
 }
 
-/// Starts a storage's rounds when it is used, and ends them when it is not any more.
+/// Starts a storage's rounds when the storage is used, and ends them when it is no longer used.
 #[derive(Default)]
 pub struct Cleaner(Arc<State>);
 
 #[derive(Default)]
 struct State {
     running: AtomicBool,
-    /// Whether the storage was used since the last round.
+    /// Whether the storage was used since the last round began.
     used: AtomicBool,
 }
 
 impl Cleaner {
-    /// Starts the rounds on this runtime, where they were not. A round that fails is no more than a round that found
-    /// nothing: what is wrong with the server, its users are told.
+    /// Starts the rounds on the current runtime, unless they are running. Errors of a round are
+    /// ignored, because requests to the same server report them.
     pub fn start<S, F>(&self, cleanup: Cleanup, storage: &Weak<S>, round: fn(Arc<S>) -> F)
     where
         S: Send + Sync + 'static,
@@ -91,7 +93,7 @@ impl Cleaner {
         }
         let (state, storage) = (self.0.clone(), storage.clone());
         tokio::spawn(async move {
-            // Workers that start together do not clean together.
+            // A random delay, so that workers that start together do not clean at the same time.
             sleep(cleanup.interval.mul_f64(fraction())).await;
             while state.used.swap(false, Ordering::Relaxed) {
                 let Some(storage) = storage.upgrade() else { return };
@@ -103,13 +105,14 @@ impl Cleaner {
     }
 }
 
-/// The time before which what has expired has done so by every host's clock, in seconds since the epoch.
+/// Returns a time in seconds since the epoch. What expired before it has expired by every host's
+/// clock.
 pub fn expired_before() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(GRACE).as_secs()
+    now.saturating_sub(CLOCK_SKEW).as_secs()
 }
 
-/// A random number from 0 to 1.
+/// Returns a random number from 0 to 1.
 fn fraction() -> f64 {
     getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX))
 }

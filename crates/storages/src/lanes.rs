@@ -1,30 +1,35 @@
-//! A few connections side by side, for operations that can hold up what is behind them on their connection.
+//! A few parallel connections to one server, for operations that can delay those behind them on the
+//! same connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::link::{Handle, Link};
 use super::network::Timeouts;
 
-/// Links that are used from the first on: while one is enough, there is one connection.
+/// Links to one server. Earlier ones are preferred, so that there is only one connection while one
+/// is enough.
 pub struct Lanes<C>(Vec<Lane<C>>);
 
 struct Lane<C> {
     link: Link<C>,
-    /// Operations that are under way on it, or wait for it.
+    /// How many operations use it or wait for it.
     busy: AtomicUsize,
 }
 
 impl<C: Handle> Lanes<C> {
+    /// Makes `count` lanes, at least one. Nothing connects yet.
     pub fn new(count: usize, timeouts: &Timeouts) -> Self {
         let lane = || Lane { link: Link::new(timeouts), busy: AtomicUsize::new(0) };
         Self((0..count.max(1)).map(|_| lane()).collect())
     }
 
+    /// Closes connections that were unused for too long.
     pub fn close_idle(&self) {
         self.0.iter().for_each(|lane| lane.link.close_idle());
     }
 
-    /// The first of the least busy lanes, taken until the guard is dropped.
+    /// Returns the first of the least busy lanes, which counts one more operation until the guard
+    /// is dropped.
     pub fn least_busy(&self) -> Taken<'_, C> {
         let load = |at: &usize| self.0.get(*at).map_or(usize::MAX, |lane| lane.busy.load(Ordering::Relaxed));
         let lane = &self.0[(0..self.0.len()).min_by_key(load).unwrap_or_default()];
@@ -33,7 +38,7 @@ impl<C: Handle> Lanes<C> {
     }
 }
 
-/// A lane that counts this one among its operations.
+/// A lane in use by an operation.
 pub struct Taken<'a, C>(&'a Lane<C>);
 
 impl<C> Taken<'_, C> {
@@ -54,7 +59,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn operations_spread_only_while_others_are_under_way() {
+    fn operations_spread_only_while_others_are_in_flight() {
         let second = Duration::from_secs(1);
         let lanes = Lanes::<u64>::new(2, &Timeouts { connect: second, response: second, keepalive: second });
         let first: *const _ = lanes.least_busy().link();

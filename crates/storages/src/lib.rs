@@ -37,7 +37,7 @@ pub mod metadata;
 pub mod mysql;
 #[cfg(feature = "_network")]
 pub mod network;
-mod options;
+pub mod options;
 #[cfg(feature = "_pipeline")]
 mod pipeline;
 #[cfg(feature = "postgres")]
@@ -49,7 +49,7 @@ pub mod shm;
 #[cfg(feature = "_sql")]
 pub mod sql;
 
-pub use options::{Options, Visitor, each_storage};
+pub use options::Options;
 pub use resty_session_core::storage::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 /// Prepares the process for the drivers, once or often.

@@ -1,4 +1,5 @@
-//! One connection that many requests share, made when it is needed, and made anew when it is lost.
+//! One connection that many requests share. It is made when it is first needed, and replaced when
+//! it is lost.
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,37 +10,39 @@ use tokio::time::{sleep, timeout};
 use super::Error;
 use super::network::Timeouts;
 
-/// The least time between two attempts to connect after one failed: a server that refuses is not hammered, and one that is
-/// back is found soon.
-pub(super) const PAUSE: Duration = Duration::from_millis(20);
+/// The pause before the next attempt to connect after one has failed: long enough not to flood a
+/// server that refuses connections, and short enough to find out soon that it accepts them again.
+pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection, which clones cheaply and can be used by many at once.
 pub trait Handle: Clone {
-    /// Whether it is known to be closed: by the other side, or because it failed. One that is closed is not used.
+    /// Whether the connection is known to be closed, by the server or because it failed. A closed
+    /// one is not used.
     fn is_closed(&self) -> bool;
 }
 
 /// A slot for a connection of type `C`.
 pub struct Link<C> {
-    /// Never locked while something is waited for.
+    /// Never locked across an await.
     slot: Mutex<Slot<C>>,
-    /// Locked by who connects.
+    /// Locked while connecting.
     connecting: tokio::sync::Mutex<()>,
     connect_timeout: Duration,
-    /// A connection that was unused for longer is not used again: what is between may have forgotten it.
+    /// A connection that was unused for longer is not used again, because a firewall on the way may
+    /// have dropped it.
     keepalive: Duration,
 }
 
 struct Slot<C> {
     connection: Option<Connection<C>>,
-    /// Attempts to connect so far.
+    /// How many attempts to connect have ended.
     attempts: u64,
-    /// Why, and when, the last attempt failed.
+    /// Why and when the last attempt failed.
     failure: Option<(Error, Instant)>,
     last_used: Instant,
 }
 
-/// A connection, and which attempt made it.
+/// A connection and the number of the attempt that made it.
 #[derive(Clone)]
 pub struct Connection<C> {
     pub handle: C,
@@ -57,7 +60,12 @@ impl<C: Handle> Link<C> {
         }
     }
 
-    /// The connection, or why there is none. Who asks while another is connecting shares what that comes to.
+    /// Returns the connection, which `connect` makes if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Connecting failed or took too long. Requests that wait while another one connects share its
+    /// result.
     pub async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<Connection<C>, Error>
     where
         F: Future<Output = Result<C, Error>>,
@@ -69,7 +77,8 @@ impl<C: Handle> Link<C> {
             }
             slot.attempts
         };
-        // Boxed: connecting is rare, and takes kilobytes that every operation would carry.
+        // Boxed, because connecting is rare and its future takes kilobytes, which every operation
+        // would carry.
         Box::pin(self.connect(asked_after, connect)).await
     }
 
@@ -85,7 +94,7 @@ impl<C: Handle> Link<C> {
             }
             match &slot.failure {
                 Some((error, _)) if slot.attempts > asked_after => return Err(error.clone()),
-                Some((_, when)) => PAUSE.saturating_sub(when.elapsed()),
+                Some((_, when)) => RECONNECT_PAUSE.saturating_sub(when.elapsed()),
                 None => Duration::ZERO,
             }
         };
@@ -101,7 +110,8 @@ impl<C: Handle> Link<C> {
         self.slot().drop_idle(Instant::now(), self.keepalive);
     }
 
-    /// Gives a connection up that failed, and those before it; one that was made since stays.
+    /// Drops the connection if it is this one, which has failed, or older. One that was made later
+    /// stays.
     pub fn give_up(&self, failed: &Connection<C>) {
         let mut slot = self.slot();
         if slot.connection.as_ref().is_some_and(|connection| connection.attempt <= failed.attempt) {
@@ -115,7 +125,7 @@ impl<C: Handle> Link<C> {
 }
 
 impl<C: Handle> Slot<C> {
-    /// The connection, if there is one to be used, as it is from now on.
+    /// Returns the connection if it can be used, and notes that it is used now.
     fn usable(&mut self, keepalive: Duration) -> Option<Connection<C>> {
         let now = Instant::now();
         self.drop_idle(now, keepalive);
@@ -130,7 +140,7 @@ impl<C: Handle> Slot<C> {
         }
     }
 
-    /// Notes what an attempt to connect came to.
+    /// Notes the result of an attempt to connect.
     fn attempted(&mut self, result: Result<C, Error>) -> Result<Connection<C>, Error> {
         self.attempts += 1;
         match result {
@@ -197,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_given_up_is_replaced_once() {
+    fn a_dropped_connection_is_replaced_once() {
         run(async {
             let link = Link::new(&TIMEOUTS);
             let first = link.get(|| async { Ok(1) }).await.unwrap();
@@ -209,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_closed_is_not_used() {
+    fn a_closed_connection_is_not_used() {
         run(async {
             let link = Link::new(&TIMEOUTS);
             link.get(|| async { Ok(CLOSED) }).await.unwrap();
@@ -219,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn connecting_takes_no_longer_than_it_may() {
+    fn connecting_has_a_time_limit() {
         run(async {
             let link = Link::<u64>::new(&Timeouts { connect: Duration::from_millis(20), ..TIMEOUTS });
             assert!(matches!(link.get(std::future::pending).await, Err(Error::ConnectTimeout)));

@@ -1,8 +1,9 @@
-//! The text in which some storages keep an owner's sessions: items that are only ever appended, until it is compacted.
+//! The text in which some storages keep an owner's sessions. Items are appended to it, and now and
+//! then it is compacted.
 //!
-//! An item is `key:expiry;`, or `key;`, which takes the session out. A key is 43 characters of base64url, an expiry the
-//! base64url of 5 little-endian bytes, seconds since the epoch. Of each key its last item counts. lua-resty-session reads
-//! and writes the same text.
+//! An item is `key:expiry;`, or `key;`, which takes the session out. A key is 43 characters of
+//! base64url. An expiry is the base64url of 5 little-endian bytes, in seconds since the epoch. If a
+//! key has several items, the last one counts. lua-resty-session reads and writes the same text.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +13,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::{Error, Record};
 use resty_session_core::secret::show_only;
 
-/// base64url of a session's 32-byte id, or of a hash of it.
+/// Characters of a key: base64url of a session's 32-byte id, or of a hash of it.
 const KEY_SIZE: usize = 43;
-/// base64url of 5 bytes.
+/// Characters of an expiry: base64url of 5 bytes.
 const EXPIRY_SIZE: usize = 7;
-/// What 5 bytes hold.
-const LATEST: u64 = (1 << 40) - 1;
+/// The latest expiry that 5 bytes can hold, in seconds since the epoch.
+const MAX_EXPIRY: u64 = (1 << 40) - 1;
 
-/// The items that a record adds: its own, and one that takes out what it replaces.
+/// Returns the items that storing a record appends: its own, and the one that takes the replaced
+/// record out.
 ///
 /// # Errors
 ///
-/// A key that is none would spoil the whole text.
+/// One of the keys is not a valid session key, which would damage the whole text.
 pub fn written(record: &Record) -> Result<Vec<u8>, Error> {
     let mut text = note(&record.key, record.expiry())?;
     if let Some(old_key) = &record.old_key {
@@ -32,11 +34,11 @@ pub fn written(record: &Record) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// The item that takes a session out.
+/// Returns the item that takes a session out.
 ///
 /// # Errors
 ///
-/// The key is none.
+/// The key is not a valid session key.
 pub fn deleted(key: &str) -> Result<Vec<u8>, Error> {
     if !is_key(key.as_bytes()) {
         return Err(Error::Server(format!("metadata needs keys of {KEY_SIZE} characters of base64url")));
@@ -48,16 +50,17 @@ fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
     let mut text = deleted(key)?;
     text.pop();
     text.push(b':');
-    text.extend_from_slice(URL_SAFE_NO_PAD.encode(&expiry.min(LATEST).to_le_bytes()[..5]).as_bytes());
+    text.extend_from_slice(URL_SAFE_NO_PAD.encode(&expiry.min(MAX_EXPIRY).to_le_bytes()[..5]).as_bytes());
     text.push(b';');
     Ok(text)
 }
 
-/// The keys of the sessions that are live at a time, and when they expire, sorted by key.
+/// Returns the keys and expiries of the sessions that have not expired at `current_time`, sorted by
+/// key. Times are in seconds since the epoch.
 ///
 /// # Errors
 ///
-/// The text is none.
+/// The text is damaged; the error says where.
 pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error> {
     let mut latest = BTreeMap::new();
     let mut rest = text;
@@ -68,26 +71,27 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error>
         })?;
         latest.insert(item.key, item.expiry);
     }
-    // One that expires now is expired.
+    // A session that expires now has expired.
     let live = latest.into_iter().filter_map(|(key, expiry)| Some((key, expiry.filter(|at| *at > current_time)?)));
     Ok(live.map(|(key, expiry)| (key.to_owned(), expiry)).collect())
 }
 
-/// A text with one item a live session.
+/// A text with one item for each live session.
 #[derive(PartialEq, Eq)]
 pub struct Compact {
     pub text: Vec<u8>,
-    /// When the last of its sessions expires; none where it is empty.
+    /// When the last of its sessions expires, in seconds since the epoch; `None` if there are no
+    /// sessions.
     pub expiry: Option<u64>,
 }
 
 show_only!(Compact { expiry });
 
-/// The same sessions in as few items as can be.
+/// Returns the text with one item for each session that has not expired at `current_time`.
 ///
 /// # Errors
 ///
-/// The text is none.
+/// The text is damaged; the error says where.
 pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
     let live = live(text, current_time)?;
     let mut compact = Compact { text: Vec::with_capacity(live.len() * (KEY_SIZE + EXPIRY_SIZE + 2)), expiry: None };
@@ -100,11 +104,11 @@ pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
 
 struct Item<'a> {
     key: &'a str,
-    /// None takes the session out.
+    /// `None` takes the session out.
     expiry: Option<u64>,
 }
 
-/// Takes the first item from the text.
+/// Removes the first item from the text and returns it, or `None` if it is not valid.
 fn item<'a>(text: &mut &'a [u8]) -> Option<Item<'a>> {
     let (key, rest) = text.split_at_checked(KEY_SIZE).filter(|(key, _)| is_key(key))?;
     let key = str::from_utf8(key).ok()?;
@@ -149,11 +153,11 @@ mod tests {
     #[test]
     fn an_item_is_key_and_five_bytes() {
         assert_eq!(text(&[('k', Some(0x01_0203_0405)), ('k', None)]), format!("{0}:BQQDAgE;{0};", key('k')).as_bytes());
-        assert_eq!(text(&[('k', Some(u64::MAX))]), text(&[('k', Some(LATEST))]));
+        assert_eq!(text(&[('k', Some(u64::MAX))]), text(&[('k', Some(MAX_EXPIRY))]));
     }
 
     #[test]
-    fn of_each_key_its_last_item_counts() {
+    fn the_last_item_of_a_key_counts() {
         let items = text(&[('a', Some(5)), ('b', Some(9)), ('a', None), ('c', Some(3)), ('d', None), ('d', Some(7))]);
         assert_eq!(live(&items, 2).unwrap(), [(key('b'), 9), (key('c'), 3), (key('d'), 7)]);
         assert_eq!(live(&items, 7).unwrap(), [(key('b'), 9)]);
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compact_text_says_the_same() {
+    fn a_compact_text_has_the_same_sessions() {
         let items = text(&[('b', Some(9)), ('a', Some(5)), ('a', None), ('c', Some(3)), ('c', Some(4))]);
         let compacted = compact(&items, 0).unwrap();
         assert_eq!(compacted, Compact { text: text(&[('b', Some(9)), ('c', Some(4))]), expiry: Some(9) });
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_notes_itself_and_takes_out_what_it_replaces() {
+    fn a_record_adds_itself_and_takes_the_replaced_one_out() {
         let record = Record {
             name: "n".into(),
             key: key('n'),
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_none_is_an_error_that_says_where() {
+    fn a_damaged_text_is_an_error_that_says_where() {
         let good = text(&[('a', Some(5)), ('b', None)]);
         for size in 1..good.len() {
             assert_eq!(live(&good[..size], 0).is_ok(), size == KEY_SIZE + 1 + EXPIRY_SIZE + 1, "{size}");
@@ -202,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..300), current_time in any::<u64>()) {
+        fn no_bytes_make_it_panic_or_grow(bytes in prop::collection::vec(any::<u8>(), 0..300), current_time in any::<u64>()) {
             if let Ok(compacted) = compact(&bytes, current_time) {
                 prop_assert!(compacted.text.len() <= bytes.len());
             }

@@ -8,6 +8,20 @@ use resty_session_core::settings::{Error, Reader, Section};
 
 use crate::{Naming, Storage};
 
+/// Other names of storages, and the storage whose options each takes.
+pub const ALIASES: [(&str, &str); 5] = [
+    ("mariadb", "mysql"),
+    ("memcache", "memcached"),
+    ("postgresql", "postgres"),
+    ("redis-cluster", "redis"),
+    ("redis-sentinel", "redis"),
+];
+
+/// The options of one server in a list of servers.
+pub const NODE_OPTIONS: &[&str] = &["host", "ip", "port"];
+/// The options that hold such a list.
+pub const NODE_LISTS: [&str; 2] = ["nodes", "sentinels"];
+
 /// How long a server may take if the options don't say so.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(5000);
 

@@ -1,13 +1,15 @@
-//! One connection to a server that answers requests in their order: many operations share it, and none waits for another's
-//! answer before it sends.
+//! One connection to a server that replies to requests in their order. Many operations share it,
+//! and each sends its request without waiting for the replies to others.
 //!
-//! Requests are written as they come, what comes at the same time in one piece, and answers go to who asks first. Nothing
-//! but their order tells whose an answer is. So the connection ends with the first answer that is none, that nobody asked
-//! for, that fits another request, or that does not come in time, and with it all that are under way: an error each, never another's answer. Who does
-//! not wait any more still has a place in the order.
+//! Requests are written as they come; those that come at the same time are written together. Each
+//! reply goes to the oldest request that has none yet: nothing but the order tells which request a
+//! reply belongs to. So the connection is closed on the first reply that is malformed, unsolicited,
+//! late, or impossible for its request, and all requests in flight fail: none ever gets the reply
+//! to another. A request whose sender has stopped waiting keeps its place in the order.
 //!
-//! The crate `memcache` keeps a pool of connections instead, each for one request at a time, which takes a system call a
-//! request on both sides where this one takes one for a batch.
+//! The crate `memcache` has a pool of connections instead, each for one request at a time. That
+//! takes both sides a system call for each request, where this takes one for a batch. Only its
+//! requests and replies are used here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,55 +23,60 @@ use super::Error;
 use super::link::{Handle, Link};
 use super::network::{Endpoint, Stream, connect};
 
-/// The longest line of an answer, and the longest value in it: nothing longer is a record. The header of a session has
-/// room for 16 MiB; with its info the record may have twice that.
+/// The longest line of a reply, in bytes.
 pub const MAX_LINE: usize = 2048;
+/// The longest value of a reply, in bytes. A session's header has room for a payload of 16 MiB;
+/// with its info the record may have twice that.
 pub const MAX_VALUE: usize = 32 << 20;
 
-/// How much is read at once, at most.
-const CHUNK: usize = 64 << 10;
+/// How much is read at once, at most, in bytes.
+const READ_SIZE: usize = 64 << 10;
 
-/// How a server's answers are read.
+/// How a server's replies are parsed.
 pub trait Protocol: Send + 'static {
-    type Answer: Send + 'static;
+    type Reply: Send + 'static;
 
-    /// The first answer in the bytes, and how many of them it takes; none where more must come.
+    /// Returns the first reply in the bytes and its size in bytes, or `None` if its end has not
+    /// arrived yet.
     ///
     /// # Errors
     ///
-    /// It is no answer: what follows cannot be told apart.
-    fn read(bytes: &[u8]) -> Result<Option<(Self::Answer, usize)>, Error>;
+    /// The reply is malformed, so nobody can tell where the next one starts.
+    fn parse(bytes: &[u8]) -> Result<Option<(Self::Reply, usize)>, Error>;
 
-    /// Whether an answer can be one to this request. Where it cannot, one too many or too few came before.
-    fn fits(request: &[u8], answer: &Self::Answer) -> bool;
+    /// Whether the server can send this reply to this request. If it cannot, the server has sent
+    /// too many or too few replies.
+    fn matches(request: &[u8], reply: &Self::Reply) -> bool;
 }
 
-/// The first line in the bytes, without its CRLF, and how many bytes it takes with it; none where more must come.
+/// Returns the first line in the bytes without its CRLF, and its size in bytes with it, or `None`
+/// if its end has not arrived yet.
 ///
 /// # Errors
 ///
-/// It is longer than any line may be.
+/// The line is longer than [`MAX_LINE`] or not valid UTF-8.
 pub fn line(bytes: &[u8]) -> Result<Option<(&str, usize)>, Error> {
     let start = &bytes[..bytes.len().min(MAX_LINE)];
     match memchr::memmem::find(start, b"\r\n") {
         Some(size) => match str::from_utf8(&start[..size]) {
             Ok(line) => Ok(Some((line, size + 2))),
-            Err(_) => Err(unintelligible()),
+            Err(_) => Err(invalid_reply()),
         },
-        None if start.len() == MAX_LINE => Err(unintelligible()),
+        None if start.len() == MAX_LINE => Err(invalid_reply()),
         None => Ok(None),
     }
 }
 
-/// The value of `size` bytes that follows a line of `offset` bytes, and where its CRLF ends; none where more must come.
+/// Returns the value of `size` bytes that starts at `offset`, and the offset of what follows its
+/// CRLF, or `None` if its end has not arrived yet.
 ///
 /// # Errors
 ///
-/// It is longer than any value may be, or does not end where it should.
+/// `size` is not a number or larger than [`MAX_VALUE`], or no CRLF follows the value.
 pub fn value(bytes: &[u8], offset: usize, size: &str) -> Result<Option<(Vec<u8>, usize)>, Error> {
     let size: usize = number(size)?;
     if size > MAX_VALUE {
-        return Err(Error::Server(format!("the server's answer is too large ({size} bytes)")));
+        return Err(Error::Server(format!("the server's reply is too large ({size} bytes)")));
     }
     let Some((value, rest)) = bytes.get(offset..).and_then(|bytes| bytes.split_at_checked(size)) else {
         return Ok(None);
@@ -77,26 +84,26 @@ pub fn value(bytes: &[u8], offset: usize, size: &str) -> Result<Option<(Vec<u8>,
     match rest {
         [b'\r', b'\n', ..] => Ok(Some((value.to_vec(), offset + size + 2))),
         [] | [b'\r'] => Ok(None),
-        _ => Err(unintelligible()),
+        _ => Err(invalid_reply()),
     }
 }
 
-/// A decimal number in an answer, digits alone.
+/// Parses a decimal number that has no sign.
 ///
 /// # Errors
 ///
-/// It is none.
+/// The text is not such a number, or the number does not fit its type.
 pub fn number<N: std::str::FromStr>(digits: &str) -> Result<N, Error> {
     let number = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    number.ok_or_else(unintelligible)
+    number.ok_or_else(invalid_reply)
 }
 
-/// What an answer is that no such server gives.
-pub fn unintelligible() -> Error {
-    Error::Server("the server's answer is unintelligible".into())
+/// The error for a reply that does not follow the protocol.
+pub fn invalid_reply() -> Error {
+    Error::Server("the server sent an invalid reply".into())
 }
 
-/// A server, and the connection to it, made when it is needed.
+/// A server and the connection to it, which is made when it is first needed.
 pub struct Client<P: Protocol> {
     link: Link<Pipeline<P>>,
     endpoint: Endpoint,
@@ -107,26 +114,27 @@ impl<P: Protocol> Client<P> {
         Self { link: Link::new(&endpoint.timeouts), endpoint }
     }
 
-    /// Sends a request, and waits for its answer.
+    /// Sends a request and waits for its reply.
     ///
     /// # Errors
     ///
-    /// There is no connection, or it was lost: then what was asked for may have been done.
-    pub async fn ask(&self, request: &[u8]) -> Result<P::Answer, Error> {
-        let [answer] = self.ask_all([request]).await?;
-        Ok(answer)
+    /// The connection cannot be made, or it breaks before the reply arrives: then the server may
+    /// have carried out the request.
+    pub async fn ask(&self, request: &[u8]) -> Result<P::Reply, Error> {
+        let [reply] = self.ask_all([request]).await?;
+        Ok(reply)
     }
 
-    /// Sends requests one right after the other, and waits for their answers.
+    /// Sends several requests without anything between them, and waits for their replies.
     ///
     /// # Errors
     ///
-    /// As for one.
-    pub async fn ask_all<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Answer; N], Error> {
+    /// As for a single request. The server may have carried out some of them.
+    pub async fn ask_all<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Reply; N], Error> {
         let connection = self.link.get(|| self.connect()).await?;
         match timeout(self.endpoint.timeouts.response, connection.handle.ask(requests)).await {
             Ok(Err(Error::Server(cause))) if connection.handle.is_closed() => Err(Error::Lost(cause)),
-            Ok(answers) => answers,
+            Ok(replies) => replies,
             Err(_) => {
                 connection.handle.0.shared.fail(&Error::Timeout);
                 Err(Error::Timeout)
@@ -134,6 +142,7 @@ impl<P: Protocol> Client<P> {
         }
     }
 
+    /// Closes the connection if it was unused for too long.
     pub fn close_idle(&self) {
         self.link.close_idle();
     }
@@ -143,9 +152,9 @@ impl<P: Protocol> Client<P> {
     }
 }
 
-type Waiting<A> = oneshot::Sender<Result<A, Error>>;
+type Waiting<R> = oneshot::Sender<Result<R, Error>>;
 
-/// A connection. Clones are the same; it is closed with the last of them.
+/// A connection. All clones share it, and it is closed when the last of them is dropped.
 struct Pipeline<P: Protocol>(Arc<Inner<P>>);
 
 impl<P: Protocol> Clone for Pipeline<P> {
@@ -171,28 +180,29 @@ impl<P: Protocol> Drop for Inner<P> {
 }
 
 struct Shared<P: Protocol> {
-    state: Mutex<State<P::Answer>>,
-    /// There is something to write.
+    state: Mutex<State<P::Reply>>,
+    /// Notified when there is something to write.
     ready: Notify,
 }
 
-struct State<A> {
+struct State<R> {
     outgoing: Vec<u8>,
-    /// Who waits for answers, in the requests' order.
-    waiting: VecDeque<Waiting<A>>,
+    /// One for each request that has no reply yet, in the order of the requests.
+    waiting: VecDeque<Waiting<R>>,
+    /// Why the connection was closed.
     failure: Option<Error>,
-    /// The reader and the writer.
+    /// The tasks that read and write.
     tasks: Vec<AbortHandle>,
 }
 
 impl<P: Protocol> Pipeline<P> {
-    /// Takes a connection over, on this runtime.
+    /// Starts the tasks that read and write, on the current runtime.
     fn start(stream: Box<dyn Stream>) -> Self {
         let state = State { outgoing: Vec::new(), waiting: VecDeque::new(), failure: None, tasks: Vec::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state), ready: Notify::new() });
         let (from, to) = split(stream);
         let (reader, writer) = (shared.clone(), shared.clone());
-        // Held meanwhile: a task that fails at once must find both.
+        // Locked until both tasks are noted, because a task that fails at once ends both.
         let mut state = shared.state();
         state.tasks.push(tokio::spawn(async move { reader.fail(&reader.read(from).await) }).abort_handle());
         state.tasks.push(tokio::spawn(async move { writer.fail(&writer.write(to).await) }).abort_handle());
@@ -200,25 +210,25 @@ impl<P: Protocol> Pipeline<P> {
         Self(Arc::new(Inner { shared }))
     }
 
-    async fn ask<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Answer; N], Error> {
-        let mut answers = Vec::with_capacity(N);
-        for (answer, request) in self.0.shared.send(requests)?.into_iter().zip(requests) {
-            // Whoever drops the other end has said why before.
-            let answer = answer.await.unwrap_or(Err(Error::Broken))?;
-            if !P::fits(request, &answer) {
-                self.0.shared.fail(&unintelligible());
-                return Err(unintelligible());
+    async fn ask<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Reply; N], Error> {
+        let mut replies = Vec::with_capacity(N);
+        for (reply, request) in self.0.shared.send(requests)?.into_iter().zip(requests) {
+            // The sender is dropped only after `fail` has sent the cause.
+            let reply = reply.await.unwrap_or(Err(Error::Broken))?;
+            if !P::matches(request, &reply) {
+                self.0.shared.fail(&invalid_reply());
+                return Err(invalid_reply());
             }
-            answers.push(answer);
+            replies.push(reply);
         }
-        answers.try_into().map_err(|_| Error::Broken)
+        replies.try_into().map_err(|_| Error::Broken)
     }
 }
 
-type Receivers<A, const N: usize> = [oneshot::Receiver<Result<A, Error>>; N];
+type Receivers<R, const N: usize> = [oneshot::Receiver<Result<R, Error>>; N];
 
 impl<P: Protocol> Shared<P> {
-    fn state(&self) -> MutexGuard<'_, State<P::Answer>> {
+    fn state(&self) -> MutexGuard<'_, State<P::Reply>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,8 +236,8 @@ impl<P: Protocol> Shared<P> {
         self.state().failure.is_some()
     }
 
-    /// Puts requests in line.
-    fn send<const N: usize>(&self, requests: [&[u8]; N]) -> Result<Receivers<P::Answer, N>, Error> {
+    /// Appends requests to those that are to be written.
+    fn send<const N: usize>(&self, requests: [&[u8]; N]) -> Result<Receivers<P::Reply, N>, Error> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
@@ -243,7 +253,7 @@ impl<P: Protocol> Shared<P> {
         Ok(receivers)
     }
 
-    /// Ends the connection. What is under way fails; the first failure is the one that is told.
+    /// Closes the connection. All requests in flight fail with the error of the first call.
     fn fail(&self, error: &Error) {
         let mut state = self.state();
         let error = state.failure.get_or_insert_with(|| error.clone()).clone();
@@ -253,16 +263,16 @@ impl<P: Protocol> Shared<P> {
         let waiting = std::mem::take(&mut state.waiting);
         state.outgoing = Vec::new();
         drop(state);
-        for one in waiting {
-            let _ = one.send(Err(error.clone()));
+        for sender in waiting {
+            let _ = sender.send(Err(error.clone()));
         }
     }
 
-    /// Writes what is sent until that fails.
+    /// Writes requests until writing fails.
     async fn write(&self, mut to: WriteHalf<Box<dyn Stream>>) -> Error {
         loop {
             self.ready.notified().await;
-            // Others that run already may have something to send too.
+            // Operations that are ready to run may add requests, which are then written together.
             tokio::task::yield_now().await;
             let outgoing = std::mem::take(&mut self.state().outgoing);
             let written = async {
@@ -275,11 +285,11 @@ impl<P: Protocol> Shared<P> {
         }
     }
 
-    /// Reads answers until there is one that is none.
+    /// Reads replies until reading fails or a reply is malformed or unsolicited.
     async fn read(&self, mut from: ReadHalf<Box<dyn Stream>>) -> Error {
         let mut bytes = Vec::new();
         loop {
-            bytes.reserve(CHUNK);
+            bytes.reserve(READ_SIZE);
             match from.read_buf(&mut bytes).await {
                 Ok(0) => return Error::Server("the server closed the connection".into()),
                 Ok(_) => {}
@@ -287,11 +297,11 @@ impl<P: Protocol> Shared<P> {
             }
             let mut taken = 0;
             while taken < bytes.len() {
-                match P::read(&bytes[taken..]) {
-                    Ok(Some((answer, size))) => {
+                match P::parse(&bytes[taken..]) {
+                    Ok(Some((reply, size))) => {
                         taken += size;
-                        let Some(waiting) = self.state().waiting.pop_front() else { return unintelligible() };
-                        let _ = waiting.send(Ok(answer));
+                        let Some(waiting) = self.state().waiting.pop_front() else { return invalid_reply() };
+                        let _ = waiting.send(Ok(reply));
                     }
                     Ok(None) => break,
                     Err(error) => return error,
@@ -299,8 +309,8 @@ impl<P: Protocol> Shared<P> {
             }
             bytes.drain(..taken);
             if bytes.is_empty() {
-                // Room for one large answer is not kept for ever.
-                bytes.shrink_to(2 * CHUNK);
+                // Give back the memory that a large reply took.
+                bytes.shrink_to(2 * READ_SIZE);
             }
         }
     }
@@ -311,19 +321,19 @@ mod tests {
     use super::*;
     use tokio::io::DuplexStream;
 
-    /// Answers are lines.
+    /// Replies are lines.
     struct Lines;
 
     impl Protocol for Lines {
-        type Answer = String;
+        type Reply = String;
 
-        fn read(bytes: &[u8]) -> Result<Option<(String, usize)>, Error> {
+        fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, Error> {
             let Some((line, size)) = line(bytes)? else { return Ok(None) };
-            if line == "garbage" { Err(unintelligible()) } else { Ok(Some((line.to_owned(), size))) }
+            if line == "garbage" { Err(invalid_reply()) } else { Ok(Some((line.to_owned(), size))) }
         }
 
-        fn fits(_: &[u8], answer: &String) -> bool {
-            answer != "another's"
+        fn matches(_: &[u8], reply: &String) -> bool {
+            reply != "another's"
         }
     }
 
@@ -335,7 +345,7 @@ mod tests {
 
     fn ask(pipeline: &Pipeline<Lines>, request: &'static str) -> tokio::task::JoinHandle<Result<String, Error>> {
         let pipeline = pipeline.clone();
-        tokio::spawn(async move { pipeline.ask([request.as_bytes()]).await.map(|[answer]| answer) })
+        tokio::spawn(async move { pipeline.ask([request.as_bytes()]).await.map(|[reply]| reply) })
     }
 
     async fn receive(server: &mut DuplexStream, size: usize) -> String {
@@ -349,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_go_out_together_and_answers_come_to_who_asked() {
+    fn requests_are_written_together_and_each_gets_its_reply() {
         run(async {
             let (pipeline, mut server) = pipeline();
             let asked = [ask(&pipeline, "1;"), ask(&pipeline, "2;"), ask(&pipeline, "3;")];
@@ -358,14 +368,14 @@ mod tests {
                 server.write_all(piece.as_bytes()).await.unwrap();
                 tokio::task::yield_now().await;
             }
-            for (one, answer) in asked.into_iter().zip(["one", "two", "three"]) {
-                assert_eq!(one.await.unwrap().unwrap(), answer);
+            for (one, reply) in asked.into_iter().zip(["one", "two", "three"]) {
+                assert_eq!(one.await.unwrap().unwrap(), reply);
             }
         });
     }
 
     #[test]
-    fn who_does_not_wait_any_more_shifts_no_answer() {
+    fn a_request_that_nobody_waits_for_keeps_its_place() {
         run(async {
             let (pipeline, mut server) = pipeline();
             let (gone, stays) = (ask(&pipeline, "1;"), ask(&pipeline, "2;"));
@@ -377,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_ends_it_for_all() {
+    fn a_wrong_reply_fails_all_requests_in_flight() {
         run(async {
             for wrong in [
                 b"one\r\ngarbage\r\n".to_vec(),
@@ -391,15 +401,15 @@ mod tests {
                 let [first, second, third] = asked;
                 assert_eq!(first.await.unwrap().unwrap(), "one");
                 for failed in [second, third, ask(&pipeline, "4;")] {
-                    assert!(failed.await.unwrap().unwrap_err().to_string().contains("unintelligible"));
+                    assert!(failed.await.unwrap().unwrap_err().to_string().contains("invalid reply"));
                 }
-                assert_eq!(server.read(&mut [0; 9]).await.unwrap(), 0, "it is closed");
+                assert_eq!(server.read(&mut [0; 9]).await.unwrap(), 0, "the connection is not closed");
             }
         });
     }
 
     #[test]
-    fn an_answer_that_nobody_asked_for_ends_it() {
+    fn an_unsolicited_reply_closes_the_connection() {
         run(async {
             let (pipeline, mut server) = pipeline();
             server.write_all(b"one\r\n").await.unwrap();
@@ -409,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_an_error_for_all_that_are_under_way() {
+    fn a_cut_connection_fails_all_requests_in_flight() {
         run(async {
             let (pipeline, mut server) = pipeline();
             let asked = [ask(&pipeline, "1;"), ask(&pipeline, "2;")];
@@ -423,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_its_users_closes_it() {
+    fn the_last_clone_closes_the_connection() {
         run(async {
             let (pipeline, mut server) = pipeline();
             drop(pipeline);
@@ -432,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_as_long_as_they_say() {
+    fn values_are_as_long_as_their_lines_say() {
         assert_eq!(value(b"abcde\r\nx", 2, "3").unwrap(), Some((b"cde".to_vec(), 7)));
         for more in [&b"ab"[..], b"abc", b"abcde", b"abcde\r"] {
             assert_eq!(value(more, 2, "3").unwrap(), None);

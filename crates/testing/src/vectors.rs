@@ -79,12 +79,16 @@ pub fn named(name: &str) -> Vector {
 }
 
 impl Vector {
+    pub fn flags(&self) -> Flags {
+        Flags::from_bits_retain(self.header.flags)
+    }
+
     pub fn stored(&self) -> bool {
-        self.header.flags & Flags::STORED.0 != 0
+        self.flags().contains(Flags::STORED)
     }
 
     pub fn deflated(&self) -> bool {
-        self.header.flags & Flags::DEFLATED.0 != 0
+        self.flags().contains(Flags::DEFLATED)
     }
 
     /// The options that it was written with.

@@ -1,5 +1,5 @@
 ---
--- Storages on the bridge: their Lua face.
+-- The Lua side of the storages whose drivers run on the bridge.
 --
 -- @module resty.session.bridged
 -- @license BSD-2-Clause
@@ -12,32 +12,43 @@ local waiting = require "resty.session.waiting"
 
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
----@class resty.session.bridged Its fields may be assigned later: the next operation uses what they hold then
+-- The options that are fields of the storage object.
+local FIELDS = { "username", "password", "prefix", "suffix" }
+
+-- A storage. Programs may assign its first four fields, and the next operation uses the new values.
+---@class resty.session.bridged
 ---@field username string?
 ---@field password string?
 ---@field prefix string?
 ---@field suffix string?
+---@field native userdata the native storage
+---@field make function the native function that makes it
+---@field configuration table the options that the native storage has now
 local metatable = {}
-metatable.__index = metatable
 
--- Makes the native storage use the fields as they are now. Returns an error, or nil.
+-- Remakes the native storage if a program has assigned a field. Returns an error, or nil.
 local function use_fields(self)
-  local used = self.used
-  if self.username == used.username and self.password == used.password
-     and self.prefix == used.prefix and self.suffix == used.suffix then
+  local current = self.configuration
+  if self.username == current.username and self.password == current.password
+     and self.prefix == current.prefix and self.suffix == current.suffix then
     return nil
   end
-  local configuration = self.configuration
-  configuration.username, configuration.password = self.username, self.password
-  configuration.prefix, configuration.suffix = self.prefix, self.suffix
-  local _, err = self.make(configuration, self.native)
+  local changed = {}
+  for name, value in following, current do
+    changed[name] = value
+  end
+  for i = 1, #FIELDS do
+    changed[FIELDS[i]] = self[FIELDS[i]]
+  end
+  local _, err = self.make(changed, self.native)
   if err then
     return err
   end
-  used.username, used.password, used.prefix, used.suffix = self.username, self.password, self.prefix, self.suffix
+  self.configuration = changed
 end
 
--- What a session has to do before its acts ask the native storage by themselves. Returns an error, or nil.
+-- What a session must call before one of its acts uses the native storage. Returns an error, or
+-- nil.
 function metatable.__prepare(self)
   return use_fields(self) or waiting.prepare()
 end
@@ -51,83 +62,71 @@ local function run(self, method, ...)
 end
 
 --- Stores a record.
--- @tparam string name the cookie's name
--- @tparam string key
--- @tparam string value
--- @tparam number ttl seconds
--- @tparam number current_time seconds since the epoch
--- @tparam[opt] string old_key the record that this one replaces
--- @tparam[opt] number stale_ttl seconds that the replaced one goes on working
--- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
--- @tparam[opt] boolean old_must_exist stores nothing if the replaced record is gone, where the storage can tell
--- @treturn boolean|nil true
--- @treturn string|nil error
+---@param name string the cookie's name
+---@param key string
+---@param value string
+---@param ttl number seconds
+---@param current_time number? seconds since the epoch
+---@param old_key string? the record that this one replaces
+---@param stale_ttl number? seconds for which the replaced record stays valid
+---@param metadata table? `{ audiences = {…}, subjects = {…} }`
+---@param old_must_exist boolean? if the storage can tell that the replaced record is gone, whether to store nothing
+---@return true? ok, string? err
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  return run(self, "set", name, key, value, ttl, current_time or ngx.time(), old_key, stale_ttl, metadata, old_must_exist)
+  current_time = current_time or ngx.time()
+  return run(self, "set", name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
 end
 
--- Writes a record anew if it is there; it lives no longer than it would have. Sessions' acts ask the native storage by
--- themselves. Answers true; nil where it is not there; or nil and an error.
+-- Replaces a record's value if the record exists, without lengthening its life. Sessions' acts
+-- usually call the native storage themselves. Returns true; nil if the record does not exist; or
+-- nil and an error.
 function metatable:__update(name, key, value, ttl, current_time)
   return run(self, "update", name, key, value, ttl, current_time)
 end
 
 --- Reads a record.
--- @tparam string name the cookie's name
--- @tparam string key
--- @tparam[opt] number current_time seconds since the epoch
--- @treturn string|nil value; nil without an error where there is none
--- @treturn string|nil error
+---@param name string the cookie's name
+---@param key string
+---@param current_time number? seconds since the epoch
+---@return string? value nil without an error if there is no such record
+---@return string? err
 function metatable:get(name, key, current_time)
   return run(self, "get", name, key, current_time or ngx.time())
 end
 
---- Deletes a record; one that is not there is no error.
--- @tparam string name the cookie's name
--- @tparam string key
--- @tparam[opt] number current_time seconds since the epoch
--- @tparam[opt] table metadata
--- @treturn boolean|nil true
--- @treturn string|nil error
+--- Deletes a record. Deleting one that does not exist succeeds.
+---@param name string the cookie's name
+---@param key string
+---@param current_time number? seconds since the epoch
+---@param metadata table? `{ audiences = {…}, subjects = {…} }`
+---@return true? ok, string? err
 function metatable:delete(name, key, current_time, metadata)
   return run(self, "delete", name, key, current_time or ngx.time(), metadata)
 end
 
---- The live sessions of a subject.
--- @tparam string name the cookie's name
--- @tparam string audience as in the metadata: base64url
--- @tparam string subject as in the metadata
--- @tparam[opt] number current_time seconds since the epoch
--- @treturn table|nil `{ key = expiry, … }`
--- @treturn string|nil error
+--- Returns the live sessions of a subject.
+---@param name string the cookie's name
+---@param audience string as in the metadata: base64url
+---@param subject string as in the metadata
+---@param current_time number? seconds since the epoch
+---@return table<string, integer>? sessions `{ key = expiry, … }`
+---@return string? err
 function metatable:read_metadata(name, audience, subject, current_time)
   return run(self, "read_metadata", name, audience, subject, current_time or ngx.time())
 end
 
-local metatables = {} -- by the native function that makes the storage
-
--- The metatable of a storage's objects. Each storage has its own, since programs replace methods there.
-local function metatable_of(make)
-  if not metatables[make] then
-    local own = {}
-    for name, method in following, metatable do
-      own[name] = method
-    end
-    own.__index = own
-    storages.keep_originals(own)
-    metatables[make] = own
+-- Each storage module has a metatable of its own, because programs replace methods there.
+local function new_metatable()
+  local own = {} ---@type table<string, any>
+  for name, method in following, metatable do
+    own[name] = method
   end
-  return metatables[make]
+  own.__index = own
+  storages.keep_originals(own)
+  return own
 end
 
-local bridged = {}
-
---- Makes a storage.
--- @tparam string name the storage's name in the native module
--- @tparam[opt] table configuration
--- @treturn table storage
--- @raise a string that names what is wrong with an option
-function bridged.new(name, configuration)
+local function new_storage(name, meta, configuration)
   local make = native.storages[name]
   if not make then
     error("this build of the library has no storage " .. name .. ": build it with make build FEATURES=" .. name, 0)
@@ -139,24 +138,49 @@ function bridged.new(name, configuration)
   end
   notices.each_once(unknown)
   own = type(own) == "table" and own or {}
-  local used = {
-    prefix = options.present(own.prefix),
-    suffix = options.present(own.suffix),
-    username = options.present(own.username),
-    password = options.present(own.password),
-  }
-  local storage = setmetatable({
-    prefix = used.prefix,
-    suffix = used.suffix,
-    username = used.username,
-    password = used.password,
-    used = used,
-    configuration = own,
-    make = make,
-    native = handle,
-  }, metatable_of(make))
-  storages.register(storage)
+  local storage = { configuration = own, make = make, native = handle }
+  for i = 1, #FIELDS do
+    local field = FIELDS[i]
+    own[field] = options.present(own[field])
+    storage[field] = own[field]
+  end
+  storages.register(setmetatable(storage, meta))
   return storage
+end
+
+-- A storage's module. `new` makes a storage from the options of `docs/storages.md`, which does not
+-- connect until it is used. It raises a string that names what is wrong with an option.
+---@class resty.session.storage_module
+---@field new fun(configuration: table?): resty.session.bridged
+
+local bridged = {}
+
+--- Makes the module of a storage on the bridge.
+---@param name string the storage's name in the native module
+---@return resty.session.storage_module
+function bridged.module(name)
+  local meta = new_metatable()
+  return {
+    new = function(configuration)
+      return new_storage(name, meta, configuration)
+    end,
+  }
+end
+
+--- Makes the module of a storage that is another module's with an option that must be given.
+---@param name string the other storage's name
+---@param required string the option
+---@return resty.session.storage_module
+function bridged.module_with(name, required)
+  local module = require("resty.session." .. name)
+  return {
+    new = function(configuration)
+      if type(configuration) ~= "table" or not options.present(configuration[required]) then
+        error("invalid " .. name .. " " .. required .. " (it is missing)", 0)
+      end
+      return module.new(configuration)
+    end,
+  }
 end
 
 return bridged

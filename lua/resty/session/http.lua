@@ -1,5 +1,6 @@
 ---
--- The request and the response, as sessions use them. Programs' own tests put tables in place of nginx's.
+-- The request and the response, as sessions use them. Programs' own tests may replace nginx's
+-- objects by tables.
 --
 -- @module resty.session.http
 -- @license BSD-2-Clause
@@ -16,15 +17,15 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- Phases that have no request.
 local WITHOUT_REQUEST = { init = true, init_worker = true, timer = true, exit_worker = true }
 
-local MOST_COOKIES = 9 -- of a session
-
 local http = {}
 
--- Where `var` is a table that a program put in place of nginx's variables, it may hold cookies by their names alone.
+-- A table that a program put in place of nginx's variables may hold cookies under their names,
+-- without a Cookie header.
 local var_is_replaced, header_is_replaced = false, false
 
--- The cookies that a program's table holds by their names, as a Cookie header; nil if it holds none.
-local function held_cookies()
+-- Returns the cookies that are fields of a program's table, as a Cookie header; nil if there are
+-- none.
+local function cookies_in_table()
   local cookies = {}
   for name, value in following, var do
     if type(name) == "string" and name:sub(1, 7) == "cookie_" and type(value) == "string" then
@@ -34,11 +35,12 @@ local function held_cookies()
   return cookies[1] and table.concat(cookies, "; ")
 end
 
--- The cookies of a profile that a program's table gives when it is asked for them by their names.
-local function given_cookies(profile)
+-- Returns a profile's cookies that a program's table returns by their names, as a Cookie header;
+-- nil if there are none.
+local function cookies_by_name(profile)
   local cookies = {}
   for _, name in ipairs { profile.cookie_name, profile.remember_cookie_name } do
-    for number = 1, MOST_COOKIES do
+    for number = 1, native.MAX_COOKIES do
       local cookie = number == 1 and name or name .. number
       local value = var["cookie_" .. cookie]
       if value then
@@ -50,14 +52,14 @@ local function given_cookies(profile)
 end
 
 --- Returns the request's Cookie header.
--- @tparam table profile
--- @treturn string|nil
--- @raise a string in a phase that has no request
+---@param profile resty.session.profile
+---@return string? cookies
+---@raise a string in a phase that has no request
 function http.cookies(profile)
   if var_is_replaced then
-    return held_cookies() or var.http_cookie or given_cookies(profile)
+    return cookies_in_table() or var.http_cookie or cookies_by_name(profile)
   end
-  -- Not by pcall: LuaJIT does not compile what is hot inside one.
+  -- No pcall here: LuaJIT does not compile the code inside one.
   local phase = get_phase()
   if WITHOUT_REQUEST[phase] then
     error("sessions need a request: there is none in the " .. phase .. " phase", 0)
@@ -66,15 +68,15 @@ function http.cookies(profile)
 end
 
 --- Returns the request's Cookie header, or nil in a phase that has no request.
--- @tparam table profile
--- @treturn string|nil
+---@param profile resty.session.profile
+---@return string? cookies
 function http.any_cookies(profile)
   local ok, cookies = pcall(http.cookies, profile)
   return ok and cookies or nil
 end
 
---- Raises an error in a stream block, where there can be no session.
--- @raise a string
+--- Raises an error in a stream block, where sessions can't work.
+---@raise a string
 function http.check()
   if not header then
     error("sessions need nginx's http subsystem: a stream block has no cookies, it can only use storages", 0)
@@ -89,8 +91,8 @@ local function own_set_cookies()
   return header["Set-Cookie"]
 end
 
---- Why the response can't set a cookie any more, if it can't.
--- @treturn string|nil
+--- Returns why the response can't set a cookie any more, or nil if it can.
+---@return string? reason
 function http.unsendable()
   if header_is_replaced then
     return nil
@@ -103,8 +105,8 @@ function http.unsendable()
 end
 
 --- Sets cookies, and logs a warning.
--- @tparam string|table|nil lines Set-Cookie lines, one or an array
--- @tparam string|nil warning
+---@param lines string|string[]|nil Set-Cookie lines, one or an array
+---@param warning string?
 function http.respond(lines, warning)
   if lines then
     local present = header["Set-Cookie"]
@@ -116,17 +118,17 @@ function http.respond(lines, warning)
 end
 
 --- Returns the response's Set-Cookie lines.
--- @treturn table an array of strings
+---@return string[] lines
 function http.set_cookies()
   local ok, lines = pcall(own_set_cookies)
   return ok and (type(lines) == "table" and lines or { lines }) or {}
 end
 
 --- Removes a session's cookies and the remember cookie from the request's Cookie header.
--- @tparam userdata handle the session's configuration
--- @tparam integer now
--- @tparam[opt] string value that of the session's first cookie, if it was opened or saved
--- @treturn string|false the old header, if there was one
+---@param handle userdata the session's configuration
+---@param now integer seconds since the epoch
+---@param value string? the value of the session's first cookie, if it was opened or saved
+---@return string|false cookies the old header, or false if there was none
 function http.hide(handle, now, value)
   local cookies = var.http_cookie
   if not cookies or cookies == "" then
@@ -142,45 +144,61 @@ function http.hide(handle, now, value)
 end
 
 --- Sets a request header, or removes it.
--- @tparam string name
--- @param value nil removes it
+---@param name string
+---@param value any nil removes it
 function http.set_request_header(name, value)
   set_request_header(name, value)
 end
 
 --- Sets a response header.
--- @tparam string name
--- @param value
+---@param name string
+---@param value any nil removes it
 function http.set_response_header(name, value)
   header[name] = value
 end
 
--- What the native module reads of the request by itself: the values that a cookie may be bound to.
+-- The native module calls this to read the values that a cookie may be bound to.
 native.set_reader(function()
   return var.remote_addr, var.scheme, var.http_user_agent
 end)
 
--- What it reads if cookies are Secure by the request's scheme. `trusts`: whether X-Forwarded-Proto counts.
-native.set_scheme_reader(function(trusts)
-  return var.scheme, trusts and var.http_x_forwarded_proto or nil
+-- And this if the request's scheme decides whether cookies are Secure. `trusted` says whether
+-- X-Forwarded-Proto counts.
+native.set_scheme_reader(function(trusted)
+  return var.scheme, trusted and var.http_x_forwarded_proto or nil
 end)
 
--- Seams for programs' own tests.
+-- For programs' own tests --------------------------------------------------------------------------------------------
 
+--- Replaces `ngx.log`.
+---@param ngx_log function
 function http.set_ngx_log(ngx_log)
   log = ngx_log
   notices.set_log(ngx_log)
 end
 
+--- Replaces `ngx.var`.
+---@param ngx_var table
 function http.set_ngx_var(ngx_var)
   var, var_is_replaced = ngx_var, ngx_var ~= ngx.var and type(ngx_var) == "table"
 end
 
+--- Replaces `ngx.header`.
+---@param ngx_header table
 function http.set_ngx_header(ngx_header)
   header, header_is_replaced = ngx_header, ngx_header ~= ngx.header
 end
 
-function http.set_ngx_req_clear_header(clear_header) clear_request_header = clear_header end
-function http.set_ngx_req_set_header(set_header) set_request_header = set_header end
+--- Replaces `ngx.req.clear_header`.
+---@param clear_header function
+function http.set_ngx_req_clear_header(clear_header)
+  clear_request_header = clear_header
+end
+
+--- Replaces `ngx.req.set_header`.
+---@param set_header function
+function http.set_ngx_req_set_header(set_header)
+  set_request_header = set_header
+end
 
 return http

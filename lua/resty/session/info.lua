@@ -1,5 +1,5 @@
 ---
--- The info store's table, `{ [audience] = { … } }`, and how it is written.
+-- The info store's table, `{ [audience] = { … } }`, and its JSON.
 --
 -- @module resty.session.info
 -- @license BSD-2-Clause
@@ -10,24 +10,25 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 
 local info = {}
 
---- Where an audience's info stands in the table. What is not a name is an error only when it is saved.
--- @param audience
--- @return a key
-function info.place(audience)
+--- Returns the table's key for an audience. An audience that is not a valid name becomes an error
+--- only when it is saved.
+---@param audience any
+---@return string|number key
+function info.key_of(audience)
   local is_name = type(audience) == "string" or type(audience) == "number" and audience == audience
   return is_name and audience or tostring(audience)
 end
 
--- Where an audience's info stands in JSON, whose keys are text: a number is not its text, and cjson would take a table
--- with small numbers for an array.
+-- Returns the key for an audience in JSON, whose keys are strings. It tells the number 5 from the
+-- string "5", and keeps cjson from taking a table whose keys are small numbers for an array.
 local function json_key(audience)
   return type(audience) == "string" and audience or "\0" .. tostring(audience)
 end
 
---- Puts decoded info where its audiences have it.
--- @tparam[opt] table decoded
--- @tparam table data one `{ data, audience, subject }` an audience
--- @treturn table|false
+--- Changes the JSON keys in decoded info to the table's keys.
+---@param decoded table? changed in place
+---@param data table[] one entry `{ data, audience, subject }` for each audience
+---@return table|false info
 function info.by_audience(decoded, data)
   for i = 1, #data do
     local audience = data[i][2]
@@ -39,11 +40,11 @@ function info.by_audience(decoded, data)
   return decoded or false
 end
 
---- Encodes the table, or what it holds besides one audience.
--- @param own the table
--- @param[opt] without an audience
--- @treturn string|nil JSON; nil if there is nothing to encode
--- @treturn string|nil error
+--- Encodes the table, or all of it except for one audience.
+---@param own any the table
+---@param without string|number|nil an audience
+---@return string? text JSON; nil if there is nothing to encode
+---@return string? err
 function info.encode(own, without)
   local named = {}
   for audience, values in following, type(own) == "table" and own or named do

@@ -1,6 +1,6 @@
 ---
--- JSON for sessions: cjson with its defaults, as lua-resty-session uses it. But empty arrays stay arrays where cjson can
--- tell them from objects, and integers keep all of their digits.
+-- JSON for sessions: cjson with its defaults, as in lua-resty-session. But integers keep all of
+-- their digits, and empty arrays stay arrays if this cjson can tell them from objects.
 --
 -- @module resty.session.json
 -- @license BSD-2-Clause
@@ -11,23 +11,23 @@ local getmetatable, setmetatable = getmetatable, setmetatable
 local next, type = next, type
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
--- Up to here every integer has a double of its own.
+-- A double holds every integer up to this one exactly.
 local LARGEST_INTEGER = 2 ^ 53
--- cjson writes 14 digits. It writes numbers with more digits, up to the largest integer, with one of two exponents.
+-- cjson writes 14 digits. Integers with more digits get one of two exponents.
 local SMALLEST_WITH_EXPONENT = 1e14
-local EXPONENT, IN_NUMBER = "e+1", "%de%+1[45]"
+local EXPONENT, NUMBER_WITH_EXPONENT = "e+1", "%de%+1[45]"
 
 local json = {}
 
--- Whether cjson would write an integer without some of its digits.
+-- Returns whether cjson would write a value, if it is an integer, without some of its digits.
 local function loses_digits(value)
   local size = type(value) == "number" and (value < 0 and -value or value) or 0
   return size > SMALLEST_WITH_EXPONENT and size <= LARGEST_INTEGER and size % 1 == 0
      and tonumber(("%.14g"):format(value)) ~= value
 end
 
--- A copy for cjson in which a text stands for each integer that would lose digits: its digits after a prefix. `metatables`
--- has those that cjson knows.
+-- Returns a copy for cjson in which a string stands for each integer that would lose digits: a
+-- prefix and the digits. `metatables` holds those that cjson knows.
 local function with_digits_as_text(value, prefix, metatables)
   if type(value) ~= "table" then
     return loses_digits(value) and prefix .. ("%.0f"):format(value) or value
@@ -40,8 +40,9 @@ local function with_digits_as_text(value, prefix, metatables)
   return metatables[meta] and setmetatable(copy, meta) or copy
 end
 
--- Leaves a mark on empty arrays only, and not on the outermost `levels` of tables. cjson marks all arrays, with a metatable
--- under which it writes nothing but the array part: what a program stores in them under other keys would be lost.
+-- Removes cjson's mark from all arrays except for empty ones, and from the outermost `levels` of
+-- tables. The mark is a metatable under which cjson writes only the array part: what a program
+-- stores under other keys would be lost.
 local function mark_empty(value, levels, array_mt, empty_array_mt)
   if getmetatable(value) == array_mt then
     setmetatable(value, levels <= 0 and next(value) == nil and empty_array_mt or nil)
@@ -53,7 +54,7 @@ local function mark_empty(value, levels, array_mt, empty_array_mt)
   end
 end
 
--- Whether a table has a key that is not an array's.
+-- Returns whether a table has a key that is not a position in an array.
 local function has_other_keys(value)
   local count = #value
   for key in following, value do
@@ -64,7 +65,7 @@ local function has_other_keys(value)
   return false
 end
 
--- Takes the mark off tables with other keys than an array's: cjson would write nothing but `[]` of them. Returns whether
+-- Removes the mark from tables that have other keys by now: cjson would write `[]`. Returns whether
 -- there were any.
 local function unmark_filled(value, empty_array_mt)
   local found = false
@@ -78,7 +79,7 @@ local function unmark_filled(value, empty_array_mt)
   return found
 end
 
--- A text that another does not hold.
+-- Returns a random string that a text does not contain.
 local function absent_from(text)
   local absent
   repeat
@@ -87,21 +88,22 @@ local function absent_from(text)
   return absent
 end
 
--- An instance of cjson that marks arrays when it decodes, if this cjson can.
-local function marking(cjson)
+-- Returns an instance of cjson that marks arrays when it decodes, or nil if this cjson can't do
+-- that.
+local function new_marking_codec(cjson)
   if cjson.array_mt and cjson.empty_array_mt and cjson.decode_array_with_array_mt then
     local codec = cjson.new()
     return pcall(codec.decode_array_with_array_mt, true) and codec or nil
   end
 end
 
---- Makes an encoder and a decoder.
--- @tparam table cjson `cjson.safe`
--- @treturn function `encode(value)`: the text, or nil and an error
--- @treturn function `decode(text, levels)`: the value, or nil and an error. The outermost `levels` of tables are the
--- caller's own, and never marked as arrays
+--- Makes an encoder and a decoder. Both return a value, or nil and an error. The decoder does not mark
+--- the outermost `levels` of tables as arrays.
+---@param cjson table `cjson.safe`
+---@return fun(value: any): string?, string? encode
+---@return fun(text: string, levels: integer?): any, string? decode
 function json.new(cjson)
-  local codec, arrays = cjson.new(), marking(cjson)
+  local codec, arrays = cjson.new(), new_marking_codec(cjson)
   local array_mt, empty_array_mt = cjson.array_mt, cjson.empty_array_mt
   local metatables = arrays and { [array_mt] = true, [empty_array_mt] = true } or {}
 
@@ -113,7 +115,7 @@ function json.new(cjson)
     if arrays and type(value) == "table" and text:find("[]", 1, true) and unmark_filled(value, empty_array_mt) then
       text = codec.encode(value)
     end
-    if not text:find(EXPONENT, 1, true) or not text:find(IN_NUMBER) then
+    if not text:find(EXPONENT, 1, true) or not text:find(NUMBER_WITH_EXPONENT) then
       return text
     end
     local prefix = absent_from(text)
@@ -145,21 +147,21 @@ local function part(result, cause, direction, what)
 end
 
 --- Encodes a part of a session.
--- @tparam string what the part: `data` or `info`
--- @param value
--- @treturn string|nil text
--- @treturn string|nil an error that names the part
+---@param what string the part: `data` or `info`
+---@param value any
+---@return string? text
+---@return string? err names the part
 function json.encode_part(what, value)
   local text, err = json.encode(value)
   return part(text, err, "encode", what)
 end
 
 --- Decodes a part of a session.
--- @tparam string what the part: `data` or `info`
--- @tparam string text
--- @tparam number levels see `new`: that many are the session's own, the others hold what a program stored
--- @return the value, or nil
--- @treturn string|nil an error that names the part
+---@param what string the part: `data` or `info`
+---@param text string
+---@param levels integer see `new`: so many belong to the session, the others hold what a program stored
+---@return any value
+---@return string? err names the part
 function json.decode_part(what, text, levels)
   local value, err = json.decode(text, levels)
   return part(value, err, "decode", what)

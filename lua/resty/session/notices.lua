@@ -1,43 +1,46 @@
 ---
--- Warnings that a worker logs once.
+-- Warnings that each worker logs once.
 --
 -- @module resty.session.notices
+-- @license BSD-2-Clause
 
 local log = ngx.log
 local worker_pid = ngx.worker.pid
 
 local notices = {}
 
--- Names of options may come from anywhere: at most so many notices of them.
-local MOST = 100
+-- At most this many different warnings about option names, because names may come from anywhere.
+local MAX_NAME_WARNINGS = 100
 
--- By text, the process that gave it: what the master says while it starts, its workers say again.
-local given, count = {}, 0
+-- By text, the process that logged it last. What the master has logged while it started, its
+-- workers log again.
+local logged, name_warnings = {}, 0
 
 --- Logs a warning, if this worker has not logged it yet.
--- @tparam string text
+---@param text string
 function notices.once(text)
   local pid = worker_pid()
-  if given[text] ~= pid then
-    given[text] = pid
+  if logged[text] ~= pid then
+    logged[text] = pid
     log(ngx.WARN, "[session] ", text)
   end
 end
 
---- Logs several, which speak of names that may come from anywhere: no more than a hundred in all.
--- @tparam[opt] table texts
+--- Logs warnings about option names, if this worker has not logged them yet; no more than a hundred
+--- different ones in all.
+---@param texts string[]?
 function notices.each_once(texts)
   for i = 1, #(texts or {}) do
-    local is_new = given[texts[i]] == nil
-    if not is_new or count < MOST then
-      count = is_new and count + 1 or count
+    local is_new = logged[texts[i]] == nil
+    if not is_new or name_warnings < MAX_NAME_WARNINGS then
+      name_warnings = is_new and name_warnings + 1 or name_warnings
       notices.once(texts[i])
     end
   end
 end
 
---- Puts another function in place of `ngx.log`.
--- @tparam function ngx_log
+--- Replaces `ngx.log`.
+---@param ngx_log function
 function notices.set_log(ngx_log)
   log = ngx_log
 end

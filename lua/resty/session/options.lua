@@ -1,8 +1,10 @@
 ---
--- Option tables, as programs write them: what they hold, copies of it, and whether it has changed.
+-- Option tables as programs write them: what they hold, copies of them, and whether they have
+-- changed.
 --
--- An option that is `ngx.null`, as in a configuration decoded from JSON, counts as absent. A table with a metatable
--- holds its own fields, and what its `__index` gives for the options that are known at that place.
+-- An option that is `ngx.null`, as in a configuration decoded from JSON, counts as absent. A table
+-- with a metatable holds its own fields, and what its `__index` returns for the options that are
+-- known at that place.
 --
 -- @module resty.session.options
 -- @license BSD-2-Clause
@@ -16,8 +18,9 @@ local type = type
 local next = next
 local null = ngx.null
 
--- Keeps older versions of LuaJIT from compiling a function with a loop over a table: see docs/architecture.md, "Loops over
--- tables". No more than those, because a function that calls one of them is not compiled either.
+-- Keeps older versions of LuaJIT from compiling a function with a loop over a table: see
+-- docs/architecture.md, "Loops over tables". Only such functions are passed here, because LuaJIT
+-- does not compile the callers of one either.
 local function with_loop(f)
   if jit.version:find("beta", 1, true) then
     jit.off(f)
@@ -26,55 +29,61 @@ end
 
 local options = {}
 
--- How deep tables are looked into that are not known, which may hold themselves.
-local DEPTH = 5
--- How many elements a metatable may give to an array.
-local LONGEST = 1000
--- Where the copy of a table whose metatable may hide something keeps the table itself.
+-- How many levels of unknown tables are copied and compared. They may contain themselves.
+local MAX_DEPTH = 5
+-- How many elements are read from an array that has a metatable.
+local MAX_ELEMENTS = 1000
+-- The key under which the copy of a table whose metatable may hide fields keeps the table itself.
 local ORIGIN = {}
 
--- What a table at some place holds: `names` are the options that its metatable may give, `fields` what it holds by name, and
--- `each` what it holds elsewhere.
+-- What a table at some place holds: `names` are the options that its metatable may give, `fields`
+-- the shapes of what it holds by name, and `each` the shape of everything else.
 ---@class resty.session.options.shape
 ---@field names string[]?
 ---@field fields table<any, resty.session.options.shape>
 ---@field each resty.session.options.shape?
 ---@field list boolean? an array
----@field object boolean? with a metatable it is an object of the program, and not looked into
+---@field object boolean? whether such a table with a metatable is an object of the program, compared by identity
 
 local OPAQUE = { fields = {}, object = true } -- compared by identity, whatever it holds
 local INNER = { fields = {}, object = true }
 INNER.each = INNER
--- The section of a module that is not ours.
+-- The section of a module that is not part of this library.
 local FOREIGN = { fields = { [ORIGIN] = OPAQUE }, each = INNER }
 local LIST = { fields = {}, each = INNER, list = true }
-local NODE = { fields = {}, each = INNER, names = { "host", "ip", "port" } }
+local NODE = { fields = {}, each = INNER, names = native.storages.NODE_OPTIONS }
 local NODES = { fields = {}, each = NODE, list = true }
 
---- The shapes of the storages' own options, by the storage's name.
-local SECTIONS = {}
-for storage, names in next, native.storages.OPTIONS do
-  SECTIONS[storage] = { fields = { nodes = NODES, sentinels = NODES }, each = INNER, names = names }
+local SECTION_FIELDS = {}
+for _, name in next, native.storages.NODE_LISTS do
+  SECTION_FIELDS[name] = NODES
 end
 
---- The shape of a session's configuration. `name_section` adds the sections of storages.
+-- The shapes of the storages' own options, by each name of a storage.
+local SECTIONS = {}
+for storage, names in next, native.storages.OPTIONS do
+  SECTIONS[storage] = { fields = SECTION_FIELDS, each = INNER, names = names }
+end
+for alias, storage in next, native.storages.ALIASES do
+  SECTIONS[alias] = SECTIONS[storage]
+end
+
+-- The shape of a session's configuration.
 local SESSION = { fields = {}, each = FOREIGN, names = {} }
 for i, name in next, native.OPTIONS do
   SESSION.names[i] = name
   SESSION.fields[name] = LIST
 end
+for storage, shape in next, SECTIONS do
+  SESSION.names[#SESSION.names + 1] = storage
+  SESSION.fields[storage] = shape
+end
 SESSION.fields.storage = OPAQUE
 SESSION.fields.revocation = OPAQUE
 
---- Says that a session's configuration may hold a storage's options under a name.
--- @tparam string name
--- @tparam string storage the name of the storage's own options
-function options.name_section(name, storage)
-  SESSION.names[#SESSION.names + 1] = name
-  SESSION.fields[name] = SECTIONS[storage]
-end
-
--- What a table with a metatable holds, as a plain table; nil for an object.
+-- Returns what a table with a metatable holds, as a plain table, or nil for an object.
+---@param shape resty.session.options.shape
+---@return table?
 local function flatten(value, shape)
   if shape.object then
     return nil
@@ -84,7 +93,7 @@ local function flatten(value, shape)
     result[k] = v
   end
   if shape.list then
-    for i = 1, LONGEST do
+    for i = 1, MAX_ELEMENTS do
       if value[i] == nil then
         break
       end
@@ -129,7 +138,7 @@ with_loop(copy)
 local function equals(value, kept, shape, depth)
   if type(kept) ~= "table" then
     return false
-  elseif shape == OPAQUE or depth == 0 or getmetatable(kept) then -- no copy
+  elseif shape == OPAQUE or depth == 0 or getmetatable(kept) then -- kept is the program's own table, not a copy
     return rawequal(value, kept)
   end
   if getmetatable(value) then
@@ -157,19 +166,19 @@ local function equals(value, kept, shape, depth)
 end
 with_loop(equals)
 
---- What counts of an option's value.
--- @param value
--- @return the value; nil if it counts as absent
+--- Returns an option's value, or nil if it counts as absent.
+---@param value any
+---@return any value
 function options.present(value)
   if value ~= null then
     return value
   end
 end
 
---- A session's configuration as a table that shows all that it holds.
--- @tparam table configuration
--- @treturn table the same, if it has no metatable
--- @raise a string, if it is not a table
+--- Returns a session's configuration as a table without a metatable that holds all of its options.
+---@param configuration table
+---@return table visible the same table, if it has no metatable
+---@raise a string, if it is not a table
 function options.visible(configuration)
   if type(configuration) ~= "table" then
     error("invalid configuration (table expected, got " .. type(configuration) .. ")", 0)
@@ -184,24 +193,24 @@ function options.visible(configuration)
   return result
 end
 
---- A copy of a session's configuration.
--- @tparam table configuration as `visible` answers it
--- @treturn table
+--- Returns a copy of a session's configuration.
+---@param configuration table as `visible` returns it
+---@return table copy
 function options.copy(configuration)
-  return copy(configuration, SESSION, DEPTH)
+  return copy(configuration, SESSION, MAX_DEPTH)
 end
 
---- Whether a session's configuration holds what a copy holds.
--- @tparam table configuration as `visible` answers it
--- @tparam table kept
--- @treturn boolean
+--- Returns whether a session's configuration holds what a copy holds.
+---@param configuration table as `visible` returns it
+---@param kept table the copy
+---@return boolean
 function options.equals(configuration, kept)
-  return equals(configuration, kept, SESSION, DEPTH)
+  return equals(configuration, kept, SESSION, MAX_DEPTH)
 end
 
---- Whether a session's configuration has unknown options.
--- @tparam table configuration as `visible` answers it
--- @treturn boolean
+--- Returns whether a session's configuration has unknown options.
+---@param configuration table as `visible` returns it
+---@return boolean
 function options.has_unknown(configuration)
   for name in next, configuration do
     if not SESSION.fields[name] then
@@ -212,17 +221,19 @@ function options.has_unknown(configuration)
 end
 with_loop(options.has_unknown)
 
---- The names under which a session's configuration may hold options, the sections of storages included.
--- @treturn table array of strings
+--- Returns the names that a session's configuration may have, those of the storages' sections
+--- included.
+---@return string[]
 function options.names()
   return SESSION.names
 end
 
---- A copy of a storage's own configuration.
--- @tparam string storage the name of its options
--- @param configuration a table; anything else is returned as it is
+--- Returns a copy of a storage's own configuration.
+---@param storage string the name of the storage
+---@param configuration any a table; any other value is returned as it is
+---@return any copy
 function options.copy_section(storage, configuration)
-  return copy(configuration, SECTIONS[storage], DEPTH)
+  return copy(configuration, SECTIONS[storage], MAX_DEPTH)
 end
 
 return options

@@ -1,9 +1,9 @@
 ---
--- Configurations as they are used.
+-- Configurations that are ready for use.
 --
--- Programs pass the same configuration, often as a fresh table, on every request; and they may change their table between
--- two calls. So a configuration is found by what its table holds: a profile keeps a copy of that, the storage, and the
--- handle that the native module made.
+-- Programs pass the same configuration, often as a fresh table, on every request; and they may
+-- change their table between two calls. So a configuration is looked up by what its table holds. A
+-- profile keeps a copy of that, the storage, and the handle that the native module made.
 --
 -- @module resty.session.profiles
 -- @license BSD-2-Clause
@@ -18,57 +18,64 @@ local equals = options.equals
 local present = options.present
 local visible = options.visible
 
-local NO_SECRET = "no secret is configured: sessions are encrypted with a random key. They end when nginx is reloaded or "
-               .. "restarted, and no other server opens them; nor does another worker, unless init_by_lua loads the library"
+local NO_SECRET = "no secret is configured: sessions are encrypted with a random key. They end when nginx is reloaded "
+               .. "or restarted, and no other server opens them; nor does another worker, unless init_by_lua loads the "
+               .. "library"
 
-local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer than 16 bytes, or is one byte over and "
-               .. "over. Use a random one, such as `openssl rand -base64 32` prints"
+local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer than 16 bytes, or is one byte over "
+               .. "and over. Use a random one, such as `openssl rand -base64 32` prints"
 
 ---@class resty.session.profile
 ---@field handle userdata the native module's
----@field calling_handle userdata? that of acts which call the methods of a storage on the bridge
+---@field calling_handle userdata? for acts that call the methods of a storage on the bridge
 ---@field storage table|false
----@field module string? the storage's name, where it is not one of ours
----@field prepare function? of a storage on the bridge
+---@field module string? the name of the storage's module, if that is not part of this library
+---@field prepare (fun(storage: table): string?)? of a storage on the bridge
 ---@field cookie_name string
 ---@field remember_cookie_name string
 ---@field cookie_flags string
 ---@field remember boolean
 ---@field audience string|number
 ---@field subject string|number|nil
----@field ikms string[] of the session cookie, as `remember_ikms` of the remember cookie
----@field remember_ikms string[]
+---@field ikms string[] the session cookie's initial key material, one for each key
+---@field remember_ikms string[] the remember cookie's
 ---@field request_headers string[]
 ---@field response_headers string[]
+---@field random_key boolean whether no key was configured
+---@field guessable boolean whether the configured key can be guessed
+---@field guessable_fallbacks boolean whether a key of the fallbacks can be guessed
+---@field configuration table a copy of the configuration that the profile was made from
+---@field base any what else it was made from, compared by identity
 ---@field rivals table? profiles whose cookies' names collide with this one's
----@field warnings string[] what the log is to say of the configuration
----@field notices string[]|false what the log is still to say of it
+---@field warnings string[] the native module's warnings about the configuration
+---@field notices string[]|false the warnings that are still to be logged
 
 local profiles = {}
 
 local defaults -- the profile that `init` made
 
--- Profiles made lately.
-local known, oldest = {}, 1
-local KNOWN_PROFILES = 16
+-- The profiles that were made last, and the place of the oldest.
+local recent, oldest = {}, 1
+local MAX_PROFILES = 16
 
 local function find(configuration, base)
-  for i = 1, #known do
-    if known[i].base == base and equals(configuration, known[i].configuration) then
-      return known[i]
+  for i = 1, #recent do
+    if recent[i].base == base and equals(configuration, recent[i].configuration) then
+      return recent[i]
     end
   end
 end
 
--- Programs pass whole tables through, so an unknown option is not an error.
-local function tell_unknown(configuration, module)
+-- Logs unknown options. They are not errors, because programs pass tables with options of their
+-- own.
+local function warn_of_unknown(configuration, module)
   if options.has_unknown(configuration) then
     local names = options.names()
     notices.each_once(native.unknown_options(configuration, module and { module, unpack(names) } or names))
   end
 end
 
--- What the log is to say of a profile when the first session uses it.
+-- Returns the warnings to log when the first session uses a profile, or false.
 local function notices_of(profile)
   local texts = profile.warnings
   texts[#texts + 1] = profile.random_key and NO_SECRET or nil
@@ -77,7 +84,8 @@ local function notices_of(profile)
   return texts[1] and texts or false
 end
 
--- Makes a profile: what the shim needs to know of a configuration. `base` is what else it depends on.
+-- Makes the profile of a configuration. `base` is what else the profile depends on, and `parent`
+-- the profile whose storage it has if the configuration names none.
 local function build(configuration, base, make, parent)
   local storage, module = parent and parent.storage, parent and parent.module
   local wanted = present(configuration.storage)
@@ -90,48 +98,50 @@ local function build(configuration, base, make, parent)
   if not profile then
     error(err, 0)
   end
-  tell_unknown(configuration, module)
+  warn_of_unknown(configuration, module)
   profile.prepare = prepare
   profile.notices = notices_of(profile)
   profile.base = base
   profile.configuration = kept
   profile.storage = storage or false
   profile.module = module
-  rivals.find(profile, known)
-  rivals.find(profile, { defaults }) -- older than those, perhaps
-  known[oldest] = profile
-  oldest = oldest % KNOWN_PROFILES + 1
+  rivals.find(profile, recent)
+  rivals.find(profile, { defaults }) -- which may be older than those
+  recent[oldest] = profile
+  oldest = oldest % MAX_PROFILES + 1
   return profile
 end
 
-local function used(profile)
+-- Logs a profile's warnings before it is used. Returns the profile.
+local function log_notices(profile)
   if profile.notices then
     for _, text in ipairs(profile.notices) do
       notices.once(text)
     end
-    if ngx.get_phase() ~= "init" then -- in which the workers have not said it yet
+    if ngx.get_phase() ~= "init" then -- after the init phase, the workers are to log them, too
       profile.notices = false
     end
   end
   return profile
 end
 
---- The profile of a configuration.
--- @tparam[opt] table configuration options; absent ones are as `init` set them
--- @treturn table profile
--- @raise a string that names what is wrong with an option
+--- Returns the profile of a configuration.
+---@param configuration table? options; absent ones are as `init` set them
+---@return resty.session.profile profile
+---@raise a string that names what is wrong with an option
 function profiles.resolve(configuration)
   if present(configuration) == nil then
-    return used(defaults)
+    return log_notices(defaults)
   end
   configuration = visible(configuration)
-  return used(find(configuration, defaults) or build(configuration, defaults, native.new, defaults))
+  return log_notices(find(configuration, defaults) or build(configuration, defaults, native.new, defaults))
 end
 
---- Sets the defaults of all later profiles. Every option that is absent gets its built-in default; only the key stays what
--- it was, or is random, where neither `secret` nor `ikm` is given.
--- @tparam[opt] table configuration options
--- @raise a string that names what is wrong with an option
+--- Sets the defaults of all later profiles. Every absent option gets its built-in default, except
+--- for the key: if neither `secret` nor `ikm` is given, the key stays as it was, or is random at
+--- first.
+---@param configuration table? options
+---@raise a string that names what is wrong with an option
 function profiles.init(configuration)
   configuration = visible(present(configuration) or {})
   local has_key = present(configuration.ikm) ~= nil or present(configuration.secret) ~= nil

@@ -1,19 +1,8 @@
 ---
--- Sessions in Redis: one server, or with `sentinels` the one that Sentinels name, or with `nodes` a Cluster.
+-- Sessions in Redis: in one server; with `sentinels`, in the server that Sentinels name; with
+-- `nodes`, in a Cluster.
 --
 -- @module resty.session.redis
 -- @license BSD-2-Clause
 
-local bridged = require "resty.session.bridged"
-
-local redis = {}
-
---- Makes the storage. Nothing connects before it is needed.
--- @tparam[opt] table configuration the options of `docs/storages.md`
--- @treturn table
--- @raise a string that names what is wrong with an option
-function redis.new(configuration)
-  return bridged.new("redis", configuration)
-end
-
-return redis
+return require("resty.session.bridged").module "redis"

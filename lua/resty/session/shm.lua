@@ -1,10 +1,12 @@
 ---
--- Sessions in nginx's shared memory: the workers of one nginx see them, and they live until nginx restarts.
+-- Sessions in nginx's shared memory: all workers of one nginx see them, and they live until nginx
+-- restarts.
 --
--- A record is an entry whose time to live is the session's. Metadata is a list of items for each audience and subject:
--- `key:expiry;` notes a session, `key;` says that it has ended or was replaced; see `resty.session.utils`. Of each key, the
--- last item counts. Nobody can look into a list without taking items out, so a list is tidied up in two ways: a write looks
--- at a few items, whatever the list's length is, and a reader takes out all of them.
+-- A record is an entry whose time to live is the session's. Metadata is a list of items for each
+-- audience and subject: `key:expiry;` adds a session, and `key;` says that it has ended or was
+-- replaced; see `resty.session.utils`. The last item of each key counts. A list's items can be read
+-- only by taking them out. So a list is tidied in two ways: each write checks a few items, however
+-- long the list is, and a reader takes out all items and puts back those that are of use.
 --
 -- @module resty.session.shm
 -- @license BSD-2-Clause
@@ -21,29 +23,30 @@ local floor, max, min = math.floor, math.max, math.min
 local time = ngx.time
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
--- How many items a write looks at. It adds two at most, so that a list in use holds about as many items that are of no use
--- any more as sessions, at most.
+-- How many items a write checks. It adds two at most, so that at most about half of the items of a
+-- list in use are useless.
 local TIDY_ITEMS = 4
--- A list that is tidied is locked. Nobody waits between locking and unlocking, so it is never for long; a lock that a
--- worker left behind when it was killed is gone after so many seconds.
+-- Seconds. A list is locked while it is tidied, which never takes long, because a worker does not
+-- yield meanwhile. The lock of a worker that was killed expires after this time.
 local LOCK_TIME = 0.2
-local DESTROYED = "the session was destroyed meanwhile"
-local LOCK_SUFFIX = "\0" -- no name of an entry ends with it
-local ROOM = "\0room" -- the name of an entry that makes room, and is deleted at once
--- The flags of a record that another has replaced: it lives on for a while, but is not listed.
+local DESTROYED = native.storages.GONE
+local EXPIRY_BYTES = native.EXPIRY_BYTES
+local LOCK_SUFFIX = "\0" -- no other entry's name ends with it
+local ROOM = "\0room" -- the name of an entry that is stored to make room, and is deleted at once
+-- The flags of a record that was replaced. It stays valid for a while, but is not listed.
 local REPLACED = 1
--- The largest number in the five bytes of an item's expiry.
-local LATEST = 2 ^ 40 - 1
--- A time to live of 0 would be for ever. The dictionary counts milliseconds.
-local SHORTEST = 0.001
--- A worker warns of a full zone at most once in so many seconds.
+-- The latest expiry that fits into the bytes of an item.
+local MAX_EXPIRY = 2 ^ (8 * EXPIRY_BYTES) - 1
+-- Seconds: the dictionary's unit is a millisecond, and 0 would mean for ever.
+local MIN_TTL = 0.001
+-- Seconds. A worker warns of a full zone at most once in this time.
 local WARNING_INTERVAL = 60
 
 ---@class resty.session.shm
 ---@field prefix string?
 ---@field suffix string?
 ---@field zone string
----@field dict table
+---@field dict table `ngx.shared[zone]`
 local metatable = {}
 metatable.__index = metatable
 
@@ -54,20 +57,20 @@ local function invalid(what, expected, value)
          .. (type(value) == "number" and tostring(value) or type(value)) .. ")"
 end
 
--- A number of seconds without its fraction, or nil and an error.
+-- Returns a number of seconds without its fraction, or nil and an error.
 local function seconds(what, value)
   local number = tonumber(value)
   if not number or number < 0 or number ~= number or number == math.huge then
     return nil, invalid(what, "number that is not negative", value)
   end
-  return min(floor(number), LATEST)
+  return min(floor(number), MAX_EXPIRY)
 end
 
 local function is_text(value)
   return type(value) == "string" or type(value) == "number"
 end
 
--- What is wrong with the arguments that name a record, if anything.
+-- Returns what is wrong with the arguments that name a record, or nil.
 local function problem_of_name(name, key)
   if not is_text(name) then
     return invalid("name", "string", name)
@@ -76,7 +79,7 @@ local function problem_of_name(name, key)
   end
 end
 
--- The names of the lists that metadata speaks of, or nil and an error.
+-- Returns the names of the lists of the owners in the metadata, or nil and an error.
 local function lists_of(self, name, metadata)
   local lists = {}
   if type(metadata) ~= "table" then
@@ -97,33 +100,35 @@ end
 
 -- A full zone --------------------------------------------------------------------------------------------------------
 
-local warnings = {} -- by zone: when the worker warned last, and what has happened since
+local warnings = {} -- by zone: when the worker last warned, and what has happened since
 
--- Notes what a full zone led to, and logs it now and then.
-local function warn_of(self, what)
+-- Counts what a full zone has led to, `dropping` or `unlisted`, and logs the counts from time to
+-- time.
+local function count_full_zone(self, what)
   local warning = warnings[self.zone] or { at = -WARNING_INTERVAL, dropping = 0, unlisted = 0 }
   warnings[self.zone] = warning
   warning[what] = warning[what] + 1
   if ngx.now() - warning.at < WARNING_INTERVAL then
     return
   end
-  ngx.log(ngx.WARN, "[session] lua_shared_dict ", self.zone, ": since this worker's last such warning, writes that dropped ",
-    "the entries that were unused longest because the zone is full: ", warning.dropping, ", sessions that could not be ",
-    "listed: ", warning.unlisted)
+  ngx.log(ngx.WARN, "[session] lua_shared_dict ", self.zone, ": since this worker's last such warning, writes that ",
+    "dropped the entries that were unused longest because the zone is full: ", warning.dropping,
+    ", sessions that could not be listed: ", warning.unlisted)
   warnings[self.zone] = { at = ngx.now(), dropping = 0, unlisted = 0 }
 end
 
--- Drops the entries that were unused longest until there is room for one of some size. A list does not make room for an item
--- by itself.
+-- Drops the entries that were unused longest until an entry of this size fits. The dictionary does
+-- not do so for the items of a list.
 local function make_room(self, size)
-  local _, _, forced = self.dict:set(ROOM, ("x"):rep(size), SHORTEST)
+  local _, _, forced = self.dict:set(ROOM, ("x"):rep(size), MIN_TTL)
   self.dict:delete(ROOM)
   if forced then
-    warn_of(self, "dropping")
+    count_full_zone(self, "dropping")
   end
 end
 
--- Adds an item to the end of a list (`rpush`) or to its beginning (`lpush`). Returns the list's length, or nil and an error.
+-- Adds an item to the end of a list (`rpush`) or to its beginning (`lpush`). Returns the list's
+-- length, or nil and an error.
 local function add(self, method, list, item)
   local dict = self.dict
   local length, err = dict[method](dict, list, item)
@@ -141,16 +146,17 @@ end
 
 -- Lists --------------------------------------------------------------------------------------------------------------
 
--- Lets a list live for `ttl` seconds more at least. A list that lives for ever, as lua-resty-session leaves some, goes on
--- doing so, unless it has just been made, with the item that was added.
-local function prolong(dict, list, ttl, length)
+-- Makes a list live for at least `ttl` seconds more. A list that lives for ever, as some do that
+-- lua-resty-session wrote, keeps doing so, unless the item that was just added is its first.
+local function extend_ttl(dict, list, ttl, length)
   local left = dict:ttl(list)
   if left and (length == 1 or left > 0 and left < ttl) then
-    dict:expire(list, max(ttl, SHORTEST))
+    dict:expire(list, max(ttl, MIN_TTL))
   end
 end
 
--- An item's key and expiry; no expiry if it says that a session has ended. `known` holds expiries that were read before.
+-- Returns an item's key and expiry; no expiry if it says that a session has ended. `known` holds
+-- the expiries that were decoded before.
 local function parse(item, known)
   local colon = item:find(":", 1, true)
   if not colon then
@@ -160,21 +166,22 @@ local function parse(item, known)
   local expiry = known[text]
   if expiry == nil then
     local packed = decode_base64url(text)
-    expiry = packed and #packed == 5 and bunpack(5, packed) or false
+    expiry = packed and #packed == EXPIRY_BYTES and bunpack(EXPIRY_BYTES, packed) or false
     known[text] = expiry
   end
   return item:sub(1, colon - 1), expiry or nil
 end
 
--- Whether a record is there, and none has replaced it.
+-- Returns whether a record exists and was not replaced.
 local function is_current(dict, record)
   local value, flags = dict:get(record)
   return value ~= nil and flags ~= REPLACED
 end
 
--- Looks at the first few items of a list, drops the useless ones, and moves the others to the end. An item must not move
--- behind a later item of its key, which says that the session has ended. But before that item was added, the record was
--- deleted, or marked as replaced: so an item whose record is current may move.
+-- Checks the first few items of a list, drops the useless ones, and moves the others to the end. An
+-- item must not move behind a later item of the same key which says that the session has ended. But
+-- such an item is added only after the record was deleted or marked as replaced. So an item whose
+-- record is current may move.
 local function tidy_some(self, list, before, after)
   local dict, now, known = self.dict, time(), {}
   if (dict:llen(list) or 0) <= TIDY_ITEMS or not dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME) then
@@ -189,7 +196,9 @@ local function tidy_some(self, list, before, after)
     local record = before .. key .. after
     if expiry and expiry > now and is_current(dict, record) then
       add(self, "rpush", list, item)
-      if not is_current(dict, record) then -- it has ended meanwhile, and the item that says so may stand before this one
+      if not is_current(dict, record) then
+        -- The session has ended meanwhile, and the item that says so may stand before the one that
+        -- was moved.
         add(self, "rpush", list, meta_get_value(key))
       end
     end
@@ -197,11 +206,12 @@ local function tidy_some(self, list, before, after)
   dict:delete(list .. LOCK_SUFFIX)
 end
 
--- Locks a list against other workers that would tidy it up. Phases that cannot wait do this too, so it spins.
+-- Locks a list against other workers that would tidy it. Spins, because this runs in phases that
+-- cannot wait, too.
 local function lock(dict, list)
   local ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
   while not ok and err == "exists" do
-    ngx.update_time() -- by which the lock runs out
+    ngx.update_time() -- the lock expires by nginx's clock
     ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
   end
   if not ok and err == "no memory" then
@@ -211,7 +221,8 @@ local function lock(dict, list)
   return ok, err
 end
 
--- Takes out the items that a list has now. Returns those of live sessions by their keys, and the sessions' expiries.
+-- Takes out the items that a list has now. Returns those of live sessions by their keys, and the
+-- sessions' expiries.
 local function take_out(dict, list, now)
   local items, sessions, known = {}, {}, {}
   for _ = 1, dict:llen(list) or 0 do
@@ -232,17 +243,17 @@ local function put_back(self, list, items, sessions, now)
   for key, item in following, items do
     local new_length, err = add(self, "lpush", list, item)
     length = length or new_length
-    problem = not new_length and err or problem -- the others are put back all the same
+    problem = not new_length and err or problem -- the other items are put back all the same
     latest = max(latest, sessions[key])
   end
   if latest > now then
-    prolong(self.dict, list, latest - now, length)
+    extend_ttl(self.dict, list, latest - now, length)
   end
   return not problem or nil, problem
 end
 
--- Leaves one item for each live session in a list, and returns the sessions. A caller that looks ahead, with a later time,
--- removes none.
+-- Leaves one item for each live session in a list, and returns the sessions. If the caller's time
+-- is in the future, sessions that are live now stay in the list.
 local function tidy(self, list, current_time)
   local dict, now = self.dict, min(current_time, time())
   local ok, err = lock(dict, list)
@@ -259,35 +270,37 @@ local function is_locked(dict, list)
   return dict:get(list .. LOCK_SUFFIX) ~= nil
 end
 
--- Notes in a list that a session has ended or was replaced. Whoever tidies the list has taken its items out, and puts them
--- back before the note.
-local function note_end(self, list, key)
+-- Adds an item to a list which says that a session has ended or was replaced. If another worker is
+-- tidying the list, it has taken the items out, and puts them back before this one.
+local function add_end(self, list, key)
   if (self.dict:llen(list) or 0) > 0 or is_locked(self.dict, list) then
     add(self, "rpush", list, meta_get_value(key))
   end
 end
 
--- Notes a session in lists, and that it has replaced another. Where there is no room, the session works unlisted.
-local function note(self, lists, key, expiry, ttl, old_key)
+-- Adds a session to lists, and says in them that it has replaced another. If there is no room, the
+-- session works unlisted.
+local function add_to_lists(self, lists, key, expiry, ttl, old_key)
   for _, list in ipairs(lists) do
     local length = add(self, "rpush", list, meta_get_value(key, expiry))
     if length then
-      prolong(self.dict, list, ttl, length)
+      extend_ttl(self.dict, list, ttl, length)
     else
-      warn_of(self, "unlisted")
+      count_full_zone(self, "unlisted")
     end
     if old_key then
-      note_end(self, list, old_key)
+      add_end(self, list, old_key)
     end
   end
 end
 
--- What stands before and after the key in a record's name.
-local function around(self, name)
+-- Returns what stands before and after the key in a record's name.
+local function name_affixes(self, name)
   return (self.prefix and self.prefix .. ":" or "") .. name .. ":", self.suffix and ":" .. self.suffix or ""
 end
 
--- Lets a record that was replaced expire soon, if it would live longer, and marks it. Returns whether it was there.
+-- Marks a record as replaced, and shortens its life to `stale_ttl` if it would live longer. Returns
+-- whether it existed.
 local function replace(self, record, stale_ttl)
   local dict = self.dict
   local value = dict:get(record)
@@ -298,15 +311,15 @@ local function replace(self, record, stale_ttl)
     dict:delete(record)
     return true
   end
-  local ttl = max(left > 0 and min(left, stale_ttl) or stale_ttl, SHORTEST)
+  local ttl = max(left > 0 and min(left, stale_ttl) or stale_ttl, MIN_TTL)
   local _, err = dict:replace(record, value, ttl, REPLACED)
   return err ~= "not found"
 end
 
 -- The storage --------------------------------------------------------------------------------------------------------
 
--- The times of a save in whole seconds: the time to live, the current time, and how long the replaced record goes on
--- working; or nil and an error.
+-- Returns the times of a save in whole seconds: the time to live, the current time, and how long
+-- the replaced record stays valid; or nil and an error.
 local function times_of(ttl, current_time, stale_ttl)
   local err
   ttl, err = seconds("ttl", ttl)
@@ -322,18 +335,17 @@ local function times_of(ttl, current_time, stale_ttl)
   return max(ttl, 1), current_time, stale_ttl
 end
 
---- Stores a record. In a full zone, the entries that were unused longest make room.
--- @tparam string name the cookie's name
--- @tparam string key
--- @tparam string value
--- @tparam number ttl whole seconds; 0 counts as 1
--- @tparam[opt] number current_time seconds since the epoch
--- @tparam[opt] string old_key the record that this one replaces
--- @tparam[opt=0] number stale_ttl seconds that the replaced one goes on working
--- @tparam[opt] table metadata `{ audiences = {…}, subjects = {…} }`
--- @tparam[opt] boolean old_must_exist stores nothing if the replaced record is gone
--- @treturn boolean|nil true
--- @treturn string|nil error
+--- Stores a record. In a full zone, this drops the entries that were unused longest.
+---@param name string the cookie's name
+---@param key string
+---@param value string
+---@param ttl number whole seconds; 0 counts as 1
+---@param current_time number? seconds since the epoch
+---@param old_key string? the record that this one replaces
+---@param stale_ttl number? seconds for which the replaced record stays valid; 0 by default
+---@param metadata table? `{ audiences = {…}, subjects = {…} }`
+---@param old_must_exist boolean? whether to store nothing if the replaced record is gone
+---@return true? ok, string? err
 function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
   local err = problem_of_name(name, key) or not is_text(value) and invalid("value", "string", value)
               or old_key ~= nil and not is_text(old_key) and invalid("old_key", "string", old_key)
@@ -347,7 +359,7 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
     return nil, err
   end
   old_key = old_key ~= "" and old_key ~= key and old_key or nil
-  local before, after = around(self, name)
+  local before, after = name_affixes(self, name)
   if old_must_exist and old_key and self.dict:get(before .. old_key .. after) == nil then
     return nil, DESTROYED
   end
@@ -355,22 +367,23 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   if not ok then
     return nil, problem
   elseif forced then
-    warn_of(self, "dropping")
+    count_full_zone(self, "dropping")
   end
-  -- Not before the new record is stored; and before its lists say so, see tidy_some.
+  -- After the new record is stored, and before the lists say that the old one is replaced: see
+  -- tidy_some.
   if old_key and not replace(self, before .. old_key .. after, stale_ttl) and old_must_exist then
     self.dict:delete(before .. key .. after)
     return nil, DESTROYED
   end
-  note(self, lists, key, min(current_time + ttl, LATEST), ttl, old_key)
+  add_to_lists(self, lists, key, min(current_time + ttl, MAX_EXPIRY), ttl, old_key)
   for _, list in ipairs(lists) do
     tidy_some(self, list, before, after)
   end
   return true
 end
 
--- Writes a record anew if it is there; it lives no longer than it would have. Returns true; nil if it is not there; or nil
--- and an error.
+-- Replaces a record's value if the record exists, without lengthening its life. Returns true; nil
+-- if the record does not exist; or nil and an error.
 function metatable:__update(name, key, value, ttl)
   local err = problem_of_name(name, key) or not is_text(value) and invalid("value", "string", value)
   if not err then
@@ -384,20 +397,20 @@ function metatable:__update(name, key, value, ttl)
   local left = dict:ttl(record)
   ttl = max(ttl, 1)
   if left and left > 0 then
-    ttl = max(min(left, ttl), SHORTEST)
+    ttl = max(min(left, ttl), MIN_TTL)
   end
   local ok, problem, forced = dict:replace(record, tostring(value), ttl, flags or 0)
   if forced then
-    warn_of(self, "dropping")
+    count_full_zone(self, "dropping")
   end
   return ok or nil, problem ~= "not found" and problem or nil
 end
 
 --- Reads a record.
--- @tparam string name the cookie's name
--- @tparam string key
--- @treturn string|nil value; nil without an error if there is none
--- @treturn string|nil error
+---@param name string the cookie's name
+---@param key string
+---@return string? value nil without an error if there is no such record
+---@return string? err
 function metatable:get(name, key)
   local err = problem_of_name(name, key)
   if err then
@@ -410,13 +423,12 @@ function metatable:get(name, key)
   return value
 end
 
---- Deletes a record; one that is not there is no error.
--- @tparam string name the cookie's name
--- @tparam string key
--- @tparam[opt] number current_time seconds since the epoch
--- @tparam[opt] table metadata
--- @treturn boolean|nil true
--- @treturn string|nil error
+--- Deletes a record. Deleting one that does not exist succeeds.
+---@param name string the cookie's name
+---@param key string
+---@param current_time number? seconds since the epoch
+---@param metadata table? `{ audiences = {…}, subjects = {…} }`
+---@return true? ok, string? err
 function metatable:delete(name, key, current_time, metadata)
   local err, lists = problem_of_name(name, key), nil
   if not err then
@@ -428,12 +440,12 @@ function metatable:delete(name, key, current_time, metadata)
   if err then
     return nil, err
   end
-  local before, after = around(self, name)
+  local before, after = name_affixes(self, name)
   self.dict:delete(before .. key .. after)
   for _, list in ipairs(lists) do
-    note_end(self, list, key)
+    add_end(self, list, key)
     if (self.dict:llen(list) or 0) <= TIDY_ITEMS and not is_locked(self.dict, list) then
-      tidy(self, list, current_time) -- the list goes with its last session
+      tidy(self, list, current_time) -- which deletes the list with its last session
     else
       tidy_some(self, list, before, after)
     end
@@ -441,13 +453,14 @@ function metatable:delete(name, key, current_time, metadata)
   return true
 end
 
---- The live sessions of a subject. This takes the worker a millisecond or two for each thousand sessions.
--- @tparam string name the cookie's name
--- @tparam string audience as in the metadata: base64url
--- @tparam string subject as in the metadata
--- @tparam[opt] number current_time seconds since the epoch
--- @treturn table|nil `{ key = expiry, … }`
--- @treturn string|nil error
+--- Returns the live sessions of a subject. This takes the worker a millisecond or two for each
+--- thousand sessions.
+---@param name string the cookie's name
+---@param audience string as in the metadata: base64url
+---@param subject string as in the metadata
+---@param current_time number? seconds since the epoch
+---@return table<string, integer>? sessions `{ key = expiry, … }`
+---@return string? err
 function metatable:read_metadata(name, audience, subject, current_time)
   local err = not is_text(name) and invalid("name", "string", name)
               or not is_text(audience) and invalid("audience", "string", audience)
@@ -476,9 +489,9 @@ storages.keep_originals(metatable)
 local shm = {}
 
 --- Makes the storage.
--- @tparam[opt] table configuration `zone` (default `sessions`), `prefix`, `suffix`
--- @treturn table
--- @raise `lua_shared_dict <zone> is missing`, or a string that names what is wrong with an option
+---@param configuration table? `zone` (default `sessions`), `prefix`, `suffix`
+---@return resty.session.shm storage
+---@raise `lua_shared_dict <zone> is missing`, or a string that names what is wrong with an option
 function shm.new(configuration)
   local own, err, unknown = native.storages.shm(options.copy_section("shm", configuration))
   if not own then

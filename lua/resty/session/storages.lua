@@ -1,9 +1,12 @@
 ---
--- The storages by name.
+-- The storages by name, and which of their methods an act calls.
 --
 -- @module resty.session.storages
+-- @license BSD-2-Clause
 
--- Loaded with the first session: it learns from the phase how long this Lua VM lives.
+local native = require("resty.session.native").storages
+-- Loaded together with the first session, because it learns from the phase how long this Lua VM
+-- lives.
 require "resty.session.waiting"
 local options = require "resty.session.options"
 
@@ -16,77 +19,68 @@ local tostring = tostring
 local type = type
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
--- The option that holds a storage's configuration, where it is not of the storage's own name.
-local OPTION = {
-  memcache = "memcached",
-  mariadb = "mysql",
-  postgresql = "postgres",
-  ["redis-cluster"] = "redis",
-  ["redis-sentinel"] = "redis",
-}
+-- By each name of a storage, the section of the configuration that holds its options; an alias also
+-- has a section of its own name, which comes first.
+local SECTIONS = {}
+for name in following, native.OPTIONS do
+  SECTIONS[name] = name
+end
+for alias, name in following, native.ALIASES do
+  SECTIONS[alias] = name
+end
 
-local MODULE = {
-  dshm = "resty.session.dshm",
-  file = "resty.session.file",
-  mariadb = "resty.session.mysql",
-  memcache = "resty.session.memcached",
-  memcached = "resty.session.memcached",
-  mysql = "resty.session.mysql",
-  postgres = "resty.session.postgres",
-  postgresql = "resty.session.postgres",
-  redis = "resty.session.redis",
+-- The modules that are not named after their section.
+local MODULES = {
   ["redis-cluster"] = "resty.session.redis.cluster",
   ["redis-sentinel"] = "resty.session.redis.sentinel",
-  shm = "resty.session.shm",
 }
 
-for name in following, MODULE do
-  options.name_section(name, OPTION[name] or name)
+local function module_of(name)
+  return MODULES[name] or SECTIONS[name] and "resty.session." .. SECTIONS[name] or name
 end
 
 local storages = {}
 
---- Whether what the option `storage` says is a module that is not ours.
--- @param storage
--- @treturn boolean
+--- Returns whether the option `storage` names a module that is not part of this library.
+---@param storage any
+---@return boolean
 function storages.is_module(storage)
-  return type(storage) == "string" and storage ~= "cookie" and not MODULE[storage]
+  return type(storage) == "string" and storage ~= "cookie" and not SECTIONS[storage]
 end
 
---- The part of a session's configuration that is a storage's own.
--- @tparam string name the storage's name
--- @tparam table configuration the session's
--- @return its configuration, or nil
--- @treturn string the option that holds it
-function storages.configuration(name, configuration)
-  local own = options.present(configuration[name])
-  if own == nil and OPTION[name] then
-    return options.present(configuration[OPTION[name]]), OPTION[name]
+-- Returns a storage's own part of a session's configuration, or nil, and the name of the option
+-- that holds it.
+local function section_of(name, configuration)
+  local own, section = options.present(configuration[name]), SECTIONS[name]
+  if own == nil and section then
+    return options.present(configuration[section]), section
   end
   return own, name
 end
 
--- The metatables of our own storages, each with its methods as they were made: a program may replace them.
-local originals = setmetatable({}, { __mode = "k" })
--- The storages on the bridge, each with its metatable.
-local on_bridge = setmetatable({}, { __mode = "k" })
+-- By the metatable of a storage of this library: its methods as they were before a program replaced
+-- any.
+local originals = setmetatable({}, { __mode = "k" }) ---@type table<table, table<string, function>>
+-- By a storage on the bridge: its metatable.
+local on_bridge = setmetatable({}, { __mode = "k" }) ---@type table<table, table>
 
---- Notes the methods of a storage of ours, so that a method that a program replaces later is noticed.
--- @tparam table meta the metatable of the storage's objects
+--- Keeps the methods of a storage of this library, so that a method that a program replaces later
+--- is noticed.
+---@param meta table the metatable of the storage's objects
 function storages.keep_originals(meta)
   originals[meta] = { get = meta.get, set = meta.set, delete = meta.delete }
 end
 
---- Notes that a storage is on the bridge: sessions' acts may ask its native storage by themselves.
--- @tparam table storage
+--- Registers a storage on the bridge: sessions' acts may call its native storage directly.
+---@param storage resty.session.bridged
 function storages.register(storage)
   on_bridge[storage] = getmetatable(storage)
 end
 
---- How a session's acts can ask a storage's native storage by themselves.
--- @param storage
--- @return the native storage; nil for a storage that is not on the bridge
--- @treturn function|nil `prepare(storage)`, to be called before an act
+--- Returns what a session's acts need to call a storage's native storage directly.
+---@param storage any
+---@return userdata? native the native storage; nil if the storage is not on the bridge
+---@return function? prepare `prepare(storage)`, to be called before an act
 function storages.native(storage)
   local meta = on_bridge[storage]
   if meta then
@@ -94,7 +88,8 @@ function storages.native(storage)
   end
 end
 
--- The original methods of a storage whose metatable still is one of ours and looks methods up in itself.
+-- Returns the original methods of a storage, and its metatable, if that still belongs to this
+-- library and is its own `__index`.
 local function originals_of(storage)
   local meta = getmetatable(storage)
   local original = originals[meta]
@@ -103,20 +98,19 @@ local function originals_of(storage)
   end
 end
 
--- Whether a storage of ours has all the methods that acts call as they were made. It does not when a program has replaced
--- one in the object or in the metatable, or has replaced the metatable.
+-- Returns whether all methods that acts call are this library's. They are not if a program has
+-- replaced one in the object or in the metatable, or has replaced the metatable.
 local function is_original(storage)
   local original = originals_of(storage)
   return original ~= nil
      and storage.get == original.get and storage.set == original.set and storage.delete == original.delete
 end
 
---- The native handle to run an act with. An act asks a native storage by itself, unless the program has replaced a method of
--- the storage's object: then the act calls the object's methods.
--- @tparam table profile of a configuration: `storage`, `handle`, and where the storage is on the bridge `calling_handle`
--- and `prepare`
--- @return the handle
--- @treturn string|nil why the native storage can't be waited for
+--- Returns the native handle to run an act with. An act calls the native storage directly, unless a
+--- program has replaced a method of the storage: then it calls the storage's methods.
+---@param profile resty.session.profile
+---@return userdata handle
+---@return string? err why this thread can't wait for the native storage
 function storages.handle_of(profile)
   local storage = profile.storage
   if not profile.prepare then
@@ -127,46 +121,51 @@ function storages.handle_of(profile)
   return profile.calling_handle
 end
 
--- Writes a record anew by a storage that is not asked natively: if it is there, where the storage has a way to do that. A
--- program's own storage has none; nor has one of ours whose `set` a program has replaced.
-local function update(storage, ...)
+-- Replaces a record's value. A storage of this library does so only if the record exists. Others
+-- have no method for that, and neither has one whose `set` a program has replaced: there, `set`
+-- stores the record.
+local function update(storage, request)
+  local name, key, value = request.name, request.key, request.value
+  local ttl, current_time = request.ttl, request.current_time
   local original, meta = originals_of(storage)
   if original and storage.set == original.set then
-    return meta.__update(storage, ...)
+    return meta.__update(storage, name, key, value, ttl, current_time)
   end
-  local ok, err = storage:set(...)
+  local ok, err = storage:set(name, key, value, ttl, current_time)
   return ok, not ok and err == nil and "the storage gives no reason" or err
 end
 
--- Stores a record. Only a storage of ours, whose `set` is its own, is told that nothing may be stored if the record that it
--- replaces is gone.
-local function set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)
-  local original = old_must_exist and originals_of(storage)
+-- Stores a record. Only the original `set` of this library gets `old_must_exist`: nothing may be
+-- stored if the replaced record is gone.
+local function set(storage, request)
+  local name, key, value = request.name, request.key, request.value
+  local ttl, current_time = request.ttl, request.current_time
+  local old_key, stale_ttl, metadata = request.old_key, request.stale_ttl, request.metadata
+  local original = request.old_must_exist and originals_of(storage)
   if original and storage.set == original.set then
     return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata, true)
   end
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
---- Calls the method of a storage that an act needs.
--- @tparam table storage
--- @tparam string method `set`, `get`, `delete`, or `update`
--- @param ... the method's arguments
--- @return what the method returns
-function storages.ask(storage, method, ...)
-  if method == "update" then
-    return update(storage, ...)
-  elseif method == "set" then
-    return set(storage, ...)
+--- Calls the storage method that an act needs, other than `get`.
+---@param storage table
+---@param request table its `method`, which is `set`, `delete` or `update`, and the method's arguments by their names
+---@return any ... what the method returns
+function storages.call(storage, request)
+  if request.method == "update" then
+    return update(storage, request)
+  elseif request.method == "set" then
+    return set(storage, request)
   end
-  return storage[method](storage, ...)
+  return storage:delete(request.name, request.key, request.current_time, request.metadata)
 end
 
---- Loads what the option `storage` says.
--- @param storage false, a name, or a storage itself
--- @tparam table configuration the session's
--- @treturn table|nil the storage; nil where the session is kept in its cookie
--- @raise a string that names what is wrong
+--- Loads the storage that the option `storage` says.
+---@param storage any false, a name, or a storage itself
+---@param configuration table the session's
+---@return table? storage nil if the session is kept in its cookie
+---@raise a string that names what is wrong
 function storages.load(storage, configuration)
   if storage == false or storage == "cookie" then
     return nil
@@ -177,11 +176,11 @@ function storages.load(storage, configuration)
   if type(storage) ~= "string" then
     error("invalid session storage", 0)
   end
-  local own, option = storages.configuration(storage, options.present(configuration) or {})
-  if MODULE[storage] and own and type(own) ~= "table" then
+  local own, option = section_of(storage, options.present(configuration) or {})
+  if SECTIONS[storage] and own and type(own) ~= "table" then
     error("invalid " .. option .. " (table expected, got " .. type(own) .. ")", 0)
   end
-  local ok, module = pcall(require, MODULE[storage] or storage)
+  local ok, module = pcall(require, module_of(storage))
   if not ok then
     error("unable to load session storage (" .. tostring(module) .. ")", 0)
   end

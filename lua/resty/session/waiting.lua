@@ -1,11 +1,13 @@
 ---
--- Waiting for storages whose drivers run beside the worker; see `docs/architecture.md`, "The bridge".
+-- Waiting for storages whose drivers run beside the worker; see `docs/architecture.md`, "The
+-- bridge".
 --
--- An operation that is submitted gets a ticket, and whoever submitted it waits for the ticket on a semaphore. Two light
--- threads a worker serve all of them. The listener reads the doorbell, takes over all replies that have come, and wakes
--- those who wait for them. The housekeeper, which the listener wakes last, runs after them in the same turn of
--- nginx's event loop: it flushes what was submitted, so that many operations cross at once, and drops replies that
--- nobody has taken a turn later.
+-- An operation that is submitted gets a ticket, and its request waits for the ticket on a
+-- semaphore. Two light threads in each worker serve all requests. The listener reads the doorbell,
+-- drains all replies that have arrived, and wakes the requests that wait for them. It wakes the
+-- housekeeper last, which therefore runs after them in the same turn of nginx's event loop: it
+-- flushes the operations that were submitted, so that many cross at once, and drops replies that
+-- were not taken within a turn.
 --
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
@@ -26,55 +28,61 @@ local NO_WAITING = {
   log = true, balancer = true, ssl_session_store = true,
 }
 
--- nginx logs a read that times out as an error: the doorbell is read without a limit that matters, in milliseconds.
+-- Milliseconds. nginx logs a read that times out as an error, so the doorbell is read with the
+-- longest limit there is.
 local DOORBELL_TIMEOUT = 0x7fffffff
--- Pending timers fire when the worker exits; this one is for nothing else. Seconds: some ten years.
-local FAR_OFF = 10 * 365 * 24 * 3600
+-- Seconds. Pending timers fire when the worker exits, and this one is only for that: it is set for
+-- ten years ahead.
+local EXIT_TIMER_DELAY = 10 * 365 * 24 * 3600
 local CONNECT_TIMEOUT = 5000 -- milliseconds
 local EXIT_CHECK_INTERVAL = 5 -- seconds; how often the housekeeper looks whether the worker exits
--- nginx drops timers when it runs out of them, or of connections: a listener that was started and does not run after so
--- many seconds is started again.
+-- Seconds. nginx drops timers when it runs out of them, or of connections: a listener that does not
+-- run so long after it was started is started again.
 local RESTART_INTERVAL = 1
--- How often those who wait look for replies themselves while no listener runs, in seconds.
+-- Seconds. How often requests look for their replies themselves while no listener runs.
 local POLL_INTERVAL = 0.001
--- How often they drop replies that nobody took, in seconds.
+-- Seconds. How often they then drop replies that were not taken.
 local SWEEP_INTERVAL = 0.1
-local MAX_IDLE = 512 -- waiters
+local MAX_IDLE_WAITERS = 512
 
 ---@class resty.session.waiter
 ---@field semaphore table
----@field done boolean? whether the reply has come
----@field looking boolean? whether it takes replies over itself, and so does not have to be woken
+---@field done boolean? whether the reply has arrived
+---@field draining boolean? whether it drains replies itself at the moment, and so does not have to be woken
 
 local waiting = {} ---@type table<integer, resty.session.waiter> by ticket
 local idle, idle_count = {}, 0 -- waiters to be used again
-local flush_due = false -- whether something was submitted that was not flushed
-local flush_now = false -- whether the housekeeper is to flush it
+local flush_due = false -- whether operations were submitted that are not flushed yet
+local flush_now = false -- whether the housekeeper is to flush them when it runs next
 local listening = false -- whether a listener runs
-local generation = 0 -- the number of the listener that was started last; any other one leaves
-local started -- when that was; nil if another may be started at once
-local swept = 0 -- when replies that nobody took were last dropped
-local exit_timer = false -- whether there is a timer that rings when the worker exits
+local generation = 0 -- the number of the listener that was started last; all others end
+local start_time -- when that was; nil if another may be started at once
+local last_sweep = 0 -- when replies that were not taken were last dropped
+local has_exit_timer = false -- whether the timer that rings the doorbell when the worker exits is set
 
--- Whether this thread can yield here. It cannot inside a function that C code called: a callback of `string.gsub`
--- or `table.sort`, a module that `require` loads, an error handler, a finalizer.
+-- Returns whether this thread can yield here. It cannot inside a function that C code called: a
+-- callback of `string.gsub` or `table.sort`, a module that `require` loads, an error handler, a
+-- finalizer.
 --
--- `lua_isyieldable` is LuaJIT's own answer, but ngx_lua's `coroutine` table lacks the function that returns it. It is
--- used as a Lua function itself here: it takes the Lua state and returns 1 or 0, by which it says that its
--- last argument is its only result, or that it has none.
+-- LuaJIT's C function `lua_isyieldable` knows, but ngx_lua's `coroutine` table lacks `isyieldable`.
+-- So the C function itself is called as if it were a Lua function. Like those, it takes the Lua
+-- state, and the number that it returns, 1 or 0, is how many results LuaJIT takes from the stack:
+-- the last argument, or none.
 local yieldable = coroutine.isyieldable
 if not yieldable then
-  local is_yieldable = package.loadlib("", "lua_isyieldable") or package.loadlib("libluajit-5.1.so.2", "lua_isyieldable")
+  local NAME, LIBRARY = "lua_isyieldable", "libluajit-5.1.so.2"
+  local is_yieldable = package.loadlib("", NAME) or package.loadlib(LIBRARY, NAME)
   assert(is_yieldable, "LuaJIT's function lua_isyieldable cannot be found")
   function yieldable()
     return is_yieldable(true)
   end
 end
 
--- How long this Lua VM lives --------------------------------------------------------------------------------------------
+-- How long this Lua VM lives -----------------------------------------------------------------------------------------
 
--- `lua_code_cache off` makes a VM for each request, which must not outlive it: there, no listener is started. The
--- worker's own VM was made before the workers were forked, or for `init_worker_by_lua`, or it serves a second request.
+-- `lua_code_cache off` makes a VM for each request. A listener would keep that VM alive after the
+-- request, so none is started in it. A VM lives as long as the worker if it was made before the
+-- workers were forked or for `init_worker_by_lua`, or if it serves a second request.
 local loading_phase, loading_process = get_phase(), ngx.worker.pid()
 local resident = loading_phase == "init_worker"
 local first_request
@@ -98,7 +106,8 @@ end
 
 -- The listener and the housekeeper ------------------------------------------------------------------------------------
 
--- Takes over the replies that have come, and wakes those who wait for them. Returns whether there were any.
+-- Drains the replies that have arrived, and wakes the requests that wait for them. Returns whether
+-- there were any.
 local function deliver()
   local tickets = bridge.drain()
   for i = 1, #tickets do
@@ -107,7 +116,7 @@ local function deliver()
     waiting[ticket] = nil
     if waiter then
       waiter.done = true
-      if not waiter.looking then
+      if not waiter.draining then
         waiter.semaphore:post(1)
       end
     end
@@ -117,54 +126,55 @@ end
 
 local function flush()
   bridge.flush()
-  flush_due, flush_now = false, false -- not before: where it fails, it is tried again
+  flush_due, flush_now = false, false -- only now: if flushing fails, it is tried again
 end
 
--- Drops the replies that nobody took: those that the sweep before found not taken, and that still are not. Never twice at
--- the same time, which nginx reads once a turn of its event loop: everyone who was woken in a turn runs in it. Returns
--- whether there is more to do.
+-- Drops the replies that were not taken at the last sweep, and still are not. Does so only once in
+-- a turn of nginx's event loop, at whose start nginx reads the clock, because all threads that are
+-- woken in a turn run before it ends. Returns whether there is more to do.
 local function sweep()
-  if swept == now() then
+  if last_sweep == now() then
     return true
   end
-  swept = now()
+  last_sweep = now()
   return bridge.sweep()
 end
 
--- Flushes if it is time to, and sweeps. Returns whether there is more to do soon.
-local function do_chores()
+-- Flushes if that is due, and sweeps. Returns whether there is more to do soon.
+local function flush_and_sweep()
   if flush_now then
     flush()
   end
   return sweep()
 end
 
-local function keep_house(chores)
+local function run_housekeeper(semaphore)
   local again = false
   while true do
-    local woken = chores:wait(again and POLL_INTERVAL or EXIT_CHECK_INTERVAL)
-    local ok, result = pcall(do_chores)
+    local woken = semaphore:wait(again and POLL_INTERVAL or EXIT_CHECK_INTERVAL)
+    local ok, result = pcall(flush_and_sweep)
     again = not ok or result
     if not ok then
-      ngx.log(ngx.ERR, "[session] unable to ask storages: ", result)
+      ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
     elseif not woken and not again and exiting() then
-      bridge.ring() -- should the far-off timer have been lost
+      bridge.ring() -- in case nginx has dropped the exit timer
     end
   end
 end
 
----@class resty.session.house What a listener shares with its housekeeper
----@field thread thread
----@field chores table a semaphore that wakes the housekeeper
+---@class resty.session.housekeeper
+---@field thread thread? nil before it is first woken
+---@field semaphore table? wakes it
 
--- Has the housekeeper run once everyone has who was woken before. One that has failed is replaced.
-local function wake_housekeeper(house)
-  if not house.thread or coroutine.status(house.thread) == "dead" then
-    house.chores = assert(semaphores.new(0))
-    house.thread = ngx.thread.spawn(keep_house, house.chores)
+-- Wakes the housekeeper, which runs after all threads that were woken before. Replaces one that has
+-- failed.
+local function wake_housekeeper(housekeeper)
+  if not housekeeper.thread or coroutine.status(housekeeper.thread) == "dead" then
+    housekeeper.semaphore = assert(semaphores.new(0))
+    housekeeper.thread = ngx.thread.spawn(run_housekeeper, housekeeper.semaphore)
   end
-  if house.chores:count() < 0 then
-    house.chores:post(1)
+  if housekeeper.semaphore:count() < 0 then
+    housekeeper.semaphore:post(1)
   end
 end
 
@@ -191,12 +201,13 @@ local function connect()
   return socket
 end
 
--- Reads the doorbell until the worker exits and nobody waits any more, or another listener was started.
-local function read_doorbell(house, own)
+-- Reads the doorbell until the worker exits and no operation is in flight, or until another
+-- listener was started.
+local function read_doorbell(housekeeper, own)
   local socket = connect()
-  wake_housekeeper(house)
+  wake_housekeeper(housekeeper)
   listening = own == generation
-  flush() -- what was submitted before
+  flush() -- operations that were submitted before
   while own == generation and not (exiting() and bridge.in_flight() == 0) do
     local _, problem = socket:receiveany(64)
     if problem and problem ~= "timeout" then
@@ -204,58 +215,59 @@ local function read_doorbell(house, own)
     end
     flush_now = flush_due
     if deliver() or flush_now then
-      wake_housekeeper(house)
+      wake_housekeeper(housekeeper)
     end
   end
   socket:close()
   deliver()
 end
 
--- Wakes everyone who waits, so that they look for their replies themselves: no listener runs.
+-- Wakes all requests that wait, so that they look for their replies themselves while no listener
+-- runs.
 local function wake_all()
   for _, waiter in following, waiting do
     waiter.semaphore:post(1)
   end
 end
 
--- Runs in a timer of its own. `own` is its generation.
+-- The listener, which runs in a timer of its own. `own` is its generation.
 local function listen(_, own)
   if own ~= generation then
-    return -- it comes late: another was started meanwhile
+    return -- too late: another was started meanwhile
   end
-  started = math.huge -- no other is started while it connects
-  local house = {}
-  local ok, problem = pcall(read_doorbell, house, own)
-  if house.thread then
-    ngx.thread.kill(house.thread)
+  start_time = math.huge -- so that no other is started while this one connects
+  local housekeeper = {}
+  local ok, problem = pcall(read_doorbell, housekeeper, own)
+  if housekeeper.thread then
+    ngx.thread.kill(housekeeper.thread)
   end
   if own ~= generation then
     return
   end
-  listening, started = false, nil
+  listening, start_time = false, nil
   if not ok then
-    started = now()
+    start_time = now()
     ngx.log(ngx.ERR, "[session] unable to listen for storages: ", problem)
   end
   wake_all()
 end
 
-local function ring(premature)
-  if premature then
+local function ring_at_exit(premature)
+  if premature then -- the worker exits
     bridge.ring()
   end
 end
 
--- Starts a listener if none runs. Returns whether one runs.
+-- Returns whether a listener runs. Starts one if none does.
 local function is_listening()
   if listening or not is_resident() then
     return listening
   end
-  if not started or now() - started >= RESTART_INTERVAL then
-    if not exit_timer and not exiting() then
-      exit_timer = ngx.timer.at(FAR_OFF, ring) and true or false
+  if not start_time or now() - start_time >= RESTART_INTERVAL then
+    if not has_exit_timer and not exiting() then
+      has_exit_timer = ngx.timer.at(EXIT_TIMER_DELAY, ring_at_exit) and true or false
     end
-    started, generation = now(), generation + 1
+    start_time, generation = now(), generation + 1
     local ok, err = ngx.timer.at(0, listen, generation)
     if not ok then
       ngx.log(ngx.ERR, "[session] unable to listen for storages: ", err)
@@ -264,7 +276,7 @@ local function is_listening()
   return false
 end
 
--- Those who wait ----------------------------------------------------------------------------------------------------
+-- Waiting -----------------------------------------------------------------------------------------------------------
 
 local function new_waiter()
   if idle_count > 0 then
@@ -276,36 +288,38 @@ local function new_waiter()
   return { semaphore = assert(semaphores.new(0)) }
 end
 
--- Looks for replies while no listener runs: correct, if slower.
-local function look(waiter)
+-- Waits for a moment, and looks for replies. This is slower than a listener, and runs only while
+-- there is none.
+local function poll(waiter)
   flush()
   waiter.semaphore:wait(POLL_INTERVAL)
   if waiter.done or listening then
     return
   end
-  waiter.looking = true
+  waiter.draining = true
   deliver()
-  waiter.looking = nil
-  if now() - swept >= SWEEP_INTERVAL then
+  waiter.draining = nil
+  if now() - last_sweep >= SWEEP_INTERVAL then
     sweep()
   end
 end
 
-local function ask_to_flush()
+-- Lets the housekeeper flush after nginx has handled the current batch of events.
+local function request_flush()
   if not flush_due then
     flush_due = true
     bridge.ring()
   end
 end
 
--- Waits until the reply has come, or the time is `deadline`. Returns an error.
+-- Waits until the reply has arrived or the deadline has passed. Returns an error, or nil.
 local function wait_until(waiter, deadline)
   repeat
     if is_listening() then
-      ask_to_flush()
+      request_flush()
       waiter.semaphore:wait(max(deadline - now(), POLL_INTERVAL))
     else
-      look(waiter)
+      poll(waiter)
     end
     if waiter.done then
       return
@@ -314,11 +328,12 @@ local function wait_until(waiter, deadline)
   return "timeout"
 end
 
--- Waits until the reply has come, for about `limit` seconds at most. Whatever wakes it, it is only done when the reply is
--- there. Returns an error. Mostly the reply is what comes first: without a loop around that, LuaJIT compiles the caller.
-local function wait_here(waiter, limit)
+-- Waits until the reply has arrived, for about `limit` seconds at most. Returns an error, or nil.
+-- Usually the reply is what wakes the waiter first. That case stands outside the loop, so that
+-- LuaJIT compiles the caller.
+local function wait_in_thread(waiter, limit)
   if is_listening() then
-    ask_to_flush()
+    request_flush()
     local woken = waiter.semaphore:wait(limit)
     if waiter.done then
       return
@@ -329,24 +344,26 @@ local function wait_here(waiter, limit)
   return wait_until(waiter, now() + limit)
 end
 
--- Whether this is a light thread: what nginx says to one that would kill itself tells.
+-- Returns whether this is a light thread. ngx_lua's error tells, when the thread tries to kill
+-- itself.
 local function in_light_thread()
   local _, problem = ngx.thread.kill(coroutine.running())
   return problem == "killer not parent"
 end
 
--- ngx_lua ends the waiting of its own threads when a request ends early, but not that of a coroutine, which would be woken
--- when it no longer exists. So a coroutine waits for a light thread, and that waits for the reply.
-local function wait_apart(waiter, limit)
-  local thread = ngx.thread.spawn(wait_here, waiter, limit)
+-- When a request ends early, ngx_lua ends the waits of its own threads, but not that of a
+-- coroutine, which would be woken when it no longer exists. So a coroutine waits for a light
+-- thread, which waits for the reply.
+local function wait_in_coroutine(waiter, limit)
+  local thread = ngx.thread.spawn(wait_in_thread, waiter, limit)
   local _, err = ngx.thread.wait(thread)
   return err
 end
 
 local waiting_module = {}
 
---- Whether a storage can be waited for here and now.
--- @treturn string|nil why not
+--- Returns why this thread can't wait for a storage here, or nil if it can.
+---@return string? err
 function waiting_module.prepare()
   local phase = get_phase()
   if NO_WAITING[phase] then
@@ -357,37 +374,37 @@ function waiting_module.prepare()
   end
 end
 
---- Waits for what was submitted.
--- @tparam number ticket
--- @tparam number limit seconds; only a backstop: the native side replies in time, with a timeout if need be
--- @tparam boolean in_entry_thread whether nginx itself started this thread, to run a block
--- @treturn string|nil error if no reply came
+--- Waits for the reply to an operation that was submitted.
+---@param ticket integer
+---@param limit number seconds; only a backstop, because the native side replies in time, if need be with a timeout
+---@param in_entry_thread boolean whether nginx itself started this thread, to run a block
+---@return string? err if no reply arrived
 function waiting_module.wait(ticket, limit, in_entry_thread)
   local waiter = new_waiter()
   waiting[ticket] = waiter
   local err
   if in_entry_thread or in_light_thread() then
-    err = wait_here(waiter, limit)
+    err = wait_in_thread(waiter, limit)
   else
-    err = wait_apart(waiter, limit)
+    err = wait_in_coroutine(waiter, limit)
   end
   waiting[ticket] = nil
   if err then
     return err
   end
   waiter.done = nil
-  if idle_count < MAX_IDLE then
+  if idle_count < MAX_IDLE_WAITERS then
     idle_count = idle_count + 1
     idle[idle_count] = waiter
   end
 end
 
 --- Submits an operation and waits for its reply.
--- @tparam string method `get`, `set`, `delete` or `read_metadata`
--- @param storage a native storage
--- @param ... the method's arguments
--- @return the reply; nil without an error if there is none
--- @treturn string|nil error
+---@param method string `get`, `set`, `update`, `delete` or `read_metadata`
+---@param storage userdata a native storage
+---@param ... any the method's arguments
+---@return any reply nil without an error if the record does not exist
+---@return string? err
 function waiting_module.run(method, storage, ...)
   local err = waiting_module.prepare()
   if err then
@@ -407,9 +424,10 @@ function waiting_module.run(method, storage, ...)
   return bridge.take(ticket)
 end
 
---- What the bridge of this worker has done.
--- @treturn table `submitted`, `completed`, `in_flight`: operations; `waiting`: those whose reply was not taken yet;
--- `rings`, `drains`: of the doorbell
+--- Returns what the bridge of this worker has done: how many operations were `submitted` and
+--- `completed`, how many are `in_flight`, how many are `waiting` for their reply to be taken, and how
+--- often the doorbell was rung (`rings`) and the replies were drained (`drains`).
+---@return table<string, integer> counts
 function waiting_module.counts()
   return bridge.counts()
 end

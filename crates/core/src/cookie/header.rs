@@ -16,7 +16,8 @@
 //! that is only passed on is never taken apart.
 
 use std::fmt;
-use std::ops::BitOr;
+
+use bitflags::bitflags;
 
 use super::Error;
 use super::base64url;
@@ -55,53 +56,42 @@ pub type Sid = [u8; SID_SIZE];
 /// The GCM tag, and the truncated HMAC: 16 bytes each.
 pub type Tag = [u8; 16];
 
-/// The header's flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(pub u16);
+bitflags! {
+    /// The header's flags. Bits without a name are kept as they are: the MAC covers them too.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Flags: u16 {
+        /// The payload lives in a storage, not in the cookie.
+        const STORED = 0x0001;
+        /// The user does not want to be remembered.
+        const FORGET = 0x0002;
+        /// The payload was deflated before it was encrypted.
+        const DEFLATED = 0x0010;
+        /// The MAC covers the client's address.
+        const BIND_IP = 0x0100;
+        /// The MAC covers the request's scheme.
+        const BIND_SCHEME = 0x0200;
+        /// The MAC covers the request's User-Agent.
+        const BIND_USER_AGENT = 0x0400;
+    }
+}
 
 impl Flags {
-    /// The payload lives in a storage, not in the cookie.
-    pub const STORED: Self = Self(0x0001);
-    /// The user does not want to be remembered.
-    pub const FORGET: Self = Self(0x0002);
-    /// The payload was deflated before it was encrypted.
-    pub const DEFLATED: Self = Self(0x0010);
-    /// The MAC covers the client's address.
-    pub const BIND_IP: Self = Self(0x0100);
-    /// The MAC covers the request's scheme.
-    pub const BIND_SCHEME: Self = Self(0x0200);
-    /// The MAC covers the request's User-Agent.
-    pub const BIND_USER_AGENT: Self = Self(0x0400);
+    const BIND: Self = Self::BIND_IP.union(Self::BIND_SCHEME).union(Self::BIND_USER_AGENT);
 
-    const BIND: Self = Self(Self::BIND_IP.0 | Self::BIND_SCHEME.0 | Self::BIND_USER_AGENT.0);
-    const KNOWN: Self = Self(Self::STORED.0 | Self::FORGET.0 | Self::DEFLATED.0 | Self::BIND.0);
-
-    /// Whether no other flags are set than those above.
+    /// Whether every bit that is set has a name above.
     pub const fn are_known(self) -> bool {
-        Self::KNOWN.contains(self)
-    }
-
-    /// Whether all flags of `other` are set.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        Self::all().contains(self)
     }
 
     /// Whether the MAC covers anything of the request.
     pub const fn is_bound(self) -> bool {
-        self.0 & Self::BIND.0 != 0
+        self.intersects(Self::BIND)
     }
 
-    /// These flags, and `other` where `condition` holds.
+    /// These flags, and `other` if `condition` holds.
     #[must_use]
     pub fn with(self, other: Self, condition: bool) -> Self {
         if condition { self | other } else { self }
-    }
-}
-
-impl BitOr for Flags {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
     }
 }
 
@@ -153,7 +143,7 @@ impl Header {
         }
         let mut header = Self([0; SIZE]);
         header.0[0] = TYPE;
-        header.put(FLAGS_AT, 2, u64::from(fields.flags.0));
+        header.put(FLAGS_AT, 2, u64::from(fields.flags.bits()));
         header.0[SID_AT..CREATION_TIME_AT].copy_from_slice(&fields.sid);
         header.put(CREATION_TIME_AT, 5, fields.creation_time);
         header.put(ROLLING_OFFSET_AT, 4, fields.rolling_offset);
@@ -188,7 +178,7 @@ impl Header {
     }
 
     pub fn flags(&self) -> Flags {
-        Flags(self.get(FLAGS_AT, 2) as u16)
+        Flags::from_bits_retain(self.get(FLAGS_AT, 2) as u16)
     }
 
     pub fn sid(&self) -> &[u8] {
@@ -270,13 +260,13 @@ mod tests {
             flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME,
             rolling_offset in 0..=MAX_ROLLING_OFFSET, data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
         ) {
-            let fields = Fields { flags: Flags(flags), sid, creation_time, rolling_offset, data_size };
+            let fields = Fields { flags: Flags::from_bits_retain(flags), sid, creation_time, rolling_offset, data_size };
             let mut header = Header::new(&fields).unwrap();
             header.set_tag(&tag);
             header.set_idling_offset(idling);
             header.set_mac(&mac);
             let header = Header::decode(header.encode().as_bytes()).unwrap();
-            prop_assert_eq!(header.flags(), Flags(flags));
+            prop_assert_eq!(header.flags(), Flags::from_bits_retain(flags));
             prop_assert_eq!(header.sid(), &sid);
             prop_assert_eq!(header.creation_time(), creation_time);
             prop_assert_eq!(header.rolling_offset(), rolling_offset);
@@ -294,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_field_too_large_is_an_error() {
-        let fields = Fields { flags: Flags(0), sid: [0; 32], creation_time: 0, rolling_offset: 0, data_size: 0 };
+        let fields = Fields { flags: Flags::empty(), sid: [0; 32], creation_time: 0, rolling_offset: 0, data_size: 0 };
         let with = |change: fn(&mut Fields)| {
             let mut fields = fields.clone();
             change(&mut fields);
@@ -303,5 +293,14 @@ mod tests {
         assert_eq!(with(|f| f.creation_time = 1 << 40), "session maximum creation time exceeded");
         assert_eq!(with(|f| f.rolling_offset = 1 << 32), "session maximum rolling offset exceeded");
         assert_eq!(with(|f| f.data_size = 1 << 24), "session maximum data size exceeded");
+    }
+
+    #[test]
+    fn flags_without_a_name_are_told_apart() {
+        for bit in 0..16 {
+            let flag = Flags::from_bits_retain(1 << bit);
+            assert_eq!(flag.are_known(), [0, 1, 4, 8, 9, 10].contains(&bit), "{bit}");
+            assert_eq!((Flags::STORED | flag).is_bound(), [8, 9, 10].contains(&bit), "{bit}");
+        }
     }
 }

@@ -155,7 +155,7 @@ mod tests {
 
     /// The value of a session's first cookie.
     fn first(creation_time: u64) -> String {
-        let fields = Fields { flags: Flags(1), sid: [7; 32], creation_time, rolling_offset: 0, data_size: 0 };
+        let fields = Fields { flags: Flags::STORED, sid: [7; 32], creation_time, rolling_offset: 0, data_size: 0 };
         Header::new(&fields).unwrap().encode()
     }
 

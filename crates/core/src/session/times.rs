@@ -159,7 +159,8 @@ mod tests {
     const TIMEOUTS: Timeouts = Timeouts { idling: 900, rolling: 3600, absolute: 86_400 };
 
     fn header(rolling_offset: u64) -> Header {
-        let fields = Fields { flags: Flags(0), sid: [0; 32], creation_time: CREATED, rolling_offset, data_size: 0 };
+        let fields =
+            Fields { flags: Flags::empty(), sid: [0; 32], creation_time: CREATED, rolling_offset, data_size: 0 };
         Header::new(&fields).unwrap()
     }
 

@@ -1,13 +1,15 @@
-//! Who changes a text that the server cannot change by itself waits for others of this process that change the same.
+//! Locks for texts that the server cannot change by itself: within a process, one request after
+//! another changes a text.
 
 use std::hash::{BuildHasher as _, RandomState};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Names may share a lock: so there are more than are held at a time.
+/// The number of locks. Different names may share one, so there are more than requests usually hold
+/// at the same time.
 const LOCKS: usize = 256;
 
-/// One lock a name, or a few names.
+/// Locks for names; each name has one lock, which it may share with others.
 pub struct Locks {
     hasher: RandomState,
     locks: Vec<Mutex<()>>,
@@ -18,7 +20,8 @@ impl Locks {
         Self { hasher: RandomState::new(), locks: (0..LOCKS).map(|_| Mutex::new(())).collect() }
     }
 
-    /// Waits for a name's lock. Who holds one takes no other.
+    /// Waits for a name's lock. Nobody may wait for a lock while holding another, because both
+    /// could be the same.
     pub async fn lock(&self, name: &str) -> MutexGuard<'_, ()> {
         let at = self.hasher.hash_one(name) as usize % self.locks.len();
         self.locks[at].lock().await

@@ -1,9 +1,9 @@
 //! Sessions in ngx-distributed-shm, a memory that several servers share.
 //!
-//! A record is an entry whose time to live is the session's. The server does not tell what is left of that, so there is an
-//! entry of ours beside it, as short-lived, that holds the time when it ends. An owner's sessions are the text of
-//! [`super::metadata`] in one entry. The server cannot add to it, so it is read and written anew, one after the other within
-//! a worker.
+//! Each record is an entry with the session's time to live. The server does not return the
+//! remaining time, so a second entry with the same time to live holds the expiry. An owner's
+//! sessions are one entry that holds the text of [`super::metadata`]. The server cannot append to
+//! an entry, so each change reads and rewrites the text, one change after another within a worker.
 
 mod locks;
 mod options;
@@ -47,7 +47,7 @@ impl Server {
         Name::new(&self.naming.record(name, key))
     }
 
-    /// Stores a value, and beside it when it expires.
+    /// Stores a record and the entry that holds its expiry.
     async fn store(&self, name: &Name, value: &[u8], ttl: u64, current_time: u64) -> Result<(), Error> {
         let expiry = current_time.saturating_add(ttl).to_string();
         let value = wire::set(name, value, ttl)?;
@@ -55,8 +55,8 @@ impl Server {
         self.client.ask_all([&value, &beside]).await.map(|_| ())
     }
 
-    /// Lets a replaced record expire soon, if it would live longer. That of lua-resty-session, which nothing stands beside,
-    /// does so in any case.
+    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier. The expiry
+    /// of a record that lua-resty-session wrote is not known; it is always changed.
     async fn shorten(&self, name: &Name, record: &Record) -> Result<(), Error> {
         if record.stale_ttl == 0 {
             return self.delete_record(name).await;
@@ -82,7 +82,8 @@ impl Server {
         let name = Name::new(name);
         let mut text = self.client.ask(&wire::get(&name)).await?.value()?.unwrap_or_default();
         text.extend_from_slice(items);
-        // What is no metadata keeps nobody from signing in: then this is the first session.
+        // A damaged text must not keep users from signing in: the list starts anew with this
+        // session.
         let compact = metadata::compact(&text, current_time).or_else(|_| metadata::compact(items, current_time))?;
         let request = match compact.expiry {
             Some(expiry) => wire::set(&name, &compact.text, expiry.saturating_sub(current_time))?,
@@ -98,13 +99,14 @@ impl Server {
     }
 }
 
-/// What the entry beside a record says. What is no time says nothing.
+/// The expiry in a record's second entry; `None` if it is missing or not a number.
 fn expiry(text: Option<&[u8]>) -> Option<u64> {
     str::from_utf8(text?).ok()?.parse().ok()
 }
 
 impl Storage for Server {
-    /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
+    /// The record that is replaced is shortened last, because it must go on working if anything
+    /// before fails.
     fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(record)? };
@@ -118,7 +120,8 @@ impl Storage for Server {
         })
     }
 
-    /// The server has no way to do this as a whole: what others do to the record between the two requests is lost.
+    /// The server cannot do this atomically: what other requests do to the record between reading
+    /// and writing is lost.
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key);
@@ -169,19 +172,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Runs an operation against what is expected of it: requests, and what is answered to each.
+    /// Runs an operation against a server that expects these requests and sends these replies.
     fn exchange<T>(dialogue: &'static [(&str, &str)], run: impl AsyncFnOnce(&Server) -> T) -> T {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let node = Node { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            for (request, answer) in dialogue {
+            for (request, reply) in dialogue {
                 let mut bytes = vec![0; request.len()];
                 stream.read_exact(&mut bytes).unwrap();
                 assert_eq!(&String::from_utf8(bytes).unwrap(), request);
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(reply.as_bytes()).unwrap();
             }
-            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "one request more");
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "there is another request");
         });
         let timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
         let endpoint = Endpoint { address: Address::Tcp(node), tls: None, timeouts, pool: None };
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_no_error() {
+    fn an_absent_record_is_not_an_error() {
         const ABSENT: &[(&str, &str)] = &[
             ("get p%20q:s:k\r\n", "ERROR not_found\r\n"),
             ("delete p%20q:s:k\r\ndelete p%20q:s:k:expiry\r\n", "DONE\r\nERROR not_found\r\n"),
@@ -246,8 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn notes_for_one_owner_are_taken_one_after_the_other() {
-        // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer session.
+    fn an_owners_sessions_are_changed_one_after_another() {
+        // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer
+        // session.
         const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
         const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
         const NOTES: &[(&str, &str)] = &[

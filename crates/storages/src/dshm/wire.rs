@@ -1,43 +1,48 @@
-//! Requests and answers of ngx-distributed-shm's [line protocol](https://github.com/grrolland/ngx-distributed-shm#protocol).
+//! Requests and replies of ngx-distributed-shm's [line
+//! protocol](https://github.com/grrolland/ngx-distributed-shm#protocol).
 
 use std::fmt;
 
 use crate::Error;
-use crate::escape::escape;
-use crate::pipeline::{Protocol, line, unintelligible, value};
+use crate::escape::escape_parts;
+use crate::pipeline::{Protocol, invalid_reply, line, value};
 
-/// What the server holds an expiry in.
+/// The longest time to live that the server can store, in seconds.
 const MAX_TTL: u64 = i32::MAX as u64;
 
-/// What an entry is called at the server. What stands before the first `:` is the map that it is in.
+/// The name of an entry at the server. The part before the first `:` names the map that holds the
+/// entry.
 pub struct Name(String);
 
 impl Name {
-    /// Escapes each part of a name.
+    /// Escapes each part of a name. The parts are joined by `:`.
     pub fn new(name: &str) -> Self {
-        Self(name.split(':').map(escape).collect::<Vec<_>>().join(":"))
+        Self(escape_parts(name))
     }
 
-    /// The entry of ours that tells when this one expires, which the server does not.
+    /// The name of the entry beside this one that holds its expiry, because the server does not
+    /// return expiries.
     pub fn expiry(&self) -> Self {
         Self(format!("{}:expiry", self.0))
     }
 }
 
+/// Requests a value.
 pub fn get(Name(name): &Name) -> Vec<u8> {
     format!("get {name}\r\n").into_bytes()
 }
 
-/// `ttl` is in seconds, at least one: none would be for ever.
+/// Stores a value for `ttl` seconds, at least one: zero would mean for ever.
 ///
 /// # Errors
 ///
-/// The server counts characters where the protocol counts bytes, and takes no value of none.
+/// The value is empty, which the server does not accept, or not ASCII: the server counts characters
+/// where its protocol counts bytes.
 pub fn set(Name(name): &Name, value: &[u8], ttl: u64) -> Result<Vec<u8>, Error> {
     if value.is_empty() || !value.is_ascii() {
-        return Err(Error::Server("dshm takes only values of ASCII characters, one at least".into()));
+        return Err(Error::Server("dshm accepts only ASCII values that are not empty".into()));
     }
-    // No line's end follows the value.
+    // No CRLF follows the value.
     let mut request = format!("set {name} {} {}\r\n", limited(ttl), value.len()).into_bytes();
     request.extend_from_slice(value);
     Ok(request)
@@ -48,6 +53,7 @@ pub fn touch(Name(name): &Name, ttl: u64) -> Vec<u8> {
     format!("touch {name} {}\r\n", limited(ttl)).into_bytes()
 }
 
+/// Deletes an entry.
 pub fn delete(Name(name): &Name) -> Vec<u8> {
     format!("delete {name}\r\n").into_bytes()
 }
@@ -56,17 +62,17 @@ fn limited(ttl: u64) -> u64 {
     ttl.clamp(1, MAX_TTL)
 }
 
-/// What the server said to one request.
+/// The server's reply to one request.
 #[derive(PartialEq, Eq)]
-pub enum Answer {
+pub enum Reply {
     Done,
-    /// The value that was asked for, or set.
+    /// The value that was requested or stored.
     Value(Vec<u8>),
     Absent,
 }
 
 /// Without the value, which is a record.
-impl fmt::Debug for Answer {
+impl fmt::Debug for Reply {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Done => "Done",
@@ -76,59 +82,60 @@ impl fmt::Debug for Answer {
     }
 }
 
-impl Answer {
-    /// The value, if there is any.
+impl Reply {
+    /// Returns the value, or `None` if there is no such entry.
     ///
     /// # Errors
     ///
-    /// It is the answer to something else.
+    /// The reply has neither.
     pub fn value(self) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::Value(value) => Ok(Some(value)),
             Self::Absent => Ok(None),
-            Self::Done => Err(unintelligible()),
+            Self::Done => Err(invalid_reply()),
         }
     }
 }
 
-/// How dshm answers.
+/// The line protocol of dshm.
 pub struct Lines;
 
 impl Protocol for Lines {
-    type Answer = Answer;
+    type Reply = Reply;
 
-    fn read(bytes: &[u8]) -> Result<Option<(Answer, usize)>, Error> {
+    fn parse(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Error> {
         const DONE: &[u8] = b"DONE\r\n";
         let Some((line, size)) = line(bytes)? else { return Ok(None) };
         match line.split_once(' ') {
-            None if line == "DONE" => Ok(Some((Answer::Done, size))),
+            None if line == "DONE" => Ok(Some((Reply::Done, size))),
             Some(("LEN", length)) => {
                 let Some((value, size)) = value(bytes, size, length)? else { return Ok(None) };
                 let rest = &bytes[size..];
                 match rest.strip_prefix(DONE) {
-                    Some(_) => Ok(Some((Answer::Value(value), size + DONE.len()))),
+                    Some(_) => Ok(Some((Reply::Value(value), size + DONE.len()))),
                     None if DONE.starts_with(rest) => Ok(None),
-                    None => Err(unintelligible()),
+                    None => Err(invalid_reply()),
                 }
             }
-            Some(("ERROR", "not_found")) => Ok(Some((Answer::Absent, size))),
-            // Of a request that it does not understand, the server takes the value for another.
+            Some(("ERROR", "not_found")) => Ok(Some((Reply::Absent, size))),
+            // The server did not understand a request, and takes that request's value for another
+            // request.
             Some(("ERROR", reason)) => Err(Error::Server(format!("the server refuses a request: {reason}"))),
-            _ => Err(unintelligible()),
+            _ => Err(invalid_reply()),
         }
     }
 
-    /// What was set is repeated.
-    fn fits(request: &[u8], answer: &Answer) -> bool {
+    /// The reply to `set` repeats the value.
+    fn matches(request: &[u8], reply: &Reply) -> bool {
         let command = request.split(|byte| *byte == b' ').next();
-        match answer {
-            Answer::Value(_) if command == Some(b"get") => true,
-            Answer::Value(value) => {
+        match reply {
+            Reply::Value(_) if command == Some(b"get") => true,
+            Reply::Value(value) => {
                 let sent = memchr::memmem::find(request, b"\r\n").and_then(|at| request.get(at + 2..));
                 command == Some(b"set") && sent == Some(value)
             }
-            Answer::Done => matches!(command, Some(b"touch" | b"delete")),
-            Answer::Absent => matches!(command, Some(b"get" | b"touch" | b"delete")),
+            Reply::Done => matches!(command, Some(b"touch" | b"delete")),
+            Reply::Absent => matches!(command, Some(b"get" | b"touch" | b"delete")),
         }
     }
 }
@@ -138,22 +145,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart() {
-        for (bytes, answer) in [
-            (&b"DONE\r\n"[..], Answer::Done),
-            (b"LEN 4\r\nDONE\r\nDONE\r\n", Answer::Value(b"DONE".to_vec())),
-            (b"LEN 0\r\n\r\nDONE\r\n", Answer::Value(Vec::new())),
-            (b"ERROR not_found\r\n", Answer::Absent),
+    fn replies_are_told_apart_and_wait_for_their_last_byte() {
+        for (bytes, reply) in [
+            (&b"DONE\r\n"[..], Reply::Done),
+            (b"LEN 4\r\nDONE\r\nDONE\r\n", Reply::Value(b"DONE".to_vec())),
+            (b"LEN 0\r\n\r\nDONE\r\n", Reply::Value(Vec::new())),
+            (b"ERROR not_found\r\n", Reply::Absent),
         ] {
             for size in 0..bytes.len() {
-                assert_eq!(Lines::read(&bytes[..size]).unwrap(), None);
+                assert_eq!(Lines::parse(&bytes[..size]).unwrap(), None);
             }
-            assert_eq!(Lines::read(&[bytes, b"LEN"].concat()).unwrap(), Some((answer, bytes.len())));
+            assert_eq!(Lines::parse(&[bytes, b"LEN"].concat()).unwrap(), Some((reply, bytes.len())));
         }
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn a_malformed_reply_is_an_error() {
         for bytes in [
             &b"HTTP/1.1 400 Bad Request\r\n"[..],
             b"LEN\r\n",
@@ -167,26 +174,26 @@ mod tests {
             b"ERROR malformed_request\r\n",
             b"\r\n",
         ] {
-            assert!(Lines::read(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
+            assert!(Lines::parse(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }
     }
 
     #[test]
-    fn answers_belong_to_their_requests() {
+    fn replies_belong_to_their_requests() {
         let name = Name::new("k");
         let requests = [get(&name), set(&name, b"v", 1).unwrap(), touch(&name, 1), delete(&name)];
-        for (answer, fits) in [
-            (Answer::Value(b"v".to_vec()), [true, true, false, false]),
-            (Answer::Value(b"w".to_vec()), [true, false, false, false]),
-            (Answer::Done, [false, false, true, true]),
-            (Answer::Absent, [true, false, true, true]),
+        for (reply, expected) in [
+            (Reply::Value(b"v".to_vec()), [true, true, false, false]),
+            (Reply::Value(b"w".to_vec()), [true, false, false, false]),
+            (Reply::Done, [false, false, true, true]),
+            (Reply::Absent, [true, false, true, true]),
         ] {
-            assert_eq!(requests.each_ref().map(|request| Lines::fits(request, &answer)), fits, "{answer:?}");
+            assert_eq!(requests.each_ref().map(|request| Lines::matches(request, &reply)), expected, "{reply:?}");
         }
     }
 
     #[test]
-    fn requests_are_lines_and_a_value_ends_where_it_says() {
+    fn requests_are_lines_with_the_size_of_their_values() {
         let name = Name::new("my prefix:session:k\r\ny");
         assert_eq!(get(&name), b"get my%20prefix:session:k%0D%0Ay\r\n");
         assert_eq!(set(&name.expiry(), b"v", 0).unwrap(), b"set my%20prefix:session:k%0D%0Ay:expiry 1 1\r\nv");

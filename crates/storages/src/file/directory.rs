@@ -1,4 +1,5 @@
-//! Files of a directory: read, written as a whole, shortened, removed. All of it blocks.
+//! The files of a directory: reading, writing atomically, shortening, removing. All functions
+//! block.
 
 use std::fs::{self, File, FileTimes, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,15 +11,16 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use tempfile::NamedTempFile;
 
-use super::{Error, SIZE_LIMIT, names};
+use super::{Error, MAX_FILE_SIZE, names};
 
-/// Who else may read a file: nobody.
-const MODE: u32 = 0o600;
-/// Random characters in a temporary file's name.
+/// The permissions of a file: only its owner may read and write it.
+const FILE_MODE: u32 = 0o600;
+/// How many random characters a temporary file's name has.
 const RANDOM_SIZE: usize = 12;
-/// The latest expiry: what five bytes hold, as everywhere in the formats.
-const LATEST: u64 = (1 << 40) - 1;
+/// The latest expiry, in seconds since the epoch: what five bytes can hold, as in all the formats.
+const MAX_EXPIRY: u64 = (1 << 40) - 1;
 
+/// A directory of session files.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -34,7 +36,8 @@ impl Directory {
         self.0.join(name)
     }
 
-    /// The content of a file whose time is after `expired`; none where there is no such file.
+    /// Returns the content of a file that expires after `expired`, or `None` if there is no such
+    /// file.
     pub fn read(&self, name: &str, expired: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(None) };
         if expired.is_some_and(|expired| expiry(&metadata) <= expired) {
@@ -44,20 +47,21 @@ impl Directory {
         read_up_to(file, size).map(Some).map_err(self.io("read"))
     }
 
-    /// Opens a regular file, whatever else stands in its place: neither does a link lead elsewhere, nor a pipe make
-    /// anybody wait.
+    /// Opens a regular file, or returns `None` if it does not exist. Anything else under that name
+    /// is an error: links are not followed, and a pipe does not block.
     pub fn open(&self, name: &str, options: &mut OpenOptions) -> Result<Option<(File, Metadata)>, Error> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = options.custom_flags(flags.bits()).open(self.join(name));
         match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
             Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata))),
-            Ok(_) => Err(self.no_file()),
-            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => Err(self.no_file()),
+            Ok(_) => Err(self.not_a_file()),
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => Err(self.not_a_file()),
             Err(error) => self.absent(error, "read"),
         }
     }
 
-    /// A file that is missing is absent; a directory that is missing is an error.
+    /// Returns `None` for the error that a file does not exist, unless the directory does not exist
+    /// either.
     fn absent<T>(&self, error: io::Error, act: &'static str) -> Result<Option<T>, Error> {
         if error.kind() == ErrorKind::NotFound && fs::metadata(&self.0).map_err(self.io(act))?.is_dir() {
             return Ok(None);
@@ -65,7 +69,7 @@ impl Directory {
         Err(self.io(act)(error))
     }
 
-    /// Writes a file as a whole: who reads it finds the former content or the new one, each with its time.
+    /// Writes a file atomically: readers find either the former content and expiry or the new ones.
     ///
     /// `expiry` is in seconds since the epoch.
     pub fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
@@ -73,8 +77,8 @@ impl Directory {
         self.replace(name, file, expiry)
     }
 
-    /// Writes a file as a whole if another one, `required`, is there and its time is after `expired`. Returns whether it
-    /// is.
+    /// Writes a file atomically if another one, `required`, exists and expires after `expired`.
+    /// Returns whether it does.
     pub fn write_if(
         &self,
         (required, expired): (&str, u64),
@@ -83,18 +87,20 @@ impl Directory {
         expiry: u64,
     ) -> Result<bool, Error> {
         let file = self.prepare(content)?;
-        // As late as can be: a file that is removed after this is written all the same.
+        // As late as possible: if `required` is removed after this, the file is written
+        // nevertheless.
         if !self.exists(required, expired)? {
             return Ok(false);
         }
         self.replace(name, file, expiry).map(|()| true)
     }
 
-    /// Writes a file anew if it is there and its time is after `expired`; it is over no later than it would have been.
-    /// Answers whether it is there.
+    /// Rewrites a file if it exists and expires after `expired`. The new expiry is never later than
+    /// the old one. Returns whether there was such a file.
     pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
         let file = self.prepare(content)?;
-        // As late as can be: a file that is removed, or shortened, after this comes back.
+        // As late as possible: a file that is removed or shortened after this is restored by the
+        // write.
         let Some((_, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(false) };
         let left = self::expiry(&metadata);
         if left <= expired {
@@ -103,38 +109,40 @@ impl Directory {
         self.replace(name, file, left.min(expiry)).map(|()| true)
     }
 
-    /// Whether a file is there whose time is after `expired`.
+    /// Whether a file exists and expires after `expired`.
     fn exists(&self, name: &str, expired: u64) -> Result<bool, Error> {
         let found = self.open(name, OpenOptions::new().read(true))?;
         Ok(found.is_some_and(|(_, metadata)| self::expiry(&metadata) > expired))
     }
 
-    /// A file under another name, with its content.
+    /// Creates a temporary file with this content.
     fn prepare(&self, content: &[u8]) -> Result<NamedTempFile, Error> {
         self.allowed_size(content.len() as u64)?;
         let prepare = || {
             let mut file = tempfile::Builder::new()
                 .prefix(&names::temporary(SystemTime::now()))
                 .rand_bytes(RANDOM_SIZE)
-                .make_in(&self.0, |path| OpenOptions::new().write(true).create_new(true).mode(MODE).open(path))?;
+                .make_in(&self.0, |path| OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path))?;
             file.as_file_mut().write_all(content)?;
             Ok(file)
         };
         prepare().map_err(self.io("write"))
     }
 
+    /// Sets the expiry of a temporary file and moves it to its name.
     fn replace(&self, name: &str, file: NamedTempFile, expiry: u64) -> Result<(), Error> {
         let replace = || {
             file.as_file().set_times(FileTimes::new().set_modified(time(expiry)))?;
             let (file, temporary) = file.into_parts();
-            // A network share may say only now that it is full.
+            // A network share may report only on closing that it is full.
             nix::unistd::close(file)?;
             temporary.persist(self.join(name)).map_err(io::Error::from)
         };
         replace().map_err(self.io("write"))
     }
 
-    /// Lets a file expire at `expiry` where it would later. One that is absent is no error.
+    /// Lets a file expire at `expiry`, unless it expires earlier. It is not an error if the file
+    /// does not exist.
     pub fn shorten(&self, name: &str, expiry: u64) -> Result<(), Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
         if self::expiry(&metadata) > expiry {
@@ -143,7 +151,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes a file; one that is absent is no error.
+    /// Removes a file. It is not an error if the file does not exist.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         match fs::remove_file(self.join(name)) {
             Ok(()) => Ok(()),
@@ -151,30 +159,31 @@ impl Directory {
         }
     }
 
+    /// Returns a function that makes an error of this directory from one of the system.
     pub fn io(&self, act: &'static str) -> impl Fn(io::Error) -> Error {
         move |cause| Error::Io { act, directory: self.0.clone(), cause }
     }
 
-    pub fn no_file(&self) -> Error {
-        Error::NoFile { directory: self.0.clone() }
+    fn not_a_file(&self) -> Error {
+        Error::NotAFile { directory: self.0.clone() }
     }
 
     fn allowed_size(&self, size: u64) -> Result<usize, Error> {
         let too_large = || Error::TooLarge { directory: self.0.clone(), size };
-        usize::try_from(size).ok().filter(|size| *size <= SIZE_LIMIT).ok_or_else(too_large)
+        usize::try_from(size).ok().filter(|size| *size <= MAX_FILE_SIZE).ok_or_else(too_large)
     }
 }
 
-/// When a file expires: its modification time, in seconds since the epoch.
+/// Returns when a file expires, in seconds since the epoch: its modification time.
 pub fn expiry(metadata: &Metadata) -> u64 {
     u64::try_from(metadata.mtime()).unwrap_or_default()
 }
 
 fn time(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST))
+    UNIX_EPOCH + Duration::from_secs(seconds.min(MAX_EXPIRY))
 }
 
-/// What a file holds, up to `size` bytes, in as few system calls as can be.
+/// Reads up to `size` bytes of a file, in as few system calls as possible.
 fn read_up_to(mut file: File, size: usize) -> io::Result<Vec<u8>> {
     let mut content = vec![0; size];
     let mut filled = 0;
@@ -206,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_there_with_its_time_until_that_is_over() {
+    fn a_file_can_be_read_until_it_expires() {
         let (_temporary, directory) = directory();
         for content in ["first", ""] {
             directory.write("file", content.as_bytes(), 1000).unwrap();
@@ -231,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_there_is_updated() {
+    fn only_an_existing_file_is_updated() {
         let (_temporary, directory) = directory();
         assert!(!directory.update("file", b"new", 1000, 0).unwrap());
         assert_eq!(count(&directory), 0);
@@ -247,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_requires_another_is_written_only_if_that_is_there_and_not_over() {
+    fn a_file_that_requires_another_is_written_only_if_that_exists_and_has_not_expired() {
         let (_temporary, directory) = directory();
         let write = |expired| directory.write_if(("old", expired), "new", b"x", 2000).unwrap();
         assert!(!write(0));
         directory.write("old", b"x", 1000).unwrap();
         assert!(!write(1000));
-        assert_eq!(count(&directory), 1, "nothing is left of what was not written");
+        assert_eq!(count(&directory), 1, "the temporary file is left");
         assert!(write(999));
         assert_eq!(directory.read("new", Some(1999)).unwrap().unwrap(), b"x");
     }
@@ -263,26 +272,26 @@ mod tests {
         let (_temporary, directory) = directory();
         directory.write("other", b"other", 1000).unwrap();
         symlink("other", directory.join("file")).unwrap();
-        assert!(matches!(directory.read("file", None), Err(Error::NoFile { .. })));
-        assert!(matches!(directory.shorten("file", 1), Err(Error::NoFile { .. })));
+        assert!(matches!(directory.read("file", None), Err(Error::NotAFile { .. })));
+        assert!(matches!(directory.shorten("file", 1), Err(Error::NotAFile { .. })));
         directory.write("file", b"own", 1000).unwrap();
         assert_eq!(directory.read("file", None).unwrap().unwrap(), b"own");
         assert_eq!(directory.read("other", Some(999)).unwrap().unwrap(), b"other");
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_nothing_behind() {
+    fn a_failed_write_leaves_nothing_behind() {
         let (_temporary, directory) = directory();
         fs::create_dir(directory.join("file")).unwrap();
         let error = directory.write("file", b"x", 1000).unwrap_err().to_string();
         assert!(error.starts_with("unable to write in ") && error.contains("directory (os error"), "{error}");
-        assert!(matches!(directory.read("file", None), Err(Error::NoFile { .. })));
+        assert!(matches!(directory.read("file", None), Err(Error::NotAFile { .. })));
         assert!(directory.remove("file").is_err());
         assert_eq!(count(&directory), 1);
     }
 
     #[test]
-    fn what_is_absent_is_no_error_unless_the_directory_is() {
+    fn an_absent_file_is_not_an_error_unless_the_directory_is_absent() {
         let (temporary, directory) = directory();
         assert_eq!(directory.read("file", None).unwrap(), None);
         directory.remove("file").unwrap();

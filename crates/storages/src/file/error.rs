@@ -1,16 +1,17 @@
-//! What goes wrong with files.
+//! Errors of the file storage.
 
 use std::io;
 use std::path::PathBuf;
 
-/// The texts name the directory and never a file in it: a file's name holds a session's key, or a subject.
+/// An error of the file storage. Its text names the directory, but never a file in it, because the
+/// names of files contain sessions' keys and subjects.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("unable to {act} in {} ({cause})", directory.display())]
     Io { act: &'static str, directory: PathBuf, cause: io::Error },
-    #[error("what stands in {} in place of a session's file is no regular file", directory.display())]
-    NoFile { directory: PathBuf },
-    #[error("a session's file in {} has {size} bytes (at most {} are allowed)", directory.display(), super::SIZE_LIMIT)]
+    #[error("a session's file in {} is not a regular file", directory.display())]
+    NotAFile { directory: PathBuf },
+    #[error("a session's file in {} has {size} bytes (at most {} are allowed)", directory.display(), super::MAX_FILE_SIZE)]
     TooLarge { directory: PathBuf, size: u64 },
     #[error("invalid {part} for a file's name ({cause})")]
     Name { part: &'static str, cause: &'static str },

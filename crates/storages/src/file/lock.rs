@@ -1,6 +1,8 @@
-//! Locks that hold between workers, and between hosts that share a directory: each is a file, locked as a whole.
+//! Locks between workers, and between hosts that share a directory. Each lock is a file that is
+//! locked as a whole.
 //!
-//! Lock files stay where they are, and are few. A lock ends when its handle is dropped, or its process ends.
+//! There are few lock files, and they are never removed. A lock is released when its handle is
+//! dropped or its process ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -8,19 +10,24 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use super::{Directory, Error};
 
-/// How often a lock file is looked for that somebody else removes at the same time.
-const ATTEMPTS: usize = 10;
+/// How often to try to open a lock file that somebody else removes at the same time.
+const OPEN_ATTEMPTS: usize = 10;
 
-/// Takes a lock; none where another has it.
+/// Takes a lock, or returns `None` if another holds it.
+///
+/// # Errors
+///
+/// The lock file cannot be opened or locked.
 pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<File>, Error> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..OPEN_ATTEMPTS {
         let Some(file) = open(directory, name)? else { continue };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(directory.io("lock a file")(error)),
         }
-        // Where the file was removed meanwhile (some systems clear /tmp up), the next one locks another of that name.
+        // If the file was removed meanwhile (some systems clean /tmp), others lock a new file of
+        // that name: try again.
         if file.metadata().map_err(directory.io("lock a file"))?.nlink() > 0 {
             return Ok(Some(file));
         }
@@ -28,9 +35,10 @@ pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<File>, Error
     Ok(None)
 }
 
-/// The lock's file, made where there is none; none where others make and remove it at the same time.
+/// Opens the lock file, which is created if it does not exist. Returns `None` if others create and
+/// remove it at the same time.
 fn open(directory: &Directory, name: &str) -> Result<Option<File>, Error> {
-    // Network shares lock only what is open for writing.
+    // Network shares can lock only files that are open for writing.
     if let Some((file, _)) = directory.open(name, OpenOptions::new().write(true))? {
         return Ok(Some(file));
     }
@@ -46,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_it_until_the_handle_goes() {
+    fn a_lock_is_held_until_its_handle_is_dropped() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = Directory::new(temporary.path().to_owned());
         let held = try_lock(&directory, "lock").unwrap();
@@ -57,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_is_followed() {
+    fn links_are_not_followed() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = Directory::new(temporary.path().to_owned());
         std::os::unix::fs::symlink(temporary.path().join("elsewhere"), temporary.path().join("lock")).unwrap();

@@ -1,10 +1,12 @@
-//! Sessions in files of a directory, which may be a network share.
+//! Sessions in the files of a directory, which may be on a network share.
 //!
-//! A record is a file of its own: its content is the value, its modification time when it expires. An owner's sessions
-//! stand in a file as the text of [`metadata`]. The layout is lua-resty-session's.
+//! Each record is a file: the content is the value, and the modification time is the expiry. An
+//! owner's sessions are a file that holds the text of [`metadata`]. lua-resty-session uses the same
+//! layout.
 //!
-//! A file is written under another name and renamed, so that nobody reads half of one. File systems block, so each
-//! operation runs on a thread for that; a directory that hangs holds up a part of them, and nothing else.
+//! A file is written under another name and then renamed, so that nobody reads an incomplete one.
+//! File systems block, so operations run on threads of their own. A directory that hangs blocks
+//! only some of these threads.
 
 use std::array;
 use std::sync::{Arc, Weak};
@@ -32,23 +34,24 @@ pub use options::FileOptions;
 use owners::{Change, LOCKS};
 use threads::Share;
 
-/// The most bytes of a file. A record holds a payload, whose size has three bytes in a session's header, and the info
-/// store beside it.
-const SIZE_LIMIT: usize = 32 << 20;
+/// The largest file, in bytes. A record holds a payload, whose size has three bytes in a session's
+/// header, and the session's info.
+const MAX_FILE_SIZE: usize = 32 << 20;
 
-/// When another has a lock, the pause until it is asked for again.
-const PAUSE: Duration = Duration::from_millis(1);
+/// The pause before the next attempt to take a lock that is held by another.
+const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Files {
     directory: Directory,
     naming: Naming,
-    /// Operations wait for their turn until their time is over.
+    /// The threads that operations run on. An operation waits for its turn until its time limit.
     threads: Arc<Share>,
-    /// Who is next at a lock among the requests of this worker.
+    /// One for each lock file: the requests of this worker take turns before they try the lock
+    /// itself.
     turns: [Mutex<()>; LOCKS],
     cleanup: Cleanup,
     cleaner: Cleaner,
-    /// For threads, which may work longer than anybody waits for them.
+    /// For jobs on threads, which may run longer than anybody waits for them.
     this: Weak<Self>,
 }
 
@@ -78,7 +81,7 @@ impl Files {
         self.cleanup
     }
 
-    /// Works on the directory, on a thread for that.
+    /// Runs a job on the directory, on a thread.
     async fn run<T, J>(&self, job: J) -> Result<T, super::Error>
     where
         T: Send + 'static,
@@ -89,7 +92,7 @@ impl Files {
         Ok(self.threads.run(move || job(&files.directory)).await??)
     }
 
-    /// Changes an owner's sessions, when it is this operation's turn.
+    /// Changes an owner's sessions when it is this operation's turn.
     async fn change(&self, change: Change) -> Result<(), super::Error> {
         let _turn = self.turns[change.lock() % LOCKS].lock().await;
         let change = Arc::new(change);
@@ -98,7 +101,7 @@ impl Files {
             if self.run(move |directory| attempt.try_make(directory)).await? {
                 return Ok(());
             }
-            sleep(PAUSE).await;
+            sleep(LOCK_RETRY_PAUSE).await;
         }
     }
 
@@ -109,7 +112,7 @@ impl Files {
         Ok(())
     }
 
-    /// Appends items to the metadata of all owners.
+    /// Returns the changes that append items to the metadata of all owners.
     fn changes(&self, name: &str, owners: &[Owner], items: &[u8], current_time: u64) -> Result<Vec<Change>, Error> {
         let change = |owner| {
             let file = names::metadata(&self.naming, name, owner)?;
@@ -119,7 +122,7 @@ impl Files {
     }
 
     async fn store(&self, record: Record) -> Result<(), super::Error> {
-        // All names and keys are found to be good before anything is written.
+        // All names and keys are checked before anything is written.
         let file = names::record(&self.naming, &record.name, &record.key)?;
         let old_key = record.old_key.as_ref();
         let old_file = old_key.map(|key| names::record(&self.naming, &record.name, key)).transpose()?;
@@ -135,7 +138,7 @@ impl Files {
                 false => Err(Error::Gone(super::Error::Gone)),
             }
         };
-        // The last: where something fails, the replaced record must go on working.
+        // The last step: if anything before fails, the replaced record must go on working.
         let shorten = move |directory: &Directory| old_file.map_or(Ok(()), |file| directory.shorten(&file, stale));
         if changes.is_empty() {
             return self.run(move |directory| write(directory).and_then(|()| shorten(directory))).await;

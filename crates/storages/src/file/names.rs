@@ -1,8 +1,9 @@
-//! How files are named, and which names are ours.
+//! The names of files.
 //!
-//! A record's file: prefix `_` cookie name `_` key `.` suffix, the present ones. Metadata are named likewise, with
-//! `audience:subject` as the key. These are lua-resty-session's names. Files of our own beside them start with
-//! `.resty-session.`.
+//! A record's file is named prefix `_` cookie name `_` key `.` suffix, without the prefix or suffix
+//! if they are not configured. Metadata have `audience:subject` in place of the key.
+//! lua-resty-session uses the same names. The names of locks and temporary files, which it does not
+//! have, start with `.resty-session.`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,41 +12,43 @@ use nix::unistd::geteuid;
 use super::Error;
 use crate::{Naming, Owner};
 
-/// What file systems take, in bytes.
-const SIZE_LIMIT: usize = 255;
+/// The longest name of a file that file systems accept, in bytes.
+const MAX_NAME: usize = 255;
 /// Characters of a session's key: base64url of 32 bytes.
 const KEY_SIZE: usize = 43;
 
+/// How the names of locks and temporary files start.
 const OWN: &str = ".resty-session.";
 const TEMPORARY: &str = ".resty-session.tmp.";
-/// The lock of who removes expired files. Locks are of one user's, and nobody else may open them.
+/// The name of the lock for removing expired files. Each system user has locks of their own,
+/// because only their owner may open them.
 pub fn cleanup_lock() -> String {
     format!("{OWN}lock.{}.cleanup", geteuid())
 }
 
-/// What a file of ours is.
+/// What a file holds, by its name.
 #[derive(Debug, PartialEq)]
 pub enum Kind {
     Record,
     Metadata,
-    /// One that was not renamed yet, or never will be; when it was made.
+    /// A file that was not renamed yet, or never will be; with the time when it was created.
     Temporary(SystemTime),
 }
 
-/// The file name of a record.
+/// Returns the file name of a record.
 pub fn record(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
     checked("key", key)?;
     join(naming, name, "key", &[key])
 }
 
-/// The file name of an owner's metadata.
+/// Returns the file name of an owner's metadata.
 pub fn metadata(naming: &Naming, name: &str, owner: &Owner) -> Result<String, Error> {
     checked("audience", &owner.audience)?;
     checked("subject", &owner.subject)?;
     join(naming, name, "subject", &[&owner.audience, ":", &owner.subject])
 }
 
-/// What no part of a name may hold: it would lead out of the directory, or end the name.
+/// Whether a part of a name has no character that would lead out of the directory or end the name.
 pub fn is_safe(part: &str) -> bool {
     !part.contains(['/', '\0'])
 }
@@ -54,10 +57,10 @@ fn checked(part: &'static str, value: &str) -> Result<(), Error> {
     if is_safe(value) { Ok(()) } else { Err(Error::Name { part, cause: "it holds \"/\" or a zero byte" }) }
 }
 
-/// With a `_` in it, no name is `.` or `..`.
+/// Joins the parts of a name. The result contains a `_`, so it is never `.` or `..`.
 fn join(naming: &Naming, name: &str, longest: &'static str, key: &[&str]) -> Result<String, Error> {
     checked("cookie name", name)?;
-    let mut file = String::with_capacity(SIZE_LIMIT);
+    let mut file = String::with_capacity(MAX_NAME);
     if let Some(prefix) = &naming.prefix {
         file.extend([prefix, "_"]);
     }
@@ -66,7 +69,7 @@ fn join(naming: &Naming, name: &str, longest: &'static str, key: &[&str]) -> Res
     if let Some(suffix) = &naming.suffix {
         file.extend([".", suffix]);
     }
-    if file.len() > SIZE_LIMIT {
+    if file.len() > MAX_NAME {
         return Err(Error::Name { part: longest, cause: "the name would have more than 255 bytes" });
     }
     if file.starts_with(OWN) {
@@ -75,7 +78,8 @@ fn join(naming: &Naming, name: &str, longest: &'static str, key: &[&str]) -> Res
     Ok(file)
 }
 
-/// What a file is by its name; none where this storage makes no such names.
+/// Returns what a file of this storage holds, or `None` if this storage does not create files with
+/// such a name.
 pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
     if let Some(rest) = file.strip_prefix(TEMPORARY) {
         let made = rest.split('.').next()?.parse().ok()?;
@@ -94,7 +98,7 @@ pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
     is_metadata(rest).then_some(Kind::Metadata)
 }
 
-/// Whether it is `cookie name _ key`.
+/// Whether a name is `cookie name _ key`.
 fn is_record(name: &[u8]) -> bool {
     name.len().checked_sub(KEY_SIZE).is_some_and(|at| {
         let (rest, key) = name.split_at(at);
@@ -102,7 +106,8 @@ fn is_record(name: &[u8]) -> bool {
     })
 }
 
-/// Whether it is `cookie name _ audience : subject`. Both the name and the audience may hold `_` themselves.
+/// Whether a name is `cookie name _ audience : subject`. Both the cookie name and the audience may
+/// contain `_` themselves.
 fn is_metadata(name: &[u8]) -> bool {
     let mut halves = name.splitn(2, |byte| *byte == b':');
     let (Some(first), Some(subject)) = (halves.next(), halves.next()) else { return false };
@@ -119,13 +124,13 @@ fn is_cookie_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(byte))
 }
 
-/// How a temporary file's name starts. Random characters follow.
+/// Returns the start of a temporary file's name, which random characters follow.
 pub fn temporary(now: SystemTime) -> String {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     format!("{TEMPORARY}{seconds}.")
 }
 
-/// The name of one of the locks for metadata.
+/// Returns the name of one of the locks for metadata.
 pub fn lock(number: usize) -> String {
     format!("{OWN}lock.{}.{number}", geteuid())
 }
@@ -142,7 +147,7 @@ mod tests {
     const KEY: &str = "0123456789abcdefghijABCDEFGHIJ-_0123456789a";
 
     #[test]
-    fn names_are_lua_resty_sessions_and_are_known_again() {
+    fn names_are_those_of_lua_resty_session_and_are_recognized() {
         let owner = Owner { audience: "YQ_-".into(), subject: "dQ".into() };
         for (naming, before, after) in [
             (naming("", ""), "", ""),
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_not_ours() {
+    fn other_names_are_not_recognized() {
         let (plain, named) = (naming("", ""), naming("p", "s"));
         for foreign in [
             format!("session-{KEY}"),

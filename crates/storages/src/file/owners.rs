@@ -1,32 +1,34 @@
-//! Metadata: which sessions an owner has, read, changed and written under a lock.
+//! Metadata: an owner's sessions, which are changed under a lock.
 //!
-//! The file's time is when its last session expires. It is not looked at when reading: lua-resty-session may leave an
-//! earlier one.
+//! The file's modification time is the expiry of its last session. Readers ignore it, because
+//! lua-resty-session may leave an earlier one.
 
 use sha2::{Digest as _, Sha256};
 
 use super::{Directory, Error, lock, names};
 use crate::metadata;
 
-/// Locks that the metadata of a directory share: as many files of metadata are written at once, at most.
+/// The number of locks for the metadata of a directory. At most this many files of metadata are
+/// written at the same time.
 pub const LOCKS: usize = 16;
 
-/// What becomes of an owner's sessions.
+/// A change of an owner's sessions.
 pub struct Change {
-    /// The metadata's file.
+    /// The name of the metadata's file.
     pub file: String,
-    /// Items that are appended.
+    /// The items to append.
     pub items: Vec<u8>,
     pub current_time: u64,
 }
 
 impl Change {
-    /// Makes the change, unless another has the lock; whether it did.
+    /// Makes the change, unless another holds the lock. Returns whether it was made.
     pub fn try_make(&self, directory: &Directory) -> Result<bool, Error> {
         let Some(_lock) = lock::try_lock(directory, &names::lock(self.lock()))? else { return Ok(false) };
         let mut text = read(directory, &self.file)?;
         text.extend_from_slice(&self.items);
-        // Who signs in must not pay for what is damaged: then the list begins anew.
+        // A damaged file must not keep users from signing in: the list starts anew with these
+        // items.
         let compact = metadata::compact(&text, self.current_time)
             .or_else(|_| metadata::compact(&self.items, self.current_time))
             .map_err(|error| damaged(directory, &error))?;
@@ -37,7 +39,8 @@ impl Change {
         Ok(true)
     }
 
-    /// Which of the locks it takes: by the file's name, the same in every process.
+    /// The number of the change's lock, which depends on the file's name alone, so that it is the
+    /// same in every process.
     pub fn lock(&self) -> usize {
         lock_of(&self.file)
     }
@@ -47,12 +50,14 @@ fn lock_of(file: &str) -> usize {
     usize::from(Sha256::digest(file)[0]) % LOCKS
 }
 
-/// An owner's live sessions: their keys, and when they expire, in seconds since the epoch.
+/// Returns the keys and expiries, in seconds since the epoch, of an owner's sessions that have not
+/// expired.
 pub fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<(String, u64)>, Error> {
     metadata::live(&read(directory, file)?, current_time).map_err(|error| damaged(directory, &error))
 }
 
-/// Removes metadata that hold no live session, if they are metadata; whether it did.
+/// Removes the file if it holds valid metadata whose sessions have all expired. Returns whether it
+/// was removed.
 pub fn remove_expired(directory: &Directory, file: &str, current_time: u64) -> Result<bool, Error> {
     let Some(_lock) = lock::try_lock(directory, &names::lock(lock_of(file)))? else { return Ok(false) };
     let text = read(directory, file)?;
@@ -63,7 +68,8 @@ pub fn remove_expired(directory: &Directory, file: &str, current_time: u64) -> R
     directory.remove(file).map(|()| true)
 }
 
-/// The whole items of a file. Behind the last one may stand what a write that broke off has left.
+/// Returns the complete items of a file. A write that was interrupted may have left an incomplete
+/// one at the end.
 fn read(directory: &Directory, file: &str) -> Result<Vec<u8>, Error> {
     let mut text = directory.read(file, None)?.unwrap_or_default();
     text.truncate(memchr::memrchr(b';', &text).map_or(0, |at| at + 1));

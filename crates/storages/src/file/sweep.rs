@@ -1,5 +1,5 @@
-//! Expired files, removed in the background: bounded, by one worker of all that share a directory, and only files whose
-//! names this storage makes.
+//! Removes expired files in the background, in bounded steps. Of all workers that share a
+//! directory, one does so at a time. Only files with names that this storage creates are removed.
 
 use std::fs::{self, File, ReadDir};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,27 +10,27 @@ use tokio::time::sleep;
 use super::names::{self, Kind};
 use super::threads::Share;
 use super::{Error, Files, directory, lock, owners};
-use crate::cleanup::GRACE;
+use crate::cleanup::CLOCK_SKEW;
 
-/// Names that are looked at in one go. Between two, the thread rests for as long as the first took.
-const STRIDE: usize = 1000;
-/// Nobody writes for longer than that: what was not renamed by then never will be.
-const ABANDONED: Duration = Duration::from_secs(2 * 3600);
+/// How many names one job looks at. After each job the thread rests for as long as the job took.
+const STRIDE_SIZE: usize = 1000;
+/// The age at which a temporary file is abandoned. No write takes that long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(2 * 3600);
 
-/// A directory that is gone through.
+/// A pass over a directory.
 struct Sweep {
     files: Arc<Files>,
     entries: ReadDir,
     _lock: File,
 }
 
-/// What a stride came to.
+/// The result of one job of a pass.
 struct Stride {
     removed: u64,
     finished: bool,
 }
 
-/// Goes through the directory once, unless another worker does.
+/// Passes over the directory once, unless another worker is doing so.
 pub async fn round(files: Arc<Files>) -> Result<(), crate::Error> {
     let cleanup = files.cleanup();
     let threads = files.threads.clone();
@@ -39,7 +39,7 @@ pub async fn round(files: Arc<Files>) -> Result<(), crate::Error> {
     cleanup.round(|limit| remove(threads.clone(), sweep.clone(), limit)).await
 }
 
-/// Removes files until it has removed `limit`, or there are no more; answers how many.
+/// Removes files until it has removed `limit` or the pass is over. Returns how many it has removed.
 async fn remove(threads: Arc<Share>, sweep: Arc<Mutex<Sweep>>, limit: u64) -> Result<u64, crate::Error> {
     let mut removed = 0;
     loop {
@@ -65,9 +65,10 @@ impl Sweep {
     fn stride(&mut self, limit: u64) -> Stride {
         let now = SystemTime::now();
         let mut removed = 0;
-        for _ in 0..STRIDE {
+        for _ in 0..STRIDE_SIZE {
             let Some(entry) = self.entries.next() else { return Stride { removed, finished: true } };
-            // What cannot be read or removed now stays, and others are gone on with.
+            // A file that cannot be read or removed stays, and the pass continues with the next
+            // one.
             let name = entry.ok().and_then(|entry| entry.file_name().into_string().ok());
             if name.is_some_and(|name| self.remove_expired(&name, now).unwrap_or(false)) {
                 removed += 1;
@@ -79,16 +80,16 @@ impl Sweep {
         Stride { removed, finished: false }
     }
 
-    /// Removes a file that is one of ours and has expired; whether it did.
+    /// Removes a file of this storage if it has expired. Returns whether it was removed.
     fn remove_expired(&self, name: &str, now: SystemTime) -> Result<bool, Error> {
         let Some(kind) = names::kind(self.files.naming(), name) else { return Ok(false) };
         let directory = self.files.directory();
         let metadata = fs::symlink_metadata(directory.join(name)).map_err(directory.io("look for expired sessions"))?;
-        let (end, patience) = match kind {
-            Kind::Temporary(made) => (made, ABANDONED),
-            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(&metadata)), GRACE),
+        let (end, margin) = match kind {
+            Kind::Temporary(made) => (made, ABANDONED_AFTER),
+            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(&metadata)), CLOCK_SKEW),
         };
-        if !metadata.is_file() || now.duration_since(end).unwrap_or_default() < patience {
+        if !metadata.is_file() || now.duration_since(end).unwrap_or_default() < margin {
             return Ok(false);
         }
         if kind == Kind::Metadata {

@@ -1,13 +1,15 @@
-//! The threads that a worker's storages in files work on.
+//! The threads that a worker's file storages work on.
 //!
-//! All of them together have [`THREADS`], which end when they are idle. A directory that hangs keeps the threads that work
-//! on it, so a directory may use only as many threads as it leaves free: eight where it is the only one,
-//! four where another has taken eight, and so on. Four directories may hang, and there is a thread for the next.
+//! All file storages together have [`MAX_THREADS`], which end when they are idle. A directory that
+//! hangs blocks the threads that work on it. So a directory may use only as many threads as it
+//! leaves free: eight if it is the only one, four if another uses eight, and so on. If four
+//! directories hang, there is still a thread for a fifth.
 //!
-//! The threads are those for blocking jobs of a tokio runtime that is used for nothing else, and so needs no thread of its
-//! own. Looking up hosts' names has other threads, which files never take. tokio starts a thread where none is idle, and one
-//! that has just finished a job is not idle for a moment: so the runtime's own limit bounds the threads, and the turns that
-//! are given here bound the jobs.
+//! The threads are the blocking threads of a tokio runtime that is used for nothing else and so
+//! needs no thread of its own. DNS lookups use other threads, so files never delay them. tokio
+//! starts a new thread if none is idle, and a thread that has just finished a job is not idle at
+//! once. That is why the runtime's own limit bounds the threads, while the turns here bound the
+//! jobs.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,39 +22,41 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::Error;
 
-/// Threads of a worker, at most.
-pub const THREADS: usize = 16;
+/// How many threads a worker has at most.
+pub const MAX_THREADS: usize = 16;
 
 /// How long a thread may be idle before it ends. Starting one takes some 50 µs.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The size of a thread's stack, in bytes, which is many times what a job needs. The usual 2 MiB are as large as a huge page:
-/// the system may make each a whole one, and the C library keeps those of threads that have ended.
-const STACK: usize = 256 << 10;
+/// The size of a thread's stack in bytes, many times what a job needs. The usual 2 MiB are the size
+/// of a huge page: the system may use one for each stack, and the C library keeps the stacks of
+/// threads that have ended.
+const STACK_SIZE: usize = 256 << 10;
 
 /// The threads of one process.
 struct Threads {
     process: u32,
-    /// Nobody drives it: only its threads for blocking jobs are used.
+    /// Never runs a task: only its blocking threads are used.
     runtime: io::Result<Runtime>,
     state: Mutex<State>,
-    /// A turn has ended.
+    /// Notified when a turn ends.
     freed: Notify,
 }
 
 struct State {
-    /// Turns that nobody has.
+    /// How many turns are free.
     free: usize,
     /// The directories that storages use.
     directories: HashMap<PathBuf, Weak<Share>>,
 }
 
-/// A directory's share in the threads.
+/// A directory's share of the threads.
 pub struct Share {
     threads: Arc<Threads>,
-    /// Who is next. With no other directory in the way, as many get a turn as may have one.
+    /// The order of jobs. As many get past it as may have a turn if no other directory uses the
+    /// threads.
     queue: Arc<Semaphore>,
-    /// Turns that were given out. Changed while [`State`] is locked.
+    /// How many turns the directory has. Changed only while [`State`] is locked.
     used: Mutex<usize>,
 }
 
@@ -65,17 +69,17 @@ struct Turn {
 impl Threads {
     fn new(process: u32) -> Self {
         let runtime = Builder::new_current_thread()
-            .max_blocking_threads(THREADS)
-            .thread_keep_alive(IDLE)
-            .thread_stack_size(STACK)
+            .max_blocking_threads(MAX_THREADS)
+            .thread_keep_alive(IDLE_TIMEOUT)
+            .thread_stack_size(STACK_SIZE)
             .thread_name("resty-files")
             .build();
-        let state = Mutex::new(State { free: THREADS, directories: HashMap::new() });
+        let state = Mutex::new(State { free: MAX_THREADS, directories: HashMap::new() });
         Self { process, runtime, state, freed: Notify::new() }
     }
 
-    /// This process' threads. Those that were there before a fork are of no use after it: they are left alone, and never
-    /// dropped, because that would wait for them.
+    /// Returns the threads of this process. Threads do not survive a fork, so those of the parent
+    /// process are leaked: dropping them would wait for their end.
     fn current() -> Arc<Self> {
         static CURRENT: Mutex<Option<Arc<Threads>>> = Mutex::new(None);
         let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +98,7 @@ impl Threads {
 }
 
 impl Share {
-    /// The share of a directory, which all storages in it have together.
+    /// Returns the share of a directory, which is the same for all storages in it.
     pub fn of(directory: &Path) -> Arc<Self> {
         let threads = Threads::current();
         let mut state = threads.state();
@@ -108,16 +112,18 @@ impl Share {
     }
 
     fn new(threads: Arc<Threads>) -> Arc<Self> {
-        Arc::new(Self { threads, queue: Arc::new(Semaphore::new(THREADS / 2)), used: Mutex::default() })
+        Arc::new(Self { threads, queue: Arc::new(Semaphore::new(MAX_THREADS / 2)), used: Mutex::default() })
     }
 
-    /// Runs a job that blocks, on a thread, when it is its turn. One that nobody waits for any more before that is not run.
+    /// Runs a blocking job on a thread when it is the job's turn. If the caller stops waiting
+    /// before that, the job is not run.
     ///
-    /// The thread that this is called on must have the signals blocked: a thread that starts inherits that.
+    /// The calling thread must have blocked all signals, because a thread that is started here
+    /// inherits that.
     ///
     /// # Errors
     ///
-    /// The job panicked, or the system refuses what the threads need.
+    /// The job panicked, or the system cannot start the threads.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce() -> T + Send + 'static,
@@ -126,13 +132,14 @@ impl Share {
         let runtime = runtime.map_err(|error| Error::Server(format!("unable to start threads for files ({error})")))?;
         let turn = self.turn().await?;
         let running = runtime.spawn_blocking(move || {
-            // It ends with the job, not when nobody waits for that any more.
+            // The turn ends with the job, not when the caller stops waiting.
             let _turn = turn;
             job()
         });
         running.await.map_err(|_| Error::Broken)
     }
 
+    /// Waits for a turn.
     async fn turn(self: &Arc<Self>) -> Result<Turn, Error> {
         let place = self.queue.clone().acquire_owned().await.map_err(|_| Error::Broken)?;
         loop {
@@ -144,7 +151,7 @@ impl Share {
         }
     }
 
-    /// Takes a turn, unless the directory has as many as it would leave free.
+    /// Takes a turn if the directory has fewer turns than are free. Returns whether it has taken one.
     fn take(&self) -> bool {
         let mut state = self.threads.state();
         let mut used = self.used();
@@ -179,9 +186,11 @@ mod tests {
 
     use tokio::time::timeout;
 
+    /// How long to wait for a job that should start at once.
     const SOON: Duration = Duration::from_millis(100);
 
-    /// Threads that no other test has. A runtime is not to be dropped in another.
+    /// Returns threads for one test, which are leaked because a runtime cannot be dropped inside
+    /// another.
     fn threads() -> Arc<Threads> {
         let threads = Arc::new(Threads::new(0));
         std::mem::forget(threads.clone());
@@ -192,10 +201,10 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
     }
 
-    /// Jobs of a directory that hangs until what is returned is dropped.
+    /// Starts jobs of a directory that hangs until the result is dropped.
     async fn hang(share: &Arc<Share>) -> Vec<mpsc::Sender<()>> {
         let (mut held, mut jobs) = (Vec::new(), Vec::new());
-        for _ in 0..3 * THREADS {
+        for _ in 0..3 * MAX_THREADS {
             let (hold, released) = mpsc::channel::<()>();
             let share = share.clone();
             jobs.push(tokio::spawn(async move { share.run(move || released.recv().is_err()).await }));
@@ -224,7 +233,7 @@ mod tests {
             for share in shares {
                 timeout(10 * SOON, share.run(|| ())).await.unwrap().unwrap();
             }
-            while threads.state().free < THREADS {
+            while threads.state().free < MAX_THREADS {
                 tokio::task::yield_now().await;
             }
         });
@@ -241,7 +250,7 @@ mod tests {
     fn a_job_that_panics_gives_its_turn_back() {
         run(async {
             let share = Share::of(Path::new("/panics"));
-            for _ in 0..3 * THREADS {
+            for _ in 0..3 * MAX_THREADS {
                 assert!(matches!(share.run(|| panic!("as a test")).await, Err(Error::Broken)));
             }
             assert_eq!(share.run(std::thread::current).await.unwrap().name(), Some("resty-files"));

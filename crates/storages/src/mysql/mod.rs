@@ -19,7 +19,7 @@ pub use options::{DIALECT, MySqlOptions};
 use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
-use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
+use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks, stale_expiry};
 use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 pub struct MySql {
@@ -50,7 +50,7 @@ impl MySql {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
         let lease = self.pool.take(&self.options).await?;
         let running = lease.run(run);
-        match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
+        match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
             Ok(result) => result.map_err(|error| failure(&error, &self.options)),
             Err(_) => Err(Error::Timeout.into()),
         }

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::options::MySqlOptions;
 use crate::Error;
-use crate::link::PAUSE;
+use crate::link::RECONNECT_PAUSE;
 
 /// A connection that was used so lately is taken to be good.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -76,10 +76,10 @@ impl Pool {
         self.lock().idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
     }
 
-    /// Attempts that fail come no closer together than [`PAUSE`]; who came while one was made shares what it came to.
+    /// Attempts that fail come no closer together than [`RECONNECT_PAUSE`]; operations that wait meanwhile share the result.
     async fn wait_after_failure(&self) -> Result<(), Error> {
         let Some((error, when)) = self.lock().failure.clone() else { return Ok(()) };
-        let rest = PAUSE.saturating_sub(when.elapsed());
+        let rest = RECONNECT_PAUSE.saturating_sub(when.elapsed());
         if rest.is_zero() {
             return Ok(());
         }

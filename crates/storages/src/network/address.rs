@@ -1,33 +1,34 @@
-//! Where a server is, as programs write it.
+//! Addresses of servers, in the forms in which programs write them.
 
 use std::net::Ipv6Addr;
 
 /// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
-    /// A name or an IP address, without brackets: what a certificate must bear, too.
+    /// A name or an IP address, without brackets. The server's certificate must be for it.
     pub host: String,
     pub port: u16,
 }
 
+/// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     Tcp(Node),
-    /// A socket's path.
+    /// The path of a Unix socket.
     Unix(String),
 }
 
-/// What is before the path of a Unix socket.
-const UNIX: &str = "unix:";
+/// What precedes the path of a Unix socket.
+const UNIX_PREFIX: &str = "unix:";
 
 impl Address {
-    /// Reads `unix:/path`, or what [`Node::parse`] takes.
+    /// Parses `unix:/path`, or any form of [`Node::parse`].
     ///
     /// # Errors
     ///
-    /// It is neither; the text says why.
+    /// The text is not an address; the error says why.
     pub fn parse(host: &str, default_port: u16) -> Result<Self, &'static str> {
-        match host.strip_prefix(UNIX) {
+        match host.strip_prefix(UNIX_PREFIX) {
             Some("") => Err("the path of the Unix socket is missing"),
             Some(path) => Ok(Self::Unix(path.to_owned())),
             None => Ok(Self::Tcp(Node::parse(host, default_port)?)),
@@ -36,14 +37,15 @@ impl Address {
 }
 
 impl Node {
-    /// Reads `name`, `name:port`, `192.0.2.1`, `192.0.2.1:port`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:port`.
-    /// Without a port, the default is taken.
+    /// Parses `name`, `name:port`, `192.0.2.1`, `192.0.2.1:port`, `2001:db8::1`, `[2001:db8::1]` or
+    /// `[2001:db8::1]:port`. The port is `default_port` if the text has none.
     ///
     /// # Errors
     ///
-    /// The text is not an address. The error says why, and does not repeat the text, which may hold a password.
+    /// The text is not an address. The error says why, but does not repeat the text, which may
+    /// contain a password.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, &'static str> {
-        if text.starts_with(UNIX) {
+        if text.starts_with(UNIX_PREFIX) {
             return Err("a Unix socket cannot be used here");
         }
         let (host, port) = split(text)?;
@@ -62,7 +64,7 @@ impl Node {
     }
 }
 
-/// The host without brackets, and the port's text where there is one.
+/// Splits a text into the host, without brackets, and the text of the port if there is one.
 fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
     let (address, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -79,7 +81,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
             None => return Ok((text, None)),
         },
     };
-    // Behind the percent sign is the interface of an address that holds on one link only.
+    // A link-local address has its network interface after the percent sign.
     let (digits, zone) = address.split_once('%').unwrap_or((address, "-"));
     if digits.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
         return Err("not a valid IPv6 address");
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_come_with_a_port_or_without() {
+    fn hosts_have_a_port_or_the_default() {
         for (text, host, port) in [
             ("localhost", "localhost", 7),
             ("redis.internal:16300", "redis.internal", 16300),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use resty_session_core::settings::{Error, Names, Reader};
 
 use super::{Address, Endpoint, Node, Timeouts, Tls};
-use crate::options::{TIMEOUT, milliseconds, response_timeout};
+use crate::options::{NODE_LISTS, NODE_OPTIONS, TIMEOUT, milliseconds, response_timeout};
 
 /// How long a connection may be unused if the options don't say so.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -19,11 +19,11 @@ fn port(reader: &Reader, default: u16) -> Result<u16, Error> {
 }
 
 impl Node {
-    const OPTIONS: Names = &[&["host", "ip", "port"]];
-
     /// Reads servers, each `{ host = …, port = … }`; `ip` stands for `host` too.
     pub(crate) fn read_all(reader: &Reader, option: &str, default_port: u16) -> Result<Option<Vec<Self>>, Error> {
-        let Some(tables) = reader.tables(option, Self::OPTIONS, "{ host = …, port = … }")? else { return Ok(None) };
+        const NAMES: Names = &[NODE_OPTIONS];
+        debug_assert!(NODE_LISTS.contains(&option), "the shim does not know the list {option}");
+        let Some(tables) = reader.tables(option, NAMES, "{ host = …, port = … }")? else { return Ok(None) };
         if tables.is_empty() {
             return Err(reader.invalid(option, "it is empty"));
         }

@@ -1,4 +1,5 @@
-//! TLS to a server: verified with the system's authorities, or not verified at all.
+//! TLS: the server's certificate is verified with the system's certificate authorities, or not at
+//! all.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -12,31 +13,36 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// The settings of TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// Whether the certificate must be good, and the server's.
+    /// Whether the certificate must be valid and issued for the server's name.
     pub verify: bool,
-    /// The name that the certificate must bear, where it is not the host's.
+    /// The name that the certificate must be issued for, if it is not the host's.
     pub server_name: Option<String>,
 }
 
 impl Tls {
-    /// The name that is asked for, and verified.
+    /// The name that the server is asked for, and that its certificate is verified against.
     pub fn name<'a>(&'a self, host: &'a str) -> &'a str {
         self.server_name.as_deref().unwrap_or(host)
     }
 
+    /// Starts TLS on a connection to a host.
+    ///
     /// # Errors
     ///
-    /// The certificate is not good, or the server speaks no TLS.
+    /// The certificate is not valid, or the server does not support TLS.
     pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(self.name(host).to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(self.config()?)).connect(name, stream).await
     }
 
+    /// Returns these settings as a configuration of rustls.
+    ///
     /// # Errors
     ///
-    /// The system has no authorities to verify with.
+    /// The system has no certificate authorities to verify with.
     pub fn config(&self) -> io::Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -51,11 +57,12 @@ impl Tls {
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// The system's authorities, as they were when they were first needed: reading them takes a while.
+    /// Returns the system's certificate authorities. They are read once, when they are first
+    /// needed, because reading them takes long.
     ///
     /// # Errors
     ///
-    /// There are none.
+    /// The system has no certificate authorities.
     pub fn roots() -> io::Result<Vec<CertificateDer<'static>>> {
         static ROOTS: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
         if let Some(roots) = ROOTS.get() {
@@ -70,7 +77,7 @@ impl Tls {
     }
 }
 
-/// Takes any certificate; who presents it must have its key all the same.
+/// Accepts any certificate. The server must still prove that it has the certificate's key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -24,7 +24,7 @@ use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
-use super::sql::{self, Failure, GRACE, outlast_deadlocks, stale_expiry};
+use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks, stale_expiry};
 use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 pub struct Postgres {
@@ -63,7 +63,7 @@ impl Postgres {
             let rows = connection.handle.client.query_raw(&statement, parameters).await?;
             rows.try_collect().await
         };
-        match tokio::time::timeout(self.options.timeouts.response + GRACE, running).await {
+        match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if is_lost(&error) => {
                 link.give_up(&connection);

@@ -1,4 +1,5 @@
-//! What the storages in SQL databases share: the names of their tables, and what to do where these are missing.
+//! What the storages in SQL databases share: the names of tables, the error for missing tables,
+//! deadlocks and time limits.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,30 +10,32 @@ use super::{Error, Record};
 
 pub(crate) mod options;
 
-/// A server ends a statement that takes too long by itself, and says so; it has this much more time for that.
-pub const GRACE: Duration = Duration::from_millis(50);
+/// How much longer the driver waits for a statement than the server, which ends a slow one by
+/// itself with a better error.
+pub const TIMEOUT_MARGIN: Duration = Duration::from_millis(50);
 
-/// The names of a storage's tables, as they stand in statements.
+/// The names of a storage's tables, quoted as they are written in statements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tables {
     pub sessions: String,
     pub metadata: String,
 }
 
-/// A database's way with names.
+/// A database's rules for names.
 #[derive(Clone, Copy)]
 pub struct Dialect {
-    /// What stands around a name that is not plain.
+    /// The character that quotes a name.
     pub quote: char,
     /// The longest name, in characters.
     pub longest: usize,
-    /// The statements that make the tables `sessions` and `sessions_meta`.
+    /// The statements that create the tables `sessions` and `sessions_meta`.
     pub schema: &'static str,
 }
 
 impl Dialect {
-    /// Whether a text is a table's name, `table` or `schema.table`, each part plain (letters, digits, `_` and `$`) or
-    /// quoted. A name cannot be bound to a statement: nothing else may get into one.
+    /// Whether a text is the name of a table, `table` or `schema.table`, each part plain (letters,
+    /// digits, `_` and `$`) or quoted. Names are checked because they are written into statements:
+    /// they cannot be bound as parameters.
     pub fn is_table(&self, text: &str) -> bool {
         match text.split_once('.') {
             Some((schema, table)) if self.is_part(schema) => self.is_part(table),
@@ -49,7 +52,8 @@ impl Dialect {
         !name.is_empty() && name.chars().count() <= self.longest && starts_well && name.chars().all(allowed)
     }
 
-    /// A table's name with something after it, such as `_meta`.
+    /// Returns the name of a table with a suffix such as `_meta`, inside the quotes if there are
+    /// any.
     pub fn extended(&self, table: &str, suffix: &str) -> String {
         match table.strip_suffix(self.quote) {
             Some(name) => format!("{name}{suffix}{}", self.quote),
@@ -57,12 +61,13 @@ impl Dialect {
         }
     }
 
-    /// What is wrong when a table is missing, and what to do about it.
+    /// The error for a missing table: the server's message, and the statements that create the
+    /// tables.
     pub fn missing(&self, tables: &Tables, message: &str) -> Error {
         Error::Server(format!("{message}; create the tables with: {}", self.statements(tables)))
     }
 
-    /// The statements that make the tables, in one line.
+    /// Returns the statements that create these tables, on one line.
     fn statements(&self, tables: &Tables) -> String {
         let lines = self.schema.lines().map(str::trim).filter(|line| !line.starts_with("--"));
         let words = lines.flat_map(str::split_whitespace).map(|word| {
@@ -70,7 +75,7 @@ impl Dialect {
             match name {
                 "sessions" => word.replacen(name, &tables.sessions, 1),
                 "sessions_meta" => word.replacen(name, &tables.metadata, 1),
-                // An index is where its table is.
+                // An index is created in its table's schema, so its name has no schema.
                 "sessions_exp" => self.extended(last_part(&tables.sessions), "_exp"),
                 "sessions_meta_sid" => self.extended(last_part(&tables.metadata), "_sid"),
                 _ => word.to_owned(),
@@ -80,19 +85,20 @@ impl Dialect {
     }
 }
 
-/// A table's name without its schema's.
+/// Returns the name of a table without its schema.
 fn last_part(table: &str) -> &str {
     table.rsplit_once('.').map_or(table, |(_, table)| table)
 }
 
-/// When the record that is replaced expires at the latest, in seconds since the epoch.
+/// Returns when the replaced record expires at the latest, in seconds since the epoch.
 pub fn stale_expiry(record: &Record) -> u64 {
     record.current_time.saturating_add(record.stale_ttl)
 }
 
-/// An error, and whether it is a deadlock's, for which the server has undone the whole transaction.
+/// An error of a transaction.
 pub struct Failure {
     pub error: Error,
+    /// Whether the cause is a deadlock, for which the server has undone the whole transaction.
     pub deadlock: bool,
 }
 
@@ -108,7 +114,11 @@ impl From<Failure> for Error {
     }
 }
 
-/// Does something again when it ended in a deadlock, a few times.
+/// Repeats a transaction that ended in a deadlock, up to seven times.
+///
+/// # Errors
+///
+/// The error of the last attempt.
 pub async fn outlast_deadlocks<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -123,18 +133,22 @@ where
     Ok(attempt().await?)
 }
 
-/// What takes longer than `limit`, and what the server may need to end it by itself, is a timeout.
-pub async fn within<T>(limit: Duration, running: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(limit + GRACE, running).await.unwrap_or(Err(Error::Timeout))
-}
-
-/// The value as the text that it is kept as.
+/// Waits for an operation until `limit` and [`TIMEOUT_MARGIN`] are over.
 ///
 /// # Errors
 ///
-/// It is no UTF-8: a text column cannot hold it.
+/// [`Error::Timeout`] if it takes longer; otherwise its own error.
+pub async fn within<T>(limit: Duration, running: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(limit + TIMEOUT_MARGIN, running).await.unwrap_or(Err(Error::Timeout))
+}
+
+/// Returns a record's value as text, as it is stored.
+///
+/// # Errors
+///
+/// The value is not valid UTF-8, which a text column cannot hold.
 pub fn text(value: Vec<u8>) -> Result<String, Error> {
-    String::from_utf8(value).map_err(|_| Error::Server("the record is no UTF-8".to_owned()))
+    String::from_utf8(value).map_err(|_| Error::Server("the record is not valid UTF-8".to_owned()))
 }
 
 #[cfg(test)]
@@ -144,7 +158,7 @@ mod tests {
     const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_str!("../../../../sql/postgres.sql") };
 
     #[test]
-    fn only_names_are_names() {
+    fn table_names_are_plain_or_quoted() {
         for name in ["sessions", "app.sessions", "_s$1", "\"My Sessions\"", "app.\"a;b\"", "\"a b\".\"c\""] {
             assert!(DIALECT.is_table(name), "{name}");
         }
@@ -157,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_beside_the_sessions() {
+    fn a_suffix_is_inside_the_quotes() {
         assert_eq!(DIALECT.extended("app.sessions", "_meta"), "app.sessions_meta");
         assert_eq!(DIALECT.extended("\"My\"", "_meta"), "\"My_meta\"");
     }
 
     #[test]
-    fn what_is_missing_can_be_made_with_what_is_said() {
+    fn the_error_for_missing_tables_has_the_statements_that_create_them() {
         let tables = Tables { sessions: "app.s".into(), metadata: "app.s_meta".into() };
         let said = DIALECT.missing(&tables, "no table").to_string();
         assert!(

@@ -1,0 +1,305 @@
+//! The rows of values that cross the border when an act runs. Each is a struct here, and is read or made in one place;
+//! the shim's `run_act` and `perform`, and `resty.session.outcomes`, are the other ends.
+//!
+//! What is frequent crosses as values, because a table for each would cost a tenth of an open; the rest has names in a table.
+
+use mlua::prelude::*;
+use mlua::{BString, Either, Variadic};
+
+use super::configuration::HandleRef;
+use super::storages::Submitted;
+use resty_session_core::session::{Meta, Outcome, Session, State};
+
+/// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
+pub type Slot = Either<Option<String>, LuaValue>;
+
+/// A row: what the shim is to do next, a [`Next`], and what it needs for that; nils at the end are left out.
+pub type Row = Variadic<Slot>;
+
+/// What the shim is to do next: the first value of each [`Row`], with at most four others. (The shim's functions take them
+/// as parameters. LuaJIT does not compile a function by itself that takes any number of values.)
+#[derive(Clone, Copy)]
+pub enum Next {
+    /// Take over a session that was opened, and of which nothing else is to be told: `data, audience, subject, position`. That
+    /// is JSON of its only audience's data, the audience, its subject, and where in the Cookie header the value of the
+    /// session's first cookie stands: see [`POSITION_FACTOR`]. The configuration's first key authenticates it.
+    Opened,
+    /// Take over what else an act came to: `err, lines, cookie, more`. The lines are a string or an array of strings,
+    /// `cookie` is the value of the session's first cookie if the act saved it, and `more` is a table or nil: see [`Finished::more`].
+    Done,
+    /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and it is not known anew that
+    /// its record exists.
+    Touched,
+    /// Wait for a ticket and call `proceed(ticket, err)`: `ticket, limit, in_entry_thread`. The limit is how many seconds
+    /// to wait at most; `in_entry_thread` says whether this thread may wait by itself.
+    Wait,
+    /// Call `get` of the program's own storage and then `reply(task, value, err)`: `task, name, key, current_time`.
+    Get,
+    /// Call another method of the program's own storage and then `reply(task, value, err)`: `task, request`, a table with
+    /// the `method` and its arguments by their names.
+    Call,
+    /// Find out whether this thread can wait for a key that takes long to derive, and call `derive(task, problem)`: `task`.
+    Derive,
+}
+
+/// A place in a Cookie header is one number for the shim: where it starts, counted from 1, times this, and where it ends.
+pub const POSITION_FACTOR: u64 = 1 << 26;
+
+impl Next {
+    /// All of them by name, for the shim.
+    pub const ALL: [(&str, Self); 7] = [
+        ("OPENED", Self::Opened),
+        ("DONE", Self::Done),
+        ("TOUCHED", Self::Touched),
+        ("WAIT", Self::Wait),
+        ("GET", Self::Get),
+        ("CALL", Self::Call),
+        ("DERIVE", Self::Derive),
+    ];
+
+    /// The number that stands for it.
+    pub fn number(self) -> u64 {
+        self as u64
+    }
+
+    /// A row that starts with it.
+    pub fn row<const N: usize>(self, values: [Slot; N]) -> Row {
+        let mut row = Vec::with_capacity(1 + N);
+        row.push(number(self.number()));
+        row.extend(values);
+        row.into()
+    }
+}
+
+/// What every act is given: `handle, now, cookies, unsendable, problem`, and what else the act needs.
+pub type Args<More = ()> = (HandleRef, u64, Option<BString>, (Option<String>, Option<String>, More));
+
+/// What an act is told of the request and the response.
+pub struct Request {
+    /// Seconds since the epoch.
+    pub now: u64,
+    /// The Cookie header.
+    pub cookies: Vec<u8>,
+    /// Why the response can't set a cookie, if it can't.
+    pub unsendable: Option<String>,
+    /// Why storages can't be waited for, if they can't.
+    pub problem: Option<String>,
+}
+
+/// Reads what every act is given.
+pub fn read<More>((handle, now, cookies, (unsendable, problem, more)): Args<More>) -> (HandleRef, Request, More) {
+    let cookies = cookies.map(Into::into).unwrap_or_default();
+    (handle, Request { now, cookies, unsendable, problem }, more)
+}
+
+/// What an act on an instance is given besides: `open, remember, forget, cookie, ikm, known_at, remembered, payload, index,
+/// info`.
+pub type InstanceArgs = (bool, bool, bool, (Option<BString>, Option<BString>, Option<u64>, DataArgs));
+
+type DataArgs = (Option<LuaTable>, Option<BString>, LuaValue, Option<BString>);
+
+/// An instance between two acts, as the shim keeps it.
+pub struct InstanceRow {
+    pub open: bool,
+    /// Whether the user is to be remembered.
+    pub remember: bool,
+    /// Whether the user asked to be forgotten.
+    pub forget: bool,
+    pub meta: MetaRow,
+    /// The meta of the remember cookie: `value`, `ikm` and `known_at`.
+    pub remembered: Option<LuaTable>,
+    /// The data, JSON.
+    pub payload: Option<BString>,
+    /// The current audience's place among the data, counted from 1; a program may have put anything in its place.
+    pub index: LuaValue,
+    /// JSON.
+    pub info: Option<BString>,
+}
+
+/// What the shim keeps of a cookie.
+pub struct MetaRow {
+    /// The value of the first cookie.
+    pub cookie: Option<BString>,
+    /// The key material that authenticates it.
+    pub ikm: Option<BString>,
+    /// When its record was last known to exist: seconds since the epoch.
+    pub known_at: Option<u64>,
+}
+
+impl From<InstanceArgs> for InstanceRow {
+    fn from((open, remember, forget, (cookie, ikm, known_at, data)): InstanceArgs) -> Self {
+        let (remembered, payload, index, info) = data;
+        Self { open, remember, forget, meta: MetaRow { cookie, ikm, known_at }, remembered, payload, index, info }
+    }
+}
+
+/// What an act came to, for the shim.
+pub struct Finished {
+    pub session: Session,
+    pub outcome: Outcome,
+    /// How many bytes of data the act started with.
+    pub payload_size: usize,
+    /// When the act started: seconds since the epoch.
+    pub now: u64,
+}
+
+impl Finished {
+    /// A row of [`Next::Opened`], [`Next::Touched`] or [`Next::Done`].
+    pub fn into_row(self, lua: &Lua) -> LuaResult<Row> {
+        match self.opened(lua)?.or_else(|| self.touched()) {
+            Some(row) => Ok(row),
+            None => self.done(lua),
+        }
+    }
+
+    /// Whether the act opened a session, or dropped audiences; otherwise the data are the shim's own.
+    fn has_new_data(&self) -> bool {
+        self.session.payload.len() != self.payload_size
+    }
+
+    fn opened(&self, lua: &Lua) -> LuaResult<Option<Row>> {
+        let Session { meta, payload, sole, .. } = &self.session;
+        let (Some(Meta { key: 0, place: Some(place), known_at, .. }), Some(sole)) = (meta, sole) else {
+            return Ok(None);
+        };
+        let is_all = self.session.state == State::Open && self.session.lines.is_empty() && !self.has_more();
+        if *known_at != self.now || !self.has_new_data() || !is_all {
+            return Ok(None);
+        }
+        let Some(parts) = sole.split(payload) else { return Ok(None) };
+        let place = (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64;
+        // The data are copied once, into Lua's memory.
+        let data = string(lua.create_string(parts.data)?);
+        let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
+        Ok(Some(Next::Opened.row([data, audience, subject, number(place)])))
+    }
+
+    fn touched(&self) -> Option<Row> {
+        let (Some(meta), [line]) = (&self.session.meta, self.session.lines.as_slice()) else { return None };
+        let is_all = !self.outcome.exists && !self.has_new_data() && !self.has_more();
+        (is_all && meta.known_at != self.now).then(|| Next::Touched.row([text(line.as_str()), text(meta.value())]))
+    }
+
+    /// Whether there is an error, or something that acts seldom come to.
+    fn has_more(&self) -> bool {
+        let Session { warning, info, remember_meta, .. } = &self.session;
+        self.outcome.result.is_err() || warning.is_some() || info.is_some() || remember_meta.is_some()
+    }
+
+    fn done(self, lua: &Lua) -> LuaResult<Row> {
+        let error = self.outcome.result.as_ref().err().map(ToString::to_string);
+        let more = self.more(lua)?;
+        let Session { meta, lines, .. } = self.session;
+        let changed = meta.filter(|meta| meta.place.is_none() && !lines.is_empty());
+        let cookie = Either::Left(changed.map(|meta| meta.value()));
+        let lines = match lines.len() {
+            0 | 1 => Either::Left(lines.into_iter().next()),
+            _ => Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?)),
+        };
+        let mut row = Next::Done.row([Either::Left(error), lines, cookie, more]);
+        while matches!(row.last(), Some(Either::Left(None))) {
+            row.pop();
+        }
+        Ok(row)
+    }
+
+    /// What acts seldom come to, in a table with names; nil if there is nothing:
+    ///
+    /// - `exists`: whether the session exists, or existed
+    /// - `warning`: to be logged
+    /// - `key`: where the key that authenticates the cookie stands among the configuration's, if it is not the first
+    /// - `known_at`: when the session's record was last known to exist, if that is not now: seconds since the epoch
+    /// - `position`: where the session's first cookie stands in the Cookie header, if the act read it
+    /// - `payload`: the data of all audiences, JSON, if the act opened a session or dropped audiences
+    /// - `index`: the current audience's place among them
+    /// - `info`: JSON, beside `payload`
+    /// - `remembered`: the remember cookie's meta, if the act opened or saved it: `value`, `key` and `known_at`
+    fn more(&self, lua: &Lua) -> LuaResult<Slot> {
+        let mut more = More(None);
+        let session = &self.session;
+        more.set(lua, "exists", Some(true).filter(|_| self.outcome.exists))?;
+        more.set(lua, "warning", session.warning.as_deref())?;
+        if let Some(meta) = &session.meta {
+            more.set(lua, "key", Some(meta.key + 1).filter(|key| *key > 1))?;
+            more.set(lua, "known_at", Some(meta.known_at).filter(|known_at| *known_at != self.now))?;
+            let place = meta.place.as_ref();
+            more.set(
+                lua,
+                "position",
+                place.map(|place| (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64),
+            )?;
+        }
+        if self.has_new_data() {
+            more.set(lua, "payload", Some(lua.create_string(&session.payload)?))?;
+            more.set(lua, "index", session.index.map(|index| index + 1))?;
+            more.set(lua, "info", session.info.as_deref().map(|info| lua.create_string(info)).transpose()?)?;
+        }
+        let remembered = session.remember_meta.as_deref();
+        more.set(lua, "remembered", remembered.map(|meta| remembered_table(lua, meta)).transpose()?)?;
+        Ok(more.0.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))))
+    }
+}
+
+/// A table that is only made once a field has a value.
+struct More(Option<LuaTable>);
+
+impl More {
+    fn set(&mut self, lua: &Lua, name: &str, value: Option<impl IntoLua>) -> LuaResult<()> {
+        let Some(value) = value else { return Ok(()) };
+        let table = match self.0.take() {
+            Some(table) => table,
+            None => lua.create_table()?,
+        };
+        table.raw_set(name, value)?;
+        self.0 = Some(table);
+        Ok(())
+    }
+}
+
+/// The row of an act that failed at once.
+pub fn failed(error: &dyn std::fmt::Display) -> Row {
+    Next::Done.row([text(error.to_string())])
+}
+
+/// The row of an act that waits for a ticket.
+pub fn waits((ticket, limit, in_entry_thread): Submitted) -> Row {
+    Next::Wait.row([number(ticket), Either::Right(LuaValue::Number(limit)), boolean(in_entry_thread)])
+}
+
+pub fn nil() -> Slot {
+    Either::Left(None)
+}
+
+pub fn text(text: impl Into<String>) -> Slot {
+    Either::Left(Some(text.into()))
+}
+
+pub fn number(number: u64) -> Slot {
+    Either::Right(LuaValue::Number(number as f64))
+}
+
+pub fn boolean(value: bool) -> Slot {
+    Either::Right(LuaValue::Boolean(value))
+}
+
+fn string(string: LuaString) -> Slot {
+    Either::Right(LuaValue::String(string))
+}
+
+/// Bytes as they are, whether they are UTF-8 or not.
+pub fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Slot> {
+    let Some(bytes) = bytes else { return Ok(nil()) };
+    match std::str::from_utf8(bytes) {
+        Ok(plain) => Ok(text(plain)),
+        Err(_) => lua.create_string(bytes).map(string),
+    }
+}
+
+/// `{ value = …, key = …, known_at = … }`.
+fn remembered_table(lua: &Lua, meta: &Meta) -> LuaResult<LuaTable> {
+    let table = lua.create_table()?;
+    table.set("value", meta.value())?;
+    table.set("key", meta.key + 1)?;
+    table.set("known_at", meta.known_at)?;
+    Ok(table)
+}
