@@ -200,7 +200,7 @@ describe("configuration", function()
       for problem, options in pairs {
         ["port (whole number expected)"] = { port = 80.5 },
         ["read_timeout (number that is not negative expected, got number)"] = { read_timeout = -1 },
-        ["send_timeout (number that is not negative expected, got number)"] = { send_timeout = 0 / 0 },
+        ["send_timeout (number that is not negative expected, got NaN)"] = { send_timeout = 0 / 0 },
         ["connect_timeout (number that is not negative expected, got string)"] = { connect_timeout = "nan" },
         ["pool_size (number that is not negative expected, got string)"] = { pool_size = "inf" },
       } do
@@ -210,6 +210,24 @@ describe("configuration", function()
     end
     assert.has_error(function() require("resty.session.redis").new({ database = 0.5 }) end,
                      "invalid redis database (whole number expected)")
+  end)
+
+  it("takes a number as text", function()
+    local s = session.new({ idling_timeout = "900", remember = true, remember_rolling_timeout = "1000.5" })
+    assert(s:save())
+    assert.equal(900, s:get_property("idling-timeout"))
+    assert.matches("Max%-Age=1001$", browser:next()[2])
+    assert.has_error(function() session.new({ touch_threshold = "" }) end,
+                     "invalid touch_threshold (number that is not negative expected, got string)")
+  end)
+
+  it("says what to do about a storage that the build leaves out", function()
+    local storages = require("resty.session.native").storages
+    local make = storages.redis
+    storages.redis = nil
+    local _, err = pcall(session.new, { storage = "redis", redis = { host = "127.0.0.1", port = 16379 } })
+    storages.redis = make
+    assert.equal("this build of the library has no storage redis: build it with make build FEATURES=redis", err)
   end)
 
   it("reads arrays whole, whatever holes they have", function()

@@ -17,9 +17,9 @@ local OPTIONS = {
 
 local PROBLEMS = {
   ["invalid " .. STORAGE .. " port (at most 65535)"] = { port = 70000 },
-  ["invalid " .. STORAGE .. " table_name (it is no table's name)"] = { table_name = "sessions; DROP TABLE x" },
-  ["invalid " .. STORAGE .. " table_meta (it is no table's name)"] = { table_meta = "a b" },
-  ["invalid mysql charset (it is no character set's name)"] = MYSQL and { charset = "latin1; --" } or nil,
+  ["invalid " .. STORAGE .. " table_name (not a valid table name)"] = { table_name = "sessions; DROP TABLE x" },
+  ["invalid " .. STORAGE .. " table_meta (not a valid table name)"] = { table_meta = "a b" },
+  ["invalid mysql charset (not a valid character set name)"] = MYSQL and { charset = "latin1; --" } or nil,
   ["invalid postgres ssl_required (it needs ssl)"] = not MYSQL and { ssl_required = true } or nil,
 }
 

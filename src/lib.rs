@@ -4,18 +4,6 @@
 //! worker goes on. What is decided is decided in `resty-session-core`; the drivers are `resty-session-storages`. The shim
 //! `lua/resty/session.lua` on the border's other side reads the request, waits for storages, and sets headers.
 #![forbid(unsafe_code)]
-// A build with some of the storages leaves a part of what they share unused.
-#![cfg_attr(
-    not(all(
-        feature = "dshm",
-        feature = "file",
-        feature = "memcached",
-        feature = "mysql",
-        feature = "postgres",
-        feature = "redis"
-    )),
-    allow(dead_code, unused_imports)
-)]
 
 pub mod bridge;
 pub mod lua;

@@ -8,9 +8,9 @@ use resty_session::bridge;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
-use resty_session_core::session::configuration::Value;
 use resty_session_core::session::effect::{Answer, Effect};
 use resty_session_core::session::{Options, Session, audiences};
+use resty_session_core::settings::{self, Section, Table, Value};
 use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
@@ -45,14 +45,64 @@ fn options_and_their_values_show_no_secret() {
         ikm: secret(),
         secret_fallbacks: Some(vec![MARK.into()]),
         ikm_fallbacks: Some(vec![MARK.into()]),
+        key_context: Some(Some(MARK.into())),
         ..Options::default()
     };
+    assert!(format!("{options:?}").contains("secret_fallbacks"), "it still shows what was written");
     let number = Value::Number(271_828_182.0);
     assert!(!format!("{number:?}").contains("271828182"), "a secret may be a number");
     check!(options, Options { subject: Some(Some(MARK.into())), ..Options::default() });
     check!(Value::Text(MARK.into()), Value::List(vec![Value::Text(MARK.into())]));
-    let wrong = Options::read::<resty_session_core::session::Error>(|_| Ok(Some(Value::Text(MARK.into()))));
-    check!(wrong.err().unwrap());
+    check!(with_mark("password"), Value::Table(with_mark(MARK)));
+    for name in Options::NAMES {
+        if let Err(wrong) = Options::read(&with_mark(name)) {
+            check!(wrong, wrong.to_string());
+        }
+    }
+    assert!(Options::read(&with_mark("idling_timeout")).is_err());
+}
+
+fn with_mark(name: &str) -> Table {
+    [(name.into(), Value::Text(MARK.into()))].into_iter().collect()
+}
+
+struct Problems(usize);
+
+impl Problems {
+    fn check<S: Section>(&mut self) {
+        for name in S::OPTIONS.concat() {
+            let list = Value::List(vec![Value::Text(MARK.into()), Value::Table(with_mark(MARK))]);
+            let list = Value::Table([(name.into(), list)].into_iter().collect());
+            for value in [Value::Table(with_mark(name)), list] {
+                if let Err(wrong) = settings::parse::<S>(Some(&value)) {
+                    self.0 += 1;
+                    check!(wrong, wrong.to_string());
+                }
+            }
+        }
+        check!(settings::parse::<S>(Some(&Value::Text(MARK.into()))).err());
+    }
+}
+
+impl storage::options::Visitor for Problems {
+    type Error = ();
+
+    fn driver<O: storage::Options>(&mut self) -> Result<(), ()> {
+        self.check::<O>();
+        Ok(())
+    }
+
+    fn shm(&mut self) -> Result<(), ()> {
+        self.check::<storage::shm::ShmOptions>();
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_storages_option_is_said_without_its_value() {
+    let mut problems = Problems(0);
+    storage::options::each_storage(&mut problems).unwrap();
+    assert!(problems.0 > 100, "{} problems", problems.0);
 }
 
 #[test]

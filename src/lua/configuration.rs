@@ -4,12 +4,10 @@ use std::rc::Rc;
 
 use mlua::prelude::*;
 
-use super::array::{self, NAMED_FIELDS};
-use super::hints::hint;
 use super::storages::{StorageHandle, StorageRef};
-use super::{Answer, answer};
+use super::{Answer, answer, values};
 use resty_session_core::cookie::Key;
-use resty_session_core::session::configuration::{HEADERS, Value, WITH_REVOCATION};
+use resty_session_core::session::configuration::HEADERS;
 use resty_session_core::session::name::Name;
 use resty_session_core::session::{self, Configuration, Error, Options};
 
@@ -27,7 +25,7 @@ pub type HandleRef = LuaUserDataRef<Handle>;
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("init", lua.create_function(init)?)?;
     module.set("new", lua.create_function(new)?)?;
-    module.set("OPTIONS", names().collect::<Vec<_>>())?;
+    module.set("OPTIONS", Options::names().collect::<Vec<_>>())?;
     module.set("unknown_options", lua.create_function(unknown_options)?)?;
     let headers = lua.create_table()?;
     for (property, header) in HEADERS {
@@ -36,41 +34,13 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("HEADERS", headers)
 }
 
-/// The names of all options that are not a storage's own.
-fn names() -> impl Iterator<Item = &'static str> {
-    Options::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
-}
-
 /// `unknown_options(options, sections)`: what to say of unknown options, an array of strings, or nil.
 /// `sections` are the names under which storages' options may stand.
 fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
     let sections: Vec<String> = sections.iter().map(LuaString::to_string_lossy).collect();
-    let mut known: Vec<&str> = names().collect();
-    known.extend(sections.iter().map(String::as_str));
-    let mut hints = Vec::new();
-    for (key, value) in options.pairs::<LuaValue, LuaValue>().filter_map(Result::ok) {
-        let name = key.to_string().unwrap_or_default();
-        // A module's name has a dot: its options may wait here for being used.
-        let is_module = value.is_table() && name.contains('.');
-        if array::is_absent(&value) || is_module || known.contains(&name.as_str()) {
-            continue;
-        }
-        // Version 3 has its options in tables: `cookie = { lifetime = … }`.
-        let fields = value.as_table().filter(|_| matches!(name.as_str(), "cookie" | "check" | "random" | "aes"));
-        let fields: Vec<LuaString> = fields
-            .into_iter()
-            .flat_map(|table| table.pairs::<LuaString, LuaValue>())
-            .flatten()
-            .map(|(key, _)| key)
-            .collect();
-        hints.extend(
-            fields.iter().map(|field| hint(None, &[name.as_bytes(), b".", &field.as_bytes()].concat(), &known)),
-        );
-        if fields.is_empty() {
-            hints.push(hint(None, name.as_bytes(), &known));
-        }
-    }
-    hints.sort();
+    let sections: Vec<&str> = sections.iter().map(String::as_str).collect();
+    // The second level are the fields of tables such as `cookie = { lifetime = … }`.
+    let hints = Options::hints(&values::table(&options, 2), &sections);
     Ok((!hints.is_empty()).then_some(hints))
 }
 
@@ -94,28 +64,7 @@ fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, bool, Option<StorageRef>))
 }
 
 fn read(options: Option<LuaTable>) -> Result<Options, Error> {
-    let Some(options) = options else { return Ok(Options::default()) };
-    Options::read(|name| {
-        // A configuration is a plain table; where reading it raises, the option counts as unreadable.
-        let value = options.get(name).unwrap_or(LuaValue::Error(Box::new(LuaError::runtime(name))));
-        Ok(value_of(value, true))
-    })
-}
-
-/// An option's value; `None` if it counts as absent. No option is a list of lists: what is deeper is only named.
-fn value_of(value: LuaValue, may_be_list: bool) -> Option<Value> {
-    Some(match value {
-        value if array::is_absent(&value) => return None,
-        LuaValue::Boolean(boolean) => Value::Boolean(boolean),
-        LuaValue::Integer(number) => Value::Number(number as f64),
-        LuaValue::Number(number) => Value::Number(number),
-        LuaValue::String(text) => Value::Text((&*text.as_bytes()).into()),
-        LuaValue::Table(list) if may_be_list => match array::elements(&list) {
-            Some(elements) => Value::List(elements.into_iter().filter_map(|value| value_of(value, false)).collect()),
-            None => Value::Other(NAMED_FIELDS),
-        },
-        other => Value::Other(array::type_name(&other)),
-    })
+    options.map_or(Ok(Options::default()), |options| Options::read(&values::named(&options, Options::NAMES)))
 }
 
 /// An audience's or a subject's name as Lua has it.

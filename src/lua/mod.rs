@@ -5,16 +5,14 @@
 //! exception: only a mistake in the shim can bring them about.
 
 mod acts;
-mod array;
 mod blocks;
 mod bridge;
 mod configuration;
-mod hints;
 mod instance;
-mod options;
 mod rows;
 mod storages;
 mod utils;
+mod values;
 
 use mlua::prelude::*;
 

@@ -11,36 +11,25 @@ use mlua::{BString, Either};
 use super::acts::Running;
 use super::blocks::in_entry_thread;
 use super::bridge::bridge;
-use super::options;
+use super::values;
 use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
 use crate::bridge::{Answer, Ticket};
 use resty_session_core::session::audiences::Metadata;
 use resty_session_core::session::effect::{Delete, Effect, Get, Update};
+use resty_session_core::settings::{self, Section};
+use resty_session_storages::options::{ALIASES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
+use resty_session_storages::shm::ShmOptions;
 use resty_session_storages::{self as storage, Error, Options, Owner, Record, Storage};
 
 /// The storages' makers by name, their operations, and what the shim has to know of their options and errors.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
-    let table = lua.create_table_from([
-        #[cfg(feature = "dshm")]
-        ("dshm", maker(lua, "dshm", options::dshm)?),
-        #[cfg(feature = "file")]
-        ("file", maker(lua, "file", options::file)?),
-        #[cfg(feature = "memcached")]
-        ("memcached", maker(lua, "memcached", options::memcached)?),
-        #[cfg(feature = "mysql")]
-        ("mysql", maker(lua, "mysql", options::mysql)?),
-        #[cfg(feature = "postgres")]
-        ("postgres", maker(lua, "postgres", options::postgres)?),
-        #[cfg(feature = "redis")]
-        ("redis", maker(lua, "redis", options::redis)?),
-        ("shm", lua.create_function(shm)?),
-    ])?;
-    let names = options::STORAGES.iter().map(|(storage, names)| (*storage, names.concat()));
-    table.set("OPTIONS", lua.create_table_from(names)?)?;
-    table.set("ALIASES", lua.create_table_from(options::ALIASES)?)?;
-    table.set("NODE_OPTIONS", options::NODE)?;
-    table.set("NODE_LISTS", options::NODE_LISTS)?;
+    let (table, options) = (lua.create_table()?, lua.create_table()?);
+    each_storage(&mut Makers { lua, table: &table, options: &options })?;
+    table.set("OPTIONS", options)?;
+    table.set("ALIASES", lua.create_table_from(ALIASES)?)?;
+    table.set("NODE_OPTIONS", NODE_OPTIONS)?;
+    table.set("NODE_LISTS", NODE_LISTS)?;
     table.set("GONE", Error::Gone.to_string())?;
     table.set("get", lua.create_function(get)?)?;
     table.set("set", lua.create_function(set)?)?;
@@ -69,45 +58,59 @@ pub type StorageRef = LuaUserDataRef<StorageHandle>;
 /// A value, or nil and an error; then what to say of unknown options.
 type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
 
-fn made<T>(
-    storage: &str,
-    configuration: LuaValue,
-    make: impl FnOnce(Option<&LuaTable>) -> Result<T, String>,
-) -> Made<T> {
-    let result = options::section(storage, configuration).and_then(|section| {
-        let section = section.as_ref();
-        make(section).map(|made| (made, options::unknown_options(storage, section)))
-    });
-    match result {
-        Ok((made, hints)) => (Some(made), None, hints),
-        Err(error) => (None, Some(error), None),
+fn made<S: Section, T>(configuration: &LuaValue, make: impl FnOnce(S) -> T) -> Made<T> {
+    match settings::parse(values::value(configuration, values::SECTION).as_ref()) {
+        Ok((options, hints)) => (Some(make(options)), None, (!hints.is_empty()).then_some(hints)),
+        Err(error) => (None, Some(error.to_string()), None),
     }
 }
 
-/// `storages.name(configuration, handle)`: a storage by the options that `read` finds, or `nil, err`; third, what to say of options
-/// that nobody knows, if there are any. With a handle, that one is changed, and so whatever uses it.
-fn maker<O: Options>(
-    lua: &Lua,
-    storage: &'static str,
-    read: fn(Option<&LuaTable>) -> Result<O, String>,
-) -> LuaResult<LuaFunction> {
+/// Fills the table of makers, and that of the options' names.
+struct Makers<'a> {
+    lua: &'a Lua,
+    table: &'a LuaTable,
+    options: &'a LuaTable,
+}
+
+impl Makers<'_> {
+    fn add<S: Section>(&self, maker: LuaFunction) -> LuaResult<()> {
+        self.table.set(S::STORAGE, maker)?;
+        self.options.set(S::STORAGE, S::OPTIONS.concat())
+    }
+}
+
+impl Visitor for Makers<'_> {
+    type Error = LuaError;
+
+    fn driver<O: Options>(&mut self) -> LuaResult<()> {
+        self.add::<O>(maker::<O>(self.lua)?)
+    }
+
+    fn shm(&mut self) -> LuaResult<()> {
+        self.add::<ShmOptions>(self.lua.create_function(shm)?)
+    }
+}
+
+/// `storages.name(configuration, handle)`: a storage, or `nil, err`; third, what to say of unknown options, if there are any.
+/// With a handle, that one is changed, and so whatever uses it.
+fn maker<O: Options>(lua: &Lua) -> LuaResult<LuaFunction> {
     lua.create_function(move |_, (configuration, handle): (LuaValue, Option<StorageRef>)| {
-        Ok(made(storage, configuration, |section| {
-            let source = Source::new(read(section)?);
-            Ok(match handle {
+        Ok(made(&configuration, |options: O| {
+            let source = Source::new(options);
+            match handle {
                 None => StorageHandle(Rc::new(RefCell::new(source))),
                 Some(handle) => {
                     handle.0.replace(source);
                     handle.clone()
                 }
-            })
+            }
         }))
     })
 }
 
-/// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, as the storages' makers answer.
+/// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, or `nil, err`; third, what to say of unknown options.
 fn shm(lua: &Lua, configuration: LuaValue) -> LuaResult<Made<LuaTable>> {
-    let (options, err, hints) = made("shm", configuration, options::shm);
+    let (options, err, hints) = made::<ShmOptions, _>(&configuration, |options| options);
     let Some(options) = options else { return Ok((None, err, hints)) };
     let table = lua.create_table()?;
     table.set("zone", options.zone)?;

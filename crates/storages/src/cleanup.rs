@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use resty_session_core::settings::{self, Reader};
+
 use super::Error;
 
 /// How many records a batch removes at most.
@@ -26,6 +28,18 @@ pub struct Cleanup {
 }
 
 impl Cleanup {
+    pub(crate) const OPTIONS: &[&str] = &["cleanup_interval", "cleanup_rate"];
+
+    /// Reads the seconds between two rounds, and how many records are removed per second.
+    pub(crate) fn read(reader: &Reader) -> Result<Self, settings::Error> {
+        const INTERVAL: u64 = 60;
+        const RATE: u64 = 2000;
+        Ok(Self {
+            interval: Duration::from_secs(reader.number("cleanup_interval")?.unwrap_or(INTERVAL)),
+            rate: reader.number("cleanup_rate")?.unwrap_or(RATE).max(1),
+        })
+    }
+
     /// How many records one batch removes at most: those of a hundredth of a second. Each batch
     /// keeps the server busy only briefly.
     fn batch(&self) -> u64 {

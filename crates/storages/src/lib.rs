@@ -17,10 +17,6 @@
     allow(dead_code, unused_imports)
 )]
 
-use std::hash::Hash;
-use std::sync::Arc;
-use std::time::Duration;
-
 #[cfg(feature = "_cleanup")]
 pub mod cleanup;
 #[cfg(feature = "dshm")]
@@ -41,6 +37,7 @@ pub mod metadata;
 pub mod mysql;
 #[cfg(feature = "_network")]
 pub mod network;
+pub mod options;
 #[cfg(feature = "_pipeline")]
 mod pipeline;
 #[cfg(feature = "postgres")]
@@ -48,9 +45,11 @@ pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod repeating;
+pub mod shm;
 #[cfg(feature = "_sql")]
 pub mod sql;
 
+pub use options::Options;
 pub use resty_session_core::storage::{Error, Operation, Owner, Record, Sessions, Storage, Update};
 
 /// Prepares the process for the drivers, once or often.
@@ -58,15 +57,6 @@ pub fn prepare() {
     // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
     #[cfg(feature = "_network")]
     let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// What a storage is made from. Equal options describe the same storage.
-pub trait Options: Clone + Eq + Hash + Send + 'static {
-    /// How long an operation may take.
-    fn limit(&self) -> Duration;
-
-    /// The storage. Nothing connects yet.
-    fn storage(self) -> Arc<dyn Storage>;
 }
 
 /// How records and metadata are named: the present ones of prefix, cookie name, key, suffix, joined by `:`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use resty_session_core::cookie::{Binding, Flags};
 use resty_session_core::session::Options;
-use resty_session_core::session::configuration::Value as Setting;
+use resty_session_core::settings;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -93,8 +93,8 @@ impl Vector {
 
     /// The options that it was written with.
     pub fn options(&self) -> Options {
-        Options::read::<resty_session_core::session::Error>(|name| Ok(self.configuration.get(name).map(setting)))
-            .unwrap()
+        let json = Value::Object(self.configuration.clone().into_iter().collect());
+        Options::read(&settings::Value::from_json(json).unwrap().to_table().unwrap()).unwrap()
     }
 
     /// The options that open it: where its key has become a fallback, those.
@@ -120,16 +120,6 @@ impl Vector {
             request.and_then(|request| request.get(name)).cloned().unwrap_or_default().into_bytes()
         };
         Binding { remote_addr: value("remote_addr"), scheme: value("scheme"), user_agent: value("http_user_agent") }
-    }
-}
-
-fn setting(value: &Value) -> Setting {
-    match value {
-        Value::Bool(boolean) => Setting::Boolean(*boolean),
-        Value::Number(number) => Setting::Number(number.as_f64().unwrap()),
-        Value::String(text) => Setting::Text(text.as_str().into()),
-        Value::Array(values) => Setting::List(values.iter().map(setting).collect()),
-        _ => Setting::Other("table"),
     }
 }
 

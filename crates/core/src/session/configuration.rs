@@ -14,7 +14,7 @@ use super::Error;
 use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
 use super::name::Name;
-pub use super::options::{Options, Value, WITH_REVOCATION};
+pub use super::options::Options;
 use super::options::{Revocation, invalid};
 pub use super::secrets::Guessable;
 use super::secrets::{check_known, guessable, writes_fallbacks, writes_key};
@@ -321,9 +321,10 @@ fn header_names(names: &Option<Vec<String>>) -> Result<Vec<String>, Error> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::settings::Value;
 
     pub(in crate::session) fn read(values: &[(&'static str, Value)]) -> Result<Options, Error> {
-        Options::read(|name| Ok(values.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())))
+        Options::read(&values.iter().map(|(name, value)| ((*name).into(), value.clone())).collect())
     }
 
     pub(in crate::session) fn initial(values: &[(&'static str, Value)]) -> Result<Configuration, Error> {
@@ -385,7 +386,7 @@ pub(super) mod tests {
             "SameParty session cookies cannot use SameSite=Strict"
         );
         assert_eq!(
-            error(&[("idling_timeout", text("900"))]),
+            error(&[("idling_timeout", text("15m"))]),
             "invalid idling_timeout (number that is not negative expected, got string)"
         );
         assert_eq!(error(&[("bind", text("ip"))]), "invalid bind (array expected, got string)");

@@ -1,6 +1,7 @@
 //! What can go wrong with a session. The texts are part of the API: programs match them.
 
 use crate::cookie;
+use crate::settings;
 
 /// Why an act on a session, or making a configuration, failed.
 #[derive(Debug, thiserror::Error)]
@@ -151,13 +152,8 @@ pub enum Error {
     #[error("SameParty session cookies cannot use SameSite=Strict")]
     SamePartyStrict,
     /// An option's value is wrong.
-    #[error("invalid {option} ({cause})")]
-    InvalidOption {
-        /// The option's name.
-        option: &'static str,
-        /// What is wrong with the value.
-        cause: String,
-    },
+    #[error(transparent)]
+    InvalidOption(#[from] settings::Error),
 }
 
 impl Error {

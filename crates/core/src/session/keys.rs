@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use super::Kind;
-use super::options::{Setting, Value};
 use crate::cookie::Key;
+use crate::settings::{Setting, Value};
 
 /// The stage of a change to a new form of cookies or records.
 ///
@@ -42,8 +42,8 @@ impl Stage {
 }
 
 impl Setting for Stage {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match &value {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        match value {
             Value::Boolean(false) => Ok(Self::Off),
             Value::Boolean(true) => Ok(Self::On),
             Value::Text(word) if word.eq_ignore_ascii_case(b"accept") => Ok(Self::Accept),

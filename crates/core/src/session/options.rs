@@ -2,127 +2,17 @@
 
 use super::Error;
 use super::keys::Stage;
-use super::name::{Name, lua_number};
+use super::name::Name;
 use crate::secret::Secret;
+use crate::settings::{self, Names, Reader, Setting, Table, Value, hint};
 
-/// An option's value as a program wrote it, in no language's types.
-#[derive(Clone, PartialEq)]
-pub enum Value {
-    Boolean(bool),
-    Number(f64),
-    Text(Secret),
-    List(Vec<Value>),
-    /// Anything else, by the name of its type.
-    Other(&'static str),
-}
-
-impl Value {
-    pub(super) fn type_name(&self) -> &'static str {
-        match self {
-            Self::Boolean(_) => "boolean",
-            Self::Number(number) if number.is_nan() => "NaN",
-            Self::Number(_) => "number",
-            Self::Text(_) => "string",
-            Self::List(_) => "table",
-            Self::Other(name) => name,
-        }
-    }
-
-    fn unexpected(&self, expected: &str) -> String {
-        format!("{expected} expected, got {}", self.type_name())
-    }
-}
-
-/// Shows the type alone, because any value may be a secret, even a number.
-impl std::fmt::Debug for Value {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.type_name())
-    }
-}
-
-/// A type that an option can have.
-pub(super) trait Setting: Sized {
-    /// # Errors
-    ///
-    /// Why the value is not of this type.
-    fn from_value(value: Value) -> Result<Self, String>;
-}
-
-/// Only a boolean is one: the text "false" would count as true in Lua.
-impl Setting for bool {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Boolean(boolean) => Ok(boolean),
-            other => Err(other.unexpected("boolean")),
-        }
-    }
-}
-
-/// Seconds or bytes. A fraction is rounded up, because 0 switches many an option off; an infinite number is very large.
-impl Setting for u64 {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Number(number) if number >= 0.0 => Ok(number.ceil() as u64),
-            other => Err(other.unexpected("number that is not negative")),
-        }
-    }
-}
-
-/// A number stands for its text.
-impl Setting for Secret {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Text(text) => Ok(text),
-            Value::Number(number) if number.is_finite() => Ok(lua_number(number).into()),
-            other => Err(other.unexpected("string")),
-        }
-    }
-}
-
-impl Setting for Vec<u8> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        Secret::from_value(value).map(|text| text.to_vec())
-    }
-}
-
-/// `false` stands for no text, and so overrides a default.
-impl Setting for String {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Boolean(false) => Ok(Self::new()),
-            value => Self::from_utf8(Setting::from_value(value)?).map_err(|_| "not valid UTF-8".to_owned()),
-        }
-    }
-}
-
+/// A number is a name of its own, and not its text.
 impl Setting for Name<'static> {
-    fn from_value(value: Value) -> Result<Self, String> {
+    fn from_value(value: &Value) -> Result<Self, String> {
         match value {
             Value::Text(text) => Ok(Self::Text(text.to_vec().into())),
-            Value::Number(number) if number.is_finite() => Ok(Self::Number(number)),
+            Value::Number(number) if number.is_finite() => Ok(Self::Number(*number)),
             other => Err(other.unexpected("string")),
-        }
-    }
-}
-
-/// `false` stands for none.
-impl<T: Setting> Setting for Option<T> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Boolean(false) => Ok(None),
-            value => T::from_value(value).map(Some),
-        }
-    }
-}
-
-/// `false` stands for an empty list.
-impl<T: Setting> Setting for Vec<T> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        let element = |(index, value)| T::from_value(value).map_err(|cause| format!("element {}: {cause}", index + 1));
-        match value {
-            Value::Boolean(false) => Ok(Self::new()),
-            Value::List(values) => values.into_iter().enumerate().map(element).collect(),
-            other => Err(other.unexpected("array")),
         }
     }
 }
@@ -132,25 +22,27 @@ impl<T: Setting> Setting for Vec<T> {
 pub struct Revocation(pub bool);
 
 impl Setting for Revocation {
-    fn from_value(value: Value) -> Result<Self, String> {
-        Ok(Self(value != Value::Boolean(false)))
+    fn from_value(value: &Value) -> Result<Self, String> {
+        Ok(Self(*value != Value::Boolean(false)))
     }
 }
 
 /// Whether cookies are Secure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secure {
+    /// Never, unless another attribute or a prefix demands it.
     Off,
+    /// Always.
     On,
-    /// Where the request came over HTTPS.
+    /// If the request came over HTTPS.
     Auto,
 }
 
 impl Setting for Secure {
-    fn from_value(value: Value) -> Result<Self, String> {
+    fn from_value(value: &Value) -> Result<Self, String> {
         match value {
-            Value::Boolean(on) => Ok(if on { Self::On } else { Self::Off }),
-            Value::Text(text) if text == b"auto" => Ok(Self::Auto),
+            Value::Boolean(on) => Ok(if *on { Self::On } else { Self::Off }),
+            Value::Text(text) if *text == b"auto" => Ok(Self::Auto),
             other => Err(other.unexpected("boolean or \"auto\"")),
         }
     }
@@ -158,30 +50,38 @@ impl Setting for Secure {
 
 macro_rules! options {
     ($($name:ident: $type:ty = $default:expr,)*) => {
-        /// The options as a program writes them; what is `None` was not written.
+        /// The options of sessions as a program wrote them; `None` was not written.
         ///
         /// The documentation's table of options says what each one means.
-        #[derive(Clone, Debug, Default)]
+        #[derive(Clone, Default)]
         pub struct Options {
-            $(pub $name: Option<$type>,)*
+            $(
+                #[doc = concat!("The option `", stringify!($name), "`.")]
+                pub $name: Option<$type>,
+            )*
         }
 
         impl Options {
-            /// The names of all options.
+            /// The names of all options that are read.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
 
-            /// Reads each option by its name.
+            /// Reads each option by its name. Other fields of the table are ignored; see [`hints`](Self::hints).
             ///
             /// # Errors
             ///
-            /// A value of another type than the option's.
-            pub fn read<E: From<Error>>(mut value_of: impl FnMut(&'static str) -> Result<Option<Value>, E>) -> Result<Self, E> {
-                let mut options = Self::default();
-                $(options.$name = value_of(stringify!($name))?.map(|value| setting(stringify!($name), value)).transpose()?;)*
-                Ok(options)
+            /// An option has a value of another type.
+            pub fn read(table: &Table) -> Result<Self, Error> {
+                const NAMES: Names = &[Options::NAMES];
+                let reader = Reader::of_session(NAMES, table);
+                Ok(Self { $($name: reader.get(stringify!($name))?,)* })
             }
 
-            /// What is not written here is as in `defaults`.
+            /// The names of the options that were written.
+            fn written(&self) -> impl Iterator<Item = &'static str> {
+                [$(self.$name.as_ref().map(|_| stringify!($name)),)*].into_iter().flatten()
+            }
+
+            /// Takes the options that were not written from `defaults`.
             #[must_use]
             pub(super) fn or(self, defaults: &Self) -> Self {
                 Self { $($name: self.$name.or_else(|| defaults.$name.clone()),)* }
@@ -242,12 +142,87 @@ options! {
 }
 
 /// Options that mean nothing without `revocation`, and are accepted.
-pub const WITH_REVOCATION: [&str; 3] = ["revocation_fail_mode", "revocation_cache_ttl", "revocation_error_cache_ttl"];
+const WITH_REVOCATION: [&str; 3] = ["revocation_fail_mode", "revocation_cache_ttl", "revocation_error_cache_ttl"];
 
-fn setting<T: Setting>(option: &'static str, value: Value) -> Result<T, Error> {
-    T::from_value(value).map_err(|cause| invalid(option, cause))
+/// Tables of lua-resty-session 3 that hold options of sessions.
+const VERSION_3: [&str; 4] = ["cookie", "check", "random", "aes"];
+
+impl Options {
+    /// The names of all options that a session's table may hold, except the storages' own tables.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
+    }
+
+    /// Returns what to log about the names that are not an option's, sorted. `sections` are the names under which storages'
+    /// options may stand.
+    pub fn hints(table: &Table, sections: &[&str]) -> Vec<String> {
+        let mut known: Vec<&str> = Self::names().collect();
+        known.extend(sections);
+        let is_known = |name: &[u8]| known.iter().any(|known| known.as_bytes() == name);
+        let unknown = table.fields().filter(|(name, value)| !is_known(name) && !is_module(name, value));
+        let mut hints: Vec<String> = unknown
+            .flat_map(|(name, value)| former_names(name, value).unwrap_or_else(|| vec![name.to_vec()]))
+            .map(|name| hint(None, &name, &known))
+            .collect();
+        hints.sort();
+        hints
+    }
+}
+
+/// Whether a table may be the options of a program's own storage: the name of its module has a dot.
+fn is_module(name: &[u8], value: &Value) -> bool {
+    name.contains(&b'.') && value.to_table().is_ok()
+}
+
+/// The names of the options in a table of lua-resty-session 3, such as `cookie.lifetime`; `None` for anything else.
+fn former_names(name: &[u8], value: &Value) -> Option<Vec<Vec<u8>>> {
+    let Value::Table(table) = value else { return None };
+    let fields: Vec<_> = table.fields().map(|(field, _)| [name, b".", field].concat()).collect();
+    let is_former = VERSION_3.iter().any(|former| former.as_bytes() == name);
+    (is_former && !fields.is_empty()).then_some(fields)
+}
+
+/// Shows only which options were written, because their values may be secrets.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Options ")?;
+        formatter.debug_set().entries(self.written()).finish()
+    }
 }
 
 pub(super) fn invalid(option: &'static str, cause: impl Into<String>) -> Error {
-    Error::InvalidOption { option, cause: cause.into() }
+    settings::Error::new(option, cause).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table(json: serde_json::Value) -> Table {
+        Value::from_json(json).and_then(|value| value.to_table().ok()).unwrap()
+    }
+
+    #[test]
+    fn a_number_may_be_given_as_text() {
+        let options = Options::read(&table(json!({ "idling_timeout": "900", "stale_ttl": " 0.5" }))).unwrap();
+        assert_eq!((options.idling_timeout, options.stale_ttl, options.touch_threshold), (Some(900), Some(1), None));
+    }
+
+    #[test]
+    fn unknown_names_are_told_unless_they_may_be_a_storages() {
+        let written = json!({
+            "secret": "s", "storage": "redis", "redis": { "hots": "a" }, "my.storage": { "a": 1 }, "revocation_cache_ttl": 5,
+            "idle_timeout": 5, "cookie": { "lifetime": 5, "samesite": null }, "aes": {}, "my.option": 5, "gone": null,
+        });
+        let hints = Options::hints(&table(written), &["redis"]);
+        let names: Vec<&str> = hints.iter().filter_map(|hint| hint.split('"').nth(1)).collect();
+        assert_eq!(names, ["aes", "cookie.lifetime", "idle_timeout", "my.option"]);
+    }
+
+    #[test]
+    fn debug_shows_only_which_options_were_written() {
+        let options = Options { key_context: Some(Some(b"tenant".to_vec())), stale_ttl: Some(5), ..Options::default() };
+        assert_eq!(format!("{options:?}"), r#"Options {"stale_ttl", "key_context"}"#);
+    }
 }

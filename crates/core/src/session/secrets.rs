@@ -65,9 +65,9 @@ fn is_guessable(secret: &[u8]) -> bool {
 mod tests {
     use super::super::Configuration;
     use super::super::configuration::tests::{error, initial, read, text};
-    use super::super::options::Value;
     use super::*;
     use crate::cookie::keys::IKM_SIZE;
+    use crate::settings::Value;
 
     #[test]
     fn known_key_material_is_an_error() {

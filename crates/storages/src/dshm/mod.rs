@@ -6,6 +6,7 @@
 //! an entry, so each change reads and rewrites the text, one change after another within a worker.
 
 mod locks;
+mod options;
 mod wire;
 
 use std::sync::Arc;
@@ -13,21 +14,14 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use super::network::Endpoint;
 use super::pipeline::Client;
 use super::repeating::Repeating;
-use super::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
+use super::{Error, Naming, Operation, Options, Owner, Record, Sessions, Storage, Update, metadata};
 use locks::Locks;
+pub use options::DshmOptions;
 use wire::{Lines, Name};
 
-/// What a dshm storage is configured with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Options {
-    pub endpoint: Endpoint,
-    pub naming: Naming,
-}
-
-impl super::Options for Options {
+impl Options for DshmOptions {
     fn limit(&self) -> Duration {
         self.endpoint.timeouts.limit()
     }
@@ -172,7 +166,7 @@ impl Storage for Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Address, Node, Timeouts};
+    use crate::network::{Address, Endpoint, Node, Timeouts};
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 

@@ -30,7 +30,7 @@ mod threads;
 use directory::Directory;
 use error::Error;
 pub use names::is_safe;
-pub use options::Options;
+pub use options::FileOptions;
 use owners::{Change, LOCKS};
 use threads::Share;
 
@@ -56,7 +56,7 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: FileOptions) -> Arc<Self> {
         let threads = Share::of(&options.path);
         Arc::new_cyclic(|this| Self {
             directory: Directory::new(options.path),

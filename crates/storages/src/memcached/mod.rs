@@ -5,6 +5,7 @@
 //! return an item's time to live.
 
 mod notes;
+mod options;
 mod wire;
 
 use std::sync::Arc;
@@ -12,20 +13,13 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use super::network::Endpoint;
 use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
-use super::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
+use super::{Error, Naming, Operation, Options, Owner, Record, Sessions, Storage, Update, metadata};
+pub use options::MemcachedOptions;
 use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
 
-/// What a memcached storage is configured with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Options {
-    pub endpoint: Endpoint,
-    pub naming: Naming,
-}
-
-impl super::Options for Options {
+impl Options for MemcachedOptions {
     fn limit(&self) -> Duration {
         self.endpoint.timeouts.limit()
     }

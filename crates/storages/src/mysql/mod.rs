@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 
-pub use options::{DIALECT, Options};
+pub use options::{DIALECT, MySqlOptions};
 
 use self::pool::{Pool, is_lost};
 use self::statements::Statements;
@@ -26,12 +26,12 @@ pub struct MySql {
     pool: Pool,
     statements: Statements,
     cleaner: Cleaner,
-    options: Options,
+    options: MySqlOptions,
     me: Weak<Self>,
 }
 
 impl MySql {
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: MySqlOptions) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             pool: Pool::new(&options),
             statements: Statements::new(&options.tables),
@@ -70,7 +70,7 @@ impl MySql {
     }
 }
 
-fn failure(error: &mysql_async::Error, options: &Options) -> Failure {
+fn failure(error: &mysql_async::Error, options: &MySqlOptions) -> Failure {
     const NO_SUCH_TABLE: u16 = 1146;
     const DEADLOCK: u16 = 1213;
     if is_lost(error) {

@@ -1,43 +1,93 @@
-//! What the MySQL storage is configured with.
+//! The options of the MySQL storage.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mysql_async::{Opts, OptsBuilder, SslOpts};
+use resty_session_core::secret::Password;
+use resty_session_core::settings::{self, Names, Reader, Section};
 
 use super::MySql;
 use crate::cleanup::Cleanup;
-use crate::network::{Address, Timeouts, Tls};
+use crate::network::{Address, Endpoint, Timeouts, Tls};
+use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
+use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
-use crate::{Error, Storage};
-use resty_session_core::secret::Password;
+use crate::{Error, Options, Storage};
 
+/// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../../sql/mysql.sql") };
 
 /// How long a connection is silent before the system asks whether the other side is there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// It holds a password, and so has no `Debug`.
+/// Which server and database, and how to use them. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Options {
+pub struct MySqlOptions {
+    /// The server.
     pub address: Address,
+    /// Who signs in.
     pub username: Option<String>,
+    /// The password that the user signs in with.
     pub password: Option<Password>,
+    /// The database.
     pub database: Option<String>,
+    /// The character set of the connection, if it is not the server's default.
     pub charset: Option<String>,
     /// The largest packet that is sent, in bytes.
     pub max_packet_size: Option<usize>,
+    /// How TLS is spoken; `None` speaks none.
     pub tls: Option<Tls>,
+    /// The names of the tables.
     pub tables: Tables,
+    /// How long the server may take.
     pub timeouts: Timeouts,
+    /// The most connections of a worker.
     pub pool_size: usize,
+    /// How expired records are removed.
     pub cleanup: Cleanup,
     /// Storages with different names share no connection.
     pub pool: Option<String>,
 }
 
-impl crate::Options for Options {
+impl Section for MySqlOptions {
+    const STORAGE: &'static str = "mysql";
+    const OPTIONS: Names =
+        &[Endpoint::OPTIONS, TIMEOUTS, LOGIN, Tables::OPTIONS, Cleanup::OPTIONS, &["charset", "max_packet_size"]];
+
+    fn read(reader: &Reader) -> Result<Self, settings::Error> {
+        const PORT: u16 = 3306;
+        reader.check_unneeded(&["backlog"], &[])?;
+        let max_packet_size = reader.number("max_packet_size")?.filter(|size| *size > 0);
+        Ok(Self {
+            address: Address::read(reader, PORT)?,
+            username: reader.text("username")?,
+            password: reader.password("password")?,
+            database: reader.text("database")?,
+            charset: read_charset(reader)?,
+            max_packet_size: max_packet_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+            tls: Tls::read(reader)?,
+            tables: Tables::read(reader, DIALECT)?,
+            timeouts: Timeouts::read(reader)?,
+            pool_size: pool_size(reader)?,
+            cleanup: Cleanup::read(reader)?,
+            pool: reader.text("pool")?,
+        })
+    }
+}
+
+/// It becomes a part of a statement, so nothing but a name may be in it.
+fn read_charset(reader: &Reader) -> Result<Option<String>, settings::Error> {
+    let charset = reader.text("charset")?;
+    let is_name = |charset: &String| charset.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    match charset.as_ref().is_none_or(is_name) {
+        true => Ok(charset),
+        false => Err(reader.invalid("charset", "not a valid character set name")),
+    }
+}
+
+impl Options for MySqlOptions {
     fn limit(&self) -> Duration {
         self.timeouts.limit()
     }
@@ -47,20 +97,20 @@ impl crate::Options for Options {
     }
 }
 
-impl Options {
+impl MySqlOptions {
     /// # Errors
     ///
     /// The system has no authorities to verify certificates with.
     pub(super) fn driver(&self) -> Result<Opts, Error> {
         let mut builder = OptsBuilder::default()
-            // Who configures localhost gets localhost.
+            // Use TCP even for localhost.
             .prefer_socket(false)
             .user(self.username.clone())
             .pass(self.password.as_deref())
             .db_name(self.database.clone())
             .max_allowed_packet(self.max_packet_size)
             .stmt_cache_size(64)
-            // A row that is updated to what it was counts, too.
+            // A row whose update changes nothing counts, too.
             .client_found_rows(true)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
             .setup(self.setup());
@@ -105,4 +155,34 @@ fn ssl(tls: &Tls) -> Result<SslOpts, Error> {
     let roots = Tls::roots().map_err(|error| Error::Connect(error.to_string()))?;
     let roots = roots.into_iter().map(|root| root.to_vec().into()).collect();
     Ok(options.with_disable_built_in_roots(true).with_root_certs(roots))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::tests::{problem, read};
+    use serde_json::json;
+
+    #[test]
+    fn defaults() {
+        let built_in: MySqlOptions =
+            read(json!({ "max_packet_size": 0 })).unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!(built_in.address, Address::parse("127.0.0.1", 3306).unwrap());
+        assert_eq!((built_in.username, built_in.database, built_in.charset), (None, None, None));
+        assert_eq!((built_in.max_packet_size, built_in.tls, built_in.pool_size), (None, None, 8));
+        assert_eq!(built_in.tables.metadata, "sessions_meta");
+    }
+
+    #[test]
+    fn what_becomes_part_of_a_statement_is_checked() {
+        assert_eq!(
+            problem::<MySqlOptions>(json!({ "charset": "latin1; --" })),
+            "invalid mysql charset (not a valid character set name)"
+        );
+        assert_eq!(
+            problem::<MySqlOptions>(json!({ "table_meta": "a b" })),
+            "invalid mysql table_meta (not a valid table name)"
+        );
+        assert_eq!(problem::<MySqlOptions>(json!({ "charset": "utf8mb4", "table": "`a b`" })), "");
+    }
 }

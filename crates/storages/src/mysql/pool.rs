@@ -11,7 +11,7 @@ use mysql_async::prelude::Queryable;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::options::Options;
+use super::options::MySqlOptions;
 use crate::Error;
 use crate::link::RECONNECT_PAUSE;
 
@@ -35,7 +35,7 @@ struct Inner {
 }
 
 impl Pool {
-    pub fn new(options: &Options) -> Self {
+    pub fn new(options: &MySqlOptions) -> Self {
         Self {
             places: Semaphore::new(options.pool_size),
             inner: Mutex::default(),
@@ -44,7 +44,7 @@ impl Pool {
     }
 
     /// A connection, when there is one or place for one.
-    pub async fn take(&self, options: &Options) -> Result<Lease<'_>, Error> {
+    pub async fn take(&self, options: &MySqlOptions) -> Result<Lease<'_>, Error> {
         let place = timeout(options.timeouts.connect, self.places.acquire()).await;
         let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
         let losses = self.lock().losses;
@@ -102,7 +102,7 @@ impl Pool {
 }
 
 /// A new connection, signed in.
-pub async fn connect(options: &Options) -> Result<Conn, Error> {
+pub async fn connect(options: &MySqlOptions) -> Result<Conn, Error> {
     Conn::new(options.driver()?).await.map_err(|error| match error {
         mysql_async::Error::Server(server) => Error::Connect(server.message),
         other => Error::Connect(other.to_string()),

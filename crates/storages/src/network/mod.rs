@@ -10,6 +10,7 @@ use tokio_util::either::Either;
 use super::Error;
 
 mod address;
+mod options;
 mod tls;
 
 pub use address::{Address, Node};

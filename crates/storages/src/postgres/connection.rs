@@ -13,7 +13,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::options::{DIALECT, Options, Transport};
+use super::options::{DIALECT, PostgresOptions, Transport};
 use super::statements::{KINDS, Kind, Statements};
 use crate::link::Handle;
 use crate::network::{self, Address, Plain, Tls};
@@ -50,7 +50,7 @@ impl Connection {
 }
 
 /// Connects and signs in.
-pub fn connect(options: &Options) -> Operation<'static, Connection> {
+pub fn connect(options: &PostgresOptions) -> Operation<'static, Connection> {
     let options = options.clone();
     Box::pin(async move {
         let stream = network::connect_plain(&options.address).await?;
@@ -62,7 +62,7 @@ pub fn connect(options: &Options) -> Operation<'static, Connection> {
 
 type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), tokio_postgres::Error>> + Send>>;
 
-fn sign_in(options: &Options, stream: Plain) -> Result<SignIn, Error> {
+fn sign_in(options: &PostgresOptions, stream: Plain) -> Result<SignIn, Error> {
     let mut config = Config::new();
     config.user(&options.username).application_name(options.application.as_deref().unwrap_or("resty-session"));
     if let Some(password) = &options.password {
@@ -108,7 +108,7 @@ fn refused(error: tokio_postgres::Error) -> Error {
 
 /// Has the server end a statement by itself that takes longer than its answer is waited for: one that waits for a lock
 /// would hold its connection. A shorter limit of the server's stands.
-fn limit_statements(options: &Options) -> String {
+fn limit_statements(options: &PostgresOptions) -> String {
     let limit = options.timeouts.response.as_millis().max(1);
     format!(
         "SELECT set_config('statement_timeout', '{limit}', false) FROM pg_settings \

@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use futures_util::TryStreamExt as _;
 use tokio_postgres::Row;
 
-pub use options::{DIALECT, Options, Transport};
+pub use options::{DIALECT, PostgresOptions, Transport};
 
 use self::connection::{Connection, connect, describe, failed, is_deadlock, is_lost, to_error};
 use self::parameter::Parameter;
@@ -32,12 +32,12 @@ pub struct Postgres {
     writes: Lanes<Arc<Connection>>,
     statements: Statements,
     cleaner: Cleaner,
-    options: Options,
+    options: PostgresOptions,
     me: Weak<Self>,
 }
 
 impl Postgres {
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: PostgresOptions) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             reads: Link::new(&options.timeouts),
             writes: Lanes::new(options.pool_size, &options.timeouts),

@@ -6,10 +6,11 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
 
+use super::access::Access;
 use super::commands;
 use super::errors::{connect_error, failed, is_broken, lost};
 use super::node::Node;
-use super::options::{Options, Target, credentials};
+use super::options::ClusterNodes;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Timeouts;
 use crate::{Error, Operation, Owner, Record, Sessions, Storage, Update};
@@ -19,14 +20,17 @@ pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
     Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
 }
 
+/// The storage on all servers of a Cluster.
 pub struct Cluster {
     link: Link<ClusterConnection<Node>>,
-    options: Options,
+    nodes: ClusterNodes,
+    access: Access,
 }
 
 impl Cluster {
-    pub fn new(options: Options) -> Self {
-        Self { link: Link::new(&timeouts(&options.timeouts)), options }
+    /// Nothing connects yet.
+    pub fn new(nodes: ClusterNodes, access: Access) -> Self {
+        Self { link: Link::new(&timeouts(&access.timeouts)), nodes, access }
     }
 
     /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
@@ -40,23 +44,20 @@ impl Cluster {
     }
 
     fn client(&self) -> Result<ClusterClient, Error> {
-        let Target::Cluster { nodes, max_redirections } = &self.options.target else {
-            return Err(Error::Connect("no cluster nodes".into()));
-        };
-        let nodes = nodes.iter().map(|node| {
-            let info = self.options.address(node).into_connection_info()?;
-            Ok(info.set_redis_settings(credentials(&self.options.username, &self.options.password)))
+        let nodes = self.nodes.nodes.iter().map(|node| {
+            let info = self.access.address(node).into_connection_info()?;
+            Ok(info.set_redis_settings(self.access.credentials()))
         });
         let nodes = nodes.collect::<Result<Vec<_>, redis::RedisError>>().map_err(failed)?;
         let mut builder = ClusterClientBuilder::new(nodes)
             .use_protocol(ProtocolVersion::RESP2)
-            .connection_timeout(self.options.timeouts.connect)
-            .response_timeout(self.options.timeouts.response)
-            .overall_response_timeout(Some(self.options.timeouts.response))
-            .retries(*max_redirections)
+            .connection_timeout(self.access.timeouts.connect)
+            .response_timeout(self.access.timeouts.response)
+            .overall_response_timeout(Some(self.access.timeouts.response))
+            .retries(self.nodes.max_redirections)
             .min_retry_wait(10)
             .max_retry_wait(100);
-        if let Some(tls) = &self.options.tls {
+        if let Some(tls) = &self.access.tls {
             builder = builder.tls(if tls.verify { TlsMode::Secure } else { TlsMode::Insecure });
         }
         builder.build().map_err(failed)
@@ -102,9 +103,9 @@ impl Storage for Cluster {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
     fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
         Box::pin(async move {
-            self.run::<()>(&commands::set_record(&self.options.naming, record)).await?;
-            self.run_all(commands::notes(&self.options.naming, record)).await?;
-            match commands::shorten(&self.options.naming, record) {
+            self.run::<()>(&commands::set_record(&self.access.naming, record)).await?;
+            self.run_all(commands::notes(&self.access.naming, record)).await?;
+            match commands::shorten(&self.access.naming, record) {
                 Some(shorten) => self.run(&shorten).await,
                 None => Ok(()),
             }
@@ -112,24 +113,24 @@ impl Storage for Cluster {
     }
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
-        Box::pin(async move { self.run(&commands::update(&self.options.naming, update)).await })
+        Box::pin(async move { self.run(&commands::update(&self.access.naming, update)).await })
     }
 
     fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
-        Box::pin(async move { self.run(&commands::get(&self.options.naming, name, key)).await })
+        Box::pin(async move { self.run(&commands::get(&self.access.naming, name, key)).await })
     }
 
     fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
         Box::pin(async move {
-            let forget = |owner: &Owner| commands::forget(&self.options.naming, name, key, owner, current_time);
-            let mut all = vec![commands::unlink(&self.options.naming, name, key)];
+            let forget = |owner: &Owner| commands::forget(&self.access.naming, name, key, owner, current_time);
+            let mut all = vec![commands::unlink(&self.access.naming, name, key)];
             all.extend(owners.iter().flat_map(forget));
             self.run_all(all).await
         })
     }
 
     fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
-        Box::pin(async move { self.run(&commands::sessions(&self.options.naming, name, owner, current_time)).await })
+        Box::pin(async move { self.run(&commands::sessions(&self.access.naming, name, owner, current_time)).await })
     }
 
     fn close_idle(&self) {

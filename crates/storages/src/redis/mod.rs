@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Storage;
 use crate::repeating::Repeating;
+use crate::{Options, Storage};
 
+mod access;
 mod cluster;
 mod commands;
 mod errors;
@@ -19,22 +20,25 @@ mod options;
 mod sentinel;
 mod single;
 
+pub use access::Access;
 pub use cluster::Cluster;
-pub use options::{Options, Sentinels, Target};
-pub use single::Server;
+pub use options::{ClusterNodes, RedisOptions, Sentinels, Target};
+pub use single::{Location, Server};
 
-impl crate::Options for Options {
+impl Options for RedisOptions {
     fn limit(&self) -> Duration {
-        match self.target {
-            Target::Cluster { .. } => cluster::timeouts(&self.timeouts).limit(),
-            _ => self.timeouts.limit(),
+        match &self.target {
+            Target::Single(_) | Target::Sentinel(_) => self.access.timeouts.limit(),
+            Target::Cluster(_) => cluster::timeouts(&self.access.timeouts).limit(),
         }
     }
 
     fn storage(self) -> Arc<dyn Storage> {
+        let server = |location| Repeating::new(Arc::new(Server::new(location, self.access.clone())));
         match self.target {
-            Target::Single(_) | Target::Sentinel(_) => Repeating::new(Arc::new(Server::new(self))),
-            Target::Cluster { .. } => Repeating::new(Arc::new(Cluster::new(self))),
+            Target::Single(address) => server(Location::Configured(address)),
+            Target::Sentinel(sentinels) => server(Location::Named(sentinels)),
+            Target::Cluster(nodes) => Repeating::new(Arc::new(Cluster::new(nodes, self.access))),
         }
     }
 }

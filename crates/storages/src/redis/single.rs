@@ -5,31 +5,43 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value};
 
+use super::access::{Access, FixedHost};
 use super::commands;
 use super::errors::{connect_error, failed, is_broken, is_lost, lost};
 use super::gathering::{self, Gathered, Gathering};
-use super::options::{Options, Target};
+use super::options::Sentinels;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Address;
 use crate::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update};
 
-/// One server, whichever it is at the time: the configured one, or the one that Sentinels name.
+/// Which server it is.
+pub enum Location {
+    /// The one at this address.
+    Configured(Address),
+    /// The one that Sentinels name when a connection is made.
+    Named(Sentinels),
+}
+
+/// One server, and the storage on it.
 pub struct Server(Arc<Connected>);
 
 /// The way to it.
 struct Connected {
     link: Link<MultiplexedConnection>,
     gathering: Gathering,
-    options: Options,
+    location: Location,
+    access: Access,
 }
 
 impl Server {
-    pub fn new(options: Options) -> Self {
-        Self(Arc::new(Connected { link: Link::new(&options.timeouts), gathering: Gathering::default(), options }))
+    /// Nothing connects yet.
+    pub fn new(location: Location, access: Access) -> Self {
+        let link = Link::new(&access.timeouts);
+        Self(Arc::new(Connected { link, gathering: Gathering::default(), location, access }))
     }
 
     fn naming(&self) -> &Naming {
-        &self.0.options.naming
+        &self.0.access.naming
     }
 
     /// Runs a command together with those that are asked for at the same time.
@@ -82,7 +94,7 @@ impl Connected {
             Err(error) if is_lost(&error) => {
                 self.link.give_up(connection);
                 // A server that says what it is in would say so again; Sentinels may name another.
-                let may_be_repeated = is_broken(&error) || matches!(self.options.target, Target::Sentinel(_));
+                let may_be_repeated = is_broken(&error) || matches!(self.location, Location::Named(_));
                 Err(if may_be_repeated { lost(&error) } else { failed(error) })
             }
             result => result.map_err(failed),
@@ -90,11 +102,12 @@ impl Connected {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let (client, host) = match &self.options.target {
-            Target::Single(address @ Address::Tcp(node)) => (self.options.client(address)?, Some(node.host.clone())),
-            Target::Single(address @ Address::Unix(_)) => (self.options.client(address)?, None),
-            Target::Sentinel(sentinels) => (super::sentinel::client(sentinels, &self.options).await?, None),
-            Target::Cluster { .. } => return Err(Error::Connect("a cluster is no single server".into())),
+        let (client, host) = match &self.location {
+            Location::Configured(address @ Address::Tcp(node)) => {
+                (self.access.client(address)?, Some(node.host.clone()))
+            }
+            Location::Configured(address @ Address::Unix(_)) => (self.access.client(address)?, None),
+            Location::Named(sentinels) => (super::sentinel::client(sentinels, &self.access).await?, None),
         };
         let config = self.config(host);
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| connect_error(&error))
@@ -103,11 +116,11 @@ impl Connected {
     /// `host` is where to connect to when the certificate bears another name.
     fn config(&self, host: Option<String>) -> AsyncConnectionConfig {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.timeouts.connect))
-            .set_response_timeout(Some(self.options.timeouts.response));
-        let server_name = self.options.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+            .set_connection_timeout(Some(self.access.timeouts.connect))
+            .set_response_timeout(Some(self.access.timeouts.response));
+        let server_name = self.access.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
         match (server_name, host) {
-            (Some(_), Some(host)) => config.set_dns_resolver(super::options::FixedHost(host)),
+            (Some(_), Some(host)) => config.set_dns_resolver(FixedHost(host)),
             _ => config,
         }
     }

@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use super::{Error, Record};
 
+pub(crate) mod options;
+
 /// How much longer the driver waits for a statement than the server, which ends a slow one by
 /// itself with a better error.
 pub const TIMEOUT_MARGIN: Duration = Duration::from_millis(50);

@@ -111,7 +111,7 @@ fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Rc<str>
 #[cfg(test)]
 mod tests {
     use super::super::tests::{error, initial, text};
-    use crate::session::options::Value;
+    use crate::settings::Value;
 
     #[test]
     fn names_that_collide_are_errors() {

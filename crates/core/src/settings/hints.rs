@@ -1,7 +1,7 @@
-//! Names of options that are not known: a misspelt one, or one of lua-resty-session 3. Programs pass whole tables through, so
+//! Unknown names of options: misspelt ones, and those of lua-resty-session 3. Programs pass whole tables through, so
 //! such a name is not an error; the log says once what was probably meant.
 
-/// Options of lua-resty-session 3, a dot in the name written as `_`, and what they are called today; nothing for
+/// Options of lua-resty-session 3, a dot in the name written as `_`, and what they are called today; empty for
 /// those that have no successor.
 const VERSION_3: [(&str, &str); 50] = [
     ("name", "cookie_name"),
@@ -59,9 +59,9 @@ const VERSION_3: [(&str, &str); 50] = [
 /// The longest name that the log shows whole, in bytes.
 const LONGEST: usize = 64;
 
-/// Says that an option is ignored, and what was probably meant. `storage` is the storage whose option it is, if it is one's;
-/// `known` are the names that it could be.
-pub fn hint(storage: Option<&str>, name: &[u8], known: &[&str]) -> String {
+/// Says that an option is ignored, and what was probably meant. `storage` is the storage whose option it is, or `None` for a
+/// session's; `known` are the names that it could be.
+pub(super) fn hint(storage: Option<&str>, name: &[u8], known: &[&str]) -> String {
     let shown = &name[..name.len().min(LONGEST)];
     let of = storage.map(|storage| format!("{storage} ")).unwrap_or_default();
     let unknown = format!("unknown {of}option \"{}\" is ignored", shown.escape_ascii());
@@ -79,7 +79,7 @@ fn former(storage: Option<&str>, name: &str) -> Option<&'static str> {
     let find = |name: &str| VERSION_3.iter().find(|(former, _)| *former == name).map(|(_, today)| *today);
     match storage {
         Some(storage) => find(&format!("{storage}_{name}")),
-        // Without the table that it stood in, it may be meant all the same.
+        // Programs also wrote the options of its table `cookie` beside the others.
         None => find(&name).or_else(|| find(&format!("cookie_{name}"))),
     }
 }
@@ -95,7 +95,7 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use resty_session_core::session::Options;
+    use crate::session::Options;
 
     fn of_session(name: &str) -> String {
         hint(None, name.as_bytes(), Options::NAMES)

@@ -1,0 +1,98 @@
+//! The options that storages behind a network share.
+
+use std::time::Duration;
+
+use resty_session_core::settings::{Error, Names, Reader};
+
+use super::{Address, Endpoint, Node, Timeouts, Tls};
+use crate::options::{NODE_LISTS, NODE_OPTIONS, TIMEOUT, milliseconds, response_timeout};
+
+/// How long a connection may be unused if the options don't say so.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+fn port(reader: &Reader, default: u16) -> Result<u16, Error> {
+    match reader.whole("port")? {
+        None => Ok(default),
+        Some(0) => Err(reader.invalid("port", "at least 1")),
+        Some(port) => u16::try_from(port).map_err(|_| reader.invalid("port", "at most 65535")),
+    }
+}
+
+impl Node {
+    /// Reads servers, each `{ host = …, port = … }`; `ip` stands for `host` too.
+    pub(crate) fn read_all(reader: &Reader, option: &str, default_port: u16) -> Result<Option<Vec<Self>>, Error> {
+        const NAMES: Names = &[NODE_OPTIONS];
+        debug_assert!(NODE_LISTS.contains(&option), "the shim does not know the list {option}");
+        let Some(tables) = reader.tables(option, NAMES, "{ host = …, port = … }")? else { return Ok(None) };
+        if tables.is_empty() {
+            return Err(reader.invalid(option, "it is empty"));
+        }
+        let read = |table: &Reader| {
+            let host = table.text("host")?.or(table.text("ip")?);
+            let host = host.ok_or_else(|| reader.invalid(option, "a host is missing"))?;
+            Self::parse(&host, port(table, default_port)?).map_err(|cause| reader.invalid(option, cause))
+        };
+        tables.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+impl Address {
+    /// Reads a socket's path, or host and port. A port in the host counts more than the option, as with cosockets.
+    pub(crate) fn read(reader: &Reader, default_port: u16) -> Result<Self, Error> {
+        let (host, port) = (reader.text("host")?, port(reader, default_port)?);
+        if let Some(path) = reader.text("socket")? {
+            return Ok(Self::Unix(path.strip_prefix("unix:").unwrap_or(&path).to_owned()));
+        }
+        let host = host.unwrap_or_else(|| "127.0.0.1".into());
+        Self::parse(&host, port).map_err(|cause| reader.invalid("host", cause))
+    }
+
+    /// As [`read`](Self::read), but a socket may be given by its directory, as libpq does it: the port is in its name.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn read_in_directory(reader: &Reader, default_port: u16) -> Result<Self, Error> {
+        match Self::read(reader, default_port)? {
+            Self::Unix(path) if std::path::Path::new(&path).is_dir() => {
+                let directory = path.trim_end_matches('/');
+                Ok(Self::Unix(format!("{directory}/.s.PGSQL.{}", port(reader, default_port)?)))
+            }
+            address => Ok(address),
+        }
+    }
+}
+
+impl Tls {
+    /// Reads how to speak TLS, or `None` if `ssl` is off.
+    pub(crate) fn read(reader: &Reader) -> Result<Option<Self>, Error> {
+        let ssl = reader.switch("ssl")?;
+        let verify = reader.switch("ssl_verify")? != Some(false);
+        let tls = Self { verify, server_name: reader.text("server_name")? };
+        Ok(Some(tls).filter(|_| ssl == Some(true)))
+    }
+}
+
+impl Timeouts {
+    pub(crate) fn read(reader: &Reader) -> Result<Self, Error> {
+        Ok(Self {
+            connect: milliseconds(reader, "connect_timeout")?.unwrap_or(TIMEOUT),
+            response: response_timeout(reader)?,
+            keepalive: milliseconds(reader, "keepalive_timeout")?.unwrap_or(KEEPALIVE),
+        })
+    }
+}
+
+impl Endpoint {
+    pub(crate) const OPTIONS: &[&str] =
+        &["host", "port", "socket", "ssl", "ssl_verify", "server_name", "pool", "pool_size", "backlog"];
+
+    /// Reads a server of one address that has one connection.
+    #[cfg(feature = "_pipeline")]
+    pub(crate) fn read(reader: &Reader, default_port: u16) -> Result<Self, Error> {
+        reader.check_unneeded(&["pool_size", "backlog"], &[])?;
+        Ok(Self {
+            address: Address::read(reader, default_port)?,
+            tls: Tls::read(reader)?,
+            timeouts: Timeouts::read(reader)?,
+            pool: reader.text("pool")?,
+        })
+    }
+}
