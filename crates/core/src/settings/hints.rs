@@ -61,7 +61,7 @@ const LONGEST: usize = 64;
 
 /// Says that an option is ignored, and what was probably meant. `storage` is the storage whose option it is, or `None` for a
 /// session's; `known` are the names that it could be.
-pub(super) fn hint(storage: Option<&str>, name: &[u8], known: &[&str]) -> String {
+pub(crate) fn hint(storage: Option<&str>, name: &[u8], known: &[&str]) -> String {
     let shown = &name[..name.len().min(LONGEST)];
     let of = storage.map(|storage| format!("{storage} ")).unwrap_or_default();
     let unknown = format!("unknown {of}option \"{}\" is ignored", shown.escape_ascii());
