@@ -4,13 +4,13 @@
 #[path = "../crates/core/tests/support/mod.rs"]
 mod support;
 
-use resty_session::bridge;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::cookie::seal::{Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
-use resty_session_core::session::effect::{Answer, Effect};
+use resty_session_core::session::effect::{Need, Supply};
 use resty_session_core::session::{Options, Session, audiences};
 use resty_session_core::settings::{self, Section, Table, Value};
+use resty_session_core::storage::{Delete, Get, LiveSession, Owner, Reply, Request, Sessions, Set, Update};
 use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
@@ -125,32 +125,21 @@ fn sessions_cookies_and_records_show_neither_ids_nor_data() {
         check!(session, session.meta, session.remember_meta, world.memory.calls);
         assert!(format!("{session:?}").contains("Open"), "it still shows what helps");
         let entries = audiences::entries(payload.as_bytes()).unwrap();
-        check!(entries, audiences::metadata(&entries, false));
+        check!(entries, audiences::owners(&entries, false));
         for call in &world.memory.calls {
-            let Effect::Set(set) = call else { panic!("{call:?}") };
-            let parts = (set.name.to_string(), set.key.clone(), set.value.clone());
-            check!(Answer::Record(Ok(set.value.clone())), bridge::Answer::Record(Some(set.value.clone())));
-            check!(bridge::Answer::Sessions(vec![(set.key.clone(), 1)]));
-            let owners = vec![storage::Owner { audience: MARK.into(), subject: MARK.into() }];
-            let (name, key, value) = parts;
-            check!(storage::Update {
-                name: name.clone(),
-                key: key.clone(),
-                value: value.clone(),
-                ttl: 1,
-                current_time: 1
-            });
-            check!(storage::Record {
-                name,
-                key: key.clone(),
-                value,
-                ttl: 1,
-                current_time: 1,
-                old_key: Some(key),
-                old_must_exist: false,
-                stale_ttl: 1,
-                owners,
-            });
+            let Request::Set(set) = call else { panic!("{call:?}") };
+            let Set { name, key, value, .. } = set.as_ref().clone();
+            let owner = Owner { audience: MARK.into(), subject: MARK.into() };
+            check!(Supply::Storage(Ok(Reply::Record(value.clone()))), Reply::Record(value.clone()));
+            check!(Reply::Sessions(vec![LiveSession { key: key.clone(), expiry: 1 }]));
+            let (ttl, current_time) = (1, 1);
+            let get = Get { name: name.clone(), key: key.clone(), current_time };
+            let delete = Delete { name: name.clone(), key: key.clone(), current_time, owners: vec![owner.clone()] };
+            let sessions = Sessions { name: name.clone(), owner: owner.clone(), current_time };
+            let requests: [Request; 3] = [get.into(), delete.into(), sessions.into()];
+            check!(requests, Need::Storage(requests[0].clone()));
+            check!(Set { old_key: Some(key.clone()), owners: vec![owner], ..set.as_ref().clone() });
+            check!(Update { name, key, value, ttl, current_time });
         }
     }
 }
@@ -161,7 +150,7 @@ fn keys_and_what_is_sealed_show_nothing_of_it() {
     let derivation: Derivation = key.derivation(&SID, RememberSafety::Low).unwrap();
     let encryption = key.encryption(&SID, RememberSafety::None);
     let bytes = format!("{:?}", encryption.key);
-    for shown in [format!("{encryption:?}"), format!("{:?}", bridge::Answer::Key(Box::new(encryption.clone())))] {
+    for shown in [format!("{encryption:?}"), format!("{:?}", Supply::Key(Ok(Box::new(encryption.clone()))))] {
         assert!(!shown.contains(&bytes[1..20]), "{shown}");
     }
     let seal = Seal {

@@ -81,7 +81,7 @@ local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
   elseif todo == WAIT then
-    return run_act(profile, native.proceed(a, waiting.wait(a, b, c)))
+    return run_act(profile, native.resume_ticket(a, waiting.wait(a, b, c)))
   elseif todo == GET then
     return run_act(profile, native.reply(a, profile.storage:get(b, c, d)))
   elseif todo == CALL then

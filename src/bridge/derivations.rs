@@ -1,10 +1,10 @@
-//! The derivation of keys that takes long: the thread for it, and the line before it.
+//! The derivation of keys that takes long: its thread, and the queue for it.
 //!
 //! A worker has one such thread, which ends when it is idle. nginx usually runs one worker per processor, so
 //! one thread a worker can keep every processor busy. It gives way to nginx's own thread ([`NICENESS`]): on a busy
 //! machine sign-ins take longer, and other requests do not.
 //!
-//! Derivations are done in the order in which they were requested. The line has room for [`ROUNDS`] rounds. A
+//! Derivations are done in the order in which they were requested. The queue has room for [`ROUNDS`] rounds. A
 //! derivation that finds no room fails at once, so that requests do not wait for one that would be too late. Requests
 //! that need the same key at the same time share one derivation: those that a returning browser sends together, for
 //! example, or those that try one cookie with many payloads. A derivation is skipped if nobody waits for it when its
@@ -27,13 +27,55 @@ use tokio::sync::oneshot;
 use super::process::PerProcess;
 use resty_session_core::cookie::cipher::OneTimeKey;
 use resty_session_core::cookie::keys::Derivation;
-use resty_session_storages::Error;
+use resty_session_core::storage::{Error as StorageError, Reply};
 
-/// Rounds that may be under way and in line: 20 keys at `Very High`, 2,000 at `Medium`. A thread that has a processor
+/// Why a key was not derived.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The queue is full.
+    #[error("too many key derivations wait")]
+    Full,
+    /// The system refuses what the threads need.
+    #[error("unable to start threads for keys ({0})")]
+    Threads(#[source] io::Error),
+    /// The derivation panicked.
+    #[error("the driver failed")]
+    Broken,
+}
+
+/// Where a derivation leaves its result for the act that waits for it.
+///
+/// A key is not a storage's reply, so it does not pass through the exchange: that only announces it. The key is wiped
+/// when the last holder drops the slot.
+#[derive(Clone, Default)]
+pub struct Slot(Arc<Mutex<Option<Derived>>>);
+
+/// A key, or why it was not derived.
+pub type Derived = Result<Box<OneTimeKey>, Error>;
+
+impl Slot {
+    /// Takes the result, if it has come.
+    pub fn take(&self) -> Option<Derived> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Derives a key into this slot, as an operation for the exchange.
+    ///
+    /// # Errors
+    ///
+    /// None of its own: an error of the derivation is left in the slot, too.
+    pub async fn fill(self, derivation: Derivation) -> Result<Reply, StorageError> {
+        let result = derive(derivation).await.map(Box::new);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        Ok(Reply::Done)
+    }
+}
+
+/// How many rounds may be under way and queued at most: 20 keys at `Very High`, 2,000 at `Medium`. A thread that has a processor
 /// does them in some five seconds.
 const ROUNDS: u64 = 20_000_000;
 
-/// How long a derivation may take, from when it was requested. A full line takes less, unless other threads keep the
+/// How long a derivation may take, from when it was requested. A full queue takes less, unless other threads keep the
 /// processors busy.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
@@ -49,16 +91,16 @@ const IDLE: Duration = Duration::from_secs(2);
 /// The size of a thread's stack, in bytes.
 const STACK: usize = 256 << 10;
 
-/// The thread of one process, and the line before it.
-struct Line {
-    /// Only its thread for blocking jobs is used, which takes jobs in order. Nobody drives it.
+/// The thread of one process, and its queue.
+struct Queue {
+    /// Only its thread for blocking jobs is used, which takes jobs in order. No thread runs its tasks.
     runtime: Runtime,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Where each derivation's key goes.
+    /// Who gets the key of each derivation.
     waiting: HashMap<Arc<Derivation>, Vec<oneshot::Sender<OneTimeKey>>>,
     /// The sum of all derivations' rounds.
     rounds: u64,
@@ -72,13 +114,12 @@ struct State {
 ///
 /// Too many derivations wait, or the system does not let the threads start.
 pub async fn derive(derivation: Derivation) -> Result<OneTimeKey, Error> {
-    static CURRENT: PerProcess<Line> = PerProcess::new();
-    let line = CURRENT.get(Line::new);
-    let line = line.map_err(|error| Error::Server(format!("unable to start threads for keys ({error})")))?;
-    line.derive(derivation).await
+    static CURRENT: PerProcess<Queue> = PerProcess::new();
+    let queue = CURRENT.get(Queue::new);
+    queue.map_err(Error::Threads)?.derive(derivation).await
 }
 
-impl Line {
+impl Queue {
     fn new() -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .max_blocking_threads(1)
@@ -94,13 +135,13 @@ impl Line {
     async fn derive(self: &Arc<Self>, derivation: Derivation) -> Result<OneTimeKey, Error> {
         let (sender, key) = oneshot::channel();
         if let Some(derivation) = self.join(derivation, sender)? {
-            let turn = Turn { line: self.clone(), derivation };
+            let turn = Turn { queue: self.clone(), derivation };
             self.runtime.spawn_blocking(move || turn.work());
         }
         key.await.map_err(|_| Error::Broken)
     }
 
-    /// Puts a derivation into the line and returns it, or joins one for the same key that is there already.
+    /// Puts a derivation into the queue and returns it, or joins one for the same key that is there already.
     fn join(
         &self,
         derivation: Derivation,
@@ -116,7 +157,7 @@ impl Line {
             state.drop_abandoned();
         }
         if state.rounds + rounds > ROUNDS {
-            return Err(Error::TooManyDerivations);
+            return Err(Error::Full);
         }
         state.rounds += rounds;
         let derivation = Arc::new(derivation);
@@ -129,9 +170,9 @@ impl Line {
     }
 }
 
-/// A derivation's place in the line, until it is dropped.
+/// A derivation's place in the queue. Dropping it gives up the place.
 struct Turn {
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     derivation: Arc<Derivation>,
 }
 
@@ -142,7 +183,7 @@ impl Turn {
         }
         let key = self.derivation.derive_in_pieces(std::thread::yield_now);
         // Taken out first: each send wakes the runtime's thread, and the lock must be free by then.
-        let senders = self.line.state().leave(&self.derivation);
+        let senders = self.queue.state().leave(&self.derivation);
         for sender in senders {
             // Fails if the receiver has given up.
             let _ = sender.send(key.clone());
@@ -152,7 +193,7 @@ impl Turn {
     /// Whether anybody still waits. If nobody does, the place is given up in the same step, and the next request for
     /// this key starts another derivation.
     fn is_awaited(&self) -> bool {
-        let mut state = self.line.state();
+        let mut state = self.queue.state();
         let senders = state.waiting.get(&self.derivation);
         let awaited = senders.is_some_and(|senders| senders.iter().any(|sender| !sender.is_closed()));
         if !awaited {
@@ -165,7 +206,7 @@ impl Turn {
 /// If the work was not done, because it panicked for example, those who wait get an error at once.
 impl Drop for Turn {
     fn drop(&mut self) {
-        let senders = self.line.state().leave(&self.derivation);
+        let senders = self.queue.state().leave(&self.derivation);
         drop(senders);
     }
 }
@@ -177,7 +218,7 @@ impl State {
         self.rounds = self.waiting.keys().map(|derivation| u64::from(derivation.rounds())).sum();
     }
 
-    /// Gives up a derivation's place, unless it has left already. Returns where its key goes.
+    /// Gives up a derivation's place, unless it has left already. Returns who gets its key.
     fn leave(&mut self, derivation: &Arc<Derivation>) -> Vec<oneshot::Sender<OneTimeKey>> {
         let entry = self.waiting.get_key_value(derivation);
         if !entry.is_some_and(|(present, _)| Arc::ptr_eq(present, derivation)) {
@@ -198,22 +239,22 @@ mod tests {
         Key::from_secret(b"a secret of the tests").derivation(&[sid; 32], safety).unwrap()
     }
 
-    /// A line that no other test has. A runtime is not to be dropped in another.
-    fn line() -> Arc<Line> {
-        let line = Arc::new(Line::new().unwrap());
-        std::mem::forget(line.clone());
-        line
+    /// A queue that no other test has. It is leaked, because a runtime must not be dropped inside another.
+    fn queue() -> Arc<Queue> {
+        let queue = Arc::new(Queue::new().unwrap());
+        std::mem::forget(queue.clone());
+        queue
     }
 
     fn run(test: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
     }
 
-    async fn ended(line: &Line) {
-        while line.state().rounds > 0 {
+    async fn ended(queue: &Queue) {
+        while queue.state().rounds > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(line.state().waiting.is_empty());
+        assert!(queue.state().waiting.is_empty());
     }
 
     #[test]
@@ -227,47 +268,47 @@ mod tests {
     #[test]
     fn those_who_need_the_same_key_share_a_derivation() {
         run(async {
-            let line = line();
-            let same: Vec<_> = (0..1000).map(|_| line.derive(derivation(1, RememberSafety::Medium))).collect();
+            let queue = queue();
+            let same: Vec<_> = (0..1000).map(|_| queue.derive(derivation(1, RememberSafety::Medium))).collect();
             let all = futures_util::future::join_all(same).await;
             let keys: Vec<OneTimeKey> = all.into_iter().map(Result::unwrap).collect();
             assert!(keys.windows(2).all(|two| two[0] == two[1]));
-            ended(&line).await;
+            ended(&queue).await;
         });
     }
 
     #[test]
     fn a_full_line_is_an_error_at_once_and_has_room_again_later() {
         run(async {
-            let line = line();
+            let queue = queue();
             let join = |sid| {
                 let (sender, key) = oneshot::channel();
-                let joined = line.join(derivation(sid, RememberSafety::VeryHigh), sender);
-                joined.map(|derivation| (Turn { line: line.clone(), derivation: derivation.unwrap() }, key))
+                let joined = queue.join(derivation(sid, RememberSafety::VeryHigh), sender);
+                joined.map(|derivation| (Turn { queue: queue.clone(), derivation: derivation.unwrap() }, key))
             };
             let mut turns: Vec<_> = (0..20).map(|sid| join(sid).unwrap()).collect();
-            assert!(matches!(join(20), Err(Error::TooManyDerivations)));
-            assert!(matches!(line.derive(derivation(21, RememberSafety::Low)).await, Err(Error::TooManyDerivations)));
+            assert!(matches!(join(20), Err(Error::Full)));
+            assert!(matches!(queue.derive(derivation(21, RememberSafety::Low)).await, Err(Error::Full)));
             let (abandoned, key) = turns.pop().unwrap();
             drop(key);
             let next = join(20).unwrap();
             drop(abandoned);
-            assert!(matches!(join(21), Err(Error::TooManyDerivations)), "the abandoned place was given up once");
+            assert!(matches!(join(21), Err(Error::Full)), "the abandoned place was given up once");
             drop(next);
-            line.derive(derivation(21, RememberSafety::Low)).await.unwrap();
+            queue.derive(derivation(21, RememberSafety::Low)).await.unwrap();
             drop(turns);
-            ended(&line).await;
+            ended(&queue).await;
         });
     }
 
     #[test]
-    fn what_nobody_waits_for_is_not_derived_and_the_next_derivation_of_it_is_another() {
+    fn a_key_that_nobody_waits_for_is_not_derived_and_the_next_request_starts_another_derivation() {
         run(async {
-            let line = line();
+            let queue = queue();
             let start = || {
                 let (sender, key) = oneshot::channel();
-                let derivation = line.join(derivation(1, RememberSafety::VeryHigh), sender).unwrap();
-                (derivation.map(|derivation| Turn { line: line.clone(), derivation }), key)
+                let derivation = queue.join(derivation(1, RememberSafety::VeryHigh), sender).unwrap();
+                (derivation.map(|derivation| Turn { queue: queue.clone(), derivation }), key)
             };
             let (first, key) = start();
             drop(key);
@@ -277,19 +318,19 @@ mod tests {
             drop(first);
             assert!(second.unwrap().is_awaited(), "the first has not taken the second's place along");
             assert!(key.await.is_err(), "dropped without having worked");
-            ended(&line).await;
+            ended(&queue).await;
         });
     }
 
-    /// Notes whether a line's lock was free each time that it was woken.
+    /// Notes whether a queue's lock was free each time that it was woken.
     struct Watcher {
-        line: Arc<Line>,
+        queue: Arc<Queue>,
         found_free: Mutex<Vec<bool>>,
     }
 
     impl Wake for Watcher {
         fn wake(self: Arc<Self>) {
-            let is_free = self.line.state.try_lock().is_ok();
+            let is_free = self.queue.state.try_lock().is_ok();
             self.found_free.lock().unwrap().push(is_free);
         }
     }
@@ -297,11 +338,11 @@ mod tests {
     #[test]
     fn the_lock_is_free_when_those_who_wait_are_woken() {
         for derived in [true, false] {
-            let line = line();
+            let queue = queue();
             let (sender, key) = oneshot::channel();
-            let joined = line.join(derivation(1, RememberSafety::Low), sender).unwrap();
-            let turn = Turn { line: line.clone(), derivation: joined.unwrap() };
-            let watcher = Arc::new(Watcher { line, found_free: Mutex::default() });
+            let joined = queue.join(derivation(1, RememberSafety::Low), sender).unwrap();
+            let turn = Turn { queue: queue.clone(), derivation: joined.unwrap() };
+            let watcher = Arc::new(Watcher { queue, found_free: Mutex::default() });
             let waker = Waker::from(watcher.clone());
             let mut key = std::pin::pin!(key);
             assert!(key.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -319,8 +360,8 @@ mod tests {
     fn its_thread_is_one_and_gives_way() {
         let before = rustix::process::getpriority_process(None);
         run(async {
-            let line = line();
-            let runtime = &line.runtime;
+            let queue = queue();
+            let runtime = &queue.runtime;
             let looks: Vec<_> = (0..64)
                 .map(|_| {
                     runtime.spawn_blocking(|| {

@@ -1,11 +1,11 @@
 //! The acts on a session: arguments into a [`Session`], its needs out to Lua, its results back.
 //!
-//! Every act returns a [`Row`] that tells the shim what to do [`Next`]. An operation of a storage on
-//! the bridge is submitted at once, and the shim waits for its ticket. For a storage of the
-//! program's own the shim calls the storage's method. A key that takes long to derive is submitted
-//! like an operation of the bridge, once it is known that the thread can wait. `proceed`, `reply`
-//! and `derive` then return such a row again. The request's values to bind to are read by calling
-//! back into Lua at once, if they are needed.
+//! Every act returns a [`Row`] that tells the shim what to do [`Next`]. A request to a storage on
+//! the bridge is submitted at once, and the shim waits for its ticket. For a storage that the
+//! program wrote, the shim calls the storage's method. A key that takes long to derive is submitted
+//! like a request, once it is known that the thread can wait. `resume_ticket`, `reply` and `derive`
+//! then return such a row again. The request's values to bind to are read by calling back into Lua
+//! at once, if they are needed.
 
 use std::rc::Rc;
 
@@ -17,14 +17,16 @@ use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
 use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, Request, Row};
 use super::rows::{failed, number, text, waits};
-use super::storages::{DELIVERY, NOT_A_STORAGES, StorageHandle};
-use crate::bridge::{Answer as BridgeAnswer, Ticket, derivations, runtime};
+use super::running::{Awaited, Done, Running};
+use super::storages::{DELIVERY, submit};
+use crate::bridge::{Ticket, derivations, runtime};
+use resty_session_core::cookie::cipher::OneTimeKey;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
-use resty_session_core::session::audiences::Metadata;
-use resty_session_core::session::effect::{Answer, Effect, Host, Step, Task};
+use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
 use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
+use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request as StorageRequest};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -60,7 +62,7 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("set_reader", lua.create_function(set_reader)?)?;
     module.set("set_scheme_reader", lua.create_function(set_scheme_reader)?)?;
     module.set("reply", lua.create_function(reply)?)?;
-    module.set("proceed", lua.create_function(proceed)?)?;
+    module.set("resume_ticket", lua.create_function(resume_ticket)?)?;
     module.set("derive", lua.create_function(derive)?)
 }
 
@@ -191,24 +193,6 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
     meta(configuration, Kind::Remember, row)
 }
 
-/// An act's session, and what the act came to.
-type Done = (Session, Outcome);
-
-/// An act under way, and what it takes to go on with it.
-pub struct Running {
-    task: Task<Done>,
-    /// One on the bridge.
-    storage: Option<StorageHandle>,
-    /// Why storages on the bridge can't be waited for.
-    problem: Option<String>,
-    /// The key that the act needs, until the shim has said whether this thread can wait for it.
-    derivation: Option<Box<Derivation>>,
-    payload_size: usize,
-    now: Timestamp,
-}
-
-impl LuaUserData for Running {}
-
 impl Running {
     fn new<F: Future<Output = Done> + 'static>(
         lua: &Lua,
@@ -221,78 +205,99 @@ impl Running {
         let payload_size = session.payload.len();
         let Request { now, cookies, unsendable, problem } = request;
         let configuration = for_request(lua, configuration);
-        let act = |host: Host| Act { configuration, host, cookies, unsendable, now, random: getrandom::fill };
-        let task = Task::new(|host| run(act(host), session));
-        Self { task, storage: storage.clone(), problem, derivation: None, payload_size, now }
+        let act = |environment| Act { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
+        let task = Task::new(|environment: Environment| run(act(environment), session));
+        Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 
     fn start(mut self, lua: &Lua) -> LuaResult<Row> {
         let step = self.task.start();
-        self.go_on(lua, step)
+        self.run_from(lua, step)
     }
 
-    /// Goes on until a storage is needed or the act is done.
-    fn go_on(mut self, lua: &Lua, mut step: Step<Done>) -> LuaResult<Row> {
+    fn resume(mut self, lua: &Lua, supply: Supply) -> LuaResult<Row> {
+        let step = self.task.resume(supply);
+        self.run_from(lua, step)
+    }
+
+    /// Runs the act from a step on, until it has to wait or is done.
+    fn run_from(mut self, lua: &Lua, mut step: Step<Done>) -> LuaResult<Row> {
         loop {
-            let answer = match step {
-                Step::Needs(Effect::Binding) => binding(lua),
-                Step::Needs(Effect::Derive(derivation)) => match (&self.storage, &self.problem) {
+            let supply = match step {
+                // If nginx does not let the request be read here, its error says so.
+                Step::Needs(Need::Binding) => match binding(lua) {
+                    Ok(binding) => Supply::Binding(binding),
+                    Err(error) => return Ok(failed(&error)),
+                },
+                Step::Needs(Need::Derive(derivation)) => match (&self.storage, &self.problem) {
                     (Some(_), None) => return self.derive_elsewhere(lua, *derivation),
                     _ => return self.ask_whether_to_wait(lua, derivation),
                 },
-                Step::Needs(effect) => match (&self.storage, &self.problem) {
-                    (None, _) => return needs(lua, self, effect),
-                    (Some(storage), None) => {
-                        let storage = storage.clone();
-                        let submitted = storage.submit_effect(lua, effect, self);
-                        return Ok(submitted.map_or_else(|error| failed(&error), waits));
-                    }
-                    (Some(_), Some(problem)) => Ok(self.task.failure(problem.clone())),
+                Step::Needs(Need::Storage(request)) => match (&self.storage, &self.problem) {
+                    (None, _) => return self.call_method(lua, request),
+                    (Some(_), None) => return self.submit(lua, request),
+                    (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
                 Step::Done((session, outcome)) => {
                     return Finished { session, outcome, payload_size: self.payload_size, now: self.now }.into_row(lua);
                 }
-                Step::Over => return Ok(failed(&"the act is over")),
+                Step::Over => return Ok(failed(&OVER)),
             };
-            // Where nginx does not let the request be read, it says why.
-            step = match answer {
-                Ok(answer) => self.task.resume(answer),
-                Err(error) => return Ok(failed(&error)),
-            };
+            step = self.task.resume(supply);
         }
     }
 
-    /// Has a key derived on the threads for that.
-    fn derive_elsewhere(self, lua: &Lua, derivation: Derivation) -> LuaResult<Row> {
+    /// Submits a request to the storage on the bridge. The act waits for the reply.
+    fn submit(mut self, lua: &Lua, request: StorageRequest) -> LuaResult<Row> {
+        let Some(storage) = self.storage.clone() else { return Ok(failed(&OVER)) };
+        self.awaited = Awaited::Reply;
+        let submitted = submit(lua, &storage, request, Some(self));
+        Ok(submitted.map_or_else(|error| failed(&error), waits))
+    }
+
+    /// Has the shim call a method of the program's own storage.
+    fn call_method(mut self, lua: &Lua, request: StorageRequest) -> LuaResult<Row> {
+        self.awaited = match request {
+            StorageRequest::Get(_) => Awaited::Record,
+            _ => Awaited::Reply,
+        };
+        let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
+        if let StorageRequest::Get(get) = request {
+            return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
+        }
+        Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request_table(lua, request)?))]))
+    }
+
+    /// Has a key derived on the thread for that. The act waits for it.
+    fn derive_elsewhere(mut self, lua: &Lua, derivation: Derivation) -> LuaResult<Row> {
         if runtime::current().is_err() {
             return self.derive_here(lua, &derivation);
         }
-        let operation = async { derivations::derive(derivation).await.map(|key| BridgeAnswer::Key(Box::new(key))) };
-        let ticket = bridge(lua)?.submit(derivations::LIMIT, operation, Some(self));
+        let slot = derivations::Slot::default();
+        self.awaited = Awaited::Key(slot.clone());
+        let ticket = bridge(lua)?.submit(derivations::LIMIT, slot.fill(derivation), Some(self));
         Ok(waits((ticket, (derivations::LIMIT + DELIVERY).as_secs_f64(), in_entry_thread(lua))))
     }
 
     /// Derives a key on nginx's own thread, which serves no other request meanwhile.
-    fn derive_here(mut self, lua: &Lua, derivation: &Derivation) -> LuaResult<Row> {
-        let step = self.task.resume(Answer::Key(Ok(Box::new(derivation.derive()))));
-        self.go_on(lua, step)
+    fn derive_here(self, lua: &Lua, derivation: &Derivation) -> LuaResult<Row> {
+        self.resume(lua, Supply::Key(Ok(Box::new(derivation.derive()))))
     }
 
     /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling [`derive`].
     fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
-        self.derivation = Some(derivation);
+        self.awaited = Awaited::Permission(derivation);
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
         Ok(Next::Derive.row([task]))
     }
 }
 
-fn binding(lua: &Lua) -> LuaResult<Answer> {
+/// The error of a call that resumes an act at a point where it does not wait for that.
+const OVER: &str = "the act is over";
+
+fn binding(lua: &Lua) -> LuaResult<Binding> {
     let (remote_addr, scheme, user_agent): (LuaValue, LuaValue, LuaValue) = reader(lua)?.call(())?;
-    Ok(Answer::Binding(Binding {
-        remote_addr: bytes_of(&remote_addr),
-        scheme: bytes_of(&scheme),
-        user_agent: bytes_of(&user_agent),
-    }))
+    Ok(Binding { remote_addr: bytes_of(&remote_addr), scheme: bytes_of(&scheme), user_agent: bytes_of(&user_agent) })
 }
 
 fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
@@ -300,101 +305,118 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
     reader.ok_or_else(|| LuaError::runtime("no reader was set"))
 }
 
-/// `reply(task, value, err)`: goes on with the reply of a storage of the program's own.
+/// `reply(task, value, err)`: resumes an act with what a method of the program's own storage returned.
 fn reply(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
-    let mut running: Running = task.take()?;
-    let cause = || if error.is_nil() { None } else { error.to_string().ok() };
-    let answer = answer_of(&running, &value, cause);
-    let step = running.task.resume(answer);
-    running.go_on(lua, step)
+    let running: Running = task.take()?;
+    let result = returned(&running.awaited, &value, &error);
+    running.resume(lua, Supply::Storage(result))
 }
 
-/// `proceed(ticket, err)`: goes on with the reply to the ticket, or with the error if none came.
-fn proceed(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
+/// `resume_ticket(ticket, err)`: resumes an act with the reply that came for the ticket, or with the error if none came.
+fn resume_ticket(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
     let (running, result) = bridge(lua)?.take(ticket);
-    let Some(mut running) = running else { return Ok(failed(&"the act is over")) };
-    let answer = match result {
-        Some(Ok(BridgeAnswer::Record(record))) => Answer::Record(record.ok_or(None)),
-        Some(Ok(BridgeAnswer::Absent)) => Answer::Done(Err(None)),
-        Some(Ok(BridgeAnswer::Done | BridgeAnswer::Sessions(_))) => Answer::Done(Ok(())),
-        Some(Ok(BridgeAnswer::Key(key))) => Answer::Key(Ok(key)),
-        Some(Err(error)) => running.task.failure(error.to_string()),
-        None => running.task.failure(error.unwrap_or_else(|| "no answer".to_owned())),
+    let Some(running) = running else { return Ok(failed(&OVER)) };
+    let no_reply = || StorageError::Wait(error.unwrap_or_else(|| "no reply came".to_owned()));
+    let result = result.unwrap_or_else(|| Err(no_reply()));
+    let supply = match &running.awaited {
+        Awaited::Key(slot) => Supply::Key(derived(slot, result)),
+        _ => Supply::Storage(result),
     };
-    let step = running.task.resume(answer);
-    running.go_on(lua, step)
+    running.resume(lua, supply)
 }
 
-/// `derive(task, problem)`: has the key derived that the task needs. `problem` is why this thread can't wait for it, if
-/// it can't.
+/// The key in a slot, once its operation is over, or why it is not there.
+fn derived(slot: &derivations::Slot, result: Result<Reply, StorageError>) -> Result<Box<OneTimeKey>, String> {
+    result.map_err(|error| error.to_string())?;
+    let key = slot.take().unwrap_or(Err(derivations::Error::Broken));
+    key.map_err(|error| error.to_string())
+}
+
+/// `derive(task, problem)`: has the key derived that the task needs. `problem` is why this thread cannot wait for it, if
+/// it cannot.
 fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaResult<Row> {
     let mut running: Running = task.take()?;
-    let Some(derivation) = running.derivation.take() else { return Ok(failed(&NOT_A_STORAGES)) };
+    let Awaited::Permission(derivation) = std::mem::replace(&mut running.awaited, Awaited::Reply) else {
+        return Ok(failed(&OVER));
+    };
     match problem {
         None => running.derive_elsewhere(lua, *derivation),
         Some(_) => running.derive_here(lua, &derivation),
     }
 }
 
-/// What a program's storage answered.
-fn answer_of(running: &Running, value: &LuaValue, cause: impl Fn() -> Option<String>) -> Answer {
+/// What a method of the program's own storage returned, as a reply. One that returns nil or false and no message has
+/// found nothing, or done nothing: [`Reply::Absent`].
+fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
-    if !running.task.needs_record() {
-        return Answer::Done(if succeeded { Ok(()) } else { Err(cause()) });
-    }
-    match value.as_string() {
-        Some(text) => Answer::Record(Ok(text.as_bytes().to_vec())),
-        None if succeeded => Answer::Record(Err(Some(format!("string expected, got {}", value.type_name())))),
-        None => Answer::Record(Err(cause())),
+    let message = if error.is_nil() { None } else { error.to_string().ok() };
+    match (awaited, value.as_string()) {
+        (Awaited::Record, Some(text)) => Ok(Reply::Record(text.as_bytes().to_vec())),
+        (Awaited::Record, None) if succeeded => {
+            Err(StorageError::Program(format!("string expected, got {}", value.type_name())))
+        }
+        _ if succeeded => Ok(Reply::Done),
+        _ => message.map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
     }
 }
 
-/// What a program's own storage is to do, in values or, if that is not `get`, in a table with names.
-fn needs(lua: &Lua, task: Running, effect: Effect) -> LuaResult<Row> {
-    let task = Either::Right(LuaValue::UserData(lua.create_userdata(task)?));
-    if let Effect::Get(get) = effect {
-        return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
-    }
-    let request = lua.create_table()?;
-    match effect {
-        Effect::Set(set) => {
-            request.raw_set("method", "set")?;
-            record(lua, &request, (&set.name, set.key, &set.value))?;
-            request.raw_set("ttl", set.ttl)?;
-            request.raw_set("current_time", set.current_time)?;
-            request.raw_set("old_key", set.old_key)?;
-            request.raw_set("stale_ttl", set.stale_ttl)?;
-            request.raw_set("metadata", metadata(lua, set.metadata)?)?;
-            request.raw_set("old_must_exist", set.old_must_exist)?;
-        }
-        Effect::Update(update) => {
-            request.raw_set("method", "update")?;
-            record(lua, &request, (&update.name, update.key, &update.value))?;
-            request.raw_set("ttl", update.ttl)?;
-            request.raw_set("current_time", update.current_time)?;
-        }
-        Effect::Delete(delete) => {
-            request.raw_set("method", "delete")?;
-            request.raw_set("name", &*delete.name)?;
-            request.raw_set("key", delete.key)?;
-            request.raw_set("current_time", delete.current_time)?;
-            request.raw_set("metadata", metadata(lua, delete.metadata)?)?;
-        }
-        Effect::Get(_) | Effect::Binding | Effect::Derive(_) => return Ok(failed(&NOT_A_STORAGES)),
-    }
-    Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request))]))
-}
-
-fn record(lua: &Lua, request: &LuaTable, (name, key, value): (&str, String, &[u8])) -> LuaResult<()> {
-    request.raw_set("name", name)?;
-    request.raw_set("key", key)?;
-    request.raw_set("value", lua.create_string(value)?)
-}
-
-fn metadata(lua: &Lua, metadata: Option<Metadata>) -> LuaResult<Option<LuaTable>> {
-    let Some(metadata) = metadata else { return Ok(None) };
+/// A request to a program's own storage, other than `get`, as a table: its `method`, and the method's arguments by their
+/// names.
+fn request_table(lua: &Lua, request: StorageRequest) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
-    table.set("audiences", metadata.audiences)?;
-    table.set("subjects", metadata.subjects)?;
+    match request {
+        StorageRequest::Get(get) => {
+            table.raw_set("method", "get")?;
+            identify(&table, (&get.name, get.key, get.current_time))?;
+        }
+        StorageRequest::Set(set) => {
+            table.raw_set("method", "set")?;
+            identify(&table, (&set.name, set.key, set.current_time))?;
+            table.raw_set("value", lua.create_string(set.value)?)?;
+            table.raw_set("ttl", set.ttl)?;
+            table.raw_set("old_key", set.old_key)?;
+            table.raw_set("stale_ttl", set.stale_ttl)?;
+            table.raw_set("metadata", metadata(lua, set.owners)?)?;
+            table.raw_set("old_must_exist", set.old_must_exist)?;
+        }
+        StorageRequest::Update(update) => {
+            table.raw_set("method", "update")?;
+            identify(&table, (&update.name, update.key, update.current_time))?;
+            table.raw_set("value", lua.create_string(update.value)?)?;
+            table.raw_set("ttl", update.ttl)?;
+        }
+        StorageRequest::Delete(delete) => {
+            table.raw_set("method", "delete")?;
+            identify(&table, (&delete.name, delete.key, delete.current_time))?;
+            table.raw_set("metadata", metadata(lua, delete.owners)?)?;
+        }
+        StorageRequest::Sessions(sessions) => {
+            let Owner { audience, subject } = sessions.owner;
+            table.raw_set("method", "read_metadata")?;
+            table.raw_set("name", &*sessions.name)?;
+            table.raw_set("audience", audience)?;
+            table.raw_set("subject", subject)?;
+            table.raw_set("current_time", sessions.current_time)?;
+        }
+    }
+    Ok(table)
+}
+
+fn identify(table: &LuaTable, (name, key, current_time): (&str, String, u64)) -> LuaResult<()> {
+    table.raw_set("name", name)?;
+    table.raw_set("key", key)?;
+    table.raw_set("current_time", current_time)
+}
+
+/// `{ audiences = {…}, subjects = {…} }`, two arrays of equal length; or nil without owners.
+fn metadata(lua: &Lua, owners: Vec<Owner>) -> LuaResult<Option<LuaTable>> {
+    if owners.is_empty() {
+        return Ok(None);
+    }
+    let (audiences, subjects): (Vec<String>, Vec<String>) =
+        owners.into_iter().map(|owner| (owner.audience, owner.subject)).unzip();
+    let table = lua.create_table()?;
+    table.set("audiences", audiences)?;
+    table.set("subjects", subjects)?;
     Ok(Some(table))
 }

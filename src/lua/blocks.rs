@@ -8,13 +8,13 @@ use mlua::debug::Debug;
 use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
-/// Blocks that are remembered at most.
+/// How many blocks are remembered at most.
 const CAPACITY: usize = 256;
 
 /// The `*_by_lua_block`s of the configuration that have run.
 #[derive(Default)]
 pub struct Blocks {
-    /// By address, which is theirs for as long as they are kept here.
+    /// By address. A function keeps its address for as long as it is kept here.
     known: RefCell<FxHashMap<*const c_void, LuaFunction>>,
 }
 
@@ -24,12 +24,12 @@ pub fn in_entry_thread(lua: &Lua) -> bool {
 }
 
 impl Blocks {
-    /// Whether this is the thread that nginx runs a block in. False in a coroutine and in a light thread, and where
-    /// it can't be told, such as in a file's code.
+    /// Whether this is the thread that nginx runs a block in. False in a coroutine and in a light thread, and if it
+    /// cannot be told, as in the code of a file.
     ///
-    /// The oldest function on the stack tells: in such a thread it is the block itself, a chunk that is named after its
-    /// directive and its place in the configuration. Reading the name takes as long as all the rest, so a block is
-    /// remembered; OpenResty's LuaJIT runs the same function for each request.
+    /// The oldest function on the stack decides. In such a thread it is the block itself, a chunk whose name is its
+    /// directive and its place in the configuration. Reading the name takes as long as all the rest, so blocks are
+    /// remembered: OpenResty's LuaJIT runs the same function for each request.
     fn in_entry_thread(&self, lua: &Lua) -> bool {
         let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
         // A session that is opened in a block is three or four functions away from it.

@@ -1,4 +1,4 @@
-//! The bridge for Lua: its doorbell, the tickets of what waits, and the replies that came for them.
+//! The bridge for Lua: its doorbell, its tickets, and the replies that have come for them.
 
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use mlua::Either;
 use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::acts::Running;
 use super::blocks::Blocks;
+use super::running::Running;
 use crate::bridge::runtime::{self, Runtime};
-use crate::bridge::{Answer, Completion, Port, Ticket, doorbell};
-use resty_session_storages::Error;
+use crate::bridge::{Completion, Exchange, Ticket, doorbell};
+use resty_session_core::storage::{Error, Reply};
 
 /// This VM's end of the bridge.
 #[derive(Default)]
 pub struct Bridge {
-    port: Port,
+    exchange: Exchange,
     runtime: OnceCell<Arc<Runtime>>,
-    /// What was submitted, until its reply is taken or forgotten.
+    /// The submitted operations whose reply was not taken or discarded yet.
     waiting: RefCell<FxHashMap<Ticket, Waiting>>,
-    /// The tickets that were drained since the last sweep.
+    /// The tickets whose replies were drained since the last sweep.
     drained: RefCell<Vec<Ticket>>,
-    /// The tickets that the last sweep found not taken.
+    /// The tickets whose replies the last sweep found not taken.
     untaken: RefCell<Vec<Ticket>>,
 }
 
-/// What waits for an operation, if it is an act of a session, and what the operation came to, once it has.
+/// The act that waits for an operation, if it is one, and the operation's result, once it has come.
 #[derive(Default)]
 struct Waiting {
     act: Option<Running>,
-    result: Option<Result<Answer, Error>>,
+    result: Option<Result<Reply, Error>>,
 }
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
@@ -42,12 +42,12 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
     table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;
     table.set("take", lua.create_function(take)?)?;
-    table.set("forget", lua.create_function(forget)?)?;
+    table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
     table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.sweep()))?)?;
-    table.set("ring", action(lua, |bridge| bridge.port.ring())?)?;
+    table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
-    table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.port.counts().in_flight()))?)?;
+    table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.exchange.counts().in_flight()))?)?;
     Ok(table)
 }
 
@@ -66,26 +66,26 @@ pub fn bridge(lua: &Lua) -> LuaResult<mlua::AppDataRef<'_, Bridge>> {
 type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
 
 impl Bridge {
-    /// Submits an operation, with whose reply `act` goes on. Returns its ticket.
+    /// Submits an operation, and returns its ticket. `act` is the act that waits for the reply, if it is one.
     pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> Ticket
     where
-        F: Future<Output = Result<Answer, Error>> + Send + 'static,
+        F: Future<Output = Result<Reply, Error>> + Send + 'static,
     {
-        let ticket = self.port.submit(limit, operation);
+        let ticket = self.exchange.submit(limit, operation);
         self.waiting.borrow_mut().insert(ticket, Waiting { act, result: None });
         ticket
     }
 
-    /// `open_doorbell()`: what to connect with, port and token nil for a Unix socket; or `nil, err`.
+    /// `open_doorbell()`: where to connect, port and token nil for a Unix socket; or `nil, err`.
     fn open_doorbell(&self) -> Doorbell {
-        let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &self.port));
+        let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &self.exchange));
         match opened {
             Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
             Err(error) => (None, Either::Right(error.to_string()), None),
         }
     }
 
-    /// `flush()`: runs what was submitted.
+    /// `flush()`: starts the submitted operations.
     fn flush(&self) {
         // Something was submitted, so there is a runtime; asking for it costs a system call.
         if self.runtime.get().is_none()
@@ -94,15 +94,15 @@ impl Bridge {
             let _ = self.runtime.set(runtime);
         }
         if let Some(runtime) = self.runtime.get() {
-            self.port.flush(&runtime.handle);
+            self.exchange.flush(&runtime.handle);
         }
     }
 
     /// `drain()`: the tickets whose replies have come, in an array.
     fn drain(&self) -> Vec<Ticket> {
         let mut waiting = self.waiting.borrow_mut();
-        let awaited = self.port.drain().into_iter().filter_map(|Completion { ticket, result }| {
-            // Nobody waits any more for a reply whose ticket was forgotten.
+        let awaited = self.exchange.drain().into_iter().filter_map(|Completion { ticket, result }| {
+            // Nobody waits for a reply whose ticket was discarded.
             waiting.get_mut(&ticket)?.result = Some(result);
             Some(ticket)
         });
@@ -111,8 +111,8 @@ impl Bridge {
         awaited
     }
 
-    /// `sweep()`: drops the replies that the sweep before found not taken, and that still are not: whoever waited for
-    /// one has ended. Returns whether this sweep found any, so that there must be another one.
+    /// `sweep()`: drops the replies that the sweep before found not taken and that still are not, because whoever waited
+    /// for them has ended. Returns whether this sweep found any, so that another sweep is needed.
     fn sweep(&self) -> bool {
         let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
         for ticket in untaken.drain(..) {
@@ -122,43 +122,45 @@ impl Bridge {
         !untaken.is_empty()
     }
 
-    /// Takes the act that waits for a ticket, and what its operation came to.
-    pub fn take(&self, ticket: Ticket) -> (Option<Running>, Option<Result<Answer, Error>>) {
+    /// Takes the act that waits for a ticket, and the result of its operation, if it has come.
+    pub fn take(&self, ticket: Ticket) -> (Option<Running>, Option<Result<Reply, Error>>) {
         let waiting = self.waiting.borrow_mut().remove(&ticket).unwrap_or_default();
         (waiting.act, waiting.result)
     }
 }
 
-/// `forget(ticket)`: nobody waits for it any more.
-fn forget(lua: &Lua, ticket: Ticket) -> LuaResult<()> {
+/// `discard(ticket)`: drops its reply, now or when it comes, because nobody waits for it any more.
+fn discard(lua: &Lua, ticket: Ticket) -> LuaResult<()> {
     drop(bridge(lua)?.take(ticket));
     Ok(())
 }
 
-/// `take(ticket)`: what its operation came to, nil where there is nothing; or `nil, err`.
+/// `take(ticket)`: the value that its operation returned, nil for what is absent; or `nil, err`.
 fn take(lua: &Lua, ticket: Ticket) -> LuaResult<(LuaValue, Option<String>)> {
     let (_, result) = bridge(lua)?.take(ticket);
     Ok(match result {
-        Some(Ok(answer)) => (value(lua, answer)?, None),
+        Some(Ok(reply)) => (value(lua, reply)?, None),
         Some(Err(error)) => (LuaValue::Nil, Some(error.to_string())),
         None => (LuaValue::Nil, Some(Error::Broken.to_string())),
     })
 }
 
-fn value(lua: &Lua, answer: Answer) -> LuaResult<LuaValue> {
-    Ok(match answer {
-        Answer::Done => LuaValue::Boolean(true),
-        Answer::Absent | Answer::Record(None) => LuaValue::Nil,
-        Answer::Record(Some(record)) => LuaValue::String(lua.create_string(record)?),
-        // Only acts wait for keys, and they take them in `go_on`.
-        Answer::Key(_) => LuaValue::Nil,
-        Answer::Sessions(sessions) => LuaValue::Table(lua.create_table_from(sessions)?),
+/// A reply as a storage's method in Lua returns it.
+fn value(lua: &Lua, reply: Reply) -> LuaResult<LuaValue> {
+    Ok(match reply {
+        Reply::Done => LuaValue::Boolean(true),
+        Reply::Absent => LuaValue::Nil,
+        Reply::Record(record) => LuaValue::String(lua.create_string(record)?),
+        Reply::Sessions(sessions) => {
+            let expiries = sessions.into_iter().map(|session| (session.key, session.expiry));
+            LuaValue::Table(lua.create_table_from(expiries)?)
+        }
     })
 }
 
 fn counts(lua: &Lua, (): ()) -> LuaResult<LuaTable> {
     let bridge = bridge(lua)?;
-    let counts = bridge.port.counts();
+    let counts = bridge.exchange.counts();
     lua.create_table_from([
         ("submitted", counts.submitted.load(Ordering::Relaxed)),
         ("completed", counts.completed.load(Ordering::Relaxed)),
@@ -174,9 +176,9 @@ mod tests {
     use super::*;
     use tokio::sync::oneshot;
 
-    fn operation() -> (oneshot::Sender<u8>, impl Future<Output = Result<Answer, Error>> + Send + 'static) {
+    fn operation() -> (oneshot::Sender<u8>, impl Future<Output = Result<Reply, Error>> + Send + 'static) {
         let (reply, receiver) = oneshot::channel::<u8>();
-        (reply, async move { Ok(Answer::Record(receiver.await.ok().map(|byte| vec![byte]))) })
+        (reply, async move { Ok(receiver.await.map_or(Reply::Absent, |byte| Reply::Record(vec![byte]))) })
     }
 
     #[test]
@@ -185,16 +187,16 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bridge = Bridge::default();
         let completed = |count| {
-            while bridge.port.counts().completed.load(Ordering::Relaxed) < count {
+            while bridge.exchange.counts().completed.load(Ordering::Relaxed) < count {
                 std::thread::yield_now();
             }
         };
         let [(first_reply, first), (second_reply, second)] = [operation(), operation()];
         let first = bridge.submit(LIMIT, first, None);
-        bridge.port.flush(runtime.handle());
+        bridge.exchange.flush(runtime.handle());
         bridge.take(first);
         let second = bridge.submit(LIMIT, second, None);
-        bridge.port.flush(runtime.handle());
+        bridge.exchange.flush(runtime.handle());
         assert_ne!(first, second);
         first_reply.send(1).unwrap();
         completed(1);
@@ -202,7 +204,7 @@ mod tests {
         second_reply.send(2).unwrap();
         completed(2);
         assert_eq!(bridge.drain(), [second]);
-        assert_eq!(bridge.take(second).1.unwrap().unwrap(), Answer::Record(Some(vec![2])));
+        assert_eq!(bridge.take(second).1.unwrap().unwrap(), Reply::Record(vec![2]));
         assert!(bridge.waiting.borrow().is_empty());
     }
 
@@ -213,7 +215,7 @@ mod tests {
         let [(first_reply, first), (second_reply, second), (_reply, third)] = [operation(), operation(), operation()];
         let [first, second, third] =
             [first, second, third].map(|operation| bridge.submit(Duration::from_secs(9), operation, None));
-        bridge.port.flush(runtime.handle());
+        bridge.exchange.flush(runtime.handle());
         let drain = |reply: oneshot::Sender<u8>| {
             reply.send(1).unwrap();
             while bridge.drain().is_empty() {

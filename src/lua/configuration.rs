@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use mlua::prelude::*;
 
-use super::storages::{StorageHandle, StorageRef};
-use super::{Answer, answer, values};
+use super::storage_handle::{StorageHandle, StorageRef};
+use super::{ValueOrError, value_or_error, values};
 use resty_session_core::cookie::Key;
 use resty_session_core::session::configuration::HEADERS;
 use resty_session_core::session::name::Name;
@@ -49,7 +49,7 @@ fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> 
 fn init(
     lua: &Lua,
     args: (Option<LuaTable>, Option<HandleRef>, bool, Option<StorageRef>),
-) -> LuaResult<Answer<LuaTable>> {
+) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, previous, stored, storage) = args;
     let previous = previous.as_ref().map(|previous| &*previous.configuration);
     let configuration = read(options).and_then(|options| session::init(options, previous, getrandom::fill));
@@ -57,7 +57,7 @@ fn init(
 }
 
 /// `new(options, defaults, stored, storage)`: the configuration of a session, or `nil, err`.
-fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, bool, Option<StorageRef>)) -> LuaResult<Answer<LuaTable>> {
+fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, bool, Option<StorageRef>)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, defaults, stored, storage) = args;
     let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
     describe(lua, configuration, stored, storage)
@@ -100,10 +100,10 @@ fn describe(
     configuration: Result<Configuration, Error>,
     stored: bool,
     storage: Option<StorageRef>,
-) -> LuaResult<Answer<LuaTable>> {
+) -> LuaResult<ValueOrError<LuaTable>> {
     let configuration = match configuration.and_then(|configuration| configuration.with_storage(stored)) {
         Ok(configuration) => configuration,
-        Err(error) => return Ok(answer(Err(error))),
+        Err(error) => return Ok(value_or_error(Err(error))),
     };
     let table = lua.create_table()?;
     table.set("cookie_name", &*configuration.session_cookie.name)?;
@@ -128,5 +128,5 @@ fn describe(
     } else {
         table.set("handle", Handle { configuration, storage: None })?;
     }
-    Ok(answer(Ok::<_, Error>(table)))
+    Ok(value_or_error(Ok::<_, Error>(table)))
 }

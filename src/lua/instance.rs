@@ -4,7 +4,7 @@ use mlua::BString;
 use mlua::prelude::*;
 
 use super::configuration::Handle;
-use super::{Answer, answer};
+use super::{ValueOrError, value_or_error};
 use resty_session_core::cookie::header::{ENCODED_SIZE, SID_SIZE};
 use resty_session_core::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie};
 use resty_session_core::time::Timestamp;
@@ -29,10 +29,10 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
 }
 
 /// `header_fields(value)`: the fields of a cookie's header by name, and its initial chunk; or `nil, err`.
-fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
+fn header_fields(lua: &Lua, value: BString) -> LuaResult<ValueOrError<LuaTable>> {
     let header = match Header::decode(&value) {
         Ok(header) => header,
-        Err(error) => return Ok(answer(Err(error))),
+        Err(error) => return Ok(value_or_error(Err(error))),
     };
     let table = lua.create_table()?;
     table.set("header", lua.create_string(header.as_bytes())?)?;
@@ -43,7 +43,7 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<Answer<LuaTable>> {
     table.set("data_size", header.data_size())?;
     table.set("idling_offset", header.idling_offset().as_secs())?;
     table.set("initial_chunk", lua.create_string(&value[ENCODED_SIZE..])?)?;
-    Ok(answer(Ok::<_, Error>(table)))
+    Ok(value_or_error(Ok::<_, Error>(table)))
 }
 
 /// `property(handle, value, name, timestamp)`: the session's id, or what is left of a timeout in seconds; nil for

@@ -1,6 +1,6 @@
 //! The border to Lua: the only code that knows mlua. Arguments come in, values go out, errors become strings.
 //!
-//! A function that can fail answers `nil, "text"`; none raises, because an error raised here would reach Lua as
+//! A function that can fail returns `nil, "text"`; none raises, because an error raised here would reach Lua as
 //! a userdata, whose text neither nginx's log nor a program's `pcall` can read. Arguments of a wrong type are the
 //! exception: only a mistake in the shim can bring them about.
 
@@ -10,6 +10,8 @@ mod bridge;
 mod configuration;
 mod instance;
 mod rows;
+mod running;
+mod storage_handle;
 mod storages;
 mod utils;
 mod values;
@@ -29,10 +31,10 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     Ok(module)
 }
 
-/// An answer in Lua's way: the value, or `nil, "text"`.
-type Answer<T> = (Option<T>, Option<String>);
+/// A result in Lua's way: the value, or `nil, "text"`.
+type ValueOrError<T> = (Option<T>, Option<String>);
 
-fn answer<T>(result: Result<T, impl std::fmt::Display>) -> Answer<T> {
+fn value_or_error<T>(result: Result<T, impl std::fmt::Display>) -> ValueOrError<T> {
     match result {
         Ok(value) => (Some(value), None),
         Err(error) => (None, Some(error.to_string())),

@@ -3,7 +3,7 @@
 use mlua::BString;
 use mlua::prelude::*;
 
-use super::{Answer, answer};
+use super::{ValueOrError, value_or_error};
 use resty_session_core::cookie::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use resty_session_core::cookie::{RememberSafety, base64url, compression, keys};
 use resty_session_core::secret::Secret;
@@ -13,7 +13,7 @@ const MAX_RANDOM: usize = 16 << 20;
 /// Size of the key and the nonce of one encryption together.
 const KEY_AND_NONCE: usize = KEY_SIZE + NONCE_SIZE;
 
-type Bytes = Answer<BString>;
+type Bytes = ValueOrError<BString>;
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
@@ -54,10 +54,10 @@ fn bpack(_: &Lua, (size, number): (usize, f64)) -> LuaResult<Bytes> {
 }
 
 /// `(size, bytes)`: the number that `bpack` packed, or `nil, err`.
-fn bunpack(_: &Lua, (size, packed): (usize, BString)) -> LuaResult<Answer<f64>> {
+fn bunpack(_: &Lua, (size, packed): (usize, BString)) -> LuaResult<ValueOrError<f64>> {
     let mut number = [0; 8];
     let found = packed.get(..size).filter(|_| (1..=8).contains(&size));
-    Ok(answer(match found {
+    Ok(value_or_error(match found {
         Some(found) => {
             number[..size].copy_from_slice(found);
             Ok(u64::from_le_bytes(number) as f64)
@@ -67,11 +67,11 @@ fn bunpack(_: &Lua, (size, packed): (usize, BString)) -> LuaResult<Answer<f64>> 
 }
 
 fn bytes(result: Result<Vec<u8>, impl std::fmt::Display>) -> Bytes {
-    answer(result.map(BString::from))
+    value_or_error(result.map(BString::from))
 }
 
 /// [`Bytes`] that are wiped on the Rust side.
-type Secrets = Answer<LuaString>;
+type Secrets = ValueOrError<LuaString>;
 
 fn secret(lua: &Lua, result: Result<Secret, String>) -> LuaResult<Secrets> {
     Ok(match result {

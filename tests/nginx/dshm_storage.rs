@@ -19,7 +19,7 @@ fn dshm_keeps_the_contract() {
 /// The live sessions that metadata notes, and how many seconds each has left.
 fn noted(text: &str) -> Vec<(String, u64)> {
     let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
-    live.into_iter().map(|(key, expiry)| (key, expiry - now())).collect()
+    live.into_iter().map(|session| (session.key, session.expiry - now())).collect()
 }
 
 fn is_an_hour(seconds: u64) -> bool {

@@ -19,7 +19,7 @@ fn memcached_keeps_the_contract() {
 /// The item of a session in metadata that expires in an hour, if not some seconds earlier.
 fn is_noted(text: &str, id: &str) -> bool {
     let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
-    live.iter().any(|(key, expiry)| key == id && (now() + 3595..=now() + 3600).contains(expiry))
+    live.iter().any(|session| session.key == id && (now() + 3595..=now() + 3600).contains(&session.expiry))
 }
 
 #[test]

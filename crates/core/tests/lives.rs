@@ -8,8 +8,8 @@ mod remember;
 mod support;
 
 use resty_session_core::cookie::Flags;
-use resty_session_core::session::effect::Effect;
 use resty_session_core::session::{Error, Options, Session, State};
+use resty_session_core::storage::Request;
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
@@ -202,10 +202,9 @@ fn destroying_clears_everything() {
 fn hashed_subjects_are_hashed_for_every_audience() {
     let mut world = World::stored(Options { store_metadata: Some(true), hash_subject: Some(true), ..options("s") }, T0);
     world.sign_in(r#"[[{},"a","john"],[{},"b","jane"]]"#);
-    let Some(Effect::Set(set)) = world.memory.calls.last() else { panic!() };
-    let metadata = set.metadata.as_ref().unwrap();
-    assert_eq!(metadata.audiences.len(), 2);
-    assert!(metadata.subjects.iter().all(|subject| subject.len() == 22), "{metadata:?}");
+    let Some(Request::Set(set)) = world.memory.calls.last() else { panic!() };
+    assert_eq!(set.owners.len(), 2);
+    assert!(set.owners.iter().all(|owner| owner.subject.len() == 22));
 }
 
 #[test]
@@ -275,11 +274,11 @@ fn info_is_saved_without_a_cookie() {
     assert!(keys.iter().all(|key| world.memory.records.contains_key(key)) && keys.len() == 2);
     assert_eq!(world.open().0.info, Some(info.clone()));
     for call in &world.memory.calls {
-        if let Effect::Update(update) = call {
+        if let Request::Update(update) = call {
             assert_eq!(update.ttl, if &*update.name == "session" { 3500 } else { 604_700 });
         }
     }
-    assert_eq!(world.memory.calls.iter().filter(|call| matches!(call, Effect::Update(_))).count(), 2);
+    assert_eq!(world.memory.calls.iter().filter(|call| matches!(call, Request::Update(_))).count(), 2);
     world.cookies.remove("session");
     assert_eq!(world.open().0.info, Some(info), "it is in the remember record too");
 }

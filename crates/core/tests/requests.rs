@@ -4,8 +4,8 @@
 
 mod support;
 
-use resty_session_core::session::effect::Effect;
 use resty_session_core::session::{Options, Session};
+use resty_session_core::storage::Request;
 use support::{World, options};
 
 const T0: u64 = 1_700_000_000;
@@ -278,7 +278,7 @@ fn acts_that_need_a_cookie_are_refused_before_anything_is_stored() {
         assert_eq!(session.payload.len(), ADA.len() + 9, "it is open nevertheless");
         world.cookies.remove("session");
         assert_eq!(world.open_error().as_deref(), Some("missing session cookie"));
-        assert!(world.memory.calls.iter().all(|call| matches!(call, Effect::Get(_))));
+        assert!(world.memory.calls.iter().all(|call| matches!(call, Request::Get(_))));
     }
 }
 

@@ -7,8 +7,8 @@ mod support;
 use resty_session_core::cookie::compression::deflate;
 use resty_session_core::cookie::seal::{self, Binding, Seal};
 use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
-use resty_session_core::session::effect::Effect;
 use resty_session_core::session::{Options, Session};
+use resty_session_core::storage::{Owner, Request};
 use resty_session_testing::vectors::{self, Vector, same};
 use serde_json::Value;
 use support::{World, use_sids};
@@ -264,12 +264,15 @@ fn compare_deflated(vector: &Vector, lines: &[String]) {
     assert_eq!(lines[0][offset..offset + 58], vector.set_cookie[0][offset..offset + 58], "{}", vector.name);
 }
 
-fn compare_records(vector: &Vector, calls: &[Effect]) {
+fn compare_records(vector: &Vector, calls: &[Request]) {
     assert_eq!(calls.len(), vector.records.len(), "{}", vector.name);
     for (call, record) in calls.iter().zip(&vector.records) {
-        let metadata = record.metadata.as_ref().map(|metadata| (metadata.audiences.clone(), metadata.subjects.clone()));
+        let owners = record.metadata.as_ref().map_or_else(Vec::new, |metadata| {
+            let both = metadata.audiences.iter().cloned().zip(metadata.subjects.iter().cloned());
+            both.map(|(audience, subject)| Owner { audience, subject }).collect()
+        });
         match call {
-            Effect::Set(set) => {
+            Request::Set(set) => {
                 assert_eq!(record.op, "set");
                 assert_eq!(
                     (&*set.name, &set.key, Some(set.ttl)),
@@ -279,18 +282,16 @@ fn compare_records(vector: &Vector, calls: &[Effect]) {
                 );
                 assert_eq!(Some(set.current_time), record.current_time);
                 assert_eq!((&set.old_key, Some(set.stale_ttl)), (&record.old_key, record.stale_ttl));
-                let ours = set.metadata.clone().map(|metadata| (metadata.audiences, metadata.subjects));
-                assert_eq!(ours, metadata, "{}", vector.name);
+                assert!(set.owners == owners, "{}", vector.name);
                 if !vector.deflated() {
                     assert_eq!(Some(&set.value[..]), record.value.as_deref().map(str::as_bytes), "{}", vector.name);
                 }
             }
-            Effect::Delete(delete) => {
+            Request::Delete(delete) => {
                 assert_eq!(record.op, "delete");
                 assert_eq!((&*delete.name, &delete.key), (record.name.as_str(), &record.key));
                 assert_eq!(Some(delete.current_time), record.current_time);
-                let ours = delete.metadata.clone().map(|metadata| (metadata.audiences, metadata.subjects));
-                assert_eq!(ours, metadata, "{}", vector.name);
+                assert!(delete.owners == owners, "{}", vector.name);
             }
             other => panic!("{other:?}"),
         }

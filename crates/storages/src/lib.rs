@@ -50,7 +50,9 @@ pub mod shm;
 pub mod sql;
 
 pub use options::Options;
-pub use resty_session_core::storage::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+pub use resty_session_core::storage::{
+    Cause, Delete, Error, Get, LiveSession, Operation, Owner, Sessions, Set, Storage, Update,
+};
 
 /// Prepares the process for the drivers, once or often.
 pub fn prepare() {

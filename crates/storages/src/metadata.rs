@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Error, Record};
+use super::{Error, LiveSession, Set};
 use resty_session_core::secret::show_only;
 
 /// Characters of a key: base64url of a session's 32-byte id, or of a hash of it.
@@ -26,9 +26,9 @@ const MAX_EXPIRY: u64 = (1 << 40) - 1;
 /// # Errors
 ///
 /// One of the keys is not a valid session key, which would damage the whole text.
-pub fn written(record: &Record) -> Result<Vec<u8>, Error> {
-    let mut text = note(&record.key, record.expiry())?;
-    if let Some(old_key) = &record.old_key {
+pub fn written(set: &Set) -> Result<Vec<u8>, Error> {
+    let mut text = note(&set.key, set.expiry())?;
+    if let Some(old_key) = &set.old_key {
         text.append(&mut deleted(old_key)?);
     }
     Ok(text)
@@ -55,13 +55,13 @@ fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// Returns the keys and expiries of the sessions that have not expired at `current_time`, sorted by
-/// key. Times are in seconds since the epoch.
+/// Returns the sessions that have not expired at `current_time` (seconds since the epoch), sorted by
+/// key.
 ///
 /// # Errors
 ///
 /// The text is damaged; the error says where.
-pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error> {
+pub fn live(text: &[u8], current_time: u64) -> Result<Vec<LiveSession>, Error> {
     let mut latest = BTreeMap::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -73,7 +73,7 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<(String, u64)>, Error>
     }
     // A session that expires now has expired.
     let live = latest.into_iter().filter_map(|(key, expiry)| Some((key, expiry.filter(|at| *at > current_time)?)));
-    Ok(live.map(|(key, expiry)| (key.to_owned(), expiry)).collect())
+    Ok(live.map(|(key, expiry)| LiveSession { key: key.to_owned(), expiry }).collect())
 }
 
 /// A text with one item for each live session.
@@ -95,7 +95,7 @@ show_only!(Compact { expiry });
 pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
     let live = live(text, current_time)?;
     let mut compact = Compact { text: Vec::with_capacity(live.len() * (KEY_SIZE + EXPIRY_SIZE + 2)), expiry: None };
-    for (key, expiry) in live {
+    for LiveSession { key, expiry } in live {
         compact.text.append(&mut note(&key, expiry)?);
         compact.expiry = compact.expiry.max(Some(expiry));
     }
@@ -159,9 +159,12 @@ mod tests {
     #[test]
     fn the_last_item_of_a_key_counts() {
         let items = text(&[('a', Some(5)), ('b', Some(9)), ('a', None), ('c', Some(3)), ('d', None), ('d', Some(7))]);
-        assert_eq!(live(&items, 2).unwrap(), [(key('b'), 9), (key('c'), 3), (key('d'), 7)]);
-        assert_eq!(live(&items, 7).unwrap(), [(key('b'), 9)]);
-        assert_eq!(live(b"", 0).unwrap(), []);
+        let live = |text: &[u8], current_time| -> Vec<(String, u64)> {
+            live(text, current_time).unwrap().into_iter().map(|session| (session.key, session.expiry)).collect()
+        };
+        assert_eq!(live(&items, 2), [(key('b'), 9), (key('c'), 3), (key('d'), 7)]);
+        assert_eq!(live(&items, 7), [(key('b'), 9)]);
+        assert_eq!(live(b"", 0), []);
     }
 
     #[test]
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_record_adds_itself_and_takes_the_replaced_one_out() {
-        let record = Record {
+        let set = Set {
             name: "n".into(),
             key: key('n'),
             value: Vec::new(),
@@ -185,9 +188,9 @@ mod tests {
             stale_ttl: 0,
             owners: Vec::new(),
         };
-        assert_eq!(written(&record).unwrap(), text(&[('n', Some(105)), ('o', None)]));
-        assert!(written(&Record { key: "short".into(), ..record.clone() }).is_err());
-        assert!(written(&Record { old_key: Some("o;".repeat(22)), ..record }).is_err());
+        assert_eq!(written(&set).unwrap(), text(&[('n', Some(105)), ('o', None)]));
+        assert!(written(&Set { key: "short".into(), ..set.clone() }).is_err());
+        assert!(written(&Set { old_key: Some("o;".repeat(22)), ..set }).is_err());
     }
 
     #[test]

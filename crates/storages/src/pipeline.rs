@@ -133,7 +133,7 @@ impl<P: Protocol> Client<P> {
     pub async fn ask_all<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Reply; N], Error> {
         let connection = self.link.get(|| self.connect()).await?;
         match timeout(self.endpoint.timeouts.response, connection.handle.ask(requests)).await {
-            Ok(Err(Error::Server(cause))) if connection.handle.is_closed() => Err(Error::Lost(cause)),
+            Ok(Err(Error::Server(cause))) if connection.handle.is_closed() => Err(Error::Lost(cause.into())),
             Ok(replies) => replies,
             Err(_) => {
                 connection.handle.0.shared.fail(&Error::Timeout);

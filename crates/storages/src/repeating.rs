@@ -6,7 +6,7 @@
 //! carried out an operation whose reply did not arrive is not known, so an operation may be repeated only if doing it twice does no harm.
 //! All operations of a [`Storage`] may:
 //!
-//! - `get` and `read_metadata` change nothing.
+//! - `get` and `sessions` change nothing.
 //! - `set` writes the same value under the same key, which is random: no other session has it, and no browser knows it
 //!   before the reply. The replaced record is shortened, never lengthened; an owner's sessions are a set.
 //! - `update` writes the same value, and only where the record still exists, and never lengthens its life.
@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+use super::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
 
 /// A storage whose operations are repeated when they end in [`Error::Lost`].
 pub struct Repeating(Arc<dyn Storage>);
@@ -39,24 +39,24 @@ fn repeat_if_lost<'a, T: Send + 'a>(run: impl Fn() -> Operation<'a, T> + Send + 
 }
 
 impl Storage for Repeating {
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
-        repeat_if_lost(|| self.0.set(record))
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.set(set))
     }
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         repeat_if_lost(|| self.0.update(update))
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
-        repeat_if_lost(move || self.0.get(name, key, current_time))
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+        repeat_if_lost(|| self.0.get(get))
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
-        repeat_if_lost(move || self.0.delete(name, key, current_time, owners))
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.delete(delete))
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
-        repeat_if_lost(move || self.0.read_metadata(name, owner, current_time))
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
+        repeat_if_lost(|| self.0.sessions(sessions))
     }
 
     fn close_idle(&self) {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     impl Storage for Failing {
-        fn set<'a>(&'a self, _: &'a Record) -> Operation<'a, ()> {
+        fn set<'a>(&'a self, _: &'a Set) -> Operation<'a, ()> {
             self.attempt(())
         }
 
@@ -93,15 +93,15 @@ mod tests {
             self.attempt(true)
         }
 
-        fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
-            self.attempt(Some(format!("{name}{key}").into_bytes()))
+        fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+            self.attempt(Some(format!("{}{}", get.name, get.key).into_bytes()))
         }
 
-        fn delete<'a>(&'a self, _: &'a str, _: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
+        fn delete<'a>(&'a self, _: &'a Delete) -> Operation<'a, ()> {
             self.attempt(())
         }
 
-        fn read_metadata<'a>(&'a self, _: &'a str, _: &'a Owner, _: u64) -> Operation<'a, Sessions> {
+        fn sessions<'a>(&'a self, _: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
             self.attempt(Vec::new())
         }
     }
@@ -120,7 +120,7 @@ mod tests {
         ] {
             let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
             let storage = Repeating::new(failing.clone());
-            let found = runtime.block_on(storage.get("n", "k", 0));
+            let found = runtime.block_on(storage.get(&Get { name: "n".into(), key: "k".into(), current_time: 0 }));
             assert_eq!(found.ok().flatten().as_deref(), succeeds.then_some(&b"nk"[..]));
             assert_eq!(failing.attempts.load(Ordering::Relaxed), attempts);
         }

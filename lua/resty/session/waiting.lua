@@ -418,7 +418,7 @@ function waiting_module.run(method, storage, ...)
   end
   err = waiting_module.wait(ticket, limit, in_entry_thread)
   if err then
-    bridge.forget(ticket)
+    bridge.discard(ticket)
     return nil, err
   end
   return bridge.take(ticket)

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::audiences::{self, Entry, Sole};
 use super::configuration::Random;
-use super::effect::Host;
+use super::effect::Environment;
 use super::name::Name;
 use super::reading::Opened;
 use super::times::Refresh;
@@ -22,7 +22,7 @@ pub struct Act {
     /// The configuration for this request.
     pub configuration: Rc<Configuration>,
     /// The way to the request's values, the storage, and derivations.
-    pub host: Host,
+    pub environment: Environment,
     /// The request's Cookie header; empty if it has none.
     pub cookies: Vec<u8>,
     /// Why the response can't set a cookie any more, if it can't.

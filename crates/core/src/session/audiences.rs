@@ -12,9 +12,8 @@ use serde_bytes::ByteBuf;
 
 use super::Error;
 use super::name::Name;
-use crate::cookie::base64url;
-use crate::cookie::keys::sha256;
 use crate::secret::{Secret, show_only};
+use crate::storage::Owner;
 
 /// One audience's part of a payload.
 pub struct Entry<'a> {
@@ -33,16 +32,6 @@ impl<'a> Entry<'a> {
         let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
         Some((self.audience.as_ref()?, subject))
     }
-}
-
-/// Whose session a record is, for storages that can list a user's sessions: the names of each
-/// audience and its subject, base64url, in two arrays of equal length.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Metadata {
-    /// The audiences that have a subject.
-    pub audiences: Vec<String>,
-    /// Their subjects, or the hashes of these.
-    pub subjects: Vec<String>,
 }
 
 /// The places of the parts of a payload with one audience, as most have, whose names are written
@@ -66,7 +55,6 @@ pub struct Parts<'a> {
 }
 
 show_only!(Entry<'_> {});
-show_only!(Metadata {});
 show_only!(Parts<'_> {});
 
 impl Sole {
@@ -180,20 +168,11 @@ pub(super) fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secr
     payload
 }
 
-/// The metadata of all entries that have a subject, or `None` if none has. With `hash_subject`, a
-/// subject becomes the first 16 bytes of its SHA-256.
-pub fn metadata(entries: &[Entry<'_>], hash_subject: bool) -> Option<Metadata> {
-    let mut metadata = Metadata { audiences: Vec::new(), subjects: Vec::new() };
-    for entry in entries {
-        let (Some(audience), Some(subject)) = (&entry.audience, &entry.subject) else { continue };
-        let (audience, subject) = (&audience.text(), &subject.text());
-        metadata.audiences.push(base64url::encode(audience));
-        metadata.subjects.push(match hash_subject {
-            true => base64url::encode(&sha256(subject)[..16]),
-            false => base64url::encode(subject),
-        });
-    }
-    (!metadata.audiences.is_empty()).then_some(metadata)
+/// The owners of a record: one for each entry that has a subject. See [`Owner::new`] for
+/// `hash_subject`.
+pub fn owners(entries: &[Entry<'_>], hash_subject: bool) -> Vec<Owner> {
+    let both = entries.iter().filter_map(|entry| Some((entry.audience.as_ref()?, entry.subject.as_ref()?)));
+    both.map(|(audience, subject)| Owner::new(&audience.text(), &subject.text(), hash_subject)).collect()
 }
 
 /// The info of some audiences only, or `None` if nothing is left, or if it is not info.
@@ -507,9 +486,9 @@ mod tests {
         );
         assert_ne!(entries[0].subject, entries[1].subject);
         assert!(has_info(&entries, b"\x002.5e-05") && !has_info(&entries, b"2.5e-05") && !has_info(&entries, b"\x006"));
-        let metadata = metadata(&entries, false).unwrap();
-        assert_eq!(metadata.audiences, [b"5" as &[u8], b"5", b"true"].map(base64url::encode));
-        assert_eq!(metadata.subjects, [b"5" as &[u8], b"5", b"100"].map(base64url::encode));
+        let expected: [(&[u8], &[u8]); 3] = [(b"5", b"5"), (b"5", b"5"), (b"true", b"100")];
+        let expected = expected.map(|(audience, subject)| Owner::new(audience, subject, false));
+        assert!(owners(&entries, false) == expected);
     }
 
     #[test]
@@ -524,9 +503,8 @@ mod tests {
     #[test]
     fn subjects_are_hashed_for_every_audience() {
         let payload = br#"[[{},"a","john"],[{},"b"],[{},"c","jane"]]"#;
-        let hashed = metadata(&entries(payload).unwrap(), true).unwrap();
-        assert_eq!(hashed.audiences, ["YQ", "Yw"]);
-        assert_eq!(hashed.subjects, [b"john", b"jane"].map(|subject| base64url::encode(&sha256(subject)[..16])));
+        let hashed = owners(&entries(payload).unwrap(), true);
+        assert!(hashed == [Owner::new(b"a", b"john", true), Owner::new(b"c", b"jane", true)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Error;
 use super::keys::Keys;
@@ -24,7 +25,7 @@ pub enum Kind {
 pub struct CookieSettings {
     pub(super) kind: Kind,
     /// The cookie's name with its prefix.
-    pub name: Rc<str>,
+    pub name: Arc<str>,
     /// The keys that write and read the cookie.
     pub keys: Keys,
     /// The text behind `name=value` in Set-Cookie, without the cookie's expiry.

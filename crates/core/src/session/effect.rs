@@ -1,8 +1,8 @@
 //! What an act needs from outside, and how it gets it.
 //!
-//! An act awaits its [`Host`]; the [`Task`] that wraps the act then stops with [`Step::Needs`], and goes on
-//! once it is [resumed](Task::resume) with the [`Answer`]. There is no executor: whoever holds the task polls
-//! it by hand, meets its needs one by one, and may take as long as it likes for each.
+//! An act awaits its [`Environment`]. The [`Task`] that wraps the act then stops with [`Step::Needs`], and goes on when it
+//! is [resumed](Task::resume) with the [`Supply`]. No executor runs it: whoever holds the task polls it by hand, meets its
+//! needs one by one, and may take as long as it likes for each.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,118 +11,63 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::audiences::Metadata;
+use super::error::Cause;
 use crate::cookie::Binding;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
-use crate::secret::show_only;
+use crate::storage::{Delete, Error, Get, Reply, Request, Set, Update};
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
-pub enum Effect {
-    /// The request's values that a MAC may cover: [`Answer::Binding`].
+pub enum Need {
+    /// The request's values that a MAC may cover: [`Supply::Binding`].
     Binding,
-    /// A key that takes long to derive: [`Answer::Key`].
+    /// A key that takes long to derive: [`Supply::Key`].
     Derive(Box<Derivation>),
-    /// The record of a storage: [`Answer::Record`].
-    Get(Get),
-    /// Storing a record: [`Answer::Done`].
-    Set(Box<Set>),
-    /// Writing a record anew if it is there, for as long as it would have lived at most: [`Answer::Done`]; an error without
-    /// words says that it is not there.
-    Update(Box<Update>),
-    /// Deleting a record: [`Answer::Done`].
-    Delete(Delete),
+    /// An operation of the storage: [`Supply::Storage`].
+    Storage(Request),
 }
 
-#[derive(PartialEq)]
-pub struct Get {
-    pub name: Rc<str>,
-    pub key: String,
-    pub current_time: u64,
-}
-
-#[derive(PartialEq)]
-pub struct Set {
-    /// The cookie's name.
-    pub name: Rc<str>,
-    pub key: String,
-    /// base64url in JSON.
-    pub value: Vec<u8>,
-    /// Seconds.
-    pub ttl: u64,
-    pub current_time: u64,
-    /// The record that the new one replaces, which must go on working for `stale_ttl` seconds.
-    pub old_key: Option<String>,
-    /// Whether to store nothing if that record is no longer there.
-    pub old_must_exist: bool,
-    pub stale_ttl: u64,
-    pub metadata: Option<Metadata>,
-}
-
-#[derive(PartialEq)]
-pub struct Update {
-    /// The cookie's name.
-    pub name: Rc<str>,
-    pub key: String,
-    /// base64url in JSON.
-    pub value: Vec<u8>,
-    /// Seconds.
-    pub ttl: u64,
-    pub current_time: u64,
-}
-
-#[derive(PartialEq)]
-pub struct Delete {
-    pub name: Rc<str>,
-    pub key: String,
-    pub current_time: u64,
-    pub metadata: Option<Metadata>,
-}
-
-show_only!(Get { name, current_time });
-show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
-show_only!(Update { name, ttl, current_time });
-show_only!(Delete { name, current_time });
-
-/// The result of an [`Effect`]. An error is the storage's message, if it has one.
-pub enum Answer {
+/// What meets a [`Need`].
+pub enum Supply {
+    /// The request's values that a MAC may cover.
     Binding(Binding),
-    /// The key, or why it could not be derived now.
+    /// The key, or why it cannot be derived now.
     Key(Result<Box<OneTimeKey>, String>),
-    Record(Result<Vec<u8>, Option<String>>),
-    Done(Result<(), Option<String>>),
+    /// The storage's reply.
+    Storage(Result<Reply, Error>),
 }
 
 /// Shows errors alone, because records and keys are secret.
-impl fmt::Debug for Answer {
+impl fmt::Debug for Supply {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, error) = match self {
             Self::Binding(_) => ("Binding", None),
-            Self::Key(result) => ("Key", result.as_ref().err().cloned().map(Some)),
-            Self::Record(result) => ("Record", result.as_ref().err().cloned()),
-            Self::Done(result) => ("Done", result.as_ref().err().cloned()),
+            Self::Key(result) => ("Key", result.as_ref().err().cloned()),
+            Self::Storage(result) => ("Storage", result.as_ref().err().map(Error::to_string)),
         };
         formatter.debug_tuple(name).field(&error).finish()
     }
 }
 
+/// What an act and its [`Task`] hand to each other.
 #[derive(Default)]
 struct Mailbox {
-    need: Option<Effect>,
-    answer: Option<Answer>,
+    need: Option<Need>,
+    supply: Option<Supply>,
     /// The key that was derived last.
     derived: Option<Box<(Derivation, OneTimeKey)>>,
 }
 
 /// An act's way to the outside.
 #[derive(Clone)]
-pub struct Host(Rc<RefCell<Mailbox>>);
+pub struct Environment(Rc<RefCell<Mailbox>>);
 
-impl Host {
+impl Environment {
+    /// Returns the request's values that a MAC may cover.
     pub async fn binding(&self) -> Binding {
-        match self.ask(Effect::Binding).await {
-            Answer::Binding(binding) => binding,
+        match self.obtain(Need::Binding).await {
+            Supply::Binding(binding) => binding,
             _ => Binding::default(),
         }
     }
@@ -131,124 +76,132 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// Why it can't be derived now.
+    /// Why the key cannot be derived now.
     pub async fn derive(&self, derivation: Derivation) -> Result<OneTimeKey, String> {
         if let Some((_, key)) = self.0.borrow().derived.as_deref().filter(|(of, _)| *of == derivation) {
             return Ok(key.clone());
         }
-        let key = match self.ask(Effect::Derive(Box::new(derivation.clone()))).await {
-            Answer::Key(result) => *result?,
-            _ => return Err(MISMATCH.to_owned()),
+        let key = match self.obtain(Need::Derive(Box::new(derivation.clone()))).await {
+            Supply::Key(result) => *result?,
+            _ => return Err(Error::Mismatch.to_string()),
         };
         self.0.borrow_mut().derived = Some(Box::new((derivation, key.clone())));
         Ok(key)
     }
 
-    pub async fn get(&self, get: Get) -> Result<Vec<u8>, Option<String>> {
-        match self.ask(Effect::Get(get)).await {
-            Answer::Record(result) => result,
-            _ => Err(Some(MISMATCH.to_owned())),
+    /// Returns a record, or `None` if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// The storage cannot tell whether the record exists.
+    pub async fn get(&self, get: Get) -> Result<Option<Vec<u8>>, Error> {
+        match self.perform(get.into()).await? {
+            Reply::Record(record) => Ok(Some(record)),
+            Reply::Absent => Ok(None),
+            Reply::Done | Reply::Sessions(_) => Err(Error::Mismatch),
         }
     }
 
-    pub async fn set(&self, set: Set) -> Result<(), Option<String>> {
-        Self::done(self.ask(Effect::Set(Box::new(set))).await)
+    /// Stores a record.
+    ///
+    /// # Errors
+    ///
+    /// The storage's message; empty if a program's own storage gave none.
+    pub async fn set(&self, set: Set) -> Result<(), Cause> {
+        done(self.perform(set.into()).await)
     }
 
-    pub async fn update(&self, update: Update) -> Result<(), Option<String>> {
-        Self::done(self.ask(Effect::Update(Box::new(update))).await)
-    }
-
-    pub async fn delete(&self, delete: Delete) -> Result<(), Option<String>> {
-        Self::done(self.ask(Effect::Delete(delete)).await)
-    }
-
-    fn done(answer: Answer) -> Result<(), Option<String>> {
-        match answer {
-            Answer::Done(result) => result,
-            _ => Err(Some(MISMATCH.to_owned())),
+    /// Writes a record anew, and returns whether it exists.
+    ///
+    /// # Errors
+    ///
+    /// The record may have been written or not.
+    pub async fn update(&self, update: Update) -> Result<bool, Error> {
+        match self.perform(update.into()).await? {
+            Reply::Done => Ok(true),
+            Reply::Absent => Ok(false),
+            Reply::Record(_) | Reply::Sessions(_) => Err(Error::Mismatch),
         }
     }
 
-    async fn ask(&self, effect: Effect) -> Answer {
-        self.0.borrow_mut().need = Some(effect);
-        poll_fn(|_| match self.0.borrow_mut().answer.take() {
-            Some(answer) => Poll::Ready(answer),
+    /// Deletes a record.
+    ///
+    /// # Errors
+    ///
+    /// The storage's message; empty if a program's own storage gave none.
+    pub async fn delete(&self, delete: Delete) -> Result<(), Cause> {
+        done(self.perform(delete.into()).await)
+    }
+
+    async fn perform(&self, request: Request) -> Result<Reply, Error> {
+        match self.obtain(Need::Storage(request)).await {
+            Supply::Storage(result) => result,
+            _ => Err(Error::Mismatch),
+        }
+    }
+
+    async fn obtain(&self, need: Need) -> Supply {
+        self.0.borrow_mut().need = Some(need);
+        poll_fn(|_| match self.0.borrow_mut().supply.take() {
+            Some(supply) => Poll::Ready(supply),
             None => Poll::Pending,
         })
         .await
     }
 }
 
-const MISMATCH: &str = "the answer does not match the request";
-
-/// An act under way, with what it came to in the end: a `T`.
-pub struct Task<T> {
-    /// Gone once it is done.
-    future: Option<Pin<Box<dyn Future<Output = T>>>>,
-    host: Host,
-    awaited: Awaited,
+/// The result of a request that is either carried out or fails.
+fn done(result: Result<Reply, Error>) -> Result<(), Cause> {
+    match result? {
+        Reply::Done => Ok(()),
+        Reply::Absent => Err(Cause(None)),
+        Reply::Record(_) | Reply::Sessions(_) => Err(Error::Mismatch.into()),
+    }
 }
 
-/// Which kind of answer a task goes on with.
-#[derive(Clone, Copy, PartialEq)]
-enum Awaited {
-    Record,
-    Key,
-    Other,
+/// An act under way, with the `T` that it returns in the end.
+pub struct Task<T> {
+    /// `None` once the act is done.
+    future: Option<Pin<Box<dyn Future<Output = T>>>>,
+    environment: Environment,
 }
 
 /// Where a task stopped.
 pub enum Step<T> {
-    Needs(Effect),
+    /// It needs something, and then has to be [resumed](Task::resume).
+    Needs(Need),
+    /// The act is done.
     Done(T),
     /// It was resumed after it was done.
     Over,
 }
 
 impl<T> Task<T> {
-    pub fn new<F: Future<Output = T> + 'static>(act: impl FnOnce(Host) -> F) -> Self {
-        let host = Host(Rc::default());
-        Self { future: Some(Box::pin(act(host.clone()))), host, awaited: Awaited::Other }
+    /// An act that has not started.
+    pub fn new<F: Future<Output = T> + 'static>(act: impl FnOnce(Environment) -> F) -> Self {
+        let environment = Environment(Rc::default());
+        Self { future: Some(Box::pin(act(environment.clone()))), environment }
     }
 
-    /// Whether the last step needs an [`Answer::Record`], and not another.
-    pub fn needs_record(&self) -> bool {
-        self.awaited == Awaited::Record
-    }
-
-    /// The answer that what the last step needed can't be had.
-    pub fn failure(&self, cause: String) -> Answer {
-        match self.awaited {
-            Awaited::Record => Answer::Record(Err(Some(cause))),
-            Awaited::Key => Answer::Key(Err(cause)),
-            Awaited::Other => Answer::Done(Err(Some(cause))),
-        }
-    }
-
-    /// Runs up to the first need, or to the end.
+    /// Starts the act, and runs it up to its first need or to its end.
     pub fn start(&mut self) -> Step<T> {
+        self.advance()
+    }
+
+    /// Meets what the last step needed, and runs the act up to its next need or to its end.
+    pub fn resume(&mut self, supply: Supply) -> Step<T> {
+        self.environment.0.borrow_mut().supply = Some(supply);
+        self.advance()
+    }
+
+    fn advance(&mut self) -> Step<T> {
         let Some(future) = &mut self.future else { return Step::Over };
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => {
                 self.future = None;
                 Step::Done(result)
             }
-            Poll::Pending => {
-                let need = self.host.0.borrow_mut().need.take();
-                self.awaited = match need {
-                    Some(Effect::Get(_)) => Awaited::Record,
-                    Some(Effect::Derive(_)) => Awaited::Key,
-                    _ => Awaited::Other,
-                };
-                need.map_or(Step::Over, Step::Needs)
-            }
+            Poll::Pending => self.environment.0.borrow_mut().need.take().map_or(Step::Over, Step::Needs),
         }
-    }
-
-    /// Goes on with the answer to what the last step needed.
-    pub fn resume(&mut self, answer: Answer) -> Step<T> {
-        self.host.0.borrow_mut().answer = Some(answer);
-        self.start()
     }
 }

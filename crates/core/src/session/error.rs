@@ -2,6 +2,7 @@
 
 use crate::cookie;
 use crate::settings;
+use crate::storage;
 
 /// Why an act on a session, or making a configuration, failed.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +179,12 @@ impl Error {
 /// A storage's error message, if it has one. It is shown as ` (message)`, or as nothing.
 #[derive(Debug)]
 pub struct Cause(pub Option<String>);
+
+impl From<storage::Error> for Cause {
+    fn from(error: storage::Error) -> Self {
+        Self(Some(error.to_string()))
+    }
+}
 
 impl std::fmt::Display for Cause {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

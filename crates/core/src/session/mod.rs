@@ -2,8 +2,8 @@
 //!
 //! An act (open, save, touch, …) is an `async fn` over a [`Session`]. It awaits only what it needs
 //! from outside: the values of the request to bind to, a storage's reply, or a derived key. It gets
-//! them from its [`Host`](effect::Host). The caller that drives the act sees each need as an
-//! [`Effect`](effect::Effect), and decides how to meet it.
+//! them from its [`Environment`](effect::Environment). The caller that drives the act sees each
+//! [`Need`](effect::Need), and decides how to meet it.
 //!
 //! What tells the session's cookie from the remember cookie is in its [`CookieSettings`].
 //!
@@ -18,10 +18,10 @@
 //! let configuration = Rc::new(session::init(options, None, getrandom::fill)?);
 //!
 //! // Sign in. The payload is JSON, with one [data, audience, subject] for each audience.
-//! let mut task = Task::new(|host| async move {
+//! let mut task = Task::new(|environment| async move {
 //!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
 //!     let (now, random) = (Timestamp::from_secs(1_700_000_000), getrandom::fill);
-//!     let act = Act { configuration, host, cookies, unsendable: None, now, random };
+//!     let act = Act { configuration, environment, cookies, unsendable: None, now, random };
 //!     let mut session = Session::new(&act.configuration);
 //!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
 //!     session.index = Some(0);

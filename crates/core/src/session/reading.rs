@@ -1,14 +1,13 @@
 //! Reading a session from its cookies and its record.
 
 use super::audiences::{self, Sole};
-use super::effect::Get;
-use super::error::Cause;
 use super::info::Found;
 use super::{Act, CookieSettings, Error, Kind, Meta, Session, record, times};
 use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::{self, Flags, Header, Key, RememberSafety, chunks, request, seal};
 use crate::secret::Secret;
+use crate::storage::Get;
 
 /// How many cookies of one name are tried: a browser sends several if they have different paths or
 /// domains.
@@ -248,10 +247,10 @@ impl Act {
     async fn load(&self, cookie: &CookieSettings, header: &Header) -> Result<record::Record, Error> {
         let key = self.storage_key(header);
         let get = Get { name: cookie.name.clone(), key, current_time: self.now.as_secs() };
-        let text = match self.host.get(get).await {
-            Ok(text) => text,
-            Err(None) => return Err(Box::pin(self.explain_absence(cookie.kind, header)).await),
-            Err(cause) => return Err(Error::Load(Cause(cause))),
+        let text = match self.environment.get(get).await {
+            Ok(Some(text)) => text,
+            Ok(None) => return Err(Box::pin(self.explain_absence(cookie.kind, header)).await),
+            Err(error) => return Err(Error::Load(error.into())),
         };
         if cookie.kind == Kind::Remember {
             Box::pin(self.check_line(cookie.kind, header)).await?;

@@ -16,11 +16,11 @@
 //! The records themselves do not change. A server that does not know of notes opens and replaces
 //! them as always, and does not notice if a cookie that it replaced comes back.
 
-use super::effect::{Delete, Get, Set};
 use super::error::Cause;
 use super::{Act, Error, Kind, Session};
 use crate::cookie::keys::sha256;
 use crate::cookie::{Header, base64url, set_cookie};
+use crate::storage::{Delete, Get, Set};
 use crate::time::Seconds;
 
 /// The kind of a note.
@@ -194,11 +194,8 @@ impl Act {
     async fn noted(&self, note: Note, about: &str) -> Result<Option<String>, Error> {
         let name = self.cookie(Kind::Remember).name.clone();
         let get = Get { name, key: note.key(about), current_time: self.now.as_secs() };
-        let text = match self.host.get(get).await {
-            Ok(text) => text,
-            Err(None) => return Ok(None),
-            Err(cause) => return Err(Error::Load(Cause(cause))),
-        };
+        let found = self.environment.get(get).await.map_err(|error| Error::Load(error.into()))?;
+        let Some(text) = found else { return Ok(None) };
         // Other programs may write to the storage, so text that is not a key does not count.
         let key = text.strip_prefix(b"[\"").and_then(|rest| rest.strip_suffix(b"\"]")).unwrap_or_default();
         let is_key = key.len() == base64url::encoded_size(32) && base64url::is_text(key);
@@ -216,14 +213,14 @@ impl Act {
             old_key: None,
             old_must_exist: false,
             stale_ttl: 0,
-            metadata: None,
+            owners: Vec::new(),
         };
-        self.host.set(set).await.map_err(|cause| Error::Store(Cause(cause)))
+        self.environment.set(set).await.map_err(Error::Store)
     }
 
     async fn delete(&self, kind: Kind, key: String) -> Result<(), Error> {
         let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
-        let delete = Delete { name, key, current_time, metadata: None };
-        self.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
+        let delete = Delete { name, key, current_time, owners: Vec::new() };
+        self.environment.delete(delete).await.map_err(Error::Delete)
     }
 }

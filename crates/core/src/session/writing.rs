@@ -1,8 +1,7 @@
 //! Writing a session: how it is sealed, how its record is stored and deleted, and the lines that
 //! set its cookies.
 
-use super::audiences::{self, Metadata};
-use super::effect::{Delete, Get, Set, Update};
+use super::audiences;
 use super::error::Cause;
 use super::{Act, CookieSettings, Error, Kind, Meta, Session, record};
 use crate::cookie::cipher::OneTimeKey;
@@ -12,6 +11,7 @@ use crate::cookie::seal::{Binding, Seal, Sealed};
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{self, Flags, Header, Key, RememberSafety, Sid, base64url, chunks, request};
 use crate::secret::Secret;
+use crate::storage::{Delete, Get, Owner, Set, Update};
 use crate::time::Seconds;
 
 /// A session's payload, the current audience's place in it, and the info.
@@ -94,9 +94,9 @@ impl Session {
             old_must_exist: replaced.is_some_and(|meta| act.must_exist(cookie, meta)),
             old_key: replaced.map(|meta| act.storage_key(&meta.header)),
             stale_ttl: act.configuration.stale_ttl.as_secs(),
-            metadata: self.metadata(act)?,
+            owners: self.owners(act)?,
         };
-        act.host.set(set).await.map_err(|cause| Error::Store(Cause(cause)))
+        act.environment.set(set).await.map_err(Error::Store)
     }
 
     /// Deletes a session's record, and returns the lines that clear its cookies.
@@ -121,9 +121,9 @@ impl Session {
             current_time: act.now.as_secs(),
             // If a program replaced the data, they may not say whose session it is. Delete it
             // anyway.
-            metadata: self.metadata(act).unwrap_or_default(),
+            owners: self.owners(act).unwrap_or_default(),
         };
-        act.host.delete(delete).await.map_err(|cause| Error::Delete(Cause(cause)))
+        act.environment.delete(delete).await.map_err(Error::Delete)
     }
 
     fn check_sizes(&self, limit: usize) -> Result<(), Error> {
@@ -151,11 +151,12 @@ impl Session {
         }
     }
 
-    fn metadata(&self, act: &Act) -> Result<Option<Metadata>, Error> {
+    /// Whose session it is, for storages that list the sessions of a user.
+    fn owners(&self, act: &Act) -> Result<Vec<Owner>, Error> {
         if !act.configuration.store_metadata || self.payload.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        Ok(audiences::metadata(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
+        Ok(audiences::owners(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
     }
 
     /// Drops the audiences of other subjects than the current one, and their info. Returns the
@@ -227,36 +228,30 @@ impl Act {
         }
         let (cookie, key) = (self.cookie(kind), self.storage_key(&meta.header));
         let current_time = self.now.as_secs();
-        let text = match self.host.get(Get { name: cookie.name.clone(), key: key.clone(), current_time }).await {
-            Ok(text) => text,
-            Err(None) => return Ok(false),
-            Err(Some(cause)) => return Err(info_failure(cause)),
-        };
+        let get = Get { name: cookie.name.clone(), key: key.clone(), current_time };
+        let Some(text) = self.environment.get(get).await.map_err(info_failure)? else { return Ok(false) };
         let ciphertext = self.ciphertext_of(text)?;
         let info = self.seal_info(&cookie.keys[meta.key], &meta.header, info)?;
         let age = self.now.since(meta.header.creation_time());
         let ttl = cookie.timeouts.record_ttl(age, age - meta.header.rolling_offset()).as_secs();
         let value = record::encode(&ciphertext, Some(&info));
-        match self.host.update(Update { name: cookie.name.clone(), key, value, ttl, current_time }).await {
-            Ok(()) => Ok(true),
-            Err(None) => Ok(false),
-            Err(Some(cause)) => Err(info_failure(cause)),
-        }
+        let update = Update { name: cookie.name.clone(), key, value, ttl, current_time };
+        self.environment.update(update).await.map_err(info_failure)
     }
 
     /// A record's ciphertext, which is not authenticated here, and is about to be put between
     /// quotes.
     fn ciphertext_of(&self, record: Vec<u8>) -> Result<Vec<u8>, Error> {
         let limit = self.configuration.max_data_size();
-        let ciphertext = record::decode(record, limit).map_err(|error| info_failure(error.to_string()))?.ciphertext;
-        base64url::decode(&ciphertext).map_err(|error| info_failure(error.to_string()))?;
+        let ciphertext = record::decode(record, limit).map_err(info_failure)?.ciphertext;
+        base64url::decode(&ciphertext).map_err(info_failure)?;
         Ok(ciphertext)
     }
 
     /// The values of the request that a cookie may be bound to. They are read only if the flags
     /// need them.
     pub(super) async fn binding(&self, flags: Flags) -> Binding {
-        if flags.is_bound() { self.host.binding().await } else { Binding::default() }
+        if flags.is_bound() { self.environment.binding().await } else { Binding::default() }
     }
 
     /// The key that encrypts the payload of a session id. One that takes long to derive is derived
@@ -265,7 +260,7 @@ impl Act {
         match cookie.derivation(key, sid) {
             None => Ok(key.encryption(sid, RememberSafety::None)),
             // Boxed, because it seldom runs.
-            Some(derivation) => Box::pin(self.host.derive(derivation)).await.map_err(Error::Derive),
+            Some(derivation) => Box::pin(self.environment.derive(derivation)).await.map_err(Error::Derive),
         }
     }
 
@@ -294,6 +289,6 @@ impl Act {
     }
 }
 
-fn info_failure(cause: String) -> Error {
-    Error::StoreInfo(Cause(Some(cause)))
+fn info_failure(cause: impl std::fmt::Display) -> Error {
+    Error::StoreInfo(Cause(Some(cause.to_string())))
 }

@@ -259,7 +259,7 @@ fn all_remember_cookies_are_cleared_and_the_records_of_authentic_ones_deleted() 
             way(&mut world).unwrap();
             assert!(world.lines.iter().any(|line| line.starts_with("remember=; ")), "{cookie}: {:?}", world.lines);
             let deletes = world.memory.calls.iter().filter_map(|call| match call {
-                Effect::Delete(delete) if &*delete.name == "remember" => Some(format!("remember:{}", delete.key)),
+                Request::Delete(delete) if &*delete.name == "remember" => Some(format!("remember:{}", delete.key)),
                 _ => None,
             });
             assert_eq!(deletes.collect::<Vec<_>>(), deleted.iter().cloned().collect::<Vec<_>>());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use resty_session_core::session::effect::Effect;
+use resty_session_core::storage::Request;
 
 use super::*;
 
@@ -117,8 +117,8 @@ fn a_save_reads_six_notes_and_writes_four_at_most() {
     let (session, _) = world.open();
     world.memory.calls.clear();
     world.save(session).1.unwrap();
-    let count = |is: fn(&Effect) -> bool| world.memory.calls.iter().filter(|call| is(call)).count();
-    let counts = (count(|call| matches!(call, Effect::Get(_))), count(|call| matches!(call, Effect::Set(_))));
+    let count = |is: fn(&Request) -> bool| world.memory.calls.iter().filter(|call| is(call)).count();
+    let counts = (count(|call| matches!(call, Request::Get(_))), count(|call| matches!(call, Request::Set(_))));
     assert_eq!(counts, (6 + 1, 4 + 2), "and the remember record, and both records");
 }
 

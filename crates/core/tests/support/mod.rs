@@ -9,8 +9,9 @@ use std::rc::Rc;
 use resty_session_core::cookie::Binding;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
-use resty_session_core::session::effect::{Answer, Effect, Step, Task};
+use resty_session_core::session::effect::{Need, Step, Supply, Task};
 use resty_session_core::session::{Act, Configuration, Error, Options, Outcome, Session};
+use resty_session_core::storage::{self, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 thread_local! {
@@ -38,7 +39,7 @@ pub struct Memory {
     pub records: HashMap<String, (String, u64)>,
     /// Fails the storage calls with these numbers, counting from 1.
     pub failing: Vec<usize>,
-    pub calls: Vec<Effect>,
+    pub calls: Vec<Request>,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -46,28 +47,26 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Memory {
-    fn perform(&mut self, effect: Effect, now: u64) -> Answer {
-        let answer = self.answer(&effect, now);
-        self.calls.push(effect);
-        answer
+    fn perform(&mut self, request: Request, now: u64) -> Result<Reply, storage::Error> {
+        let result = self.reply_to(&request, now);
+        self.calls.push(request);
+        result
     }
 
-    fn answer(&mut self, effect: &Effect, now: u64) -> Answer {
-        let broken = self.failing.contains(&(self.calls.len() + 1));
+    fn reply_to(&mut self, request: &Request, now: u64) -> Result<Reply, storage::Error> {
+        if self.failing.contains(&(self.calls.len() + 1)) {
+            return Err(storage::Error::Program("connection refused".into()));
+        }
         let name = |name: &str, key: &str| format!("{name}:{key}");
-        match effect {
-            Effect::Get(_) if broken => Answer::Record(Err(Some("connection refused".into()))),
-            Effect::Set(_) | Effect::Update(_) | Effect::Delete(_) if broken => {
-                Answer::Done(Err(Some("connection refused".into())))
-            }
-            Effect::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
-                Some((value, expiry)) if *expiry > now => Answer::Record(Ok(value.clone().into_bytes())),
-                _ => Answer::Record(Err(None)),
+        Ok(match request {
+            Request::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
+                Some((value, expiry)) if *expiry > now => Reply::Record(value.clone().into_bytes()),
+                _ => Reply::Absent,
             },
-            Effect::Set(set) => {
+            Request::Set(set) => {
                 let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
                 if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
-                    return Answer::Done(Err(Some("the session was destroyed meanwhile".into())));
+                    return Err(storage::Error::Gone);
                 }
                 self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
                 if let Some(old_key) = &set.old_key
@@ -75,22 +74,22 @@ impl Memory {
                 {
                     *expiry = (*expiry).min(now + set.stale_ttl);
                 }
-                Answer::Done(Ok(()))
+                Reply::Done
             }
-            Effect::Update(update) => {
+            Request::Update(update) => {
                 let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else {
-                    return Answer::Done(Err(None));
+                    return Ok(Reply::Absent);
                 };
                 *value = text(&update.value);
                 *expiry = (*expiry).min(now + update.ttl);
-                Answer::Done(Ok(()))
+                Reply::Done
             }
-            Effect::Delete(delete) => {
+            Request::Delete(delete) => {
                 self.records.remove(&name(&delete.name, &delete.key));
-                Answer::Done(Ok(()))
+                Reply::Done
             }
-            Effect::Binding | Effect::Derive(_) => panic!("not a storage's"),
-        }
+            Request::Sessions(_) => panic!("no act lists sessions"),
+        })
     }
 }
 
@@ -155,30 +154,31 @@ impl World {
         let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
         let now = Timestamp::from_secs(self.now);
         let cookies = self.header().into_bytes();
-        let mut task = Task::new(|host| act(Act { configuration, host, cookies, unsendable, now, random }));
+        let mut task =
+            Task::new(|environment| act(Act { configuration, environment, cookies, unsendable, now, random }));
         let mut step = task.start();
         loop {
-            let answer = match step {
+            let supply = match step {
                 Step::Done((mut session, result)) => {
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
                 }
-                Step::Needs(Effect::Binding) => {
+                Step::Needs(Need::Binding) => {
                     self.bound += 1;
-                    Answer::Binding(self.binding.clone())
+                    Supply::Binding(self.binding.clone())
                 }
-                Step::Needs(Effect::Derive(derivation)) => self.derive(&derivation),
-                Step::Needs(effect) => self.memory.perform(effect, self.now),
+                Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
             };
-            step = task.resume(answer);
+            step = task.resume(supply);
         }
     }
 
-    fn derive(&mut self, derivation: &Derivation) -> Answer {
+    fn derive(&mut self, derivation: &Derivation) -> Supply {
         self.derived += 1;
-        Answer::Key(match self.crowded {
+        Supply::Key(match self.crowded {
             true => Err("too many key derivations wait".into()),
             false => Ok(Box::new(derivation.derive())),
         })

@@ -16,7 +16,9 @@ use futures_util::future::try_join_all;
 
 use super::pipeline::Client;
 use super::repeating::Repeating;
-use super::{Error, Naming, Operation, Options, Owner, Record, Sessions, Storage, Update, metadata};
+use super::{
+    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+};
 use locks::Locks;
 pub use options::DshmOptions;
 use wire::{Lines, Name};
@@ -57,19 +59,19 @@ impl Server {
 
     /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier. The expiry
     /// of a record that lua-resty-session wrote is not known; it is always changed.
-    async fn shorten(&self, name: &Name, record: &Record) -> Result<(), Error> {
-        if record.stale_ttl == 0 {
+    async fn shorten(&self, name: &Name, set: &Set) -> Result<(), Error> {
+        if set.stale_ttl == 0 {
             return self.delete_record(name).await;
         }
         let beside = name.expiry();
         let known = self.client.ask(&wire::get(&beside)).await?.value()?;
-        let stale = record.current_time.saturating_add(record.stale_ttl);
+        let stale = set.stale_expiry();
         if expiry(known.as_deref()).is_some_and(|expiry| expiry <= stale) {
             return Ok(());
         }
         let stale = stale.to_string();
-        let noted = wire::set(&beside, stale.as_bytes(), record.stale_ttl)?;
-        self.client.ask_all([&wire::touch(name, record.stale_ttl), &noted]).await.map(|_| ())
+        let noted = wire::set(&beside, stale.as_bytes(), set.stale_ttl)?;
+        self.client.ask_all([&wire::touch(name, set.stale_ttl), &noted]).await.map(|_| ())
     }
 
     async fn delete_record(&self, name: &Name) -> Result<(), Error> {
@@ -107,14 +109,14 @@ fn expiry(text: Option<&[u8]>) -> Option<u64> {
 impl Storage for Server {
     /// The record that is replaced is shortened last, because it must go on working if anything
     /// before fails.
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(record)? };
-            let name = self.record_name(&record.name, &record.key);
-            self.store(&name, &record.value, record.ttl, record.current_time).await?;
-            self.note_all(&record.name, &record.owners, &items, record.current_time).await?;
-            match &record.old_key {
-                Some(key) => self.shorten(&self.record_name(&record.name, key), record).await,
+            let items = if set.owners.is_empty() { Vec::new() } else { metadata::written(set)? };
+            let name = self.record_name(&set.name, &set.key);
+            self.store(&name, &set.value, set.ttl, set.current_time).await?;
+            self.note_all(&set.name, &set.owners, &items, set.current_time).await?;
+            match &set.old_key {
+                Some(key) => self.shorten(&self.record_name(&set.name, key), set).await,
                 None => Ok(()),
             }
         })
@@ -136,23 +138,24 @@ impl Storage for Server {
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
-        Box::pin(async move { self.client.ask(&wire::get(&self.record_name(name, key))).await?.value() })
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.client.ask(&wire::get(&self.record_name(&get.name, &get.key))).await?.value() })
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         Box::pin(async move {
+            let Delete { name, key, current_time, owners } = delete;
             let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
             self.delete_record(&self.record_name(name, key)).await?;
-            self.note_all(name, owners, &item, current_time).await
+            self.note_all(name, owners, &item, *current_time).await
         })
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
-            let name = Name::new(&self.naming.metadata(name, owner));
+            let name = Name::new(&self.naming.metadata(&sessions.name, &sessions.owner));
             match self.client.ask(&wire::get(&name)).await?.value()? {
-                Some(text) => metadata::live(&text, current_time),
+                Some(text) => metadata::live(&text, sessions.current_time),
                 None => Ok(Vec::new()),
             }
         })
@@ -197,10 +200,10 @@ mod tests {
         result
     }
 
-    fn record(old_key: Option<&str>) -> Record {
+    fn record(old_key: Option<&str>) -> Set {
         let (name, key, value) = ("s".into(), "k".into(), b"[\"v\"]".to_vec());
         let old_key = old_key.map(str::to_owned);
-        Record {
+        Set {
             name,
             key,
             value,
@@ -243,8 +246,9 @@ mod tests {
             ("delete p%20q:s:k\r\ndelete p%20q:s:k:expiry\r\n", "DONE\r\nERROR not_found\r\n"),
         ];
         exchange(ABSENT, async |storage| {
-            assert_eq!(storage.get("s", "k", 0).await.unwrap(), None);
-            storage.delete("s", "k", 0, &[]).await.unwrap();
+            assert_eq!(storage.get(&Get { name: "s".into(), key: "k".into(), current_time: 0 }).await.unwrap(), None);
+            let delete = Delete { name: "s".into(), key: "k".into(), current_time: 0, owners: Vec::new() };
+            storage.delete(&delete).await.unwrap();
         });
     }
 
@@ -269,7 +273,7 @@ mod tests {
             ),
         ];
         let owners = vec![Owner { audience: "au".into(), subject: "su".into() }];
-        let note = |key: &str, ttl| metadata::written(&Record { key: key.into(), ttl, ..record(None) }).unwrap();
+        let note = |key: &str, ttl| metadata::written(&Set { key: key.into(), ttl, ..record(None) }).unwrap();
         exchange(NOTES, async |server| {
             let (first, second) = (note(B, 60), note(A, 10));
             let (first, second) = futures_util::future::join(

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::Cause;
+
 /// An error of the file storage. Its text names the directory, but never a file in it, because the
 /// names of files contain sessions' keys and subjects.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,7 @@ impl From<Error> for crate::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Gone(gone) => gone,
+            Error::Io { .. } => Self::Driver(Cause::new(error.to_string(), error)),
             other => Self::Server(other.to_string()),
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
-use super::{Naming, Operation, Owner, Record, Sessions, Storage, Update, metadata};
+use super::{Delete, Get, LiveSession, Naming, Operation, Owner, Sessions, Set, Storage, Update, metadata};
 
 mod directory;
 mod error;
@@ -121,19 +121,19 @@ impl Files {
         owners.iter().map(change).collect()
     }
 
-    async fn store(&self, record: Record) -> Result<(), super::Error> {
+    async fn store(&self, set: Set) -> Result<(), super::Error> {
         // All names and keys are checked before anything is written.
-        let file = names::record(&self.naming, &record.name, &record.key)?;
-        let old_key = record.old_key.as_ref();
-        let old_file = old_key.map(|key| names::record(&self.naming, &record.name, key)).transpose()?;
-        let items = if record.owners.is_empty() { Vec::new() } else { metadata::written(&record)? };
-        let changes = self.changes(&record.name, &record.owners, &items, record.current_time)?;
-        let stale = record.current_time.saturating_add(record.stale_ttl);
-        let required = old_file.clone().filter(|_| record.required().is_some());
+        let file = names::record(&self.naming, &set.name, &set.key)?;
+        let old_key = set.old_key.as_ref();
+        let old_file = old_key.map(|key| names::record(&self.naming, &set.name, key)).transpose()?;
+        let items = if set.owners.is_empty() { Vec::new() } else { metadata::written(&set)? };
+        let changes = self.changes(&set.name, &set.owners, &items, set.current_time)?;
+        let stale = set.stale_expiry();
+        let required = old_file.clone().filter(|_| set.required().is_some());
         let write = move |directory: &Directory| {
-            let (value, expiry) = (&record.value, record.expiry());
+            let (value, expiry) = (&set.value, set.expiry());
             let Some(old) = required else { return directory.write(&file, value, expiry) };
-            match directory.write_if((&old, record.current_time), &file, value, expiry)? {
+            match directory.write_if((&old, set.current_time), &file, value, expiry)? {
                 true => Ok(()),
                 false => Err(Error::Gone(super::Error::Gone)),
             }
@@ -148,18 +148,19 @@ impl Files {
         self.run(shorten).await
     }
 
-    async fn remove(&self, name: &str, key: &str, current_time: u64, owners: &[Owner]) -> Result<(), super::Error> {
+    async fn remove(&self, delete: &Delete) -> Result<(), super::Error> {
+        let Delete { name, key, current_time, owners } = delete;
         let file = names::record(&self.naming, name, key)?;
         let items = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
-        let changes = self.changes(name, owners, &items, current_time)?;
+        let changes = self.changes(name, owners, &items, *current_time)?;
         self.run(move |directory| directory.remove(&file)).await?;
         self.change_all(changes).await
     }
 }
 
 impl Storage for Files {
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
-        Box::pin(self.store(record.clone()))
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
+        Box::pin(self.store(set.clone()))
     }
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
@@ -170,21 +171,22 @@ impl Storage for Files {
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let file = names::record(&self.naming, name, key)?;
-            self.run(move |directory| directory.read(&file, Some(current_time))).await
+            let (file, now) = (names::record(&self.naming, &get.name, &get.key)?, get.current_time);
+            self.run(move |directory| directory.read(&file, Some(now))).await
         })
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
-        Box::pin(self.remove(name, key, current_time, owners))
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+        Box::pin(self.remove(delete))
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
-            let file = names::metadata(&self.naming, name, owner)?;
-            self.run(move |directory| owners::live(directory, &file, current_time)).await
+            let file = names::metadata(&self.naming, &sessions.name, &sessions.owner)?;
+            let now = sessions.current_time;
+            self.run(move |directory| owners::live(directory, &file, now)).await
         })
     }
 }

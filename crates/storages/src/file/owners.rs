@@ -6,7 +6,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::{Directory, Error, lock, names};
-use crate::metadata;
+use crate::{LiveSession, metadata};
 
 /// The number of locks for the metadata of a directory. At most this many files of metadata are
 /// written at the same time.
@@ -50,9 +50,8 @@ fn lock_of(file: &str) -> usize {
     usize::from(Sha256::digest(file)[0]) % LOCKS
 }
 
-/// Returns the keys and expiries, in seconds since the epoch, of an owner's sessions that have not
-/// expired.
-pub fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<(String, u64)>, Error> {
+/// Returns an owner's sessions that have not expired.
+pub fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<LiveSession>, Error> {
     metadata::live(&read(directory, file)?, current_time).map_err(|error| damaged(directory, &error))
 }
 

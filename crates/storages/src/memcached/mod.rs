@@ -15,7 +15,9 @@ use futures_util::future::try_join_all;
 
 use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
-use super::{Error, Naming, Operation, Options, Owner, Record, Sessions, Storage, Update, metadata};
+use super::{
+    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+};
 pub use options::MemcachedOptions;
 use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
 
@@ -82,22 +84,21 @@ impl Server {
 impl Storage for Server {
     /// Names are checked before anything is stored. The record that is replaced is shortened last,
     /// because it must go on working if anything before fails.
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            let name = self.record_name(&record.name, &record.key)?;
-            let old = record.old_key.as_deref().map(|key| self.record_name(&record.name, key)).transpose()?;
-            let owners = self.owner_names(&record.name, &record.owners)?;
-            let items = if owners.is_empty() { Vec::new() } else { metadata::written(record)? };
-            let expiry = Expiry::after(record.ttl, record.current_time);
-            match self.store(&name, &record.value, expiry, Mode::Set).await? {
+            let name = self.record_name(&set.name, &set.key)?;
+            let old = set.old_key.as_deref().map(|key| self.record_name(&set.name, key)).transpose()?;
+            let owners = self.owner_names(&set.name, &set.owners)?;
+            let items = if owners.is_empty() { Vec::new() } else { metadata::written(set)? };
+            let expiry = Expiry::after(set.ttl, set.current_time);
+            match self.store(&name, &set.value, expiry, Mode::Set).await? {
                 Reply::Done(_) => {}
                 other => return other.unexpected(),
             }
-            let notes =
-                owners.iter().map(|owner| notes::add(&self.client, owner, &items, record.ttl, record.current_time));
+            let notes = owners.iter().map(|owner| notes::add(&self.client, owner, &items, set.ttl, set.current_time));
             try_join_all(notes).await?;
             match old {
-                Some(old) => self.shorten(&old, record.stale_ttl, record.current_time).await,
+                Some(old) => self.shorten(&old, set.stale_ttl, set.current_time).await,
                 None => Ok(()),
             }
         })
@@ -122,9 +123,9 @@ impl Storage for Server {
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            match self.client.ask(&wire::get(&self.record_name(name, key)?)?).await? {
+            match self.client.ask(&wire::get(&self.record_name(&get.name, &get.key)?)?).await? {
                 Reply::Value(value, _) => Ok(Some(value)),
                 Reply::Absent => Ok(None),
                 other => other.unexpected(),
@@ -132,25 +133,25 @@ impl Storage for Server {
         })
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         Box::pin(async move {
-            let record = self.record_name(name, key)?;
-            let owners = self.owner_names(name, owners)?;
-            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
+            let record = self.record_name(&delete.name, &delete.key)?;
+            let owners = self.owner_names(&delete.name, &delete.owners)?;
+            let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(&delete.key)? };
             match self.client.ask(&wire::delete(&record)?).await? {
                 Reply::Done(_) | Reply::Absent => {}
                 other => return other.unexpected(),
             }
-            let notes = owners.iter().map(|owner| notes::remove(&self.client, owner, &item, current_time));
+            let notes = owners.iter().map(|owner| notes::remove(&self.client, owner, &item, delete.current_time));
             try_join_all(notes).await.map(|_| ())
         })
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
-            let name = Name::new(&self.naming.metadata(name, owner))?;
+            let name = Name::new(&self.naming.metadata(&sessions.name, &sessions.owner))?;
             match self.client.ask(&wire::get(&name)?).await? {
-                Reply::Value(text, _) => metadata::live(&text, current_time),
+                Reply::Value(text, _) => metadata::live(&text, sessions.current_time),
                 Reply::Absent => Ok(Vec::new()),
                 other => other.unexpected(),
             }

@@ -8,9 +8,9 @@ use tokio::sync::Mutex;
 
 use super::MySql;
 use super::pool::connect;
-use crate::Error;
 use crate::cleanup::expired_before;
 use crate::sql::within;
+use crate::{Cause, Error};
 
 /// One round, if no other worker is at it. The lock goes with the connection.
 pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
@@ -43,5 +43,5 @@ async fn remove_batch(conn: Arc<Mutex<Conn>>, remove: String, time: u64, limit: 
 }
 
 fn failed(error: mysql_async::Error) -> Error {
-    Error::Server(error.to_string())
+    Error::Driver(Cause::new(error.to_string(), error))
 }

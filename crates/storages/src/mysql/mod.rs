@@ -19,8 +19,8 @@ pub use options::{DIALECT, MySqlOptions};
 use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
+use super::{Cause, Delete, Error, Get, LiveSession, Operation, Owner, Sessions, Set, Storage, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -51,7 +51,7 @@ impl MySql {
         let lease = self.pool.take(&self.options).await?;
         let running = lease.run(run);
         match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
-            Ok(result) => result.map_err(|error| failure(&error, &self.options)),
+            Ok(result) => result.map_err(|error| failure(error, &self.options)),
             Err(_) => Err(Error::Timeout.into()),
         }
     }
@@ -70,21 +70,26 @@ impl MySql {
     }
 }
 
-fn failure(error: &mysql_async::Error, options: &MySqlOptions) -> Failure {
+fn failure(error: mysql_async::Error, options: &MySqlOptions) -> Failure {
     const NO_SUCH_TABLE: u16 = 1146;
     const DEADLOCK: u16 = 1213;
-    if is_lost(error) {
-        return Error::Lost(describe(error)).into();
+    if is_lost(&error) {
+        return Error::Lost(cause(error)).into();
     }
-    match error {
+    match &error {
         mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
             DIALECT.missing(&options.tables, &server.message).into()
         }
         mysql_async::Error::Server(server) => {
-            Failure { error: Error::Server(describe(error)), deadlock: server.code == DEADLOCK }
+            Failure { deadlock: server.code == DEADLOCK, error: Error::Driver(cause(error)) }
         }
-        _ => Error::Server(describe(error)).into(),
+        _ => Error::Driver(cause(error)).into(),
     }
+}
+
+/// An error in the words of [`describe`].
+fn cause(error: mysql_async::Error) -> Cause {
+    Cause::new(describe(&error), error)
 }
 
 /// What the server said, or what happened to the connection.
@@ -105,19 +110,19 @@ macro_rules! values {
 
 /// Everything of a save, as one transaction. The replaced session comes first: where its row is locked, nothing else is
 /// meanwhile.
-fn steps(statements: &Statements, record: Record) -> Result<Vec<Step>, Error> {
-    let (expires, stale) = (record.expiry(), stale_expiry(&record));
-    let Record { name, key, value, old_key, owners, .. } = record;
+fn steps(statements: &Statements, set: &Set) -> Result<Vec<Step>, Error> {
+    let (expires, stale) = (set.expiry(), set.stale_expiry());
+    let Set { name, key, value, old_key, owners, .. } = set;
     let mut steps = Vec::new();
-    if let Some(old_key) = &old_key {
+    if let Some(old_key) = old_key {
         steps.push((statements.shorten.clone(), values!(stale, old_key, stale)));
     }
-    steps.push((statements.save.clone(), values!(&key, name, sql::text(value)?, expires)));
+    steps.push((statements.save.clone(), values!(key, &**name, sql::text(value.clone())?, expires)));
     if !owners.is_empty() {
-        let row = |Owner { audience, subject }| [audience.into(), subject.into(), Value::from(&key)];
+        let row = |owner: &Owner| [&owner.audience, &owner.subject, key].map(Value::from);
         let text = statements.note(owners.len());
-        steps.push((text, Params::Positional(owners.into_iter().flat_map(row).collect())));
-        if let Some(old_key) = &old_key {
+        steps.push((text, Params::Positional(owners.iter().flat_map(row).collect())));
+        if let Some(old_key) = old_key {
             steps.push((statements.forget.clone(), values!(old_key)));
         }
     }
@@ -163,11 +168,11 @@ async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_a
 }
 
 impl Storage for MySql {
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            let exists = |key| (self.statements.exists.clone(), values!(key, record.current_time));
-            let required = record.required().map(exists);
-            self.write(steps(&self.statements, record.clone())?, required).await
+            let exists = |key| (self.statements.exists.clone(), values!(key, set.current_time));
+            let required = set.required().map(exists);
+            self.write(steps(&self.statements, set)?, required).await
         })
     }
 
@@ -187,10 +192,10 @@ impl Storage for MySql {
         })
     }
 
-    fn get<'a>(&'a self, _: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
             let found = self.run(|mut conn| async move {
-                let found = conn.exec_first(&self.statements.get, values!(key, current_time)).await;
+                let found = conn.exec_first(&self.statements.get, values!(&get.key, get.current_time)).await;
                 (conn, found)
             });
             let row: Option<Row> = found.await?;
@@ -199,13 +204,14 @@ impl Storage for MySql {
     }
 
     /// Its metadata goes with it.
-    fn delete<'a>(&'a self, _: &'a str, key: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
-        Box::pin(self.write(vec![(self.statements.delete.clone(), values!(key))], None))
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+        Box::pin(self.write(vec![(self.statements.delete.clone(), values!(&delete.key))], None))
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
-            let values = values!(&owner.audience, &owner.subject, name, current_time);
+            let owner = &sessions.owner;
+            let values = values!(&owner.audience, &owner.subject, &*sessions.name, sessions.current_time);
             let found = self.run(|mut conn| async move {
                 let found = conn.exec(&self.statements.sessions, values).await;
                 (conn, found)
@@ -214,7 +220,7 @@ impl Storage for MySql {
             let rows = rows.into_iter().map(columns).collect::<Result<Vec<_>, _>>()?;
             // Tables that lua-resty-session's documentation describes compare without regard to case.
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
-            Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expires)| (key, expires)).collect())
+            Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expiry)| LiveSession { key, expiry }).collect())
         })
     }
 

@@ -14,7 +14,7 @@ use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
 use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
-use crate::{Error, Options, Storage};
+use crate::{Cause, Error, Options, Storage};
 
 /// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../../sql/mysql.sql") };
@@ -152,7 +152,7 @@ fn ssl(tls: &Tls) -> Result<SslOpts, Error> {
     if !tls.verify {
         return Ok(options.with_danger_accept_invalid_certs(true));
     }
-    let roots = Tls::roots().map_err(|error| Error::Connect(error.to_string()))?;
+    let roots = Tls::roots().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
     let roots = roots.into_iter().map(|root| root.to_vec().into()).collect();
     Ok(options.with_disable_built_in_roots(true).with_root_certs(roots))
 }

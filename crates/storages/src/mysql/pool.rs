@@ -11,6 +11,7 @@ use mysql_async::prelude::Queryable;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
+use super::cause;
 use super::options::MySqlOptions;
 use crate::Error;
 use crate::link::RECONNECT_PAUSE;
@@ -103,10 +104,7 @@ impl Pool {
 
 /// A new connection, signed in.
 pub async fn connect(options: &MySqlOptions) -> Result<Conn, Error> {
-    Conn::new(options.driver()?).await.map_err(|error| match error {
-        mysql_async::Error::Server(server) => Error::Connect(server.message),
-        other => Error::Connect(other.to_string()),
-    })
+    Conn::new(options.driver()?).await.map_err(|error| Error::Connect(cause(error)))
 }
 
 /// A connection that is out of the pool.

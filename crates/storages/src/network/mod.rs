@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
-use super::Error;
+use super::{Cause, Error};
 
 mod address;
 mod options;
@@ -87,5 +87,5 @@ pub async fn connect_plain(address: &Address) -> Result<Plain, Error> {
 }
 
 fn connect_error(error: io::Error) -> Error {
-    Error::Connect(error.to_string())
+    Error::Connect(Cause::new(error.to_string(), error))
 }

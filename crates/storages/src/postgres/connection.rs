@@ -18,7 +18,7 @@ use super::statements::{KINDS, Kind, Statements};
 use crate::link::Handle;
 use crate::network::{self, Address, Plain, Tls};
 use crate::sql::Tables;
-use crate::{Error, Operation};
+use crate::{Cause, Error, Operation};
 
 pub struct Connection {
     pub client: Client,
@@ -86,10 +86,10 @@ fn sign_in(options: &PostgresOptions, stream: Plain) -> Result<SignIn, Error> {
 type Connector = <MakeRustlsConnect as MakeTlsConnect<Plain>>::TlsConnect;
 
 fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
-    let config = tls.config().map_err(|error| Error::Connect(error.to_string()))?;
+    let config = tls.config().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
     let mut make = MakeRustlsConnect::new(config);
     MakeTlsConnect::<Plain>::make_tls_connect(&mut make, tls.name(host))
-        .map_err(|error| Error::Connect(error.to_string()))
+        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
 }
 
 async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
@@ -103,7 +103,7 @@ where
 }
 
 fn refused(error: tokio_postgres::Error) -> Error {
-    Error::Connect(describe(&error))
+    Error::Connect(cause(error))
 }
 
 /// Has the server end a statement by itself that takes longer than its answer is waited for: one that waits for a lock
@@ -137,20 +137,25 @@ pub fn is_deadlock(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
 }
 
-pub fn to_error(error: &tokio_postgres::Error, tables: &Tables) -> Error {
+pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
     match error.code() {
-        Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(error)),
-        _ => Error::Server(describe(error)),
+        Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(&error)),
+        _ => failed(error),
     }
 }
 
 /// An error of the driver's own.
 pub fn failed(error: tokio_postgres::Error) -> Error {
-    Error::Server(describe(&error))
+    Error::Driver(cause(error))
+}
+
+/// An error in the words of [`describe`].
+pub fn cause(error: tokio_postgres::Error) -> Cause {
+    Cause::new(describe(&error), error)
 }
 
 /// What the server said, without the details, which can hold values; or what happened to the connection.
-pub fn describe(error: &tokio_postgres::Error) -> String {
+fn describe(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(server), _) => server.message().to_owned(),
         (None, Some(cause)) => format!("{error}: {cause}"),

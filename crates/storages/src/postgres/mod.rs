@@ -17,15 +17,15 @@ use tokio_postgres::Row;
 
 pub use options::{DIALECT, PostgresOptions, Transport};
 
-use self::connection::{Connection, connect, describe, failed, is_deadlock, is_lost, to_error};
+use self::connection::{Connection, cause, connect, failed, is_deadlock, is_lost, to_error};
 use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
 use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks, stale_expiry};
-use super::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
+use super::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -67,10 +67,10 @@ impl Postgres {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if is_lost(&error) => {
                 link.give_up(&connection);
-                Err(Error::Lost(describe(&error)).into())
+                Err(Error::Lost(cause(error)).into())
             }
             Ok(Err(error)) => {
-                Err(Failure { deadlock: is_deadlock(&error), error: to_error(&error, &self.options.tables) })
+                Err(Failure { deadlock: is_deadlock(&error), error: to_error(error, &self.options.tables) })
             }
             Err(_) => {
                 link.give_up(&connection);
@@ -90,17 +90,13 @@ impl Postgres {
 }
 
 impl Storage for Postgres {
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            let (expires, stale) = (Time(record.expiry()), Time(stale_expiry(record)));
-            let required = record.required().is_some();
-            let mut parameters = vec![
-                Text(record.key.clone()),
-                Text(record.name.clone()),
-                Text(sql::text(record.value.clone())?),
-                expires,
-            ];
-            let kind = match (&record.owners[..], &record.old_key) {
+            let (expires, stale) = (Time(set.expiry()), Time(set.stale_expiry()));
+            let required = set.required().is_some();
+            let mut parameters =
+                vec![Text(set.key.clone()), Text(set.name.to_string()), Text(sql::text(set.value.clone())?), expires];
+            let kind = match (&set.owners[..], &set.old_key) {
                 ([], None) => Kind::Save,
                 ([], Some(_)) if required => Kind::ReplaceExisting,
                 ([], Some(_)) => Kind::Replace,
@@ -108,13 +104,13 @@ impl Storage for Postgres {
                 _ => Kind::ReplaceWithMetadata,
             };
             if kind != Kind::Save {
-                parameters.extend([Optional(record.old_key.clone()), stale]);
+                parameters.extend([Optional(set.old_key.clone()), stale]);
             }
             if required {
-                parameters.push(Time(record.current_time));
+                parameters.push(Time(set.current_time));
             }
-            if !record.owners.is_empty() {
-                let owners = record.owners.iter().map(|owner| (owner.audience.clone(), owner.subject.clone()));
+            if !set.owners.is_empty() {
+                let owners = set.owners.iter().map(|owner| (owner.audience.clone(), owner.subject.clone()));
                 let (audiences, subjects) = owners.unzip();
                 parameters.extend([Texts(audiences), Texts(subjects)]);
             }
@@ -132,9 +128,9 @@ impl Storage for Postgres {
         })
     }
 
-    fn get<'a>(&'a self, _: &'a str, key: &'a str, current_time: u64) -> Operation<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let rows = self.read(Kind::Get, vec![Text(key.to_owned()), Time(current_time)]).await?;
+            let rows = self.read(Kind::Get, vec![Text(get.key.clone()), Time(get.current_time)]).await?;
             let Some(row) = rows.first() else { return Ok(None) };
             let data: Option<String> = row.try_get(0).map_err(failed)?;
             Ok(data.map(String::into_bytes))
@@ -142,14 +138,15 @@ impl Storage for Postgres {
     }
 
     /// Its metadata goes with it.
-    fn delete<'a>(&'a self, _: &'a str, key: &'a str, _: u64, _: &'a [Owner]) -> Operation<'a, ()> {
-        Box::pin(async move { self.write(Kind::Delete, vec![Text(key.to_owned())]).await.map(drop) })
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+        Box::pin(async move { self.write(Kind::Delete, vec![Text(delete.key.clone())]).await.map(drop) })
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
+            let Sessions { name, owner, current_time } = sessions;
             let (audience, subject) = (owner.audience.clone(), owner.subject.clone());
-            let parameters = vec![Text(audience), Text(subject), Text(name.to_owned()), Time(current_time)];
+            let parameters = vec![Text(audience), Text(subject), Text(name.to_string()), Time(*current_time)];
             let rows = self.read(Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
         })
@@ -161,8 +158,7 @@ impl Storage for Postgres {
     }
 }
 
-/// A session's key, and when it expires.
-fn session(row: &Row) -> Result<(String, u64), tokio_postgres::Error> {
-    let expires: i64 = row.try_get(1)?;
-    Ok((row.try_get(0)?, expires.try_into().unwrap_or_default()))
+fn session(row: &Row) -> Result<LiveSession, tokio_postgres::Error> {
+    let expiry: i64 = row.try_get(1)?;
+    Ok(LiveSession { key: row.try_get(0)?, expiry: expiry.try_into().unwrap_or_default() })
 }

@@ -13,7 +13,7 @@ use super::node::Node;
 use super::options::ClusterNodes;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Timeouts;
-use crate::{Error, Operation, Owner, Record, Sessions, Storage, Update};
+use crate::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
 
 /// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
 pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
@@ -38,7 +38,7 @@ impl Cluster {
         self.link
             .get(|| async {
                 let client = self.client()?;
-                client.get_async_generic_connection::<Node>().await.map_err(|error| connect_error(&error))
+                client.get_async_generic_connection::<Node>().await.map_err(connect_error)
             })
             .await
     }
@@ -78,7 +78,7 @@ impl Cluster {
         match result {
             Err(error) if is_broken(&error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound => {
                 self.link.give_up(connection);
-                Err(lost(&error))
+                Err(lost(error))
             }
             result => result.map_err(failed),
         }
@@ -101,11 +101,11 @@ impl Handle for ClusterConnection<Node> {
 
 impl Storage for Cluster {
     /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            self.run::<()>(&commands::set_record(&self.access.naming, record)).await?;
-            self.run_all(commands::notes(&self.access.naming, record)).await?;
-            match commands::shorten(&self.access.naming, record) {
+            self.run::<()>(&commands::set_record(&self.access.naming, set)).await?;
+            self.run_all(commands::notes(&self.access.naming, set)).await?;
+            match commands::shorten(&self.access.naming, set) {
                 Some(shorten) => self.run(&shorten).await,
                 None => Ok(()),
             }
@@ -116,21 +116,24 @@ impl Storage for Cluster {
         Box::pin(async move { self.run(&commands::update(&self.access.naming, update)).await })
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
-        Box::pin(async move { self.run(&commands::get(&self.access.naming, name, key)).await })
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(async move { self.run(&commands::get(&self.access.naming, get)).await })
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         Box::pin(async move {
-            let forget = |owner: &Owner| commands::forget(&self.access.naming, name, key, owner, current_time);
-            let mut all = vec![commands::unlink(&self.access.naming, name, key)];
-            all.extend(owners.iter().flat_map(forget));
+            let forget = |owner| commands::forget(&self.access.naming, delete, owner);
+            let mut all = vec![commands::unlink(&self.access.naming, delete)];
+            all.extend(delete.owners.iter().flat_map(forget));
             self.run_all(all).await
         })
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
-        Box::pin(async move { self.run(&commands::sessions(&self.access.naming, name, owner, current_time)).await })
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
+        Box::pin(async move {
+            let found = self.run(&commands::sessions(&self.access.naming, sessions)).await?;
+            Ok(commands::live(found))
+        })
     }
 
     fn close_idle(&self) {

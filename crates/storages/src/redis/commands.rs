@@ -2,7 +2,7 @@
 
 use redis::{Cmd, Pipeline, cmd, pipe};
 
-use crate::{Naming, Owner, Record, Update};
+use crate::{Delete, Get, LiveSession, Naming, Owner, Sessions, Set, Update};
 
 /// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
 /// trip, and as a whole. The replaced record comes last: where something fails, it must go on working.
@@ -66,28 +66,28 @@ return 1
 ";
 
 /// A record alone needs no script.
-pub fn set_record(naming: &Naming, record: &Record) -> Cmd {
-    let mut set = cmd("SET");
-    set.arg(naming.record(&record.name, &record.key)).arg(&record.value[..]).arg("EX").arg(record.ttl);
-    set
+pub fn set_record(naming: &Naming, set: &Set) -> Cmd {
+    let mut command = cmd("SET");
+    command.arg(naming.record(&set.name, &set.key)).arg(&set.value[..]).arg("EX").arg(set.ttl);
+    command
 }
 
 /// The whole of a set, for keys that one server holds.
-pub fn set(naming: &Naming, record: &Record) -> Cmd {
-    if record.old_key.is_none() && record.owners.is_empty() {
-        return set_record(naming, record);
+pub fn set(naming: &Naming, set: &Set) -> Cmd {
+    if set.old_key.is_none() && set.owners.is_empty() {
+        return set_record(naming, set);
     }
-    let name = |key: &str| naming.record(&record.name, key);
-    let old_key = record.old_key.as_deref().unwrap_or_default();
+    let name = |key: &str| naming.record(&set.name, key);
+    let old_key = set.old_key.as_deref().unwrap_or_default();
     let mut eval = cmd("EVAL");
-    eval.arg(SET).arg(2 + record.owners.len()).arg(name(&record.key));
-    eval.arg(name(record.old_key.as_ref().unwrap_or(&record.key)));
-    for owner in &record.owners {
-        eval.arg(naming.metadata(&record.name, owner));
+    eval.arg(SET).arg(2 + set.owners.len()).arg(name(&set.key));
+    eval.arg(name(set.old_key.as_ref().unwrap_or(&set.key)));
+    for owner in &set.owners {
+        eval.arg(naming.metadata(&set.name, owner));
     }
-    eval.arg(&record.value[..]).arg(record.ttl).arg(record.stale_ttl);
-    eval.arg(record.current_time).arg(&record.key).arg(old_key);
-    eval.arg(u8::from(record.required().is_some()));
+    eval.arg(&set.value[..]).arg(set.ttl).arg(set.stale_ttl);
+    eval.arg(set.current_time).arg(&set.key).arg(old_key);
+    eval.arg(u8::from(set.required().is_some()));
     eval
 }
 
@@ -98,61 +98,68 @@ pub fn update(naming: &Naming, update: &Update) -> Cmd {
 }
 
 /// Shortens the life of the record that is replaced, if there is one.
-pub fn shorten(naming: &Naming, record: &Record) -> Option<Cmd> {
-    let old_key = record.old_key.as_ref()?;
+pub fn shorten(naming: &Naming, set: &Set) -> Option<Cmd> {
+    let old_key = set.old_key.as_ref()?;
     let mut eval = cmd("EVAL");
-    eval.arg(SHORTEN).arg(1).arg(naming.record(&record.name, old_key)).arg(record.stale_ttl);
+    eval.arg(SHORTEN).arg(1).arg(naming.record(&set.name, old_key)).arg(set.stale_ttl);
     Some(eval)
 }
 
 /// Notes a record among its owners' sessions, one owner a command.
-pub fn notes(naming: &Naming, record: &Record) -> Vec<Cmd> {
-    let old_key = record.old_key.as_deref().unwrap_or_default();
-    let note = record.owners.iter().map(|owner| {
+pub fn notes(naming: &Naming, set: &Set) -> Vec<Cmd> {
+    let old_key = set.old_key.as_deref().unwrap_or_default();
+    let note = set.owners.iter().map(|owner| {
         let mut eval = cmd("EVAL");
-        eval.arg(NOTE).arg(1).arg(naming.metadata(&record.name, owner));
-        eval.arg(record.ttl).arg(record.current_time).arg(&record.key).arg(old_key);
+        eval.arg(NOTE).arg(1).arg(naming.metadata(&set.name, owner));
+        eval.arg(set.ttl).arg(set.current_time).arg(&set.key).arg(old_key);
         eval
     });
     note.collect()
 }
 
-pub fn get(naming: &Naming, name: &str, key: &str) -> Cmd {
-    let key = naming.record(name, key);
+pub fn get(naming: &Naming, get: &Get) -> Cmd {
+    let key = naming.record(&get.name, &get.key);
     // With room for all of it at once: it is what is sent most.
-    let mut get = Cmd::with_capacity(2, "GET".len() + key.len());
-    get.arg("GET").arg(key);
-    get
+    let mut command = Cmd::with_capacity(2, "GET".len() + key.len());
+    command.arg("GET").arg(key);
+    command
 }
 
-pub fn unlink(naming: &Naming, name: &str, key: &str) -> Cmd {
+pub fn unlink(naming: &Naming, delete: &Delete) -> Cmd {
     let mut unlink = cmd("UNLINK");
-    unlink.arg(naming.record(name, key));
+    unlink.arg(naming.record(&delete.name, &delete.key));
     unlink
 }
 
-/// Takes a session from its owner's, expired ones along with it: two commands on one key.
-pub fn forget(naming: &Naming, name: &str, key: &str, owner: &Owner, current_time: u64) -> [Cmd; 2] {
-    let set = naming.metadata(name, owner);
+/// Takes a session from its owner's, and expired ones with it: two commands on one key.
+pub fn forget(naming: &Naming, delete: &Delete, owner: &Owner) -> [Cmd; 2] {
+    let set = naming.metadata(&delete.name, owner);
     let (mut expired, mut this) = (cmd("ZREMRANGEBYSCORE"), cmd("ZREM"));
-    expired.arg(&set).arg("-inf").arg(format!("({current_time}"));
-    this.arg(&set).arg(key);
+    expired.arg(&set).arg("-inf").arg(format!("({}", delete.current_time));
+    this.arg(&set).arg(&delete.key);
     [expired, this]
 }
 
 /// The whole of a delete with owners, for keys that one server holds.
-pub fn delete(naming: &Naming, name: &str, key: &str, owners: &[Owner], current_time: u64) -> Pipeline {
+pub fn delete(naming: &Naming, delete: &Delete) -> Pipeline {
     let mut pipeline = pipe();
-    pipeline.atomic().add_command(unlink(naming, name, key)).ignore();
-    for command in owners.iter().flat_map(|owner| forget(naming, name, key, owner, current_time)) {
+    pipeline.atomic().add_command(unlink(naming, delete)).ignore();
+    for command in delete.owners.iter().flat_map(|owner| forget(naming, delete, owner)) {
         pipeline.add_command(command).ignore();
     }
     pipeline
 }
 
-pub fn sessions(naming: &Naming, name: &str, owner: &Owner, current_time: u64) -> Cmd {
+/// Asks for an owner's sessions: [`live`] reads the reply.
+pub fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
     let mut range = cmd("ZRANGEBYSCORE");
+    range.arg(naming.metadata(&sessions.name, &sessions.owner));
     // One that expires now is expired.
-    range.arg(naming.metadata(name, owner)).arg(format!("({current_time}")).arg("+inf").arg("WITHSCORES");
+    range.arg(format!("({}", sessions.current_time)).arg("+inf").arg("WITHSCORES");
     range
+}
+
+/// The sessions from the members and scores of a sorted set.
+pub fn live(found: Vec<(String, u64)>) -> Vec<LiveSession> {
+    found.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
 }

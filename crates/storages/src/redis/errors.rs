@@ -2,15 +2,19 @@
 
 use redis::{ErrorKind, RedisError};
 
-use crate::Error;
+use crate::{Cause, Error};
 
 /// The error of an operation that leaves its connection as good as it was.
 pub fn failed(error: RedisError) -> Error {
-    if error.is_timeout() { Error::Timeout } else { Error::Server(describe(&error)) }
+    if error.is_timeout() { Error::Timeout } else { Error::Driver(cause(error)) }
+}
+
+fn cause(error: RedisError) -> Cause {
+    Cause::new(describe(&error), error)
 }
 
 /// What happened, in the server's words where it said anything.
-pub fn describe(error: &RedisError) -> String {
+fn describe(error: &RedisError) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return "the server refuses the username or the password".to_owned();
     }
@@ -23,8 +27,8 @@ pub fn describe(error: &RedisError) -> String {
 }
 
 /// The error of an operation after which its connection is given up.
-pub fn lost(error: &RedisError) -> Error {
-    if error.is_timeout() { Error::Timeout } else { Error::Lost(describe(error)) }
+pub fn lost(error: RedisError) -> Error {
+    if error.is_timeout() { Error::Timeout } else { Error::Lost(cause(error)) }
 }
 
 /// Whether a connection is of no more use after an error, whatever it leads to.
@@ -33,8 +37,8 @@ pub fn is_broken(error: &RedisError) -> bool {
 }
 
 /// Why a connection could not be made.
-pub fn connect_error(error: &RedisError) -> Error {
-    if error.is_timeout() { Error::ConnectTimeout } else { Error::Connect(describe(error)) }
+pub fn connect_error(error: RedisError) -> Error {
+    if error.is_timeout() { Error::ConnectTimeout } else { Error::Connect(cause(error)) }
 }
 
 /// Whether the connection is of no more use.

@@ -46,9 +46,8 @@ impl Connect for Node {
 impl Node {
     async fn connection(&self) -> Result<Connection<MultiplexedConnection>, RedisError> {
         let Inner { link, client, config } = &*self.0;
-        let connect = || async {
-            client.get_multiplexed_async_connection_with_config(config).await.map_err(|error| connect_error(&error))
-        };
+        let connect =
+            || async { client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error) };
         link.get(connect).await.map_err(|error| {
             let kind = match error {
                 Error::ConnectTimeout => io::ErrorKind::TimedOut,

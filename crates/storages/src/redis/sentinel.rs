@@ -63,5 +63,5 @@ async fn ask(node: &Node, sentinels: &Sentinels, access: &Access) -> Result<Clie
         let mode = if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };
         builder = builder.set_client_to_redis_tls_mode(mode);
     }
-    builder.build().map_err(failed)?.async_get_client().await.map_err(|error| connect_error(&error))
+    builder.build().map_err(failed)?.async_get_client().await.map_err(connect_error)
 }

@@ -12,7 +12,7 @@ use super::gathering::{self, Gathered, Gathering};
 use super::options::Sentinels;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Address;
-use crate::{Error, Naming, Operation, Owner, Record, Sessions, Storage, Update};
+use crate::{Cause, Delete, Error, Get, LiveSession, Naming, Operation, Sessions, Set, Storage, Update};
 
 /// Which server it is.
 pub enum Location {
@@ -53,7 +53,7 @@ impl Server {
             tokio::spawn(async move { connected.send_gathered().await });
         }
         let value = answer.await.unwrap_or(Err(Error::Broken))?;
-        redis::from_redis_value(value).map_err(|error| Error::Server(error.to_string()))
+        redis::from_redis_value(value).map_err(|error| Error::Driver(Cause::new(error.to_string(), error)))
     }
 }
 
@@ -95,7 +95,7 @@ impl Connected {
                 self.link.give_up(connection);
                 // A server that says what it is in would say so again; Sentinels may name another.
                 let may_be_repeated = is_broken(&error) || matches!(self.location, Location::Named(_));
-                Err(if may_be_repeated { lost(&error) } else { failed(error) })
+                Err(if may_be_repeated { lost(error) } else { failed(error) })
             }
             result => result.map_err(failed),
         }
@@ -110,7 +110,7 @@ impl Connected {
             Location::Named(sentinels) => (super::sentinel::client(sentinels, &self.access).await?, None),
         };
         let config = self.config(host);
-        client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| connect_error(&error))
+        client.get_multiplexed_async_connection_with_config(&config).await.map_err(connect_error)
     }
 
     /// `host` is where to connect to when the certificate bears another name.
@@ -134,8 +134,8 @@ impl Handle for MultiplexedConnection {
 }
 
 impl Storage for Server {
-    fn set<'a>(&'a self, record: &'a Record) -> Operation<'a, ()> {
-        let set = self.run(commands::set(self.naming(), record));
+    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
+        let set = self.run(commands::set(self.naming(), set));
         Box::pin(async move {
             match set.await? {
                 Value::Int(0) => Err(Error::Gone),
@@ -148,15 +148,15 @@ impl Storage for Server {
         Box::pin(self.run(commands::update(self.naming(), update)))
     }
 
-    fn get<'a>(&'a self, name: &'a str, key: &'a str, _: u64) -> Operation<'a, Option<Vec<u8>>> {
-        Box::pin(self.run(commands::get(self.naming(), name, key)))
+    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+        Box::pin(self.run(commands::get(self.naming(), get)))
     }
 
-    fn delete<'a>(&'a self, name: &'a str, key: &'a str, current_time: u64, owners: &'a [Owner]) -> Operation<'a, ()> {
-        if owners.is_empty() {
-            return Box::pin(self.run(commands::unlink(self.naming(), name, key)));
+    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+        if delete.owners.is_empty() {
+            return Box::pin(self.run(commands::unlink(self.naming(), delete)));
         }
-        let delete = commands::delete(self.naming(), name, key, owners, current_time);
+        let delete = commands::delete(self.naming(), delete);
         Box::pin(async move {
             let connection = self.0.connection().await?;
             let result = delete.query_async(&mut connection.handle.clone()).await;
@@ -164,8 +164,9 @@ impl Storage for Server {
         })
     }
 
-    fn read_metadata<'a>(&'a self, name: &'a str, owner: &'a Owner, current_time: u64) -> Operation<'a, Sessions> {
-        Box::pin(self.run(commands::sessions(self.naming(), name, owner, current_time)))
+    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
+        let found = self.run(commands::sessions(self.naming(), sessions));
+        Box::pin(async move { Ok(commands::live(found.await?)) })
     }
 
     fn close_idle(&self) {

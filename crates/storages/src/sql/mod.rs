@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Error, Record};
+use super::Error;
 
 pub(crate) mod options;
 
@@ -88,11 +88,6 @@ impl Dialect {
 /// Returns the name of a table without its schema.
 fn last_part(table: &str) -> &str {
     table.rsplit_once('.').map_or(table, |(_, table)| table)
-}
-
-/// Returns when the replaced record expires at the latest, in seconds since the epoch.
-pub fn stale_expiry(record: &Record) -> u64 {
-    record.current_time.saturating_add(record.stale_ttl)
 }
 
 /// An error of a transaction.

@@ -1,6 +1,6 @@
 //! The cookies' names, and the attributes that they are set with.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{alternatives, invalid, secure};
 use crate::cookie::attributes::Attributes;
@@ -76,7 +76,7 @@ fn one_of(option: &'static str, value: &Option<String>, words: &[&'static str]) 
 /// # Errors
 ///
 /// A name is not that of a cookie, or the two collide.
-pub(super) fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, Rc<str>), Error> {
+pub(super) fn cookie_names(options: &Options, prefix: &str) -> Result<(Arc<str>, Arc<str>), Error> {
     let text = |option: &Option<String>| option.clone().unwrap_or_default();
     let name = cookie_name("cookie_name", prefix, &text(&options.cookie_name))?;
     let remember = cookie_name("remember_cookie_name", prefix, &text(&options.remember_cookie_name))?;
@@ -97,7 +97,7 @@ pub(super) fn cookie_names(options: &Options, prefix: &str) -> Result<(Rc<str>, 
 /// # Errors
 ///
 /// The name is empty, or would end before its `=`.
-fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Rc<str>, Error> {
+fn cookie_name(option: &'static str, prefix: &str, name: &str) -> Result<Arc<str>, Error> {
     let forbidden = |byte: &u8| byte.is_ascii_control() || matches!(byte, b' ' | b'=' | b';' | b',');
     if name.is_empty() {
         return Err(invalid(option, "empty name"));
