@@ -25,7 +25,7 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
 use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
-use resty_session_core::session::{self, Act, Configuration, Error, Kind, Meta, Outcome, Session, State};
+use resty_session_core::session::{self, Configuration, Context, Error, Kind, Meta, Outcome, Session, State};
 use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request as StorageRequest};
 use resty_session_core::time::Timestamp;
 
@@ -118,12 +118,12 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
     let mut session = Session::new(&handle.configuration);
     session.audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
     session.remember = remember.unwrap_or(session.remember);
-    let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
+    let running = Running::new(lua, &handle, request, session, move |context, mut session| async move {
         let outcome = match function {
-            Function::Open => session::open(&act, &mut session).await,
-            Function::Start => session::start(&act, &mut session).await,
-            Function::Logout => session::logout(&act, &mut session).await,
-            Function::Destroy => session::destroy(&act, &mut session).await,
+            Function::Open => session::open(&context, &mut session).await,
+            Function::Start => session::start(&context, &mut session).await,
+            Function::Logout => session::logout(&context, &mut session).await,
+            Function::Destroy => session::destroy(&context, &mut session).await,
         };
         (session, outcome)
     });
@@ -147,14 +147,14 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
         Ok(session) => session,
         Err(error) => return Ok(failed(&error)),
     };
-    let running = Running::new(lua, &handle, request, session, move |act, mut session| async move {
+    let running = Running::new(lua, &handle, request, session, move |context, mut session| async move {
         let result = match method {
-            Method::Save => session.save(&act).await,
-            Method::Touch => session.touch(&act).await,
-            Method::Refresh => session.refresh(&act).await,
-            Method::Logout => session.logout(&act).await,
-            Method::Destroy => session.destroy(&act).await,
-            Method::SaveInfo => session.save_info(&act).await,
+            Method::Save => session.save(&context).await,
+            Method::Touch => session.touch(&context).await,
+            Method::Refresh => session.refresh(&context).await,
+            Method::Logout => session.logout(&context).await,
+            Method::Destroy => session.destroy(&context).await,
+            Method::SaveInfo => session.save_info(&context).await,
         };
         // The shim knows whether an instance is open.
         (session, Outcome { exists: false, result })
@@ -199,14 +199,15 @@ impl Running {
         handle: &Handle,
         request: Request,
         session: Session,
-        run: impl FnOnce(Act, Session) -> F,
+        run: impl FnOnce(Context, Session) -> F,
     ) -> Self {
         let Handle { configuration, storage } = handle;
         let payload_size = session.payload.len();
         let Request { now, cookies, unsendable, problem } = request;
         let configuration = for_request(lua, configuration);
-        let act = |environment| Act { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
-        let task = Task::new(|environment: Environment| run(act(environment), session));
+        let context =
+            |environment| Context { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
+        let task = Task::new(|environment: Environment| run(context(environment), session));
         Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 

@@ -18,7 +18,7 @@ use crate::time::{Seconds, Timestamp};
 
 /// What an act works with besides the session.
 #[derive(Clone)]
-pub struct Act {
+pub struct Context {
     /// The configuration for this request.
     pub configuration: Rc<Configuration>,
     /// The way to the request's values, the storage, and derivations.
@@ -166,8 +166,8 @@ impl Session {
     ///
     /// The session's cookie does not open. If the cookie that does open lacks the audience, the
     /// session is new and has taken over the other audiences.
-    pub async fn open(&mut self, act: &Act) -> Result<(), Error> {
-        let error = match self.read(act, Kind::Session).await {
+    pub async fn open(&mut self, context: &Context) -> Result<(), Error> {
+        let error = match self.read(context, Kind::Session).await {
             Ok(opened) => return self.take_over(opened),
             Err(error) => error,
         };
@@ -176,23 +176,23 @@ impl Session {
             return Err(error);
         }
         // Boxed, because it seldom runs, and would make the future of every open larger.
-        Box::pin(self.open_by_remember(act, error)).await
+        Box::pin(self.open_by_remember(context, error)).await
     }
 
-    async fn open_by_remember(&mut self, act: &Act, error: Error) -> Result<(), Error> {
-        if act.asks_to_be_forgotten().await {
-            if act.unsendable.is_none() {
-                self.forget_user(act).await;
+    async fn open_by_remember(&mut self, context: &Context, error: Error) -> Result<(), Error> {
+        if context.asks_to_be_forgotten().await {
+            if context.unsendable.is_none() {
+                self.forget_user(context).await;
             }
             return Err(error);
         }
-        let opened = match self.read(act, Kind::Remember).await {
+        let opened = match self.read(context, Kind::Remember).await {
             Ok(opened) => opened,
             Err(problem) => {
                 self.refused.remember = !problem.is_fault();
                 // The session cookie's error would not say that another try may succeed.
                 self.warning = problem.is_fault().then(|| problem.to_string());
-                self.tell_theft(act, &problem);
+                self.tell_theft(context, &problem);
                 return Err(error);
             }
         };
@@ -202,14 +202,14 @@ impl Session {
             (self.payload, self.info, self.warning) = (opened.payload, opened.info, opened.warning);
             return Err(error);
         }
-        if act.unsendable.is_some() {
+        if context.unsendable.is_some() {
             // Saving it anew would use up the remember cookie that the browser has.
             return Err(error);
         }
-        self.open_remembered(act, opened).await
+        self.open_remembered(context, opened).await
     }
 
-    async fn open_remembered(&mut self, act: &Act, opened: Opened) -> Result<(), Error> {
+    async fn open_remembered(&mut self, context: &Context, opened: Opened) -> Result<(), Error> {
         let mut session = Self {
             meta: None,
             remember_meta: Some(Box::new(opened.meta)),
@@ -220,8 +220,8 @@ impl Session {
             warning: opened.warning,
             ..self.clone()
         };
-        session.write(act, Kind::Remember).await?;
-        let result = session.write(act, Kind::Session).await;
+        session.write(context, Kind::Remember).await?;
+        let result = session.write(context, Kind::Session).await;
         if result.is_err() {
             // The browser's remember cookie stops working soon, so the browser needs the new one.
             self.lines = session.lines;
@@ -254,13 +254,13 @@ impl Session {
     /// # Errors
     ///
     /// The session could not be saved. A failure of the remember cookie is only a warning.
-    pub async fn save(&mut self, act: &Act) -> Result<(), Error> {
-        act.check_sendable("save")?;
+    pub async fn save(&mut self, context: &Context) -> Result<(), Error> {
+        context.check_sendable("save")?;
         self.check()?;
         let was_opened = self.meta.is_some();
-        self.write_session(act).await?;
+        self.write_session(context).await?;
         self.state = State::Open;
-        self.write_remember(act, was_opened).await;
+        self.write_remember(context, was_opened).await;
         Ok(())
     }
 
@@ -282,21 +282,21 @@ impl Session {
         problem.map_or(Ok(()), |_| Err(Error::InvalidInfo))
     }
 
-    async fn write_remember(&mut self, act: &Act, was_opened: bool) {
+    async fn write_remember(&mut self, context: &Context, was_opened: bool) {
         if !self.remembers() {
             return;
         }
-        if let Err(error) = self.try_to_write_remember(act, was_opened).await {
+        if let Err(error) = self.try_to_write_remember(context, was_opened).await {
             self.warning = Some(error.to_string());
         }
     }
 
-    pub(super) async fn try_to_write_remember(&mut self, act: &Act, was_opened: bool) -> Result<(), Error> {
+    pub(super) async fn try_to_write_remember(&mut self, context: &Context, was_opened: bool) -> Result<(), Error> {
         let is_own = self.remember_meta.is_some();
         if !is_own {
-            let found = self.find_remember(act, was_opened).await;
+            let found = self.find_remember(context, was_opened).await;
             if let Err(error) = &found {
-                self.tell_theft(act, error);
+                self.tell_theft(context, error);
             }
             self.remember_meta = match found {
                 // A new sign-in is not affected by a former one that was revoked.
@@ -304,10 +304,10 @@ impl Session {
                 found => found?.map(Box::new),
             };
             if !was_opened {
-                self.begin_line(act)?;
+                self.begin_line(context)?;
             }
         }
-        let result = self.write(act, Kind::Remember).await;
+        let result = self.write(context, Kind::Remember).await;
         if result.is_err() && !is_own {
             // It may be another user's.
             self.remember_meta = None;
@@ -322,10 +322,10 @@ impl Session {
     /// # Errors
     ///
     /// The storage can't be asked, so the remember cookie stays as it is, or the cookie was copied.
-    async fn find_remember(&self, act: &Act, was_opened: bool) -> Result<Option<Meta>, Error> {
+    async fn find_remember(&self, context: &Context, was_opened: bool) -> Result<Option<Meta>, Error> {
         let found = match was_opened {
-            true => act.find_verified(Kind::Remember).await,
-            false => self.read(act, Kind::Remember).await.map(|opened| Some(opened.meta)),
+            true => context.find_verified(Kind::Remember).await,
+            false => self.read(context, Kind::Remember).await.map(|opened| Some(opened.meta)),
         };
         match found {
             Err(error) if !error.is_fault() && !error.is_theft() => Ok(None),
@@ -338,12 +338,12 @@ impl Session {
     /// # Errors
     ///
     /// The session is not open, or the response can't set a cookie.
-    pub async fn touch(&mut self, act: &Act) -> Result<(), Error> {
+    pub async fn touch(&mut self, context: &Context) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &mut self.meta) else { return Err(Error::TouchNonexistent) };
-        act.check_sendable("touch")?;
-        let CookieSettings { name, keys, attributes, .. } = act.cookie(Kind::Session);
-        let idling_offset = act.now.since(meta.header.save_time());
-        let binding = act.binding(meta.header.flags()).await;
+        context.check_sendable("touch")?;
+        let CookieSettings { name, keys, attributes, .. } = context.cookie(Kind::Session);
+        let idling_offset = context.now.since(meta.header.save_time());
+        let binding = context.binding(meta.header.flags()).await;
         meta.header = seal::touch(&meta.header, &keys[meta.key], &binding, idling_offset);
         meta.place = None;
         let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
@@ -357,49 +357,50 @@ impl Session {
     /// # Errors
     ///
     /// The session is not open, or could not be saved or touched.
-    pub async fn refresh(&mut self, act: &Act) -> Result<(), Error> {
-        if act.configuration.protection.renew_fallback && Box::pin(self.renew(act)).await? {
+    pub async fn refresh(&mut self, context: &Context) -> Result<(), Error> {
+        if context.configuration.protection.renew_fallback && Box::pin(self.renew(context)).await? {
             return Ok(());
         }
         let (State::Open, Some(meta)) = (self.state, &self.meta) else { return Err(Error::RefreshNonexistent) };
-        let (timeouts, touch_threshold) = (&act.cookie(Kind::Session).timeouts, act.configuration.touch_threshold);
-        match timeouts.refresh(&meta.header, act.now, touch_threshold) {
+        let (timeouts, touch_threshold) =
+            (&context.cookie(Kind::Session).timeouts, context.configuration.touch_threshold);
+        match timeouts.refresh(&meta.header, context.now, touch_threshold) {
             Refresh::Save => {
-                act.check_sendable("refresh")?;
+                context.check_sendable("refresh")?;
                 self.check()?;
-                self.write_session(act).await
+                self.write_session(context).await
             }
             Refresh::Touch => {
-                act.check_sendable("refresh")?;
-                self.touch(act).await
+                context.check_sendable("refresh")?;
+                self.touch(context).await
             }
             Refresh::Nothing => Ok(()),
         }
     }
 
     /// Saves the session's own cookie, and forgets a user who asked for it.
-    async fn write_session(&mut self, act: &Act) -> Result<(), Error> {
-        self.write(act, Kind::Session).await?;
+    async fn write_session(&mut self, context: &Context) -> Result<(), Error> {
+        self.write(context, Kind::Session).await?;
         if self.is_forgotten() {
-            self.forget_user(act).await;
+            self.forget_user(context).await;
         }
         Ok(())
     }
 
     /// Saves the session or its remember cookie if a fallback key opened it and the response can
     /// set cookies. Returns whether it has saved anything.
-    async fn renew(&mut self, act: &Act) -> Result<bool, Error> {
-        let (State::Open, Some(meta), None) = (self.state, &self.meta, &act.unsendable) else { return Ok(false) };
-        let by_fallback = act.is_to_be_renewed(Kind::Session, meta);
-        let remembered = self.find_fallback_remember(act).await;
+    async fn renew(&mut self, context: &Context) -> Result<bool, Error> {
+        let (State::Open, Some(meta), None) = (self.state, &self.meta, &context.unsendable) else { return Ok(false) };
+        let by_fallback = context.is_to_be_renewed(Kind::Session, meta);
+        let remembered = self.find_fallback_remember(context).await;
         if !by_fallback && remembered.is_none() {
             return Ok(false);
         }
         self.check()?;
-        self.write_session(act).await?;
+        self.write_session(context).await?;
         if let Some(meta) = remembered {
             self.remember_meta = Some(Box::new(meta));
-            if let Err(error) = self.write(act, Kind::Remember).await {
+            if let Err(error) = self.write(context, Kind::Remember).await {
                 // It may be another user's.
                 self.remember_meta = None;
                 self.warning = Some(error.to_string());
@@ -410,16 +411,16 @@ impl Session {
 
     /// The remember cookie of the request, if it is to be renewed. It is not if the storage can't
     /// be asked for its record.
-    async fn find_fallback_remember(&mut self, act: &Act) -> Option<Meta> {
-        if !self.remembers() || self.remember_meta.is_some() || !act.cookie(Kind::Remember).keys.has_former() {
+    async fn find_fallback_remember(&mut self, context: &Context) -> Option<Meta> {
+        if !self.remembers() || self.remember_meta.is_some() || !context.cookie(Kind::Remember).keys.has_former() {
             return None;
         }
-        if !act.verified(Kind::Remember).await.is_some_and(|meta| act.is_to_be_renewed(Kind::Remember, &meta)) {
+        if !context.verified(Kind::Remember).await.is_some_and(|meta| context.is_to_be_renewed(Kind::Remember, &meta)) {
             return None;
         }
-        let found = self.find_remember(act, true).await;
+        let found = self.find_remember(context, true).await;
         if let Err(error) = &found {
-            self.tell_theft(act, error);
+            self.tell_theft(context, error);
         }
         found.ok().flatten()
     }
@@ -429,24 +430,24 @@ impl Session {
     /// # Errors
     ///
     /// The session is not open, or its records could not be saved or deleted.
-    pub async fn logout(&mut self, act: &Act) -> Result<(), Error> {
+    pub async fn logout(&mut self, context: &Context) -> Result<(), Error> {
         if self.state != State::Open {
-            Box::pin(self.end_unopened_instance(act, true)).await?;
+            Box::pin(self.end_unopened_instance(context, true)).await?;
             return Err(Error::LogoutNonexistent);
         }
         let entries = audiences::entries(&self.payload)?;
         if entries.len() <= 1 {
-            return self.destroy(act).await;
+            return self.destroy(context).await;
         }
-        act.check_sendable("logout")?;
+        context.check_sendable("logout")?;
         audiences::check(&self.payload, self.index)?;
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
         let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
-        self.delete_other_sessions(act).await?;
-        session.write(act, Kind::Session).await?;
-        session.leave_remembered(act).await;
+        self.delete_other_sessions(context).await?;
+        session.write(context, Kind::Session).await?;
+        session.leave_remembered(context).await;
         session.state = State::Closed;
         *self = session;
         Ok(())
@@ -462,31 +463,31 @@ impl Session {
     ///
     /// The session is not open, or the storage failed. No cookie is cleared then, and destroying
     /// the session again deletes what is left.
-    pub async fn destroy(&mut self, act: &Act) -> Result<(), Error> {
+    pub async fn destroy(&mut self, context: &Context) -> Result<(), Error> {
         let (State::Open, Some(meta)) = (self.state, &self.meta) else {
-            Box::pin(self.end_unopened_instance(act, false)).await?;
+            Box::pin(self.end_unopened_instance(context, false)).await?;
             return Err(Error::DestroyNonexistent);
         };
-        if !act.configuration.stored {
-            act.check_sendable("destroy")?;
+        if !context.configuration.stored {
+            context.check_sendable("destroy")?;
         }
-        let mut lines = self.erase(act, Kind::Session, meta).await?;
-        self.delete_other_sessions(act).await?;
-        self.delete_remembered(act).await?;
-        lines.extend(self.clear_remembered(act));
-        if act.unsendable.is_none() {
+        let mut lines = self.erase(context, Kind::Session, meta).await?;
+        self.delete_other_sessions(context).await?;
+        self.delete_remembered(context).await?;
+        lines.extend(self.clear_remembered(context));
+        if context.unsendable.is_none() {
             set_cookie::merge(&mut self.lines, lines);
         }
         self.state = State::Closed;
         Ok(())
     }
 
-    async fn delete_other_sessions(&self, act: &Act) -> Result<(), Error> {
-        if !act.configuration.stored {
+    async fn delete_other_sessions(&self, context: &Context) -> Result<(), Error> {
+        if !context.configuration.stored {
             return Ok(());
         }
         // Boxed, because it seldom has anything to do.
-        Box::pin(self.delete_others(act, Kind::Session, self.meta.as_ref().map(|meta| meta.header.sid()))).await
+        Box::pin(self.delete_others(context, Kind::Session, self.meta.as_ref().map(|meta| meta.header.sid()))).await
     }
 
     /// Rewrites the info in the session's record and in the remember cookie's. The ids stay, so no
@@ -495,27 +496,28 @@ impl Session {
     /// # Errors
     ///
     /// The info is not valid, the record is gone, or the storage failed.
-    pub async fn save_info(&mut self, act: &Act) -> Result<(), Error> {
+    pub async fn save_info(&mut self, context: &Context) -> Result<(), Error> {
         self.check_info()?;
         let Some(info) = self.info.clone() else { return Ok(()) };
         if let Some(meta) = &self.meta
-            && !act.store_info(Kind::Session, meta, &info).await?
+            && !context.store_info(Kind::Session, meta, &info).await?
         {
             return Err(Error::InfoOfNobody);
         }
         if self.remembers() {
             // Only a warning, as for the remember cookie's save.
-            self.warning = Box::pin(self.save_remembered_info(act, &info)).await.err().map(|error| error.to_string());
+            self.warning =
+                Box::pin(self.save_remembered_info(context, &info)).await.err().map(|error| error.to_string());
         }
         Ok(())
     }
 
-    async fn save_remembered_info(&mut self, act: &Act, info: &[u8]) -> Result<(), Error> {
+    async fn save_remembered_info(&mut self, context: &Context, info: &[u8]) -> Result<(), Error> {
         if self.remember_meta.is_none() {
-            self.remember_meta = self.find_own_remember(act).await?.map(Box::new);
+            self.remember_meta = self.find_own_remember(context).await?.map(Box::new);
         }
         if let Some(meta) = &self.remember_meta {
-            act.store_info(Kind::Remember, meta, info).await?;
+            context.store_info(Kind::Remember, meta, info).await?;
         }
         Ok(())
     }
@@ -526,12 +528,12 @@ impl Session {
     /// # Errors
     ///
     /// The storage can't be asked, or the cookie was copied.
-    async fn find_own_remember(&self, act: &Act) -> Result<Option<Meta>, Error> {
+    async fn find_own_remember(&self, context: &Context) -> Result<Option<Meta>, Error> {
         let entries = audiences::entries(&self.payload).unwrap_or_default();
         let current = self.index.and_then(|index| entries.get(index));
         let Some((audience, subject)) = current.and_then(Entry::owner) else { return Ok(None) };
-        let reader = Self { audience: Some(audience.clone().into_owned()), ..Self::new(&act.configuration) };
-        let opened = match reader.read(act, Kind::Remember).await {
+        let reader = Self { audience: Some(audience.clone().into_owned()), ..Self::new(&context.configuration) };
+        let opened = match reader.read(context, Kind::Remember).await {
             Err(error) if error.is_fault() || error.is_theft() => return Err(error),
             Err(_) => return Ok(None),
             Ok(opened) => opened,
@@ -552,7 +554,7 @@ impl Session {
     }
 }
 
-impl Act {
+impl Context {
     /// Whether a refresh saves what a former key opened. It does so once a minute at most, or once
     /// in `touch_threshold`, because while the secrets of several servers change, each server's key
     /// is another one's fallback.

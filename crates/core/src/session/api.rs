@@ -1,7 +1,7 @@
 //! The module's six functions. Each of the last four opens the request's session first.
 
 use super::configuration::Random;
-use super::{Act, Configuration, Error, Options, Session};
+use super::{Configuration, Context, Error, Options, Session};
 
 /// The result of an act on the request's session.
 #[derive(Debug)]
@@ -32,44 +32,44 @@ pub fn new(options: Options, defaults: &Configuration) -> Result<Configuration, 
 }
 
 /// Opens the session, if there is one.
-pub async fn open(act: &Act, session: &mut Session) -> Outcome {
-    let result = session.open(act).await;
+pub async fn open(context: &Context, session: &mut Session) -> Outcome {
+    let result = session.open(context).await;
     Outcome { exists: result.is_ok(), result }
 }
 
 /// Opens the session and refreshes it.
-pub async fn start(act: &Act, session: &mut Session) -> Outcome {
-    let mut outcome = open(act, session).await;
+pub async fn start(context: &Context, session: &mut Session) -> Outcome {
+    let mut outcome = open(context, session).await;
     if outcome.exists {
-        outcome.result = Box::pin(session.refresh(act)).await;
+        outcome.result = Box::pin(session.refresh(context)).await;
     }
     outcome
 }
 
 /// Opens the session and logs its audience out. Clears cookies that don't open.
-pub async fn logout(act: &Act, session: &mut Session) -> Outcome {
-    let mut outcome = open(act, session).await;
+pub async fn logout(context: &Context, session: &mut Session) -> Outcome {
+    let mut outcome = open(context, session).await;
     if outcome.exists {
-        outcome.result = Box::pin(session.logout(act)).await;
+        outcome.result = Box::pin(session.logout(context)).await;
         return outcome;
     }
-    end_without(act, session, outcome, true).await
+    end_without(context, session, outcome, true).await
 }
 
 /// Opens the session and destroys it, and its remember cookie whatever `remember` says. Clears
 /// cookies that don't open.
-pub async fn destroy(act: &Act, session: &mut Session) -> Outcome {
-    let mut outcome = open(act, session).await;
+pub async fn destroy(context: &Context, session: &mut Session) -> Outcome {
+    let mut outcome = open(context, session).await;
     if outcome.exists {
-        outcome.result = Box::pin(session.destroy(act)).await;
+        outcome.result = Box::pin(session.destroy(context)).await;
         return outcome;
     }
-    end_without(act, session, outcome, false).await
+    end_without(context, session, outcome, false).await
 }
 
 /// Ends what the request carries of a session that does not open; see [`Session::end_unopened`].
-async fn end_without(act: &Act, session: &mut Session, outcome: Outcome, alone: bool) -> Outcome {
-    match Box::pin(session.end_unopened(act, alone)).await {
+async fn end_without(context: &Context, session: &mut Session, outcome: Outcome, alone: bool) -> Outcome {
+    match Box::pin(session.end_unopened(context, alone)).await {
         Ok(false) => outcome,
         Ok(true) => Outcome { exists: true, result: Ok(()) },
         Err(error) => Outcome { exists: true, result: Err(error) },

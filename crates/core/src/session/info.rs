@@ -4,7 +4,7 @@
 //! no audience has: `{"\u0000sealed":{"text":"…"}}`. So a reader that does not know of sealing
 //! takes it for another audience's info.
 
-use super::{Act, Error, audiences};
+use super::{Context, Error, audiences};
 use crate::cookie::{self, Header, Key};
 
 /// The reserved name. Only the library makes names that start with a NUL: this one, and those of
@@ -22,7 +22,7 @@ pub(super) struct Found {
     pub warning: Option<String>,
 }
 
-impl Act {
+impl Context {
     /// A session's info as its record holds it, sealed or plain.
     ///
     /// # Errors

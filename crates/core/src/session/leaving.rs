@@ -2,7 +2,7 @@
 //! with their records, and cookies that don't open.
 
 use super::audiences;
-use super::{Act, Error, Kind, Session};
+use super::{Context, Error, Kind, Session};
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{Flags, Header, chunks};
 
@@ -26,29 +26,29 @@ impl Session {
 
     /// Deletes the remember records and clears the remember cookies of a user who is not to be
     /// remembered. A storage that fails is only a warning: the browser forgets all the same.
-    pub(super) async fn forget_user(&mut self, act: &Act) {
-        if let Err(error) = self.delete_remembered(act).await {
+    pub(super) async fn forget_user(&mut self, context: &Context) {
+        if let Err(error) = self.delete_remembered(context).await {
             self.warning = Some(error.to_string());
         }
-        let lines = self.clear_remembered(act);
+        let lines = self.clear_remembered(context);
         set_cookie::merge(&mut self.lines, lines);
         self.remember_meta = None;
     }
 
     /// Saves the remember cookie without the audience that has just left. If the user is not to be
     /// remembered, or that fails, deletes the cookie, which would bring the audience back.
-    pub(super) async fn leave_remembered(&mut self, act: &Act) {
+    pub(super) async fn leave_remembered(&mut self, context: &Context) {
         if self.remembers()
-            && act.configuration.stored
-            && let Err(error) = Box::pin(self.delete_other_remembered(act)).await
+            && context.configuration.stored
+            && let Err(error) = Box::pin(self.delete_other_remembered(context)).await
         {
             self.warning = Some(error.to_string());
         }
-        let result = if self.remembers() { Some(self.try_to_write_remember(act, true).await) } else { None };
+        let result = if self.remembers() { Some(self.try_to_write_remember(context, true).await) } else { None };
         if matches!(result, Some(Ok(()))) {
             return;
         }
-        self.forget_user(act).await;
+        self.forget_user(context).await;
         if let Some(Err(error)) = result {
             self.warning = Some(error.to_string());
         }
@@ -57,30 +57,30 @@ impl Session {
     /// Deletes the record of the remember cookie that this session opened or saved, and those of
     /// the request's remember cookies that a key authenticates. They need not be opened for that,
     /// because somebody who has such a cookie could sign in with it, and out again.
-    pub(super) async fn delete_remembered(&self, act: &Act) -> Result<(), Error> {
-        if !act.configuration.stored {
+    pub(super) async fn delete_remembered(&self, context: &Context) -> Result<(), Error> {
+        if !context.configuration.stored {
             return Ok(());
         }
         let mut headers: Vec<Header> = self.remember_meta.iter().map(|meta| meta.header.clone()).collect();
-        for header in act.authentic(Kind::Remember).await {
+        for header in context.authentic(Kind::Remember).await {
             if headers.iter().all(|other| other.sid() != header.sid()) {
                 headers.push(header);
             }
         }
         for header in &headers {
-            self.delete(act, Kind::Remember, header).await?;
+            self.delete(context, Kind::Remember, header).await?;
         }
         Ok(())
     }
 
     /// The lines that clear all remember cookies that the browser has.
-    pub(super) fn clear_remembered(&self, act: &Act) -> Lines {
+    pub(super) fn clear_remembered(&self, context: &Context) -> Lines {
         let kind = Kind::Remember;
         match &self.remember_meta {
-            None => act.clear_carried(kind),
-            Some(_) if act.configuration.stored => act.clear(kind, 1, 1),
+            None => context.clear_carried(kind),
+            Some(_) if context.configuration.stored => context.clear(kind, 1, 1),
             Some(meta) => {
-                act.clear(kind, 1, chunks::count(&act.cookie(kind).name, meta.header.data_size()).unwrap_or(1))
+                context.clear(kind, 1, chunks::count(&context.cookie(kind).name, meta.header.data_size()).unwrap_or(1))
             }
         }
     }
@@ -96,48 +96,48 @@ impl Session {
     /// # Errors
     ///
     /// A record can't be deleted. Its cookie stays, and doing it again deletes what is left.
-    pub(super) async fn end_unopened(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
-        let fate = self.fate_after_open(act, alone).await?;
-        self.end_what_is_left(act, fate).await
+    pub(super) async fn end_unopened(&mut self, context: &Context, alone: bool) -> Result<bool, Error> {
+        let fate = self.fate_after_open(context, alone).await?;
+        self.end_what_is_left(context, fate).await
     }
 
     /// Does the same for an instance, which may not have tried to open anything.
-    pub(super) async fn end_unopened_instance(&mut self, act: &Act, alone: bool) -> Result<bool, Error> {
-        self.refused.session = self.read(act, Kind::Session).await.is_err_and(|error| !error.is_fault());
-        let fate = if self.refused.session { self.fate_of_remembered(act, alone).await? } else { Fate::Stays };
-        self.end_what_is_left(act, fate).await
+    pub(super) async fn end_unopened_instance(&mut self, context: &Context, alone: bool) -> Result<bool, Error> {
+        self.refused.session = self.read(context, Kind::Session).await.is_err_and(|error| !error.is_fault());
+        let fate = if self.refused.session { self.fate_of_remembered(context, alone).await? } else { Fate::Stays };
+        self.end_what_is_left(context, fate).await
     }
 
-    async fn end_what_is_left(&mut self, act: &Act, fate: Fate) -> Result<bool, Error> {
-        let sendable = act.unsendable.is_none();
+    async fn end_what_is_left(&mut self, context: &Context, fate: Fate) -> Result<bool, Error> {
+        let sendable = context.unsendable.is_none();
         if self.refused.session && sendable {
-            set_cookie::merge(&mut self.lines, act.clear_carried(Kind::Session));
+            set_cookie::merge(&mut self.lines, context.clear_carried(Kind::Session));
         }
         if fate == Fate::Stays {
             return Ok(false);
         }
-        self.delete_remembered(act).await?;
+        self.delete_remembered(context).await?;
         if sendable {
-            let lines = self.clear_remembered(act);
+            let lines = self.clear_remembered(context);
             set_cookie::merge(&mut self.lines, lines);
         }
-        Ok(!sendable && act.configuration.stored && self.remember && fate == Fate::Ends)
+        Ok(!sendable && context.configuration.stored && self.remember && fate == Fate::Ends)
     }
 
-    async fn fate_after_open(&mut self, act: &Act, alone: bool) -> Result<Fate, Error> {
+    async fn fate_after_open(&mut self, context: &Context, alone: bool) -> Result<Fate, Error> {
         if self.refused.remember {
             return Ok(Fate::IsDead);
         }
         // The open has tried it, so it lacks the current audience, or something failed.
-        let was_tried = self.remember && act.unsendable.is_none();
-        if was_tried || !self.refused.session { Ok(Fate::Stays) } else { self.fate_of_remembered(act, alone).await }
+        let was_tried = self.remember && context.unsendable.is_none();
+        if was_tried || !self.refused.session { Ok(Fate::Stays) } else { self.fate_of_remembered(context, alone).await }
     }
 
-    async fn fate_of_remembered(&mut self, act: &Act, alone: bool) -> Result<Fate, Error> {
-        let opened = match self.read(act, Kind::Remember).await {
+    async fn fate_of_remembered(&mut self, context: &Context, alone: bool) -> Result<Fate, Error> {
+        let opened = match self.read(context, Kind::Remember).await {
             Err(error) if error.is_fault() => return Ok(Fate::Stays),
             Err(error) => {
-                self.tell_theft(act, &error);
+                self.tell_theft(context, &error);
                 return Ok(Fate::IsDead);
             }
             Ok(opened) => opened,
@@ -147,7 +147,7 @@ impl Session {
     }
 }
 
-impl Act {
+impl Context {
     /// Whether the user of the newest session cookie of the request, however old it is, asked to be
     /// forgotten.
     pub(super) async fn asks_to_be_forgotten(&self) -> bool {

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use std::rc::Rc;
-//! use resty_session_core::session::{self, Act, Options, Session};
+//! use resty_session_core::session::{self, Context, Options, Session};
 //! use resty_session_core::session::effect::{Step, Task};
 //! use resty_session_core::time::Timestamp;
 //!
@@ -21,11 +21,11 @@
 //! let mut task = Task::new(|environment| async move {
 //!     let cookies = b"theme=dark".to_vec(); // the request's Cookie header
 //!     let (now, random) = (Timestamp::from_secs(1_700_000_000), getrandom::fill);
-//!     let act = Act { configuration, environment, cookies, unsendable: None, now, random };
-//!     let mut session = Session::new(&act.configuration);
+//!     let context = Context { configuration, environment, cookies, unsendable: None, now, random };
+//!     let mut session = Session::new(&context.configuration);
 //!     session.payload = r#"[[{"name":"Ada"},"default","ada"]]"#.into();
 //!     session.index = Some(0);
-//!     let result = session.save(&act).await;
+//!     let result = session.save(&context).await;
 //!     (session, result)
 //! });
 //! // With cookie storage, and no remember cookie, a save needs nothing from outside.
@@ -59,7 +59,7 @@ mod theft;
 mod times;
 mod writing;
 
-pub use acts::{Act, Meta, Refused, Session, State};
+pub use acts::{Context, Meta, Refused, Session, State};
 pub use api::{Outcome, destroy, init, logout, new, open, start};
 pub use configuration::{Configuration, Options};
 pub use cookie_settings::{CookieSettings, Kind};

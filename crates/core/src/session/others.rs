@@ -3,7 +3,7 @@
 
 use super::name::Name;
 use super::reading::Opened;
-use super::{Act, Error, Kind, Session, audiences};
+use super::{Context, Error, Kind, Session, audiences};
 use crate::cookie::Header;
 
 impl Session {
@@ -14,16 +14,16 @@ impl Session {
     /// # Errors
     ///
     /// The storage failed.
-    pub(super) async fn delete_others(&self, act: &Act, kind: Kind, own: Option<&[u8]>) -> Result<(), Error> {
-        let reader = Self { audience: self.current_audience(), ..Self::new(&act.configuration) };
-        for (number, cookie) in act.candidates(kind).enumerate() {
+    pub(super) async fn delete_others(&self, context: &Context, kind: Kind, own: Option<&[u8]>) -> Result<(), Error> {
+        let reader = Self { audience: self.current_audience(), ..Self::new(&context.configuration) };
+        for (number, cookie) in context.candidates(kind).enumerate() {
             if Header::decode(cookie).is_ok_and(|header| Some(header.sid()) == own) {
                 continue;
             }
-            match reader.read_candidate(act, kind, cookie, number).await {
+            match reader.read_candidate(context, kind, cookie, number).await {
                 Ok(Opened { meta, payload, index: Some(_), .. }) => {
-                    let other = Self { payload, ..Self::new(&act.configuration) };
-                    other.delete(act, kind, &meta.header).await?;
+                    let other = Self { payload, ..Self::new(&context.configuration) };
+                    other.delete(context, kind, &meta.header).await?;
                 }
                 Err(error) if error.is_fault() => return Err(error),
                 _ => {}
@@ -33,15 +33,15 @@ impl Session {
     }
 
     /// Does the same for remember cookies, except for the one that the next save continues.
-    pub(super) async fn delete_other_remembered(&self, act: &Act) -> Result<(), Error> {
-        if act.candidates(Kind::Remember).nth(1).is_none() {
+    pub(super) async fn delete_other_remembered(&self, context: &Context) -> Result<(), Error> {
+        if context.candidates(Kind::Remember).nth(1).is_none() {
             return Ok(());
         }
         let continued = match &self.remember_meta {
             Some(meta) => Some(meta.header.clone()),
-            None => act.verified(Kind::Remember).await.map(|meta| meta.header),
+            None => context.verified(Kind::Remember).await.map(|meta| meta.header),
         };
-        self.delete_others(act, Kind::Remember, continued.as_ref().map(Header::sid)).await
+        self.delete_others(context, Kind::Remember, continued.as_ref().map(Header::sid)).await
     }
 
     /// The audience at the current place in the data, or else the audience to open.

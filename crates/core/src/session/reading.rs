@@ -2,7 +2,7 @@
 
 use super::audiences::{self, Sole};
 use super::info::Found;
-use super::{Act, CookieSettings, Error, Kind, Meta, Session, record, times};
+use super::{Context, CookieSettings, Error, Kind, Meta, Session, record, times};
 use crate::cookie::cipher::CipherError;
 use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::{self, Flags, Header, Key, RememberSafety, chunks, request, seal};
@@ -41,24 +41,29 @@ impl Session {
     ///
     /// The first cookie's error, or that of a copied remember cookie, or of a storage that can't be
     /// asked.
-    pub(super) async fn read(&self, act: &Act, kind: Kind) -> Result<Opened, Error> {
+    pub(super) async fn read(&self, context: &Context, kind: Kind) -> Result<Opened, Error> {
         let others = {
-            let first = act.candidates(kind).next().ok_or(cookie::Error::Missing)?;
-            let result = self.read_candidate(act, kind, first, 0).await;
+            let first = context.candidates(kind).next().ok_or(cookie::Error::Missing)?;
+            let result = self.read_candidate(context, kind, first, 0).await;
             let is_good = result.as_ref().is_ok_and(|opened| opened.index.is_some());
-            if is_good || act.candidates(kind).nth(1).is_none() {
+            if is_good || context.candidates(kind).nth(1).is_none() {
                 return result;
             }
             // Boxed, because it seldom runs. Awaited outside of this block, so that the result does
             // not take up room in the future of every open.
-            Box::pin(self.read_others(act, kind, result))
+            Box::pin(self.read_others(context, kind, result))
         };
         others.await
     }
 
     /// Reads the other cookies of that kind, and returns the best result.
-    async fn read_others(&self, act: &Act, kind: Kind, mut best: Result<Opened, Error>) -> Result<Opened, Error> {
-        let candidates: Vec<&[u8]> = act.candidates(kind).collect();
+    async fn read_others(
+        &self,
+        context: &Context,
+        kind: Kind,
+        mut best: Result<Opened, Error>,
+    ) -> Result<Opened, Error> {
+        let candidates: Vec<&[u8]> = context.candidates(kind).collect();
         let mut alarm = best.as_ref().err().and_then(Error::alarm);
         for (number, candidate) in candidates.iter().enumerate().skip(1) {
             if best.as_ref().is_err_and(Error::is_fault) {
@@ -67,7 +72,7 @@ impl Session {
             if candidates[..number].contains(candidate) {
                 continue;
             }
-            let read = self.read_candidate(act, kind, candidate, number).await;
+            let read = self.read_candidate(context, kind, candidate, number).await;
             alarm = alarm.or_else(|| read.as_ref().err().and_then(Error::alarm));
             match read {
                 Ok(opened) if opened.index.is_some() => {
@@ -91,33 +96,33 @@ impl Session {
     /// Reads one cookie, whose `value` is the `number`-th of those of its name, from 0.
     pub(super) async fn read_candidate(
         &self,
-        act: &Act,
+        context: &Context,
         kind: Kind,
         value: &[u8],
         number: usize,
     ) -> Result<Opened, Error> {
-        let cookie = act.cookie(kind);
-        let verified = act.verify(cookie, value).await?;
-        let (payload, initial_chunk, Found { info, warning }) = if act.configuration.stored {
-            let record = act.load(cookie, &verified.header).await?;
+        let cookie = context.cookie(kind);
+        let verified = context.verify(cookie, value).await?;
+        let (payload, initial_chunk, Found { info, warning }) = if context.configuration.stored {
+            let record = context.load(cookie, &verified.header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
-            let payload = act.open_payload(cookie, &verified, &record.ciphertext).await?;
-            let open_info = |info| act.open_info(verified.key_of(cookie), &verified.header, info);
+            let payload = context.open_payload(cookie, &verified, &record.ciphertext).await?;
+            let open_info = |info| context.open_info(verified.key_of(cookie), &verified.header, info);
             (payload, String::new(), record.info.map(open_info).transpose()?.unwrap_or_default())
         } else {
             let first = &value[ENCODED_SIZE..];
-            let payload = act.open_cookies(cookie, &verified, first, number).await?;
+            let payload = context.open_cookies(cookie, &verified, first, number).await?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
             (payload, initial_chunk, Found::default())
         };
-        let audience = self.audience.as_ref().unwrap_or(&act.configuration.audience);
+        let audience = self.audience.as_ref().unwrap_or(&context.configuration.audience);
         let entries = audiences::entries(&payload)?;
         let index = audiences::position(&entries, audience);
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
-        let place = request::place(&act.cookies, value);
+        let place = request::place(&context.cookies, value);
         let Verified { header, key } = verified;
-        let meta = Meta { header, key, initial_chunk, known_at: act.now, place };
+        let meta = Meta { header, key, initial_chunk, known_at: context.now, place };
         Ok(Opened { meta, payload, index, sole, info, warning })
     }
 }
@@ -135,7 +140,7 @@ impl Verified {
     }
 }
 
-impl Act {
+impl Context {
     /// The values of the request's first few cookies of that kind.
     pub(super) fn candidates(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
         request::values(&self.cookies, &self.cookie(kind).name).take(MAX_CANDIDATES)

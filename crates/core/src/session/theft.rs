@@ -17,7 +17,7 @@
 //! them as always, and does not notice if a cookie that it replaced comes back.
 
 use super::error::Cause;
-use super::{Act, Error, Kind, Session};
+use super::{Context, Error, Kind, Session};
 use crate::cookie::keys::sha256;
 use crate::cookie::{Header, base64url, set_cookie};
 use crate::storage::{Delete, Get, Set};
@@ -50,9 +50,9 @@ impl Session {
     /// # Errors
     ///
     /// The operating system has no randomness.
-    pub(super) fn begin_line(&mut self, act: &Act) -> Result<(), Error> {
-        if act.watches_lines() {
-            self.line = Some(base64url::encode(&act.fresh_sid()?));
+    pub(super) fn begin_line(&mut self, context: &Context) -> Result<(), Error> {
+        if context.watches_lines() {
+            self.line = Some(base64url::encode(&context.fresh_sid()?));
         }
         Ok(())
     }
@@ -66,10 +66,10 @@ impl Session {
     /// # Errors
     ///
     /// The line was revoked, and the record is deleted; or the storage can't be asked.
-    pub(super) async fn continue_line(&mut self, act: &Act, kind: Kind) -> Result<Option<Header>, Error> {
+    pub(super) async fn continue_line(&mut self, context: &Context, kind: Kind) -> Result<Option<Header>, Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(None) };
         let header = meta.header.clone();
-        let Some(line) = act.check_line(kind, &header).await? else {
+        let Some(line) = context.check_line(kind, &header).await? else {
             return Ok(self.line.is_none().then_some(header));
         };
         if kind == Kind::Session || self.line.is_none() {
@@ -80,49 +80,49 @@ impl Session {
 
     /// Notes the line of the record that was saved. A failure is only a warning: the cookie works,
     /// but a copy of it is not noticed.
-    pub(super) async fn try_to_note_line(&mut self, act: &Act, kind: Kind, unnoted: Option<Header>) {
+    pub(super) async fn try_to_note_line(&mut self, context: &Context, kind: Kind, unnoted: Option<Header>) {
         if kind == Kind::Session && self.line.is_none() {
             return;
         }
-        if let Err(error) = Box::pin(self.note_line(act, kind, unnoted)).await {
+        if let Err(error) = Box::pin(self.note_line(context, kind, unnoted)).await {
             self.warning = Some(error.to_string());
         }
     }
 
     /// Notes the line of a record. A remember record whose line is not known begins one, together
     /// with the record that it replaces.
-    async fn note_line(&mut self, act: &Act, kind: Kind, unnoted: Option<Header>) -> Result<(), Error> {
+    async fn note_line(&mut self, context: &Context, kind: Kind, unnoted: Option<Header>) -> Result<(), Error> {
         let Some(meta) = self.meta_of(kind) else { return Ok(()) };
-        let (key, life) = (act.storage_key(&meta.header), act.life(kind, &meta.header));
-        let replaced = unnoted.filter(|_| kind == Kind::Remember).map(|header| act.storage_key(&header));
+        let (key, life) = (context.storage_key(&meta.header), context.life(kind, &meta.header));
+        let replaced = unnoted.filter(|_| kind == Kind::Remember).map(|header| context.storage_key(&header));
         let line = self.line.clone().or_else(|| replaced.clone()).unwrap_or_else(|| key.clone());
         self.line = Some(line.clone());
-        act.note(Note::Line, &key, &line, life).await?;
+        context.note(Note::Line, &key, &line, life).await?;
         if let Some(replaced) = replaced {
-            act.note(Note::Line, &replaced, &line, life).await?;
+            context.note(Note::Line, &replaced, &line, life).await?;
         }
         if kind == Kind::Remember {
-            act.note(Note::Newest, &line, &key, life).await?;
+            context.note(Note::Newest, &line, &key, life).await?;
             if let Some(meta) = &self.meta {
-                let life = act.life(Kind::Session, &meta.header);
-                act.note(Note::Line, &act.storage_key(&meta.header), &line, life).await?;
+                let life = context.life(Kind::Session, &meta.header);
+                context.note(Note::Line, &context.storage_key(&meta.header), &line, life).await?;
             }
         }
         Ok(())
     }
 
     /// Warns that a remember cookie was copied, and clears it.
-    pub(super) fn tell_theft(&mut self, act: &Act, error: &Error) {
+    pub(super) fn tell_theft(&mut self, context: &Context, error: &Error) {
         if let Some(alarm) = error.alarm() {
             self.warning = Some(alarm);
         }
-        if error.is_theft() && act.unsendable.is_none() {
-            set_cookie::merge(&mut self.lines, act.clear_carried(Kind::Remember));
+        if error.is_theft() && context.unsendable.is_none() {
+            set_cookie::merge(&mut self.lines, context.clear_carried(Kind::Remember));
         }
     }
 }
 
-impl Act {
+impl Context {
     /// Whether the lines of sign-ins are noted and checked.
     pub(super) fn watches_lines(&self) -> bool {
         self.configuration.stored && self.configuration.protection.remember_theft

@@ -3,7 +3,7 @@
 
 use super::audiences;
 use super::error::Cause;
-use super::{Act, CookieSettings, Error, Kind, Meta, Session, record};
+use super::{Context, CookieSettings, Error, Kind, Meta, Session, record};
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::header::SID_SIZE;
 use crate::cookie::keys::sha256;
@@ -24,89 +24,89 @@ impl Session {
     /// # Errors
     ///
     /// The session is too large, its line was revoked, or the storage failed.
-    pub(super) async fn write(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, context: &Context, kind: Kind) -> Result<(), Error> {
         if self.payload.is_empty() {
             return Err(Error::NoPayload);
         }
-        let unnoted = if act.watches_lines() { Box::pin(self.continue_line(act, kind)).await? } else { None };
-        let dropped = self.enforce_same_subject(act)?;
-        let result = self.write_all(act, kind).await;
+        let unnoted = if context.watches_lines() { Box::pin(self.continue_line(context, kind)).await? } else { None };
+        let dropped = self.enforce_same_subject(context)?;
+        let result = self.write_all(context, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);
         }
-        if result.is_ok() && act.watches_lines() {
-            self.try_to_note_line(act, kind, unnoted).await;
+        if result.is_ok() && context.watches_lines() {
+            self.try_to_note_line(context, kind, unnoted).await;
         }
         result
     }
 
-    async fn write_all(&mut self, act: &Act, kind: Kind) -> Result<(), Error> {
-        let (cookie, previous) = (act.cookie(kind), self.meta_of(kind));
-        let sealed = self.seal(act, cookie, previous).await?;
+    async fn write_all(&mut self, context: &Context, kind: Kind) -> Result<(), Error> {
+        let (cookie, previous) = (context.cookie(kind), self.meta_of(kind));
+        let sealed = self.seal(context, cookie, previous).await?;
         let attributes = cookie.attributes_at(sealed.header.creation_time());
         let mut before = 0;
-        let (mut lines, initial_size) = if act.configuration.stored {
-            self.store(act, kind, &sealed).await?;
+        let (mut lines, initial_size) = if context.configuration.stored {
+            self.store(context, kind, &sealed).await?;
             (vec![set_cookie::first(&cookie.name, &sealed.header, "", &attributes)], 0)
         } else {
             before = previous.map_or(0, |meta| chunks::count(&cookie.name, meta.header.data_size()).unwrap_or(1));
             set_cookie::sealed(&cookie.name, &sealed, &attributes)?
         };
-        lines.extend(act.clear(kind, lines.len() + 1, before));
+        lines.extend(context.clear(kind, lines.len() + 1, before));
         set_cookie::merge(&mut self.lines, lines);
         let Sealed { header, payload: mut initial_chunk } = sealed;
         initial_chunk.truncate(initial_size);
-        self.set_meta(kind, Meta { header, key: 0, initial_chunk, known_at: act.now, place: None });
+        self.set_meta(kind, Meta { header, key: 0, initial_chunk, known_at: context.now, place: None });
         Ok(())
     }
 
-    async fn seal(&self, act: &Act, cookie: &CookieSettings, previous: Option<&Meta>) -> Result<Sealed, Error> {
-        let configuration = &act.configuration;
+    async fn seal(&self, context: &Context, cookie: &CookieSettings, previous: Option<&Meta>) -> Result<Sealed, Error> {
+        let configuration = &context.configuration;
         self.check_sizes(configuration.max_data_size())?;
         let before = previous.map(|meta| &meta.header);
-        let creation_time = before.map_or(act.now, Header::creation_time);
+        let creation_time = before.map_or(context.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
-        let (key, sid) = (cookie.keys.writing(), act.fresh_sid()?);
+        let (key, sid) = (cookie.keys.writing(), context.fresh_sid()?);
         let seal = Seal {
             key,
             sid,
-            encryption: act.encryption(cookie, key, &sid).await?,
+            encryption: context.encryption(cookie, key, &sid).await?,
             flags: configuration.bind.with(Flags::STORED, configuration.stored).with(Flags::FORGET, forget),
             creation_time,
-            rolling_offset: act.now.since(creation_time),
+            rolling_offset: context.now.since(creation_time),
             compression_threshold: configuration.compression_threshold,
-            binding: &act.binding(configuration.bind).await,
+            binding: &context.binding(configuration.bind).await,
         };
         Ok(seal.seal(&self.payload)?)
     }
 
-    async fn store(&self, act: &Act, kind: Kind, sealed: &Sealed) -> Result<(), Error> {
-        let (cookie, replaced) = (act.cookie(kind), self.meta_of(kind));
-        let age = act.now.since(sealed.header.creation_time());
-        let seal_info = |info| act.seal_info(cookie.keys.writing(), &sealed.header, info);
+    async fn store(&self, context: &Context, kind: Kind, sealed: &Sealed) -> Result<(), Error> {
+        let (cookie, replaced) = (context.cookie(kind), self.meta_of(kind));
+        let age = context.now.since(sealed.header.creation_time());
+        let seal_info = |info| context.seal_info(cookie.keys.writing(), &sealed.header, info);
         let info = self.info.as_deref().map(seal_info).transpose()?;
         let set = Set {
             name: cookie.name.clone(),
-            key: act.storage_key(&sealed.header),
+            key: context.storage_key(&sealed.header),
             value: record::encode(sealed.payload.as_bytes(), info.as_deref()),
             ttl: cookie.timeouts.record_ttl(age, Seconds::ZERO).as_secs(),
-            current_time: act.now.as_secs(),
-            old_must_exist: replaced.is_some_and(|meta| act.must_exist(cookie, meta)),
-            old_key: replaced.map(|meta| act.storage_key(&meta.header)),
-            stale_ttl: act.configuration.stale_ttl.as_secs(),
-            owners: self.owners(act)?,
+            current_time: context.now.as_secs(),
+            old_must_exist: replaced.is_some_and(|meta| context.must_exist(cookie, meta)),
+            old_key: replaced.map(|meta| context.storage_key(&meta.header)),
+            stale_ttl: context.configuration.stale_ttl.as_secs(),
+            owners: self.owners(context)?,
         };
-        act.environment.set(set).await.map_err(Error::Store)
+        context.environment.set(set).await.map_err(Error::Store)
     }
 
     /// Deletes a session's record, and returns the lines that clear its cookies.
-    pub(super) async fn erase(&self, act: &Act, kind: Kind, meta: &Meta) -> Result<Lines, Error> {
-        if !act.configuration.stored {
-            let count = chunks::count(&act.cookie(kind).name, meta.header.data_size()).unwrap_or(1);
-            return Ok(act.clear(kind, 1, count));
+    pub(super) async fn erase(&self, context: &Context, kind: Kind, meta: &Meta) -> Result<Lines, Error> {
+        if !context.configuration.stored {
+            let count = chunks::count(&context.cookie(kind).name, meta.header.data_size()).unwrap_or(1);
+            return Ok(context.clear(kind, 1, count));
         }
-        self.delete(act, kind, &meta.header).await?;
-        Ok(act.clear(kind, 1, 1))
+        self.delete(context, kind, &meta.header).await?;
+        Ok(context.clear(kind, 1, 1))
     }
 
     /// Deletes a session's record.
@@ -114,16 +114,16 @@ impl Session {
     /// # Errors
     ///
     /// The storage failed.
-    pub(super) async fn delete(&self, act: &Act, kind: Kind, header: &Header) -> Result<(), Error> {
+    pub(super) async fn delete(&self, context: &Context, kind: Kind, header: &Header) -> Result<(), Error> {
         let delete = Delete {
-            name: act.cookie(kind).name.clone(),
-            key: act.storage_key(header),
-            current_time: act.now.as_secs(),
+            name: context.cookie(kind).name.clone(),
+            key: context.storage_key(header),
+            current_time: context.now.as_secs(),
             // If a program replaced the data, they may not say whose session it is. Delete it
             // anyway.
-            owners: self.owners(act).unwrap_or_default(),
+            owners: self.owners(context).unwrap_or_default(),
         };
-        act.environment.delete(delete).await.map_err(Error::Delete)
+        context.environment.delete(delete).await.map_err(Error::Delete)
     }
 
     fn check_sizes(&self, limit: usize) -> Result<(), Error> {
@@ -152,17 +152,17 @@ impl Session {
     }
 
     /// Whose session it is, for storages that list the sessions of a user.
-    fn owners(&self, act: &Act) -> Result<Vec<Owner>, Error> {
-        if !act.configuration.store_metadata || self.payload.is_empty() {
+    fn owners(&self, context: &Context) -> Result<Vec<Owner>, Error> {
+        if !context.configuration.store_metadata || self.payload.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(audiences::owners(&audiences::entries(&self.payload)?, act.configuration.hash_subject))
+        Ok(audiences::owners(&audiences::entries(&self.payload)?, context.configuration.hash_subject))
     }
 
     /// Drops the audiences of other subjects than the current one, and their info. Returns the
     /// former contents if that changed anything.
-    fn enforce_same_subject(&mut self, act: &Act) -> Result<Option<Contents>, Error> {
-        let (true, Some(index)) = (act.configuration.enforce_same_subject, self.index) else { return Ok(None) };
+    fn enforce_same_subject(&mut self, context: &Context) -> Result<Option<Contents>, Error> {
+        let (true, Some(index)) = (context.configuration.enforce_same_subject, self.index) else { return Ok(None) };
         let entries = audiences::entries(&self.payload)?;
         let Some(subject) = entries.get(index).map(|entry| &entry.subject) else { return Ok(None) };
         if entries.iter().all(|entry| entry.subject == *subject) {
@@ -177,7 +177,7 @@ impl Session {
     }
 }
 
-impl Act {
+impl Context {
     /// Checks that the response can still set cookies, for an act of that name.
     ///
     /// # Errors

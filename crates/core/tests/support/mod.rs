@@ -10,7 +10,7 @@ use resty_session_core::cookie::Binding;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
 use resty_session_core::session::effect::{Need, Step, Supply, Task};
-use resty_session_core::session::{Act, Configuration, Error, Options, Outcome, Session};
+use resty_session_core::session::{Configuration, Context, Error, Options, Outcome, Session};
 use resty_session_core::storage::{self, Reply, Request};
 use resty_session_core::time::Timestamp;
 
@@ -149,13 +149,13 @@ impl World {
     /// Runs an act to its end; the browser takes the cookies that it sets.
     pub fn act<T: 'static, F: Future<Output = (Session, T)> + 'static>(
         &mut self,
-        act: impl FnOnce(Act) -> F,
+        act: impl FnOnce(Context) -> F,
     ) -> (Session, T) {
         let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
         let now = Timestamp::from_secs(self.now);
         let cookies = self.header().into_bytes();
         let mut task =
-            Task::new(|environment| act(Act { configuration, environment, cookies, unsendable, now, random }));
+            Task::new(|environment| act(Context { configuration, environment, cookies, unsendable, now, random }));
         let mut step = task.start();
         loop {
             let supply = match step {
@@ -208,83 +208,83 @@ impl World {
     }
 
     pub fn open(&mut self) -> (Session, Outcome) {
-        self.act(|act| async move {
-            let mut session = Session::new(&act.configuration);
-            let outcome = session::open(&act, &mut session).await;
+        self.act(|context| async move {
+            let mut session = Session::new(&context.configuration);
+            let outcome = session::open(&context, &mut session).await;
             (session, outcome)
         })
     }
 
     pub fn start(&mut self) -> (Session, Outcome) {
-        self.act(|act| async move {
-            let mut session = Session::new(&act.configuration);
-            let outcome = session::start(&act, &mut session).await;
+        self.act(|context| async move {
+            let mut session = Session::new(&context.configuration);
+            let outcome = session::start(&context, &mut session).await;
             (session, outcome)
         })
     }
 
     pub fn logout(&mut self) -> Outcome {
-        let done = self.act(|act| async move {
-            let mut session = Session::new(&act.configuration);
-            let outcome = session::logout(&act, &mut session).await;
+        let done = self.act(|context| async move {
+            let mut session = Session::new(&context.configuration);
+            let outcome = session::logout(&context, &mut session).await;
             (session, outcome)
         });
         done.1
     }
 
     pub fn destroy(&mut self) -> Outcome {
-        let done = self.act(|act| async move {
-            let mut session = Session::new(&act.configuration);
-            let outcome = session::destroy(&act, &mut session).await;
+        let done = self.act(|context| async move {
+            let mut session = Session::new(&context.configuration);
+            let outcome = session::destroy(&context, &mut session).await;
             (session, outcome)
         });
         done.1
     }
 
     pub fn save(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.save(&act).await;
+            let result = session.save(&context).await;
             (session, result)
         })
     }
 
     pub fn touch(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.touch(&act).await;
+            let result = session.touch(&context).await;
             (session, result)
         })
     }
 
     pub fn refresh(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.refresh(&act).await;
+            let result = session.refresh(&context).await;
             (session, result)
         })
     }
 
     pub fn save_info(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.save_info(&act).await;
+            let result = session.save_info(&context).await;
             (session, result)
         })
     }
 
     pub fn logout_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.logout(&act).await;
+            let result = session.logout(&context).await;
             (session, result)
         })
     }
 
     pub fn destroy_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|act| async move {
+        self.act(|context| async move {
             let mut session = session;
-            let result = session.destroy(&act).await;
+            let result = session.destroy(&context).await;
             (session, result)
         })
     }
