@@ -1,12 +1,12 @@
-//! What a process has one of.
+//! Values of which each process has one.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A value that each process makes for itself when it first needs it.
 ///
-/// The threads of a value that was made before a fork exist in the parent only. The child leaves such a value alone, and
-/// never drops it.
+/// A value that was made before a fork has its threads in the parent only. The child never uses such a value, and never
+/// drops it.
 pub struct PerProcess<T>(Mutex<Option<(u32, Arc<T>)>>);
 
 impl<T> PerProcess<T> {
@@ -14,7 +14,7 @@ impl<T> PerProcess<T> {
         Self(Mutex::new(None))
     }
 
-    /// This process' value.
+    /// Returns this process' value, and makes it at the first call.
     ///
     /// # Errors
     ///

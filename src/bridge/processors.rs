@@ -9,11 +9,11 @@ use rustix::thread::{sched_getaffinity, sched_setaffinity};
 /// Lets the calling thread, and those that it starts, run on all processors that nginx's master may use.
 ///
 /// `worker_cpu_affinity` binds a worker to a processor, and its threads with it: they would run only while the
-/// worker does not, and both would lose time. What binds the master too, such as a container, binds these threads as well.
+/// worker does not, and both would lose time. A limit that binds the master too, such as a container's, binds these threads as well.
 pub fn follow_master() {
     let Some(master) = master() else { return };
     if let Ok(processors) = sched_getaffinity(Some(master)) {
-        // Where it is not allowed, the thread stays where the worker is.
+        // If that is not allowed, the thread stays on the worker's processor.
         let _ = sched_setaffinity(None, &processors);
     }
 }

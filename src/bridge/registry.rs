@@ -1,7 +1,7 @@
-//! The storages that are connected, by what they are connected with.
+//! The storages of a process, by their options.
 //!
-//! Programs make a storage on every request, or pass its configuration with each call. What is the same to the last
-//! option shares one storage here, and so its connections.
+//! Programs make a storage on every request, or pass its configuration with each call. Here, equal options share one
+//! storage, and so its connections.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use resty_session_storages::{Options, Storage};
 
-/// Storages that are kept at most; beyond, the one goes that was asked for longest ago.
+/// How many storages are kept at most. Beyond that, the one that was asked for longest ago is dropped.
 const CAPACITY: usize = 64;
 
 struct Entry {
@@ -30,7 +30,7 @@ struct Entries {
 pub struct Registry(Mutex<Entries>);
 
 impl Registry {
-    /// The storage of these options, made where there is none.
+    /// Returns the storage of these options, and makes it if it does not exist yet.
     pub fn get<O: Options>(&self, options: &O) -> Arc<dyn Storage> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.asked += 1;
@@ -52,7 +52,7 @@ impl Registry {
 }
 
 impl Registry {
-    /// Closes connections that were unused for too long, of all storages.
+    /// Closes the connections of all storages that have been unused for too long.
     pub fn close_idle(&self) {
         let storages: Vec<_> = {
             let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

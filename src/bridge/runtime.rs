@@ -12,20 +12,24 @@ use super::process::PerProcess;
 use super::processors;
 use super::registry::Registry;
 
-/// Threads for what blocks, at most: files, and looking up hosts. A storage whose directory hangs keeps a few of them, and
-/// must leave enough for the others.
+/// How many threads may do blocking work at most: files, and looking up hosts. A storage whose directory hangs keeps a few
+/// of them busy, and must leave enough for the others.
 const BLOCKING_THREADS: usize = 256;
 
-/// What belongs to one process: its runtime, and the storages that are connected there.
+/// A process' runtime, and the storages that are connected there.
 pub struct Runtime {
     pub handle: Handle,
     pub registry: Arc<Registry>,
 }
 
-/// How often connections are looked for that nobody uses.
-const CLOSE_IDLE: Duration = Duration::from_secs(2);
+/// How often unused connections are closed.
+const CLOSE_IDLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// This process' runtime.
+/// Returns this process' runtime, and starts it at the first call.
+///
+/// # Errors
+///
+/// The system refuses what the runtime needs; the next call tries again.
 pub fn current() -> io::Result<Arc<Runtime>> {
     static CURRENT: PerProcess<Runtime> = PerProcess::new();
     CURRENT.get(start)
@@ -52,10 +56,10 @@ fn start() -> io::Result<Runtime> {
     Ok(Runtime { handle, registry })
 }
 
-/// Looks again and again for connections that nobody uses any more.
+/// Closes unused connections again and again.
 async fn close_idle(registry: Arc<Registry>) {
     loop {
-        tokio::time::sleep(CLOSE_IDLE).await;
+        tokio::time::sleep(CLOSE_IDLE_INTERVAL).await;
         registry.close_idle();
     }
 }
