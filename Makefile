@@ -44,10 +44,15 @@ test:
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --test nginx
 
-# make test-one NAME=leaving runs the tests whose names hold that text.
+# make test-one NAME=leaving runs the tests and specs whose names contain that text. The specs of storages start servers, so only
+# if the text is in them.
+SERVERS_SPECS := $(addprefix spec/,contract.lua dshm_spec.lua file_spec.lua memcached_spec.lua redis_spec.lua sql_spec.lua)
 test-one: build
-	$(CARGO) test --locked -- $(NAME)
-	$(CARGO) test --locked --test nginx -- $(NAME)
+	@[ -n "$(NAME)" ] || { echo "usage: make test-one NAME='part of a name'" >&2; exit 2; }
+	$(CARGO) test --locked --workspace -- '$(NAME)'
+	$(CARGO) test --locked --test nginx -- '$(NAME)'
+	SPEC_FILTER='$(NAME)' $(CARGO) test --locked --test nginx -- --nocapture \
+		specs:: $(shell ! grep -q -e '$(NAME)' $(SERVERS_SPECS) || echo the_contract)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -63,7 +68,7 @@ lint:
 	$(call if_there,ldoc,$(MAKE) --no-print-directory docs)
 
 # Runs a command if the tool for it is there, and says so if it is not: $(call if_there,tool,command).
-if_there = @if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED, there is no $(1): $(2)'; fi
+if_there = @if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED, because $(1) is not installed: $(2)'; fi
 
 # The Lua API's pages, from the comments in lua/.
 docs:
