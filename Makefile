@@ -19,6 +19,12 @@ export PATH := $(TOOLS)/bin:$(PATH)
 
 export NGINX
 
+# LuaRocks gives its C compiler on the command line. Cargo must not see it, or it compiles all crates with C code in them, and
+# whatever depends on those, anew. A compiler of your choice goes into the environment: CC=clang make.
+ifeq ($(origin CC),command line)
+unexport CC
+endif
+
 .PHONY: build run test test-one lint docs types msrv stress bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
