@@ -13,9 +13,19 @@ LUA_CLIB_DIR ?= $(PREFIX)/lib/lua/5.1
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 LUA_FILES := $(shell find lua -name '*.lua')
 
+# Tools that Debian does not have: scripts/setup puts them there.
+TOOLS := $(CURDIR)/build/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
 export NGINX
 
-.PHONY: build run test test-one lint stress bench install clean
+# LuaRocks gives its C compiler on the command line. Cargo must not see it, or it compiles all crates with C code in them, and
+# whatever depends on those, anew. A compiler of your choice goes into the environment: CC=clang make.
+ifeq ($(origin CC),command line)
+unexport CC
+endif
+
+.PHONY: build run test test-one lint docs types msrv stress bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -40,10 +50,15 @@ test:
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --test nginx
 
-# make test-one NAME=leaving runs the tests whose names hold that text.
+# make test-one NAME=leaving runs the tests and specs whose names contain that text. The specs of storages start servers, so only
+# if the text is in them.
+SERVERS_SPECS := $(addprefix spec/,contract.lua dshm_spec.lua file_spec.lua memcached_spec.lua redis_spec.lua sql_spec.lua)
 test-one: build
-	$(CARGO) test --locked -- $(NAME)
-	$(CARGO) test --locked --test nginx -- $(NAME)
+	@[ -n "$(NAME)" ] || { echo "usage: make test-one NAME='part of a name'" >&2; exit 2; }
+	$(CARGO) test --locked --workspace -- '$(NAME)'
+	$(CARGO) test --locked --test nginx -- '$(NAME)'
+	SPEC_FILTER='$(NAME)' $(CARGO) test --locked --test nginx -- --nocapture \
+		specs:: $(shell ! grep -q -e '$(NAME)' $(SERVERS_SPECS) || echo the_contract)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -51,7 +66,35 @@ lint:
 	$(CARGO) clippy --locked --test nginx --test stress --benches -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
 	@if $(CARGO) tree --locked -p resty-session-core | grep -E 'tokio|mlua'; then echo 'the core depends on a runtime or on Lua' >&2; exit 1; fi
-	luacheck -q lua spec examples
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+		$(CARGO) doc --locked --workspace --lib --no-deps --document-private-items
+	luacheck -q lua spec types examples
+	$(call if_there,cargo-deny,cargo deny --locked check licenses bans sources)
+	$(call if_there,emmylua_check,$(MAKE) --no-print-directory types)
+	$(call if_there,ldoc,$(MAKE) --no-print-directory docs)
+
+# Runs a command if the tool for it is there, and says so if it is not: $(call if_there,tool,command).
+if_there = @if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'SKIPPED, because $(1) is not installed: $(2)'; fi
+
+# The Lua API's pages, from the comments in lua/.
+docs:
+	@rm -rf build/ldoc build/docs
+	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \
+		mkdir -p $$(dirname build/ldoc/$$file) && scripts/ldoc-comments lua/$$file >build/ldoc/$$file || exit 1; \
+	done
+	ldoc --quiet --fatalwarnings .
+
+# The types in lua/ and types/, as language servers see them. Not installed by scripts/setup, since it takes minutes to build:
+# cargo install emmylua_check
+types:
+	emmylua_check --warnings-as-errors --ignore 'spec/**,examples/**,build/**,target/**' .
+
+# Builds the library with the oldest Rust that Cargo.toml names. `make lint` has clippy look for younger functions of the
+# standard library, and a test looks at what the dependencies ask for; this compiles all of it anew, which takes a minute or two.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv:
+	rustup toolchain install $(MSRV) --profile minimal
+	$(CARGO) +$(MSRV) check --locked --workspace --lib --target-dir target/msrv
 
 # Programs that abort, exit and wait in odd places, for a while on each storage: ten minutes in all.
 STRESS_SECONDS ?= 75

@@ -1,5 +1,6 @@
 -- Runs busted specs inside a request: `content_by_lua_block { require("spec.runner").run() }`, with
--- `?file=…`. The last line of the response says how many passed and failed.
+-- `?file=…`. With `&filter=…`, a Lua pattern as for busted's `--filter`, runs those whose full names
+-- match. The last line of the response says how many passed and failed.
 
 local runner = {}
 
@@ -36,6 +37,8 @@ function runner.run()
   busted.subscribe({ "error" }, problem)
   busted.subscribe({ "failure" }, problem)
 
+  local filter = ngx.req.get_uri_args().filter
+  require "busted.modules.filter_loader"()(busted, { filter = { filter } })
   local load = require "busted.modules.test_file_loader"(busted, { "lua" })
   load({ ngx.var.arg_file }, { "_spec" }, { excludes = {}, recursive = false })
   require "busted.execute"(busted)(1, {})

@@ -285,7 +285,7 @@ impl Running {
         self.resume(lua, Supply::Key(Ok(Box::new(derivation.derive()))))
     }
 
-    /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling [`derive`].
+    /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling [`derive()`].
     fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
         self.awaited = Awaited::Permission(derivation);
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));

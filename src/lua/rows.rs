@@ -31,7 +31,7 @@ pub enum Next {
     /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and it is not known anew that
     /// its record exists.
     Touched,
-    /// Wait for a ticket and call `proceed(ticket, err)`: `ticket, limit, in_entry_thread`. The limit is how many seconds
+    /// Wait for a ticket and call `resume_ticket(ticket, err)`: `ticket, limit, in_entry_thread`. The limit is how many seconds
     /// to wait at most; `in_entry_thread` says whether this thread may wait by itself.
     Wait,
     /// Call `get` of the program's own storage and then `reply(task, value, err)`: `task, name, key, current_time`.

@@ -39,6 +39,8 @@ fn demo(storage: &str) -> (Process, String) {
 
 pub struct Browser {
     _driver: Process,
+    // After the driver, which uses it.
+    _home: tempfile::TempDir,
     session: String,
     demo: String,
 }
@@ -46,8 +48,11 @@ pub struct Browser {
 impl Browser {
     pub fn start(demo: &str) -> Self {
         let port = free_port();
-        let child = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn().unwrap();
-        let driver = Process(child);
+        // Chromium keeps settings and caches there, whatever its profile is.
+        let home = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg(format!("--port={port}")).stdout(Stdio::null()).env("HOME", home.path());
+        let driver = Process(driver.env_remove("XDG_CONFIG_HOME").env_remove("XDG_CACHE_HOME").spawn().unwrap());
         let driver_url = format!("http://127.0.0.1:{port}");
         wait_for("chromedriver", || ureq::get(format!("{driver_url}/status")).call().is_ok());
         let arguments = json!([
@@ -64,7 +69,7 @@ impl Browser {
         let capabilities = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let created = post(&format!("{driver_url}/session"), &capabilities);
         let id = created["sessionId"].as_str().unwrap();
-        Self { _driver: driver, session: format!("{driver_url}/session/{id}"), demo: demo.to_owned() }
+        Self { _driver: driver, _home: home, session: format!("{driver_url}/session/{id}"), demo: demo.to_owned() }
     }
 
     fn post(&self, command: &str, body: &Value) -> Value {

@@ -1,5 +1,6 @@
 //! An nginx of its own for each test, on a free port, with its files in a temporary directory.
 
+use std::env::consts::ARCH;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
@@ -235,6 +236,9 @@ impl Drop for Nginx {
     }
 }
 
+/// Where Debian has busted and the benches' clients, after the paths of an OpenResty, which looks elsewhere.
+const DEBIANS_LUA: &str = "/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua";
+
 fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {
     let (dir, root) = (dir.display(), root().display().to_string());
     let Site { main, http, init, server, workers, lualib: elsewhere, .. } = site;
@@ -260,8 +264,8 @@ http {{
     uwsgi_temp_path {dir}/uwsgi;
     scgi_temp_path {dir}/scgi;
     large_client_header_buffers 8 64k;
-    lua_package_path "{lualib}/?.lua;{root}/?.lua;;";
-    lua_package_cpath "{clualib}/?.so;;";
+    lua_package_path "{lualib}/?.lua;{root}/?.lua;;{DEBIANS_LUA}";
+    lua_package_cpath "{clualib}/?.so;;/usr/lib/{ARCH}-linux-gnu/lua/5.1/?.so";
     lua_shared_dict sessions 1m;
     {http}
     init_by_lua_block {{ {init} }}

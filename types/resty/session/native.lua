@@ -1,0 +1,520 @@
+---@meta resty.session.native
+
+-- What the native module, built from src/lua/, offers to Lua: for language servers and readers. Lua never loads this file.
+-- `spec/native_spec.lua` compares the names in it with those of the module that was built.
+--
+-- A function that can fail returns nil and a text. One that gets an argument of a wrong type raises a userdata, which only
+-- a mistake in lua/ can bring about.
+
+---@class resty.session.native
+---@field _VERSION string
+---@field OPTIONS string[] the names of the options that are not a storage's own
+---@field HEADERS table<string, string> the names of request and response headers by the property that they carry
+---@field NEXT resty.session.native.next
+---@field POSITION_FACTOR integer a place in a Cookie header is one number: where it starts, times this, plus where it ends
+---@field FLAG_FORGET integer the flag of a header whose session forgets the user
+---@field MAX_COOKIES integer the most cookies that a session takes
+---@field KEY_SIZE integer characters of a record's key
+---@field EXPIRY_BYTES integer bytes of an expiry in metadata
+local native = {}
+
+-- Configurations ------------------------------------------------------------------------------------------------------
+
+---@class resty.session.native.handle: userdata A configuration, and its storage if that is on the bridge
+
+---@class resty.session.native.configuration What lua/ needs to know of a configuration
+---@field handle resty.session.native.handle to run acts with
+---@field calling_handle resty.session.native.handle? for a storage on the bridge: runs acts that call its methods in Lua
+---@field cookie_name string
+---@field remember_cookie_name string
+---@field cookie_flags string the attributes of the session's cookie, as text
+---@field remember boolean
+---@field random_key boolean whether neither a secret nor key material is configured
+---@field guessable boolean whether the secret can be found by trying
+---@field guessable_fallbacks boolean whether a fallback's can
+---@field warnings string[] what the log is to say of the configuration
+---@field audience string|number
+---@field subject string|number|nil
+---@field ikms string[] the key material of the session cookie's keys: the first one writes, all of them read
+---@field remember_ikms string[] the same for the remember cookie
+---@field request_headers string[]
+---@field response_headers string[]
+
+---The defaults of all later configurations.
+---@param options table? as programs write them
+---@param previous resty.session.native.handle? the defaults until now, whose key stays if the options name none
+---@param stored boolean whether there is a storage
+---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@return resty.session.native.configuration? configuration
+---@return string? err
+function native.init(options, previous, stored, storage) end
+
+---The configuration of a session.
+---@param options table? as programs write them
+---@param defaults resty.session.native.handle for options that are absent
+---@param stored boolean whether there is a storage
+---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@return resty.session.native.configuration? configuration
+---@return string? err
+function native.new(options, defaults, stored, storage) end
+
+---What the log is to say of options that do not exist.
+---@param options table
+---@param sections string[] the names under which options of storages may stand
+---@return string[]? hints nil if all options exist
+function native.unknown_options(options, sections) end
+
+-- Acts ----------------------------------------------------------------------------------------------------------------
+
+-- Every act, and every function that goes on with one, returns what to do next and up to four values for that.
+
+---What to do next, and the values that come with it.
+---@class resty.session.native.next
+---@field OPENED integer a session was opened and nothing else is to be told: `data, audience, subject, position`
+---@field DONE integer the act is done: `err, lines, cookie, more`; the last is a `resty.session.outcome` or nil
+---@field TOUCHED integer the session was touched: `line, cookie`
+---@field WAIT integer wait for a ticket, then call `resume_ticket`: `ticket, limit, in_entry_thread`
+---@field GET integer call `get` of the program's storage, then `reply`: `task, name, key, current_time`
+---@field CALL integer call another method of it, then `reply`: `task, request`; see `resty.session.native.request`
+---@field DERIVE integer find out whether this thread can wait for a key, then call `derive`: `task`
+
+---What a program's own storage is to do.
+---@class resty.session.native.request
+---@field method string `set`, `update` or `delete`
+---@field name string the cookie's name
+---@field key string
+---@field value string?
+---@field ttl integer? seconds
+---@field current_time integer seconds since the epoch
+---@field old_key string? of the record that this one replaces
+---@field stale_ttl integer? the seconds that the replaced record may still live
+---@field metadata resty.session.native.metadata?
+---@field old_must_exist boolean? whether the write must fail if the replaced record is not there
+
+---@class resty.session.native.task: userdata An act under way
+
+---@alias resty.session.native.ticket integer names one operation on the bridge, for ever
+
+---What is known of the remember cookie, for acts on instances.
+---@class resty.session.native.remember_meta
+---@field value string? of its first cookie
+---@field ikm string? the key material of its key
+---@field known_at integer? when its record was last known to exist, seconds since the epoch
+
+---Opens the request's session.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param audience any of an instance that is to be opened, if it is not the configured one
+---@param remember boolean? of such an instance
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.open(handle, now, cookies, unsendable, problem, audience, remember) end
+
+---Opens the request's session and refreshes it; or makes a new one.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param audience any of an instance that is to be opened, if it is not the configured one
+---@param remember boolean? of such an instance
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.start(handle, now, cookies, unsendable, problem, audience, remember) end
+
+---Opens the request's session and signs its audience out.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param audience any of an instance that is to be opened, if it is not the configured one
+---@param remember boolean? of such an instance
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.logout(handle, now, cookies, unsendable, problem, audience, remember) end
+
+---Opens the request's session and destroys it.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param audience any of an instance that is to be opened, if it is not the configured one
+---@param remember boolean? of such an instance
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.destroy(handle, now, cookies, unsendable, problem, audience, remember) end
+
+---Goes on with an act after its ticket was waited for.
+---@param ticket resty.session.native.ticket
+---@param err string? why no reply came, if none did
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.resume_ticket(ticket, err) end
+
+---Goes on with what a program's own storage returned.
+---@param task resty.session.native.task
+---@param value any what the method returned first
+---@param err any what it returned second
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.reply(task, value, err) end
+
+---Has the key derived that an act needs.
+---@param task resty.session.native.task
+---@param problem string? why this thread can't wait for it, if it can't: then it is derived on nginx's own thread
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.derive(task, problem) end
+
+---Sets the function that reads the request's values that a cookie may be bound to.
+---@param read fun(): remote_addr: string?, scheme: string?, user_agent: string?
+function native.set_reader(read) end
+
+---Sets the function that reads the request's scheme, for cookies that are Secure by it.
+---@param read fun(trusts: boolean): scheme: string?, forwarded_proto: string? the second only if `trusts`
+function native.set_scheme_reader(read) end
+
+---The acts on an instance. What they get besides the request: whether the instance is open; what it says of remembering;
+---what is known of its cookies; and its data.
+---@class resty.session.native.instance
+native.instance = {}
+
+---@alias resty.session.native.instance.act fun(handle: resty.session.native.handle, now: integer, cookies: string?, unsendable: string?, problem: string?, open: boolean, remember: boolean, forget: boolean, cookie: string?, ikm: string?, known_at: integer?, remembered: resty.session.native.remember_meta?, payload: string?, index: any, info: string?): integer, any
+
+---Saves the session under a new id.
+---@type resty.session.native.instance.act
+native.instance.save = nil
+
+---Notes in the cookie that the session is in use.
+---@type resty.session.native.instance.act
+native.instance.touch = nil
+
+---Saves or touches the session if that is due.
+---@type resty.session.native.instance.act
+native.instance.refresh = nil
+
+---Signs the current audience out.
+---@type resty.session.native.instance.act
+native.instance.logout = nil
+
+---Ends the session.
+---@type resty.session.native.instance.act
+native.instance.destroy = nil
+
+---Saves the info store, and nothing else, in the session's record.
+---@type resty.session.native.instance.act
+native.instance.save_info = nil
+
+-- Cookies and headers -------------------------------------------------------------------------------------------------
+
+---@class resty.session.native.header
+---@field header string raw, 82 bytes
+---@field flags integer
+---@field sid string raw session id, 32 bytes
+---@field creation_time integer seconds since the epoch
+---@field rolling_offset integer seconds
+---@field data_size integer characters of the payload
+---@field idling_offset integer seconds
+---@field initial_chunk string the payload's part in the first cookie
+
+---The fields of a cookie's header.
+---@param value string of the session's first cookie
+---@return resty.session.native.header? header
+---@return string? err
+function native.header_fields(value) end
+
+---The session's id, or what is left of a timeout.
+---@param handle resty.session.native.handle
+---@param value string of the session's first cookie
+---@param name any `id`, `nonce`, `timeout`, `idling-timeout`, `rolling-timeout`, `absolute-timeout`
+---@param timestamp integer the time to reckon with, seconds since the epoch
+---@return string|integer|nil property nil for a timeout that is switched off and for any other name
+function native.property(handle, value, name, timestamp) end
+
+---A Cookie header without the session's cookies and without the remember cookie's.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string the Cookie header
+---@param value string? of the session's first cookie, if it was opened or saved
+---@return string cookies
+function native.without_cookies(handle, now, cookies, value) end
+
+---Whether sessions of these names would overwrite each other's cookies.
+---@param name string
+---@param other string
+---@return boolean
+function native.names_collide(name, other) end
+
+---The Set-Cookie lines of a response with others put among them.
+---@param present any a string or an array of strings
+---@param lines string|string[]
+---@return string[]
+function native.merge_cookies(present, lines) end
+
+-- The bridge ----------------------------------------------------------------------------------------------------------
+
+---@class resty.session.native.bridge
+native.bridge = {}
+
+---@class resty.session.native.counts
+---@field submitted integer operations
+---@field completed integer operations
+---@field in_flight integer operations
+---@field waiting integer operations whose reply was not taken yet
+---@field rings integer of the doorbell
+---@field drains integer of the queue of replies
+
+---Opens the doorbell.
+---@return string? host what to connect with; nil if there is an error
+---@return integer|string|nil port nil for a Unix socket; or the error
+---@return string? token to be sent first; nil for a Unix socket
+function native.bridge.open_doorbell() end
+
+---Takes the replies that have come from the queue.
+---@return resty.session.native.ticket[] tickets whose replies have come
+function native.bridge.drain() end
+
+---Takes an operation's reply.
+---@param ticket resty.session.native.ticket
+---@return true|string|table<string, integer>|nil reply nil without an error if there is nothing
+---@return string? err
+function native.bridge.take(ticket) end
+
+---Nobody waits for the ticket any more.
+---@param ticket resty.session.native.ticket
+function native.bridge.discard(ticket) end
+
+---Runs what was submitted.
+function native.bridge.flush() end
+
+---Drops the replies that two sweeps in turn have found not taken.
+---@return boolean again whether there must be another sweep
+function native.bridge.sweep() end
+
+---Rings the doorbell.
+function native.bridge.ring() end
+
+---@return resty.session.native.counts
+function native.bridge.counts() end
+
+---@return integer operations in flight
+function native.bridge.in_flight() end
+
+-- Storages on the bridge ----------------------------------------------------------------------------------------------
+
+---@class resty.session.native.storages
+---@field OPTIONS table<string, string[]> the names of each storage's options
+---@field ALIASES table<string, string> other names of storages
+---@field NODE_OPTIONS string[] the names of the options of a server in a list
+---@field NODE_LISTS string[] the names of the options that are such lists
+---@field GONE string the error of a write whose replaced record must be there and is not
+native.storages = {}
+
+---@class resty.session.native.storage: userdata A storage by its options
+
+---@class resty.session.native.metadata Whose a session is: parallel arrays
+---@field audiences string[]
+---@field subjects string[]
+
+---@class resty.session.native.shm
+---@field zone string
+---@field prefix string?
+---@field suffix string?
+
+---Makes a storage.
+---@alias resty.session.native.maker fun(configuration: any, handle: resty.session.native.storage?): resty.session.native.storage?, string?, string[]?
+
+---@type resty.session.native.maker
+native.storages.dshm = nil
+
+---@type resty.session.native.maker
+native.storages.file = nil
+
+---@type resty.session.native.maker
+native.storages.memcached = nil
+
+---@type resty.session.native.maker
+native.storages.mysql = nil
+
+---@type resty.session.native.maker
+native.storages.postgres = nil
+
+---@type resty.session.native.maker
+native.storages.redis = nil
+
+---The options of nginx's shared memory, which is used from Lua alone.
+---@param configuration any a table, or what counts as absent
+---@return resty.session.native.shm? options
+---@return string? err
+---@return string[]? hints what to say of options that do not exist
+function native.storages.shm(configuration) end
+
+---Submits the reading of a record.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param current_time integer seconds since the epoch
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.get(storage, name, key, current_time) end
+
+---Submits the writing of a record.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param value string
+---@param ttl integer seconds
+---@param current_time integer seconds since the epoch
+---@param old_key string? of the record that this one replaces
+---@param stale_ttl integer? the seconds that the replaced record may still live
+---@param metadata resty.session.native.metadata? whose the session is
+---@param old_must_exist boolean? whether the write fails if the replaced record is not there
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist) end
+
+---Submits the writing of a record if it is there; it lives no longer than it would have.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param value string
+---@param ttl integer seconds
+---@param current_time integer seconds since the epoch
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.update(storage, name, key, value, ttl, current_time) end
+
+---Submits the deletion of a record.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param current_time integer seconds since the epoch
+---@param metadata resty.session.native.metadata? whose the session was
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.delete(storage, name, key, current_time, metadata) end
+
+---Submits the reading of an owner's sessions.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param audience string base64url
+---@param subject string base64url
+---@param current_time integer seconds since the epoch
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.read_metadata(storage, name, audience, subject, current_time) end
+
+-- Encodings and cryptography, for resty.session.utils -----------------------------------------------------------------
+
+---@class resty.session.native.utils
+native.utils = {}
+
+---Packs an unsigned little-endian integer.
+---@param size integer bytes, 1 to 8
+---@param number number
+---@return string? bytes
+---@return string? err
+function native.utils.bpack(size, number) end
+
+---Unpacks an unsigned little-endian integer.
+---@param size integer bytes, 1 to 8
+---@param bytes string
+---@return number? number
+---@return string? err
+function native.utils.bunpack(size, bytes) end
+
+---@param bytes string
+---@return string text without padding
+function native.utils.encode_base64url(bytes) end
+
+---@param text string without padding
+---@return string? bytes
+---@return string? err
+function native.utils.decode_base64url(text) end
+
+---@param size integer bytes
+---@return integer characters that they take as base64url
+function native.utils.base64_size(size) end
+
+---Compresses, without a zlib header.
+---@param data string
+---@return string? deflated
+---@return string? err
+function native.utils.deflate(data) end
+
+---Decompresses 16 MiB at most.
+---@param data string
+---@return string? inflated
+---@return string? err
+function native.utils.inflate(data) end
+
+---Random bytes from the operating system.
+---@param size integer 16 MiB at most
+---@return string? bytes
+---@return string? err
+function native.utils.rand_bytes(size) end
+
+---@param data string
+---@return string hash 32 bytes
+function native.utils.sha256(data) end
+
+---@param key string
+---@param message string
+---@return string code 32 bytes
+function native.utils.hmac_sha256(key, message) end
+
+---@param ikm string initial key material
+---@param nonce string
+---@param usage string what the key is for
+---@param size integer? bytes, 44 by default
+---@return string? key
+---@return string? err
+function native.utils.derive_hkdf_sha256(ikm, nonce, usage, size) end
+
+---@param password string
+---@param salt string
+---@param usage string what the key is for
+---@param size integer? bytes, 44 by default
+---@param iterations integer? 10,000 by default
+---@return string? key
+---@return string? err
+function native.utils.derive_pbkdf2_hmac_sha256(password, salt, usage, size, iterations) end
+
+---Derives a key by HKDF, or by PBKDF2 if a safety other than `None` is given.
+---@param ikm string initial key material
+---@param nonce string
+---@param safety any `None`, `Low`, `Medium`, `High` or `Very High`
+---@return string? key 32 bytes
+---@return string? err
+---@return string? iv 12 bytes
+function native.utils.derive_aes_gcm_256_key_and_iv(ikm, nonce, safety) end
+
+---@param key string 32 bytes
+---@param iv string 12 bytes
+---@param plaintext string
+---@param aad string additional data, authenticated only
+---@return string? ciphertext
+---@return string? err
+---@return string? tag 16 bytes
+function native.utils.encrypt_aes_256_gcm(key, iv, plaintext, aad) end
+
+---@param key string 32 bytes
+---@param iv string 12 bytes
+---@param ciphertext string
+---@param aad string additional data, authenticated only
+---@param tag string 16 bytes
+---@return string? plaintext
+---@return string? err
+function native.utils.decrypt_aes_256_gcm(key, iv, ciphertext, aad, tag) end
+
+return native
