@@ -115,10 +115,12 @@ enum Function {
 /// `audience` and `remember` are those of an instance that is to be opened, if they are not the configured ones.
 fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
     let (handle, request, (audience, remember)) = rows::read(args);
-    let mut session = Session::new(&handle.configuration);
-    session.audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
-    session.remember = remember.unwrap_or(session.remember);
-    let running = Running::new(lua, &handle, request, session, move |context, mut session| async move {
+    let audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
+    // The session is made where it stays: moving it into the act would cost a percent of an open.
+    let running = Running::new(lua, &handle, request, 0, move |context| async move {
+        let mut session = Session::new(&context.configuration);
+        session.audience = audience;
+        session.remember = remember.unwrap_or(session.remember);
         let outcome = match function {
             Function::Open => session::open(&context, &mut session).await,
             Function::Start => session::start(&context, &mut session).await,
@@ -147,7 +149,9 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
         Ok(session) => session,
         Err(error) => return Ok(failed(&error)),
     };
-    let running = Running::new(lua, &handle, request, session, move |context, mut session| async move {
+    let payload_size = session.payload.len();
+    let running = Running::new(lua, &handle, request, payload_size, move |context| async move {
+        let mut session = session;
         let result = match method {
             Method::Save => session.save(&context).await,
             Method::Touch => session.touch(&context).await,
@@ -198,16 +202,15 @@ impl Running {
         lua: &Lua,
         handle: &Handle,
         request: Request,
-        session: Session,
-        run: impl FnOnce(Context, Session) -> F,
+        payload_size: usize,
+        run: impl FnOnce(Context) -> F,
     ) -> Self {
         let Handle { configuration, storage } = handle;
-        let payload_size = session.payload.len();
         let Request { now, cookies, unsendable, problem } = request;
         let configuration = for_request(lua, configuration);
         let context =
             |environment| Context { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
-        let task = Task::new(|environment: Environment| run(context(environment), session));
+        let task = Task::new(|environment: Environment| run(context(environment)));
         Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 
@@ -239,8 +242,9 @@ impl Running {
                     (Some(_), None) => return self.submit(lua, request),
                     (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
-                Step::Done((session, outcome)) => {
-                    return Finished { session, outcome, payload_size: self.payload_size, now: self.now }.into_row(lua);
+                Step::Done((mut session, outcome)) => {
+                    let (session, payload_size) = (&mut session, self.payload_size);
+                    return Finished { session, outcome, payload_size, now: self.now }.into_row(lua);
                 }
                 Step::Over => return Ok(failed(&OVER)),
             };

@@ -134,8 +134,8 @@ impl From<InstanceArgs> for InstanceRow {
 }
 
 /// What an act came to, for the shim.
-pub struct Finished {
-    pub session: Session,
+pub struct Finished<'a> {
+    pub session: &'a mut Session,
     pub outcome: Outcome,
     /// How many bytes of data the act started with.
     pub payload_size: usize,
@@ -143,7 +143,7 @@ pub struct Finished {
     pub now: Timestamp,
 }
 
-impl Finished {
+impl Finished<'_> {
     /// A row of [`Next::Opened`], [`Next::Touched`] or [`Next::Done`].
     pub fn into_row(self, lua: &Lua) -> LuaResult<Row> {
         match self.opened(lua)?.or_else(|| self.touched()) {
@@ -158,7 +158,7 @@ impl Finished {
     }
 
     fn opened(&self, lua: &Lua) -> LuaResult<Option<Row>> {
-        let Session { meta, payload, sole, .. } = &self.session;
+        let Session { meta, payload, sole, .. } = &*self.session;
         let (Some(Meta { key: 0, place: Some(place), known_at, .. }), Some(sole)) = (meta, sole) else {
             return Ok(None);
         };
@@ -182,7 +182,7 @@ impl Finished {
 
     /// Whether there is an error, or something that acts seldom come to.
     fn has_more(&self) -> bool {
-        let Session { warning, info, remember_meta, .. } = &self.session;
+        let Session { warning, info, remember_meta, .. } = &*self.session;
         self.outcome.result.is_err() || warning.is_some() || info.is_some() || remember_meta.is_some()
     }
 
@@ -190,11 +190,11 @@ impl Finished {
         let error = self.outcome.result.as_ref().err().map(ToString::to_string);
         let more = self.more(lua)?;
         let Session { meta, lines, .. } = self.session;
-        let changed = meta.filter(|meta| meta.place.is_none() && !lines.is_empty());
+        let changed = meta.as_ref().filter(|meta| meta.place.is_none() && !lines.is_empty());
         let cookie = Either::Left(changed.map(|meta| meta.value()));
         let lines = match lines.len() {
-            0 | 1 => Either::Left(lines.into_iter().next()),
-            _ => Either::Right(LuaValue::Table(lua.create_sequence_from(lines)?)),
+            0 | 1 => Either::Left(lines.pop()),
+            _ => Either::Right(LuaValue::Table(lua.create_sequence_from(std::mem::take(lines))?)),
         };
         let mut row = Next::Done.row([Either::Left(error), lines, cookie, more]);
         while matches!(row.last(), Some(Either::Left(None))) {
@@ -216,7 +216,7 @@ impl Finished {
     /// - `remembered`: the remember cookie's meta, if the act opened or saved it: `value`, `key` and `known_at`
     fn more(&self, lua: &Lua) -> LuaResult<Slot> {
         let mut more = More(None);
-        let session = &self.session;
+        let session = &*self.session;
         more.set(lua, "exists", Some(true).filter(|_| self.outcome.exists))?;
         more.set(lua, "warning", session.warning.as_deref())?;
         if let Some(meta) = &session.meta {
