@@ -1,7 +1,8 @@
-//! The library in nginx: requests per second beside an empty handler's, microseconds in one process, and memory.
+//! The library in nginx: requests per second beside an empty handler's, microseconds in one
+//! process, and memory.
 //!
-//! What is compared is measured in turns within one run, because machines are shared and noisy; the medians of the
-//! rounds make the ratios. Prints a table, and draws it into `docs/bench.svg`.
+//! What is compared is measured in turns within one run, because machines are shared and noisy; the
+//! medians of the rounds make the ratios. Prints a table, and draws it into `docs/bench.svg`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -109,8 +110,8 @@ fn throughput<const N: usize>(nginx: &Nginx, cookie: &str, paths: [&str; N]) -> 
     rounds.map(median)
 }
 
-/// KiB by which the worker grows over a million opens and saves, a hundred a request: nginx frees what reading a variable
-/// takes only when the request ends.
+/// KiB by which the worker grows over a million opens and saves, a hundred a request: nginx frees
+/// what reading a variable takes only when the request ends.
 fn million(nginx: &Nginx, cookie: &str) -> f64 {
     let hundreds = |count: usize| {
         let mut resident = 0.0;

@@ -1,6 +1,6 @@
-//! Sessions in Redis beside a bare `GET` through the cosocket client that Debian has (`lua-nginx-redis`): requests per
-//! second, and the processor's time that each request takes of nginx' worker and of Redis. And what a storage that hangs does
-//! to requests that use no session.
+//! Sessions in Redis beside a bare `GET` through the cosocket client that Debian has
+//! (`lua-nginx-redis`): requests per second, and the processor's time that each request takes of
+//! nginx' worker and of Redis. And what a storage that hangs does to requests that use no session.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -110,8 +110,8 @@ fn main() {
         assert_eq!(answer.unwrap(), "ok");
     }
     let (mut open, mut bare, mut empty) = (Measured::default(), Measured::default(), Measured::default());
-    // What differs by a tenth needs more rounds, and each of them a ratio of its own: the machine is faster at one time than at
-    // another.
+    // What differs by a tenth needs more rounds, and each of them a ratio of its own: the machine
+    // is faster at one time than at another.
     for _ in 0..4 * ROUNDS {
         empty.round(&nginx, &redis, "/empty", &cookie);
         open.round(&nginx, &redis, "/open", &cookie);

@@ -1,5 +1,6 @@
-//! What keys that take long to derive do to requests that use no session: the p99 of a plain page while browsers sign in with
-//! `remember`, and while one replays its remember cookie, over the p99 before.
+//! What keys that take long to derive do to requests that use no session: the p99 of a plain page
+//! while browsers sign in with `remember`, and while one replays its remember cookie, over the p99
+//! before.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

@@ -1,4 +1,5 @@
-//! `open` from each storage beside `open` from Redis, in one nginx, in turns. Another storage is one more in [`storages`].
+//! `open` from each storage beside `open` from Redis, in one nginx, in turns. Another storage is
+//! one more in [`storages`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

@@ -222,11 +222,12 @@ describe("configuration", function()
   end)
 
   it("says what to do about a storage that the build leaves out", function()
-    local storages = require("resty.session.native").storages
-    local make = storages.redis
-    storages.redis = nil
-    local _, err = pcall(session.new, { storage = "redis", redis = { host = "127.0.0.1", port = 16379 } })
-    storages.redis = make
+    local native = require("resty.session.native").storages
+    local make, options, loaded = native.redis, native.OPTIONS.redis, package.loaded["resty.session.storages"]
+    native.redis, native.OPTIONS.redis, package.loaded["resty.session.storages"] = nil, nil, nil
+    local storages = require "resty.session.storages"
+    local _, err = pcall(storages.load, "redis", { redis = { host = "127.0.0.1", port = 16379 } })
+    native.redis, native.OPTIONS.redis, package.loaded["resty.session.storages"] = make, options, loaded
     assert.equal("this build of the library has no storage redis: build it with make build FEATURES=redis", err)
   end)
 

@@ -5,7 +5,8 @@ local support = require "spec.support"
 
 local PREFIX = "resty.session.native"
 
--- What types/ says: by a function's name its parameters, by a class's name its fields and whether each may be nil.
+-- What types/ says: by a function's name its parameters, by a class's name its fields and whether
+-- each may be nil.
 local function documented()
   local functions, classes = {}, {}
   local class, params, of_type

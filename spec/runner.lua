@@ -1,6 +1,6 @@
 -- Runs busted specs inside a request: `content_by_lua_block { require("spec.runner").run() }`, with
--- `?file=…`. With `&filter=…`, a Lua pattern as for busted's `--filter`, runs those whose full names
--- match. The last line of the response says how many passed and failed.
+-- `?file=…`. With `&filter=…`, a Lua pattern as for busted's `--filter`, runs those whose full
+-- names match. The last line of the response says how many passed and failed.
 
 local runner = {}
 

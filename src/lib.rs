@@ -1,15 +1,17 @@
 //! A native, Lua-compatible session library for OpenResty and nginx + Lua.
 //!
-//! This crate is the native module: [`lua`] is the border to Lua, [`bridge`] lets the storages' drivers work while an nginx
-//! worker goes on. What is decided is decided in `resty-session-core`; the drivers are `resty-session-storages`. The shim
-//! `lua/resty/session.lua` on the border's other side reads the request, waits for storages, and sets headers.
+//! This crate is the native module: [`lua`] is the border to Lua, and [`bridge`] runs the storages'
+//! drivers while the nginx worker serves other requests. `resty-session-core` makes all decisions,
+//! and `resty-session-storages` has the drivers. The shim `lua/resty/session.lua`, on the other
+//! side of the border, reads the request, waits for storages, and sets headers.
 #![forbid(unsafe_code)]
 
 pub mod bridge;
 pub mod lua;
 
-/// An operation of a storage is a dozen small pieces of memory, some of which one thread takes and the other gives back: this
-/// allocator takes a twentieth off a worker's time for a session from Redis.
+/// An operation of a storage is a dozen small pieces of memory, some of which one thread takes and
+/// the other gives back: this allocator takes a twentieth off a worker's time for a session from
+/// Redis.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
-//! Two things that no compiler checks: the types in Lua's comments, and that no dependency needs a newer Rust than this
-//! repository says.
+//! What no compiler checks: the types in Lua's comments, how long files and Lua's lists of
+//! parameters are, and that no dependency needs a newer Rust than this repository says.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -11,14 +11,51 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The texts of the files under a folder whose names end in `.extension`, with their paths.
+fn files(extension: &str, folder: PathBuf) -> Vec<(PathBuf, String)> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found = paths.flat_map(|path| match path.is_dir() {
+        true => files(extension, path),
+        false if path.extension().is_some_and(|own| own == extension) => {
+            vec![(path.clone(), fs::read_to_string(&path).unwrap())]
+        }
+        false => Vec::new(),
+    });
+    found.collect()
+}
+
 /// The texts of the Lua files under a folder, with their paths.
 fn lua_files(folder: PathBuf) -> Vec<(PathBuf, String)> {
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files = paths.flat_map(|path| match path.is_dir() {
-        true => lua_files(path),
-        false => vec![(path.clone(), fs::read_to_string(&path).unwrap())],
-    });
-    files.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "lua")).collect()
+    files("lua", folder)
+}
+
+#[test]
+fn no_file_has_more_than_600_lines() {
+    let folders = ["src", "crates", "tests", "benches"].map(|folder| files("rs", root().join(folder)));
+    let lua = ["lua", "spec", "types", "examples"].map(|folder| lua_files(root().join(folder)));
+    let all: Vec<_> = folders.into_iter().chain(lua).flatten().collect();
+    for (path, text) in &all {
+        assert!(text.lines().count() <= 600, "{} has {} lines", path.display(), text.lines().count());
+    }
+    assert!(all.len() > 150, "only {} files were found", all.len());
+}
+
+/// Clippy counts those of Rust's functions.
+#[test]
+fn no_function_in_lua_has_more_than_6_parameters() {
+    let mut functions = 0;
+    for (path, text) in lua_files(root().join("lua")) {
+        for declaration in text.lines().filter_map(|line| line.split_once("function")) {
+            let Some((name, parameters)) = declaration.1.split_once('(') else { continue };
+            let parameters = parameters.split(')').next().unwrap_or_default();
+            // lua-resty-session has fixed those of this one.
+            if !name.trim().ends_with(":set") || !parameters.contains("stale_ttl") {
+                assert!(parameters.split(',').count() <= 6, "{}:{name}({parameters})", path.display());
+            }
+            functions += 1;
+        }
+    }
+    assert!(functions > 150, "only {functions} functions were found");
 }
 
 /// The annotations of a text, as tag and the rest of the line.
@@ -38,7 +75,8 @@ fn types<'a>(tag: &str, rest: &'a str) -> Option<&'a str> {
     }
 }
 
-/// The names of the types in the first word, without those in a function's type or a table's fields.
+/// The names of the types in the first word, without those in a function's type or a table's
+/// fields.
 fn names(types: &str) -> Vec<&str> {
     let word = types.split([' ', '{']).next().unwrap_or_default().split("fun(").next().unwrap_or_default();
     word.split(['|', '?', '[', ']', '<', '>', ',', '(', ')']).filter(|name| !name.is_empty()).collect()

@@ -1,5 +1,6 @@
--- A small web application: two shops of one site, Books and Music. They share a session, but each signs in by itself.
--- Plain HTML forms; every change is a POST that redirects to the page it came from.
+-- A small web application: two shops of one site, Books and Music. They share a session, but each
+-- signs in by itself. Plain HTML forms; every change is a POST that redirects to the page it came
+-- from.
 
 local session = require "resty.session"
 local utils = require "resty.session.utils"
@@ -13,7 +14,8 @@ local app = {}
 function app.init()
   local storage, secret = os.getenv("STORAGE"), os.getenv("SECRET")
   session.init({
-    -- A real site gives all its servers one secret. Without one, the key is random, and sessions end when nginx does.
+    -- A real site gives all its servers one secret. Without one, the key is random, and sessions
+    -- end when nginx does.
     secret = secret ~= "" and secret or nil,
     storage = storage ~= "" and storage or "cookie",
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
@@ -118,7 +120,8 @@ local SIGNED_IN = [[
 </form>
 ]]
 
--- Sessions come back from a remember cookie; whether one is made is the user's choice when signing in.
+-- Sessions come back from a remember cookie; whether one is made is the user's choice when signing
+-- in.
 local function options(shop)
   return { audience = shop, remember = true }
 end

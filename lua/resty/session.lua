@@ -56,8 +56,8 @@ local session = {
   metatable = metatable,
 }
 
---- Sets the defaults of all later sessions. Absent options get their built-in defaults. Only the key
---- stays as it was, or is random at first, if neither `secret` nor `ikm` is given.
+--- Sets the defaults of all later sessions. Absent options get their built-in defaults. Only the
+--- key stays as it was, or is random at first, if neither `secret` nor `ikm` is given.
 ---@param configuration table? options
 ---@raise a string that names what is wrong with an option
 function session.init(configuration)
@@ -124,8 +124,8 @@ local function check_not_closed(self, problem)
   end
 end
 
--- Runs an act that opens the request's session, for an instance. Returns the error, if there is one.
--- `audience` and `remember` are the instance's own, if they differ from the configuration's.
+-- Runs an act that opens the request's session, for an instance. Returns the error, if there is
+-- one. `audience` and `remember` are the instance's own, if they differ from the configuration's.
 local function open(self, act, audience, remember)
   local profile, now = self.profile, time()
   local handle, reason = handle_of(profile)
@@ -368,7 +368,11 @@ end
 --- Opens the request's session.
 ---@return true? ok, string? err
 function metatable:open()
-  return result(open(self, native.open, self.data[self.data_index][2], self.remember))
+  local audience = self.data[self.data_index][2]
+  if audience == nil then -- a program has removed it: nil would mean the configured audience
+    audience = false
+  end
+  return result(open(self, native.open, audience, self.remember and true or false))
 end
 
 --- Saves the session under a new id, and the remember cookie if the user is to be remembered.

@@ -1,20 +1,20 @@
 //! The derivation of keys that takes long: its thread, and the queue for it.
 //!
-//! A worker has one such thread, which ends when it is idle. nginx usually runs one worker per processor, so
-//! one thread a worker can keep every processor busy. It gives way to nginx's own thread ([`NICENESS`]): on a busy
-//! machine sign-ins take longer, and other requests do not.
+//! A worker has one such thread, which ends when it is idle. nginx usually runs one worker per
+//! processor, so one thread a worker can keep every processor busy. It gives way to nginx's own
+//! thread ([`NICENESS`]): on a busy machine sign-ins take longer, and other requests do not.
 //!
-//! Derivations are done in the order in which they were requested. The queue has room for [`ROUNDS`] rounds. A
-//! derivation that finds no room fails at once, so that requests do not wait for one that would be too late. Requests
-//! that need the same key at the same time share one derivation: those that a returning browser sends together, for
-//! example, or those that try one cookie with many payloads. A derivation is skipped if nobody waits for it when its
-//! turn comes.
+//! Derivations are done in the order in which they were requested. The queue has room for
+//! [`ROUNDS`] rounds. A derivation that finds no room fails at once, so that requests do not wait
+//! for one that would be too late. Requests that need the same key at the same time share one
+//! derivation: those that a returning browser sends together, for example, or those that try one
+//! cookie with many payloads. A derivation is skipped if nobody waits for it when its turn comes.
 //!
 //! A key is not kept after it was handed to those who wait for it.
 //!
-//! [`State`] is locked for moments only, and never while a key is derived or handed over. A thread of the lowest
-//! priority may lose the processor at any point. If it held the lock then, the runtime's thread would wait for it, and
-//! with that thread every storage of the worker.
+//! [`State`] is locked for moments only, and never while a key is derived or handed over. A thread
+//! of the lowest priority may lose the processor at any point. If it held the lock then, the
+//! runtime's thread would wait for it, and with that thread every storage of the worker.
 
 use std::collections::HashMap;
 use std::io;
@@ -39,14 +39,14 @@ pub enum Error {
     #[error("unable to start threads for keys ({0})")]
     Threads(#[source] io::Error),
     /// The derivation panicked.
-    #[error("the driver failed")]
+    #[error("the key derivation failed")]
     Broken,
 }
 
 /// Where a derivation leaves its result for the act that waits for it.
 ///
-/// A key is not a storage's reply, so it does not pass through the exchange: that only announces it. The key is wiped
-/// when the last holder drops the slot.
+/// A key is not a storage's reply, so it does not pass through the exchange: that only announces
+/// it. The key is wiped when the last holder drops the slot.
 #[derive(Clone, Default)]
 pub struct Slot(Arc<Mutex<Option<Derived>>>);
 
@@ -71,18 +71,19 @@ impl Slot {
     }
 }
 
-/// How many rounds may be under way and queued at most: 20 keys at `Very High`, 2,000 at `Medium`. A thread that has a processor
-/// does them in some five seconds.
+/// How many rounds may be under way and queued at most: 20 keys at `Very High`, 2,000 at `Medium`.
+/// A thread that has a processor does them in some five seconds.
 const ROUNDS: u64 = 20_000_000;
 
-/// How long a derivation may take, from when it was requested. A full queue takes less, unless other threads keep the
-/// processors busy.
+/// How long a derivation may take, from when it was requested. A full queue takes less, unless
+/// other threads keep the processors busy.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// The niceness of the thread. Linux runs a thread for a few milliseconds at a time, and a page takes less than one: so
-/// the thread also offers its processor to others after each piece of a derivation. With a lower value, requests that use
-/// no session are held up noticeably when all processors are busy. The price is that the thread gets a fiftieth of a
-/// processor that nginx keeps busy.
+/// The niceness of the thread. Linux runs a thread for a few milliseconds at a time, and a page
+/// takes less than one: so the thread also offers its processor to others after each piece of a
+/// derivation. With a lower value, requests that use no session are held up noticeably when all
+/// processors are busy. The price is that the thread gets a fiftieth of a processor that nginx
+/// keeps busy.
 const NICENESS: i32 = 19;
 
 /// How long a thread may be idle before it ends.
@@ -93,14 +94,15 @@ const STACK: usize = 256 << 10;
 
 /// The thread of one process, and its queue.
 struct Queue {
-    /// Only its thread for blocking jobs is used, which takes jobs in order. No thread runs its tasks.
+    /// Only its thread for blocking jobs is used, which takes jobs in order. No thread runs its
+    /// tasks.
     runtime: Runtime,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Who gets the key of each derivation.
+    /// The senders that get the key of each derivation.
     waiting: HashMap<Arc<Derivation>, Vec<oneshot::Sender<OneTimeKey>>>,
     /// The sum of all derivations' rounds.
     rounds: u64,
@@ -108,7 +110,8 @@ struct State {
 
 /// Derives a key on another thread.
 ///
-/// The calling thread must be the runtime's: a thread that it starts inherits its signal mask and its processors.
+/// The calling thread must be the runtime's: a thread that it starts inherits its signal mask and
+/// its processors.
 ///
 /// # Errors
 ///
@@ -126,7 +129,8 @@ impl Queue {
             .thread_keep_alive(IDLE)
             .thread_stack_size(STACK)
             .thread_name("resty-keys")
-            // Linux sets it for the calling thread alone. If that is not allowed, the thread keeps nginx's priority.
+            // Linux sets it for the calling thread alone. If that is not allowed, the thread keeps
+            // nginx's priority.
             .on_thread_start(|| _ = rustix::process::setpriority_process(None, NICENESS))
             .build()?;
         Ok(Self { runtime, state: Mutex::default() })
@@ -141,7 +145,8 @@ impl Queue {
         key.await.map_err(|_| Error::Broken)
     }
 
-    /// Puts a derivation into the queue and returns it, or joins one for the same key that is there already.
+    /// Puts a derivation into the queue and returns it, or joins one for the same key that is there
+    /// already.
     fn join(
         &self,
         derivation: Derivation,
@@ -190,8 +195,8 @@ impl Turn {
         }
     }
 
-    /// Whether anybody still waits. If nobody does, the place is given up in the same step, and the next request for
-    /// this key starts another derivation.
+    /// Whether anybody still waits. If nobody does, the place is given up in the same step, and the
+    /// next request for this key starts another derivation.
     fn is_awaited(&self) -> bool {
         let mut state = self.queue.state();
         let senders = state.waiting.get(&self.derivation);
@@ -218,7 +223,8 @@ impl State {
         self.rounds = self.waiting.keys().map(|derivation| u64::from(derivation.rounds())).sum();
     }
 
-    /// Gives up a derivation's place, unless it has left already. Returns who gets its key.
+    /// Gives up a derivation's place, unless it has left already. Returns the senders that get its
+    /// key.
     fn leave(&mut self, derivation: &Arc<Derivation>) -> Vec<oneshot::Sender<OneTimeKey>> {
         let entry = self.waiting.get_key_value(derivation);
         if !entry.is_some_and(|(present, _)| Arc::ptr_eq(present, derivation)) {
@@ -239,7 +245,8 @@ mod tests {
         Key::from_secret(b"a secret of the tests").derivation(&[sid; 32], safety).unwrap()
     }
 
-    /// A queue that no other test has. It is leaked, because a runtime must not be dropped inside another.
+    /// A queue that no other test has. It is leaked, because a runtime must not be dropped inside
+    /// another.
     fn queue() -> Arc<Queue> {
         let queue = Arc::new(Queue::new().unwrap());
         std::mem::forget(queue.clone());

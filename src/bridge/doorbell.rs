@@ -1,5 +1,6 @@
-//! The doorbell's socket. nginx' Lua can only connect, so this side listens, for one connection, in a directory that nobody
-//! else can enter. If no directory can be made, it listens on a loopback port, and the first bytes must be a token.
+//! The doorbell's socket. nginx' Lua can only connect, so this side listens, for one connection, in
+//! a directory that nobody else can enter. If no directory can be made, it listens on a loopback
+//! port, and the first bytes must be a token.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ pub struct Address {
     pub token: Option<String>,
 }
 
-/// Listens for one connection, and installs it as the exchange's bell. The former bell is removed at once.
+/// Listens for one connection, and installs it as the exchange's bell. The former bell is removed
+/// at once.
 ///
 /// # Errors
 ///

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use resty_session_core::storage::{Error, Reply};
 
-/// The number of an operation. No two operations of an exchange ever have the same one, so a reply cannot be taken for
-/// another operation's.
+/// The number of an operation. No two operations of an exchange ever have the same one, so a reply
+/// cannot be taken for another operation's.
 pub type Ticket = u64;
 
 /// An operation that is over, and its result.
@@ -56,8 +56,8 @@ struct Shared {
     /// The operations that were submitted since the last flush.
     submissions: Mutex<Vec<Submission>>,
     queue: Mutex<Queue>,
-    /// Never locked together with the queue: a ring is a system call that wakes the worker, and the worker then drains the
-    /// queue, perhaps on the processor of the thread that rings.
+    /// Never locked together with the queue: a ring is a system call that wakes the worker, and the
+    /// worker then drains the queue, perhaps on the processor of the thread that rings.
     bell: Mutex<Option<Bell>>,
     counts: Counts,
     /// Whether a task keeps a near timer pending.
@@ -75,9 +75,11 @@ struct Submission {
 }
 
 impl Exchange {
-    /// Submits an operation, which the next flush starts. Returns its ticket; a later drain returns its reply.
+    /// Submits an operation, which the next flush starts. Returns its ticket; a later drain returns
+    /// its reply.
     ///
-    /// An operation that takes longer than `limit`, counted from here, is dropped, and its reply is [`Error::Timeout`].
+    /// An operation that takes longer than `limit`, counted from here, is dropped, and its reply is
+    /// [`Error::Timeout`].
     pub fn submit<F>(&self, limit: Duration, operation: F) -> Ticket
     where
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
@@ -109,10 +111,12 @@ impl Exchange {
         self.0.submissions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a timer pending that is nearer than those of the operations, for as long as there are operations.
+    /// Keeps a timer pending that is nearer than those of the operations, for as long as there are
+    /// operations.
     ///
-    /// tokio wakes its own thread, by a system call, for each timer that becomes the nearest. An operation's timer hardly
-    /// ever fires, but it is often the only one, so that nearly every operation would pay for a wake-up.
+    /// tokio wakes its own thread, by a system call, for each timer that becomes the nearest. An
+    /// operation's timer hardly ever fires, but it is often the only one, so that nearly every
+    /// operation would pay for a wake-up.
     fn keep_timer(&self) {
         if self.0.keeps_timer.swap(true, Ordering::Relaxed) {
             return;
@@ -134,8 +138,9 @@ impl Exchange {
     fn complete(&self, completion: Completion) {
         let is_first = {
             let mut queue = self.queue();
-            // Counted before the reply can be drained. A worker that exits leaves when nothing is in flight, and after it has
-            // drained the last reply nothing would wake it to look again.
+            // Counted before the reply can be drained. A worker that exits leaves when nothing is
+            // in flight, and after it has drained the last reply nothing would wake it to look
+            // again.
             self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
             queue.completions.push(completion);
             queue.completions.len() == 1
@@ -145,8 +150,8 @@ impl Exchange {
         }
     }
 
-    /// Rings when the runtime has done what it can do now, so that replies that came from a server together are announced
-    /// together.
+    /// Rings when the runtime has done what it can do now, so that replies that came from a server
+    /// together are announced together.
     fn ring_soon(&self) {
         let exchange = self.clone();
         match Handle::try_current() {
@@ -163,7 +168,8 @@ impl Exchange {
         std::mem::take(&mut queue.completions)
     }
 
-    /// Removes the bell, because its reader has gone. A ring before the next bell is installed goes to that bell.
+    /// Removes the bell, because its reader has gone. A ring while there is no bell is remembered,
+    /// and the next bell is rung when it is installed.
     pub fn remove_bell(&self) {
         *self.bell() = None;
     }
@@ -181,8 +187,8 @@ impl Exchange {
         }
     }
 
-    /// Wakes the reader of the bell, whether replies wait or not. The worker rings its own bell when operations have to be
-    /// flushed, or when it exits.
+    /// Wakes the reader of the bell, whether replies wait or not. The worker rings its own bell
+    /// when operations have to be flushed, or when it exits.
     pub fn ring(&self) {
         if std::mem::replace(&mut self.queue().rung, true) {
             return;
@@ -246,7 +252,8 @@ impl Future for Submission {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let operation = self.operation.as_mut();
-        // A driver that panics fails its own operation only. The responder replies so when it is dropped.
+        // A driver that panics fails its own operation only. The responder replies so when it is
+        // dropped.
         match catch_unwind(AssertUnwindSafe(|| operation.poll(context))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(result)) => self.responder.reply(result),
@@ -256,8 +263,8 @@ impl Future for Submission {
     }
 }
 
-/// Replies to whoever waits for a ticket. If it is dropped without a reply, the reply is [`Error::Broken`], so that
-/// every ticket gets one.
+/// Replies to whoever waits for a ticket. If it is dropped without a reply, the reply is
+/// [`Error::Broken`], so that every ticket gets one.
 struct Responder {
     exchange: Exchange,
     ticket: Ticket,
@@ -286,8 +293,8 @@ impl Counts {
     }
 }
 
-/// A bell at the end of a socket. If the socket is full, it holds bytes that were not read yet, so that the reader is
-/// about to wake.
+/// A bell at the end of a socket. If the socket is full, it holds bytes that were not read yet, so
+/// that the reader is about to wake.
 pub fn socket_bell(socket: UnixStream) -> std::io::Result<Bell> {
     socket.set_nonblocking(true)?;
     Ok(Box::new(socket))

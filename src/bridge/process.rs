@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A value that each process makes for itself when it first needs it.
 ///
-/// A value that was made before a fork has its threads in the parent only. The child never uses such a value, and never
-/// drops it.
+/// A value that was made before a fork has its threads in the parent only. The child never uses
+/// such a value, and never drops it.
 pub struct PerProcess<T>(Mutex<Option<(u32, Arc<T>)>>);
 
 impl<T> PerProcess<T> {

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use rustix::process::{Pid, getppid};
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
-/// Lets the calling thread, and those that it starts, run on all processors that nginx's master may use.
+/// Lets the calling thread, and those that it starts, run on all processors that nginx's master may
+/// use.
 ///
-/// `worker_cpu_affinity` binds a worker to a processor, and its threads with it: they would run only while the
-/// worker does not, and both would lose time. A limit that binds the master too, such as a container's, binds these threads as well.
+/// `worker_cpu_affinity` binds a worker to a processor, and its threads with it: they would run
+/// only while the worker does not, and both would lose time. A limit that binds the master too,
+/// such as a container's, binds these threads as well.
 pub fn follow_master() {
     let Some(master) = master() else { return };
     if let Ok(processors) = sched_getaffinity(Some(master)) {

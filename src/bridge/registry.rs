@@ -1,7 +1,7 @@
 //! The storages of a process, by their options.
 //!
-//! Programs make a storage on every request, or pass its configuration with each call. Here, equal options share one
-//! storage, and so its connections.
+//! Programs make a storage on every request, or pass its configuration with each call. Here, equal
+//! options share one storage, and so its connections.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use resty_session_storages::{Options, Storage};
 
-/// How many storages are kept at most. Beyond that, the one that was asked for longest ago is dropped.
+/// How many storages are kept at most. Beyond that, the one that was asked for longest ago is
+/// dropped.
 const CAPACITY: usize = 64;
 
 struct Entry {

@@ -12,8 +12,8 @@ use super::process::PerProcess;
 use super::processors;
 use super::registry::Registry;
 
-/// How many threads may do blocking work at most: files, and looking up hosts. A storage whose directory hangs keeps a few
-/// of them busy, and must leave enough for the others.
+/// How many threads may do blocking work at most, which is looking up hosts. The file storages have
+/// threads of their own.
 const BLOCKING_THREADS: usize = 256;
 
 /// A process' runtime, and the storages that are connected there.
@@ -43,7 +43,8 @@ fn start() -> io::Result<Runtime> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     let handle = runtime.handle().clone();
-    // nginx' signal handlers must run on its own thread: this one, and those that it starts, inherit a full mask.
+    // nginx' signal handlers must run on its own thread: this one, and those that it starts,
+    // inherit a full mask.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let thread = thread::Builder::new().name("resty-session".into()).spawn(move || {
         processors::follow_master();

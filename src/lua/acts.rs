@@ -15,7 +15,7 @@ use mlua::{BString, Either};
 use super::blocks::in_entry_thread;
 use super::bridge::bridge;
 use super::configuration::{Handle, name_of};
-use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, Request, Row};
+use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, RequestRow, Row};
 use super::rows::{failed, number, text, waits};
 use super::running::{Awaited, Done, Running};
 use super::storages::{DELIVERY, submit};
@@ -26,7 +26,7 @@ use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
 use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
 use resty_session_core::session::{self, Configuration, Context, Error, Kind, Meta, Outcome, Session, State};
-use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request as StorageRequest};
+use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -67,15 +67,16 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
 }
 
 /// The shim's function that reads the request's remote_addr, scheme and user agent.
-struct Reader(LuaFunction);
+struct BindingReader(LuaFunction);
 
 /// `set_reader(read)`.
 fn set_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
-    lua.set_app_data(Reader(read));
+    lua.set_app_data(BindingReader(read));
     Ok(())
 }
 
-/// The shim's function that reads the request's scheme, and its `X-Forwarded-Proto` if it is told to.
+/// The shim's function that reads the request's scheme, and its `X-Forwarded-Proto` if it is told
+/// to.
 struct SchemeReader(LuaFunction);
 
 /// `set_scheme_reader(read)`.
@@ -84,8 +85,8 @@ fn set_scheme_reader(lua: &Lua, read: LuaFunction) -> LuaResult<()> {
     Ok(())
 }
 
-/// The configuration for this request, whose scheme may decide about the cookies' attributes. In a phase without a
-/// request any will do, since no cookie can be set there.
+/// The configuration for this request, whose scheme may decide about the cookies' attributes. In a
+/// phase without a request any will do, since no cookie can be set there.
 fn for_request(lua: &Lua, configuration: &Rc<Configuration>) -> Rc<Configuration> {
     if !configuration.depends_on_scheme() {
         return configuration.clone();
@@ -112,7 +113,8 @@ enum Function {
     Destroy,
 }
 
-/// `audience` and `remember` are those of an instance that is to be opened, if they are not the configured ones.
+/// `audience` and `remember` are those of an instance that is to be opened, if they are not the
+/// configured ones.
 fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
     let (handle, request, (audience, remember)) = rows::read(args);
     let audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
@@ -201,12 +203,12 @@ impl Running {
     fn new<F: Future<Output = Done> + 'static>(
         lua: &Lua,
         handle: &Handle,
-        request: Request,
+        request: RequestRow,
         payload_size: usize,
         run: impl FnOnce(Context) -> F,
     ) -> Self {
         let Handle { configuration, storage } = handle;
-        let Request { now, cookies, unsendable, problem } = request;
+        let RequestRow { now, cookies, unsendable, problem } = request;
         let configuration = for_request(lua, configuration);
         let context =
             |environment| Context { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
@@ -253,7 +255,7 @@ impl Running {
     }
 
     /// Submits a request to the storage on the bridge. The act waits for the reply.
-    fn submit(mut self, lua: &Lua, request: StorageRequest) -> LuaResult<Row> {
+    fn submit(mut self, lua: &Lua, request: Request) -> LuaResult<Row> {
         let Some(storage) = self.storage.clone() else { return Ok(failed(&OVER)) };
         self.awaited = Awaited::Reply;
         let submitted = submit(lua, &storage, request, Some(self));
@@ -261,13 +263,13 @@ impl Running {
     }
 
     /// Has the shim call a method of the program's own storage.
-    fn call_method(mut self, lua: &Lua, request: StorageRequest) -> LuaResult<Row> {
+    fn call_method(mut self, lua: &Lua, request: Request) -> LuaResult<Row> {
         self.awaited = match request {
-            StorageRequest::Get(_) => Awaited::Record,
+            Request::Get(_) => Awaited::Record,
             _ => Awaited::Reply,
         };
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
-        if let StorageRequest::Get(get) = request {
+        if let Request::Get(get) = request {
             return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
         }
         Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request_table(lua, request)?))]))
@@ -289,7 +291,8 @@ impl Running {
         self.resume(lua, Supply::Key(Ok(Box::new(derivation.derive()))))
     }
 
-    /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling [`derive()`].
+    /// Asks the shim, which alone knows whether this thread can wait. The shim replies by calling
+    /// [`derive()`].
     fn ask_whether_to_wait(mut self, lua: &Lua, derivation: Box<Derivation>) -> LuaResult<Row> {
         self.awaited = Awaited::Permission(derivation);
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
@@ -297,7 +300,7 @@ impl Running {
     }
 }
 
-/// The error of a call that resumes an act at a point where it does not wait for that.
+/// The error of a call that resumes an act that does not wait for it.
 const OVER: &str = "the act is over";
 
 fn binding(lua: &Lua) -> LuaResult<Binding> {
@@ -306,18 +309,20 @@ fn binding(lua: &Lua) -> LuaResult<Binding> {
 }
 
 fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
-    let reader = lua.app_data_ref::<Reader>().map(|reader| reader.0.clone());
+    let reader = lua.app_data_ref::<BindingReader>().map(|reader| reader.0.clone());
     reader.ok_or_else(|| LuaError::runtime("no reader was set"))
 }
 
-/// `reply(task, value, err)`: resumes an act with what a method of the program's own storage returned.
+/// `reply(task, value, err)`: resumes an act with what a method of the program's own storage
+/// returned.
 fn reply(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
     let running: Running = task.take()?;
     let result = returned(&running.awaited, &value, &error);
     running.resume(lua, Supply::Storage(result))
 }
 
-/// `resume_ticket(ticket, err)`: resumes an act with the reply that came for the ticket, or with the error if none came.
+/// `resume_ticket(ticket, err)`: resumes an act with the reply that came for the ticket, or with
+/// the error if none came.
 fn resume_ticket(lua: &Lua, (ticket, error): (Ticket, Option<String>)) -> LuaResult<Row> {
     let (running, result) = bridge(lua)?.take(ticket);
     let Some(running) = running else { return Ok(failed(&OVER)) };
@@ -337,8 +342,8 @@ fn derived(slot: &derivations::Slot, result: Result<Reply, StorageError>) -> Res
     key.map_err(|error| error.to_string())
 }
 
-/// `derive(task, problem)`: has the key derived that the task needs. `problem` is why this thread cannot wait for it, if
-/// it cannot.
+/// `derive(task, problem)`: has the key derived that the task needs. `problem` is why this thread
+/// cannot wait for it, if it cannot.
 fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaResult<Row> {
     let mut running: Running = task.take()?;
     let Awaited::Permission(derivation) = std::mem::replace(&mut running.awaited, Awaited::Reply) else {
@@ -350,31 +355,31 @@ fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaRe
     }
 }
 
-/// What a method of the program's own storage returned, as a reply. One that returns nil or false and no message has
-/// found nothing, or done nothing: [`Reply::Absent`].
+/// What a method of the program's own storage returned, as a reply. A method that returns nil or
+/// false without a message has found or done nothing: [`Reply::Absent`].
 fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
-    let message = if error.is_nil() { None } else { error.to_string().ok() };
+    let message = || if error.is_nil() { None } else { error.to_string().ok() };
     match (awaited, value.as_string()) {
         (Awaited::Record, Some(text)) => Ok(Reply::Record(text.as_bytes().to_vec())),
         (Awaited::Record, None) if succeeded => {
             Err(StorageError::Program(format!("string expected, got {}", value.type_name())))
         }
         _ if succeeded => Ok(Reply::Done),
-        _ => message.map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
+        _ => message().map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
     }
 }
 
-/// A request to a program's own storage, other than `get`, as a table: its `method`, and the method's arguments by their
-/// names.
-fn request_table(lua: &Lua, request: StorageRequest) -> LuaResult<LuaTable> {
+/// A request to a program's own storage, other than `get`, as a table: its `method`, and the
+/// method's arguments by their names.
+fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     match request {
-        StorageRequest::Get(get) => {
+        Request::Get(get) => {
             table.raw_set("method", "get")?;
             identify(&table, (&get.name, get.key, get.current_time))?;
         }
-        StorageRequest::Set(set) => {
+        Request::Set(set) => {
             table.raw_set("method", "set")?;
             identify(&table, (&set.name, set.key, set.current_time))?;
             table.raw_set("value", lua.create_string(set.value)?)?;
@@ -384,18 +389,18 @@ fn request_table(lua: &Lua, request: StorageRequest) -> LuaResult<LuaTable> {
             table.raw_set("metadata", metadata(lua, set.owners)?)?;
             table.raw_set("old_must_exist", set.old_must_exist)?;
         }
-        StorageRequest::Update(update) => {
+        Request::Update(update) => {
             table.raw_set("method", "update")?;
             identify(&table, (&update.name, update.key, update.current_time))?;
             table.raw_set("value", lua.create_string(update.value)?)?;
             table.raw_set("ttl", update.ttl)?;
         }
-        StorageRequest::Delete(delete) => {
+        Request::Delete(delete) => {
             table.raw_set("method", "delete")?;
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        StorageRequest::Sessions(sessions) => {
+        Request::Sessions(sessions) => {
             let Owner { audience, subject } = sessions.owner;
             table.raw_set("method", "read_metadata")?;
             table.raw_set("name", &*sessions.name)?;

@@ -24,12 +24,13 @@ pub fn in_entry_thread(lua: &Lua) -> bool {
 }
 
 impl Blocks {
-    /// Whether this is the thread that nginx runs a block in. False in a coroutine and in a light thread, and if it
-    /// cannot be told, as in the code of a file.
+    /// Whether this is the thread that nginx runs a block in. False in a coroutine and in a light
+    /// thread, and if it cannot be told, as in the code of a file.
     ///
-    /// The oldest function on the stack decides. In such a thread it is the block itself, a chunk whose name is its
-    /// directive and its place in the configuration. Reading the name takes as long as all the rest, so blocks are
-    /// remembered: OpenResty's LuaJIT runs the same function for each request.
+    /// The oldest function on the stack decides. In such a thread it is the block itself, a chunk
+    /// whose name is its directive and its place in the configuration. Reading the name takes as
+    /// long as all the rest, so blocks are remembered: OpenResty's LuaJIT runs the same function
+    /// for each request.
     fn in_entry_thread(&self, lua: &Lua) -> bool {
         let exists = |level: usize| lua.inspect_stack(level, |_| ()).is_some();
         // A session that is opened in a block is three or four functions away from it.
@@ -62,7 +63,8 @@ fn is_block(debug: &Debug) -> bool {
     source.what == "main" && source.source.is_some_and(|name| name.starts_with('=') && name.contains("_by_lua("))
 }
 
-/// The first number of a range for which `holds` is false, or its end, given that it holds for all numbers below that one.
+/// The first number of a range for which `holds` is false, or its end, given that it holds for all
+/// numbers below that one.
 fn partition_point(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (range.start, range.end);
     while low < high {

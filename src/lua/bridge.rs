@@ -28,7 +28,8 @@ pub struct Bridge {
     untaken: RefCell<Vec<Ticket>>,
 }
 
-/// The act that waits for an operation, if it is one, and the operation's result, once it has come.
+/// The act that waits for an operation, if an act does, and the operation's result once it has
+/// come.
 #[derive(Default)]
 struct Waiting {
     act: Option<Running>,
@@ -66,7 +67,8 @@ pub fn bridge(lua: &Lua) -> LuaResult<mlua::AppDataRef<'_, Bridge>> {
 type Doorbell = (Option<String>, Either<Option<u16>, String>, Option<String>);
 
 impl Bridge {
-    /// Submits an operation, and returns its ticket. `act` is the act that waits for the reply, if it is one.
+    /// Submits an operation, and returns its ticket. `act` is the act that waits for the reply, if
+    /// it is one.
     pub fn submit<F>(&self, limit: Duration, operation: F, act: Option<Running>) -> Ticket
     where
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
@@ -111,8 +113,9 @@ impl Bridge {
         awaited
     }
 
-    /// `sweep()`: drops the replies that the sweep before found not taken and that still are not, because whoever waited
-    /// for them has ended. Returns whether this sweep found any, so that another sweep is needed.
+    /// `sweep()`: drops the replies that the sweep before found not taken and that still are not,
+    /// because whoever waited for them has ended. Returns whether this sweep found any, so that
+    /// another sweep is needed.
     fn sweep(&self) -> bool {
         let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
         for ticket in untaken.drain(..) {

@@ -34,8 +34,8 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("HEADERS", headers)
 }
 
-/// `unknown_options(options, sections)`: what to say of unknown options, an array of strings, or nil.
-/// `sections` are the names under which storages' options may stand.
+/// `unknown_options(options, sections)`: warnings about unknown options, an array of strings, or
+/// nil. `sections` are the names under which storages' options may be given.
 fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
     let sections: Vec<String> = sections.iter().map(LuaString::to_string_lossy).collect();
     let sections: Vec<&str> = sections.iter().map(String::as_str).collect();
@@ -44,8 +44,8 @@ fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> 
     Ok((!hints.is_empty()).then_some(hints))
 }
 
-/// `init(options, previous, stored, storage)`: the defaults of all later configurations, or `nil, err`. `stored` says whether there
-/// is a storage; it is given if it is one on the bridge.
+/// `init(options, previous, stored, storage)`: the defaults of all later configurations, or `nil,
+/// err`. `stored` says whether there is a storage; it is given if it is one on the bridge.
 fn init(
     lua: &Lua,
     args: (Option<LuaTable>, Option<HandleRef>, bool, Option<StorageRef>),
@@ -93,8 +93,8 @@ fn ikms(lua: &Lua, keys: &[Key]) -> LuaResult<LuaTable> {
     Ok(ikms)
 }
 
-/// What the shim needs to know of a configuration, and the handle to give back with every act. For a storage on the
-/// bridge there is a second handle, whose acts call the storage's methods in Lua.
+/// What the shim needs to know of a configuration, and the handle to give back with every act. For
+/// a storage on the bridge there is a second handle, whose acts call the storage's methods in Lua.
 fn describe(
     lua: &Lua,
     configuration: Result<Configuration, Error>,

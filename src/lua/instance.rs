@@ -1,4 +1,5 @@
-//! What an instance asks besides its acts: the fields of a header, timeouts, and the text of cookie headers.
+//! The functions of an instance besides its acts: the fields of a header, timeouts, and the text of
+//! cookie headers.
 
 use mlua::BString;
 use mlua::prelude::*;
@@ -14,8 +15,8 @@ type HandleRef = LuaUserDataRef<Handle>;
 /// The bytes of a session's expiry in the text of metadata.
 const EXPIRY_BYTES: usize = 5;
 
-/// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE` is how many characters
-/// a record's key has, which is a session's id or a hash of it.
+/// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE`
+/// is how many characters a record's key has, which is a session's id or a hash of it.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("FLAG_FORGET", Flags::FORGET.bits())?;
     module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
@@ -28,7 +29,8 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("merge_cookies", lua.create_function(merge_cookies)?)
 }
 
-/// `header_fields(value)`: the fields of a cookie's header by name, and its initial chunk; or `nil, err`.
+/// `header_fields(value)`: the fields of a cookie's header by name, and its initial chunk; or `nil,
+/// err`.
 fn header_fields(lua: &Lua, value: BString) -> LuaResult<ValueOrError<LuaTable>> {
     let header = match Header::decode(&value) {
         Ok(header) => header,
@@ -46,8 +48,8 @@ fn header_fields(lua: &Lua, value: BString) -> LuaResult<ValueOrError<LuaTable>>
     Ok(value_or_error(Ok::<_, Error>(table)))
 }
 
-/// `property(handle, value, name, timestamp)`: the session's id, or what is left of a timeout in seconds; nil for
-/// one that is switched off, and for any other name.
+/// `property(handle, value, name, timestamp)`: the session's id, or what is left of a timeout in
+/// seconds; nil for one that is switched off, and for any other name.
 fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, LuaValue, u64)) -> LuaResult<LuaValue> {
     let (Ok(header), Some(name)) = (Header::decode(&header), name.as_string()) else { return Ok(LuaValue::Nil) };
     let remaining = handle.configuration.session_cookie.timeouts.remaining(&header, Timestamp::from_secs(timestamp));
@@ -62,9 +64,9 @@ fn property(lua: &Lua, (handle, header, name, timestamp): (HandleRef, BString, L
     }
 }
 
-/// `without_cookies(handle, now, cookies, value)`: a Cookie header without the session's cookies and
-/// without the remember cookie's. `value` is that of the session's first cookie, if it was opened or
-/// saved.
+/// `without_cookies(handle, now, cookies, value)`: a Cookie header without the session's cookies
+/// and without the remember cookie's. `value` is that of the session's first cookie, if it was
+/// opened or saved.
 fn without_cookies(
     lua: &Lua,
     (handle, now, cookies, value): (HandleRef, u64, BString, Option<BString>),
@@ -79,13 +81,14 @@ fn without_cookies(
     lua.create_string(request::without_session(&rest, &configuration.remember_cookie.name, 1, now))
 }
 
-/// `names_collide(name, other)`: whether sessions of these names would overwrite each other's cookies.
+/// `names_collide(name, other)`: whether sessions of these names would overwrite each other's
+/// cookies.
 fn names_collide(_: &Lua, (name, other): (String, String)) -> LuaResult<bool> {
     Ok(chunks::collide(&name, &other))
 }
 
-/// `merge_cookies(present, lines)`: the Set-Cookie lines of a response with others put among them; each is a string
-/// or an array of strings.
+/// `merge_cookies(present, lines)`: the Set-Cookie lines of a response with others put among them;
+/// each is a string or an array of strings.
 fn merge_cookies(lua: &Lua, (present, lines): (LuaValue, LuaValue)) -> LuaResult<LuaTable> {
     let mut merged: Vec<Vec<u8>> = texts(present)?.into_iter().map(Into::into).collect();
     set_cookie::merge(&mut merged, texts(lines)?.into_iter().map(Into::into));

@@ -1,8 +1,9 @@
-//! The border to Lua: the only code that knows mlua. Arguments come in, values go out, errors become strings.
+//! The border to Lua: the only code that knows mlua. Arguments come in, values go out, errors
+//! become strings.
 //!
-//! A function that can fail returns `nil, "text"`; none raises, because an error raised here would reach Lua as
-//! a userdata, whose text neither nginx's log nor a program's `pcall` can read. Arguments of a wrong type are the
-//! exception: only a mistake in the shim can bring them about.
+//! A function that can fail returns `nil, "text"`; none raises, because an error raised here would
+//! reach Lua as a userdata, whose text neither nginx's log nor a program's `pcall` can read.
+//! Arguments of a wrong type are the exception: only a mistake in the shim can bring them about.
 
 mod acts;
 mod blocks;
@@ -18,7 +19,8 @@ mod values;
 
 use mlua::prelude::*;
 
-/// The native module: the API's six functions by name, the acts on an instance, and what `utils` needs.
+/// The native module: the API's six functions by name, the acts on an instance, and what `utils`
+/// needs.
 pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     let module = lua.create_table()?;
     module.set("_VERSION", env!("CARGO_PKG_VERSION"))?;

@@ -1,7 +1,9 @@
-//! The rows of values that cross the border when an act runs. Each is a struct here, and is read or made in one place;
-//! the shim's `run_act` and `perform`, and `resty.session.outcomes`, are the other ends.
+//! The rows of values that cross the border when an act runs. Each is a struct here, and is read or
+//! made in one place; the shim's `run_act` and `perform`, and `resty.session.outcomes`, are the
+//! other ends.
 //!
-//! What is frequent crosses as values, because a table for each would cost a tenth of an open; the rest has names in a table.
+//! Frequent results cross as separate values, because a table for each act would cost a tenth of an
+//! open. Rare ones cross in a table with names.
 
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
@@ -11,39 +13,48 @@ use super::storages::Submitted;
 use resty_session_core::session::{Meta, Outcome, Session, State};
 use resty_session_core::time::Timestamp;
 
-/// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with a reference.
-pub type Slot = Either<Option<String>, LuaValue>;
+/// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with
+/// a reference.
+pub type Field = Either<Option<String>, LuaValue>;
 
-/// A row: what the shim is to do next, a [`Next`], and what it needs for that; nils at the end are left out.
-pub type Row = Variadic<Slot>;
+/// A row: what the shim is to do next, a [`Next`], and what it needs for that; nils at the end are
+/// left out.
+pub type Row = Variadic<Field>;
 
-/// What the shim is to do next: the first value of each [`Row`], with at most four others. (The shim's functions take them
-/// as parameters. LuaJIT does not compile a function by itself that takes any number of values.)
+/// What the shim is to do next: the first value of each [`Row`], with at most four others. (The
+/// shim's functions take them as parameters. LuaJIT does not compile a function by itself that
+/// takes any number of values.)
 #[derive(Clone, Copy)]
 pub enum Next {
-    /// Take over a session that was opened, and of which nothing else is to be told: `data, audience, subject, position`. That
-    /// is JSON of its only audience's data, the audience, its subject, and where in the Cookie header the value of the
-    /// session's first cookie stands: see [`POSITION_FACTOR`]. The configuration's first key authenticates it.
+    /// Apply an opened session; the act has no other result: `data, audience, subject, position`.
+    /// That is JSON of its only audience's data, the audience, its subject, and where in the Cookie
+    /// header the value of the session's first cookie is: see [`POSITION_FACTOR`]. The
+    /// configuration's first key authenticates it.
     Opened,
-    /// Take over what else an act came to: `err, lines, cookie, more`. The lines are a string or an array of strings,
-    /// `cookie` is the value of the session's first cookie if the act saved it, and `more` is a table or nil: see [`Finished::more`].
+    /// Apply any other outcome: `err, lines, cookie, more`. The lines are a string or an array of
+    /// strings, `cookie` is the value of the session's first cookie if the act saved it, and `more`
+    /// is a table or nil: see [`Finished::more`].
     Done,
-    /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and it is not known anew that
-    /// its record exists.
+    /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and
+    /// the storage was not asked, so `known_at` stays.
     Touched,
-    /// Wait for a ticket and call `resume_ticket(ticket, err)`: `ticket, limit, in_entry_thread`. The limit is how many seconds
-    /// to wait at most; `in_entry_thread` says whether this thread may wait by itself.
+    /// Wait for a ticket and call `resume_ticket(ticket, err)`: `ticket, limit, in_entry_thread`.
+    /// The limit is how many seconds to wait at most; `in_entry_thread` says whether this thread
+    /// may wait by itself.
     Wait,
-    /// Call `get` of the program's own storage and then `reply(task, value, err)`: `task, name, key, current_time`.
+    /// Call `get` of the program's own storage and then `reply(task, value, err)`: `task, name,
+    /// key, current_time`.
     Get,
-    /// Call another method of the program's own storage and then `reply(task, value, err)`: `task, request`, a table with
-    /// the `method` and its arguments by their names.
+    /// Call another method of the program's own storage and then `reply(task, value, err)`: `task,
+    /// request`, a table with the `method` and its arguments by their names.
     Call,
-    /// Find out whether this thread can wait for a key that takes long to derive, and call `derive(task, problem)`: `task`.
+    /// Find out whether this thread can wait for a key that takes long to derive, and call
+    /// `derive(task, problem)`: `task`.
     Derive,
 }
 
-/// A place in a Cookie header is one number for the shim: where it starts, counted from 1, times this, and where it ends.
+/// The shim gets a position in a Cookie header as one number: its start, counted from 1, times this
+/// factor, plus its end.
 pub const POSITION_FACTOR: u64 = 1 << 26;
 
 impl Next {
@@ -64,7 +75,7 @@ impl Next {
     }
 
     /// A row that starts with it.
-    pub fn row<const N: usize>(self, values: [Slot; N]) -> Row {
+    pub fn row<const N: usize>(self, values: [Field; N]) -> Row {
         let mut row = Vec::with_capacity(1 + N);
         row.push(number(self.number()));
         row.extend(values);
@@ -72,11 +83,11 @@ impl Next {
     }
 }
 
-/// What every act is given: `handle, now, cookies, unsendable, problem`, and what else the act needs.
+/// The arguments of every act: `handle, now, cookies, unsendable, problem`, and the act's own.
 pub type Args<More = ()> = (HandleRef, u64, Option<BString>, (Option<String>, Option<String>, More));
 
-/// What an act is told of the request and the response.
-pub struct Request {
+/// What an act knows about the request and the response.
+pub struct RequestRow {
     pub now: Timestamp,
     /// The Cookie header.
     pub cookies: Vec<u8>,
@@ -86,14 +97,14 @@ pub struct Request {
     pub problem: Option<String>,
 }
 
-/// Reads what every act is given.
-pub fn read<More>((handle, now, cookies, (unsendable, problem, more)): Args<More>) -> (HandleRef, Request, More) {
+/// Reads the arguments of an act.
+pub fn read<More>((handle, now, cookies, (unsendable, problem, more)): Args<More>) -> (HandleRef, RequestRow, More) {
     let cookies = cookies.map(Into::into).unwrap_or_default();
-    (handle, Request { now: Timestamp::from_secs(now), cookies, unsendable, problem }, more)
+    (handle, RequestRow { now: Timestamp::from_secs(now), cookies, unsendable, problem }, more)
 }
 
-/// What an act on an instance is given besides: `open, remember, forget, cookie, ikm, known_at, remembered, payload, index,
-/// info`.
+/// What an act on an instance is given besides: `open, remember, forget, cookie, ikm, known_at,
+/// remembered, payload, index, info`.
 pub type InstanceArgs = (bool, bool, bool, (Option<BString>, Option<BString>, Option<u64>, DataArgs));
 
 type DataArgs = (Option<LuaTable>, Option<BString>, LuaValue, Option<BString>);
@@ -110,7 +121,8 @@ pub struct InstanceRow {
     pub remembered: Option<LuaTable>,
     /// The data, JSON.
     pub payload: Option<BString>,
-    /// The current audience's place among the data, counted from 1; a program may have put anything in its place.
+    /// The current audience's place among the data, counted from 1; a program may have put anything
+    /// in its place.
     pub index: LuaValue,
     /// JSON.
     pub info: Option<BString>,
@@ -133,7 +145,7 @@ impl From<InstanceArgs> for InstanceRow {
     }
 }
 
-/// What an act came to, for the shim.
+/// An act's result, for the shim.
 pub struct Finished<'a> {
     pub session: &'a mut Session,
     pub outcome: Outcome,
@@ -152,7 +164,8 @@ impl Finished<'_> {
         }
     }
 
-    /// Whether the act opened a session, or dropped audiences; otherwise the data are the shim's own.
+    /// Whether the act opened a session, or dropped audiences; otherwise the data are the shim's
+    /// own.
     fn has_new_data(&self) -> bool {
         self.session.payload.len() != self.payload_size
     }
@@ -180,7 +193,7 @@ impl Finished<'_> {
         (is_all && meta.known_at != self.now).then(|| Next::Touched.row([text(line.as_str()), text(meta.value())]))
     }
 
-    /// Whether there is an error, or something that acts seldom come to.
+    /// Whether there is an error or a rare result.
     fn has_more(&self) -> bool {
         let Session { warning, info, remember_meta, .. } = &*self.session;
         self.outcome.result.is_err() || warning.is_some() || info.is_some() || remember_meta.is_some()
@@ -203,18 +216,23 @@ impl Finished<'_> {
         Ok(row)
     }
 
-    /// What acts seldom come to, in a table with names; nil if there is nothing:
+    /// Returns an act's rare results in a table with names, or nil if it has none:
     ///
     /// - `exists`: whether the session exists, or existed
     /// - `warning`: to be logged
-    /// - `key`: where the key that authenticates the cookie stands among the configuration's, if it is not the first
-    /// - `known_at`: when the session's record was last known to exist, if that is not now: seconds since the epoch
-    /// - `position`: where the session's first cookie stands in the Cookie header, if the act read it
-    /// - `payload`: the data of all audiences, JSON, if the act opened a session or dropped audiences
+    /// - `key`: the number of the configuration's key that authenticates the cookie, if it is not
+    ///   the first
+    /// - `known_at`: when the session's record was last known to exist, if that is not now: seconds
+    ///   since the epoch
+    /// - `position`: where the session's first cookie stands in the Cookie header, if the act read
+    ///   it
+    /// - `payload`: the data of all audiences, JSON, if the act opened a session or dropped
+    ///   audiences
     /// - `index`: the current audience's place among them
     /// - `info`: JSON, beside `payload`
-    /// - `remembered`: the remember cookie's meta, if the act opened or saved it: `value`, `key` and `known_at`
-    fn more(&self, lua: &Lua) -> LuaResult<Slot> {
+    /// - `remembered`: the remember cookie's meta, if the act opened or saved it: `value`, `key`
+    ///   and `known_at`
+    fn more(&self, lua: &Lua) -> LuaResult<Field> {
         let mut more = More(None);
         let session = &*self.session;
         more.set(lua, "exists", Some(true).filter(|_| self.outcome.exists))?;
@@ -270,28 +288,28 @@ pub fn waits((ticket, limit, in_entry_thread): Submitted) -> Row {
     Next::Wait.row([number(ticket), Either::Right(LuaValue::Number(limit)), boolean(in_entry_thread)])
 }
 
-pub fn nil() -> Slot {
+pub fn nil() -> Field {
     Either::Left(None)
 }
 
-pub fn text(text: impl Into<String>) -> Slot {
+pub fn text(text: impl Into<String>) -> Field {
     Either::Left(Some(text.into()))
 }
 
-pub fn number(number: u64) -> Slot {
+pub fn number(number: u64) -> Field {
     Either::Right(LuaValue::Number(number as f64))
 }
 
-pub fn boolean(value: bool) -> Slot {
+pub fn boolean(value: bool) -> Field {
     Either::Right(LuaValue::Boolean(value))
 }
 
-fn string(string: LuaString) -> Slot {
+fn string(string: LuaString) -> Field {
     Either::Right(LuaValue::String(string))
 }
 
 /// Bytes as they are, whether they are UTF-8 or not.
-pub fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Slot> {
+pub fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Field> {
     let Some(bytes) = bytes else { return Ok(nil()) };
     match std::str::from_utf8(bytes) {
         Ok(plain) => Ok(text(plain)),

@@ -9,7 +9,7 @@ use resty_session_core::session::effect::Task;
 use resty_session_core::session::{Outcome, Session};
 use resty_session_core::time::Timestamp;
 
-/// An act's session, and what the act came to.
+/// An act's session and its result.
 pub type Done = (Session, Outcome);
 
 /// An act under way, and everything that it takes to resume it.
@@ -32,7 +32,7 @@ pub enum Awaited {
     Reply,
     /// A record, from a program's own storage.
     Record,
-    /// To be told whether this thread can wait for the key.
+    /// The shim's reply whether this thread can wait for the key.
     Permission(Box<Derivation>),
     /// A key that is being derived, and comes in this slot.
     Key(Slot),

@@ -11,7 +11,8 @@ use crate::bridge::registry::Registry;
 use crate::bridge::runtime;
 use resty_session_storages::{Options, Storage};
 
-/// A storage by its options. It can be made before a fork: the process that uses it looks it up in its own registry.
+/// A storage by its options. It can be made before a fork: the process that uses it looks it up in
+/// its own registry.
 #[derive(Clone)]
 pub struct StorageHandle(pub(super) Rc<RefCell<Source>>);
 
@@ -34,8 +35,8 @@ impl Source {
         Self { limit: options.limit(), look_up: Box::new(move |registry| registry.get(&options)), found: None }
     }
 
-    /// Returns this process' storage. It is looked up once, because only processes that do not fork any more, nginx'
-    /// workers, use one.
+    /// Returns this process' storage. It is looked up once, because only processes that do not fork
+    /// any more, nginx' workers, use one.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! The storages on the bridge for Lua: how they are made from their configurations, and how requests reach them.
+//! The storages on the bridge for Lua: how they are made from their configurations, and how
+//! requests reach them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,13 +17,15 @@ use crate::bridge::Ticket;
 use resty_session_core::settings::{self, Section};
 use resty_session_core::storage::{Delete, Error, Get, Owner, Request, Sessions, Set, Update};
 use resty_session_storages::Options;
-use resty_session_storages::options::{ALIASES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
+use resty_session_storages::options::{ALIASES, NAMES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
 use resty_session_storages::shm::ShmOptions;
 
-/// The storages' makers by name, their operations, and what the shim has to know of their options and errors.
+/// The storages' makers by name, their operations, and what the shim has to know of their options
+/// and errors.
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     let (table, options) = (lua.create_table()?, lua.create_table()?);
     each_storage(&mut Makers { lua, table: &table, options: &options })?;
+    table.set("NAMES", NAMES)?;
     table.set("OPTIONS", options)?;
     table.set("ALIASES", lua.create_table_from(ALIASES)?)?;
     table.set("NODE_OPTIONS", NODE_OPTIONS)?;
@@ -36,7 +39,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     Ok(table)
 }
 
-/// A value, or nil and an error; then what to say of unknown options.
+/// A value, or nil and an error; then warnings about unknown options.
 type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
 
 fn made<S: Section, T>(configuration: &LuaValue, make: impl FnOnce(S) -> T) -> Made<T> {
@@ -72,8 +75,9 @@ impl Visitor for Makers<'_> {
     }
 }
 
-/// `storages.name(configuration, handle)`: a storage, or `nil, err`; third, what to say of unknown options, if there are any.
-/// With a handle, that one is changed, and so whatever uses it.
+/// `storages.name(configuration, handle)`: a storage, or `nil, err`; third, warnings about
+/// unknown options, if there are any. With a handle, that handle gets the storage, and so does
+/// everything that uses it.
 fn maker<O: Options>(lua: &Lua) -> LuaResult<LuaFunction> {
     lua.create_function(move |_, (configuration, handle): (LuaValue, Option<StorageRef>)| {
         Ok(made(&configuration, |options: O| {
@@ -89,7 +93,8 @@ fn maker<O: Options>(lua: &Lua) -> LuaResult<LuaFunction> {
     })
 }
 
-/// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, or `nil, err`; third, what to say of unknown options.
+/// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, or `nil, err`; third,
+/// warnings about unknown options.
 fn shm(lua: &Lua, configuration: LuaValue) -> LuaResult<Made<LuaTable>> {
     let (options, err, hints) = made::<ShmOptions, _>(&configuration, |options| options);
     let Some(options) = options else { return Ok((None, err, hints)) };
@@ -100,14 +105,15 @@ fn shm(lua: &Lua, configuration: LuaValue) -> LuaResult<Made<LuaTable>> {
     Ok((Some(table), None, hints))
 }
 
-/// The ticket of a submitted operation, how many seconds to wait for it at most, and whether this thread may wait by
-/// itself; see [`in_entry_thread`].
+/// The ticket of a submitted operation, how many seconds to wait for it at most, and whether this
+/// thread may wait by itself; see [`in_entry_thread`].
 pub type Submitted = (Ticket, f64, bool);
 
 /// How long a reply may take from the runtime to Lua in a busy worker, before it counts as lost.
 pub const DELIVERY: Duration = Duration::from_secs(5);
 
-/// Submits a request, which this process' storage performs. `act` is the act that waits for the reply, if it is one.
+/// Submits a request, which this process' storage performs. `act` is the act that waits for the
+/// reply, if it is one.
 ///
 /// # Errors
 ///
@@ -154,7 +160,8 @@ type RecordArgs<More = ()> = (StorageRef, String, String, (BString, u64, u64, Mo
 /// What a stored record replaces, and whose it is: `old_key, stale_ttl, metadata, old_must_exist`.
 type ReplacingArgs = (Option<String>, Option<u64>, Owners, bool);
 
-/// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist)`.
+/// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata,
+/// old_must_exist)`.
 fn set(lua: &Lua, args: RecordArgs<ReplacingArgs>) -> LuaResult<TicketOrError> {
     let (storage, name, key, (value, ttl, current_time, replacing)) = args;
     let (old_key, stale_ttl, Owners(owners), old_must_exist) = replacing;

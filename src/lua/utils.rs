@@ -8,7 +8,7 @@ use resty_session_core::cookie::cipher::{KEY_SIZE, NONCE_SIZE, OneTimeKey};
 use resty_session_core::cookie::{RememberSafety, base64url, compression, keys};
 use resty_session_core::secret::Secret;
 
-/// Most random bytes that one call answers.
+/// The largest number of random bytes that one call returns.
 const MAX_RANDOM: usize = 16 << 20;
 /// Size of the key and the nonce of one encryption together.
 const KEY_AND_NONCE: usize = KEY_SIZE + NONCE_SIZE;
@@ -62,7 +62,7 @@ fn bunpack(_: &Lua, (size, packed): (usize, BString)) -> LuaResult<ValueOrError<
             number[..size].copy_from_slice(found);
             Ok(u64::from_le_bytes(number) as f64)
         }
-        None => Err("too few bytes, or no size from 1 to 8"),
+        None => Err("size from 1 to 8, and at least as many bytes, expected"),
     }))
 }
 
@@ -116,7 +116,8 @@ fn derive_pbkdf2_hmac_sha256(
     secret(lua, Ok(keys::pbkdf2_hmac_sha256(&password, &salt, &usage, size, iterations.unwrap_or(10_000))))
 }
 
-/// `(ikm, nonce, safety?)` → key, err, iv. Without a safety, and with `None`, by HKDF; else by PBKDF2.
+/// `(ikm, nonce, safety?)` → key, err, iv. Without a safety, and with `None`, by HKDF; else by
+/// PBKDF2.
 fn derive_aes_gcm_256_key_and_iv(
     lua: &Lua,
     (ikm, nonce, safety): (LuaString, BString, LuaValue),

@@ -13,8 +13,8 @@ pub fn is_absent(value: &LuaValue) -> bool {
     value.is_nil() || *value == LuaValue::NULL
 }
 
-/// An option's value; `None` if it counts as absent. Tables are looked into as deep as `depth` says; of deeper ones, which
-/// no option has, only the type counts.
+/// An option's value; `None` if it counts as absent. Tables are looked into as deep as `depth`
+/// says; of deeper ones, which no option has, only the type counts.
 pub fn value(value: &LuaValue, depth: usize) -> Option<Value> {
     Some(match value {
         value if is_absent(value) => return None,
@@ -30,7 +30,8 @@ pub fn value(value: &LuaValue, depth: usize) -> Option<Value> {
 /// The fields of a table that hold options of a session.
 pub fn named(table: &LuaTable, names: &[&str]) -> Table {
     let field = |name: &&str| {
-        // A configuration is a plain table. If reading it raises nevertheless, no option has that type.
+        // A configuration is a plain table. If reading it raises nevertheless, no option has that
+        // type.
         let value = table.get(*name).map_or(Some(Value::Other("error")), |field| value(&field, 1));
         Some(((*name).into(), value?))
     };
@@ -47,7 +48,8 @@ fn fields(table: &LuaTable, depth: usize) -> Vec<(LuaValue, Value)> {
     table.pairs::<LuaValue, LuaValue>().flatten().filter_map(field).collect()
 }
 
-/// A table whose keys all are positions is an array. Holes are left out, since what comes after `{ "ip", nil` must not be lost.
+/// A table whose keys all are positions is an array. Holes are left out, since what comes after `{
+/// "ip", nil` must not be lost.
 fn list_or_table(fields: Vec<(LuaValue, Value)>) -> Value {
     if fields.iter().any(|(key, _)| position(key).is_none()) {
         return Value::Table(with_names(fields));

@@ -1,4 +1,5 @@
-//! The bridge under what nginx does to it: aborted requests, reloads, workers that die, VMs that end.
+//! The bridge under what nginx does to it: aborted requests, reloads, workers that die, VMs that
+//! end.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,8 +14,8 @@ use super::http::Browser;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::{Nginx, Site, wait_for};
 
-/// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server hangs; `/info`, a moment
-/// after a save, does what takes two operations.
+/// `/echo?v=…` stores a value of its own and reads it back; `/slow` takes as long as the server
+/// hangs; `/info`, a moment after a save, does what takes two operations.
 fn nginx(redis: &Redis, http: &str) -> Nginx {
     let server = format!(
         r#"
@@ -109,7 +110,8 @@ fn aborted_requests_leave_nothing_behind() {
     let before = counts(&nginx)["resident"].as_u64().unwrap();
     round(ABORTED);
     let growth = counts(&nginx)["resident"].as_u64().unwrap().saturating_sub(before);
-    // The heap's high-water mark wavers by up to some 3 MiB; replies that are left behind take more than 6 MiB.
+    // The heap's high-water mark wavers by up to some 3 MiB; replies that are left behind take more
+    // than 6 MiB.
     assert!(growth < 4096, "{growth} KiB more");
     // The last of the aborted requests may be taken up only now.
     wait_for("the tickets that nobody waits for any more", || {
@@ -129,7 +131,8 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// One request a connection. A connection that is refused, or closed before it was accepted, is no request.
+    /// One request a connection. A connection that is refused, or closed before it was accepted, is
+    /// no request.
     fn request(&self, number: usize) -> Result<(), String> {
         let path = format!("/echo?v={number}");
         let mut stream = TcpStream::connect(("127.0.0.1", self.nginx.port)).map_err(|error| error.to_string())?;
@@ -264,8 +267,8 @@ fn twenty_killed_workers_are_replaced_and_nobody_else_notices() {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    // What the killed worker had accepted is gone with it: at most one request a client and kill, and none was answered
-    // wrongly.
+    // What the killed worker had accepted is gone with it: at most one request a client and kill,
+    // and none was answered wrongly.
     assert!(problems.len() <= 80, "{problems:?}");
     assert!(problems.iter().all(|problem| !problem.contains("200 OK")), "{problems:?}");
 }
@@ -372,7 +375,8 @@ fn replies_survive_a_doorbell_that_breaks() {
     assert_eq!(nginx.complaints().len(), 1, "{:?}", nginx.complaints());
 }
 
-/// Whatever raises in the listener or the housekeeper, and whoever wakes those who wait, each gets the reply.
+/// Whatever raises in the listener or the housekeeper, and whoever wakes those who wait, each gets
+/// the reply.
 #[test]
 fn no_fault_of_nginx_or_of_a_program_strands_those_who_wait() {
     let redis = Redis::start(&[]);
@@ -390,7 +394,8 @@ fn no_fault_of_nginx_or_of_a_program_strands_those_who_wait() {
     });
 }
 
-/// nginx, in which each thing that the bridge needs fails in turn, once the earlier ones do not any more.
+/// nginx, in which each thing that the bridge needs fails in turn, once the earlier ones do not any
+/// more.
 fn with_faults(redis: &Redis) -> Nginx {
     let main = r#"
         local bridge, semaphores = require("resty.session.native").bridge, require("ngx.semaphore")

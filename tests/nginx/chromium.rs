@@ -5,8 +5,9 @@ use resty_session_core::cookie::request;
 use super::demo::Browser;
 use resty_session_testing::server::{Nginx, Site};
 
-/// `/plant` sets cookies that are hard to read around Ada's session, and Eve's sessions in places where other parsers
-/// find them. `/deep/show` says whose session it opens; `/seen` is the Cookie header that it got.
+/// `/plant` sets cookies that are hard to read around Ada's session, and Eve's sessions in places
+/// where other parsers find them. `/deep/show` says whose session it opens; `/seen` is the Cookie
+/// header that it got.
 const PROGRAM: &str = r#"
     location /plant { content_by_lua_block {
         local session = require "resty.session"
@@ -55,7 +56,8 @@ fn what_chromium_sends_is_read_as_chromium_means_it() {
     let seen = ureq::get(nginx.url("/seen")).call().unwrap().body_mut().read_to_vec().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
 
-    // Chromium's own list says which cookies the page has; one without a name is sent as its value alone.
+    // Chromium's own list says which cookies the page has; one without a name is sent as its value
+    // alone.
     let mut meant = browser.all_cookies();
     let read = request::pairs(&seen).map(|(name, value, _)| match value {
         Some(value) => (text(name), text(value)),

@@ -1,4 +1,5 @@
-//! The demo, as `make run` starts it, driven in headless Chromium by WebDriver (<https://www.w3.org/TR/webdriver2/>).
+//! The demo, as `make run` starts it, driven in headless Chromium by WebDriver
+//! (<https://www.w3.org/TR/webdriver2/>).
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,5 @@
-//! Keys that take long to derive: beside the worker where a request can wait, and in its place where it cannot.
+//! Keys that take long to derive: beside the worker where a request can wait, and in its place
+//! where it cannot.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -8,7 +9,8 @@ use super::http::Browser;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::{Nginx, Site, wait_for};
 
-/// `site.run()` does what the request's arguments say, and returns what it came to and how much was submitted for it.
+/// `site.run()` does what the request's arguments say, and returns what it came to and how much was
+/// submitted for it.
 const PROGRAM: &str = r#"
     local session, waiting = require "resty.session", require "resty.session.waiting"
     local records = {}

@@ -1,4 +1,5 @@
-//! What the storages' tests share: a program, browsers that use it, and what spoils a server's answers.
+//! What the storages' tests share: a program, browsers that use it, and what spoils a server's
+//! answers.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -12,7 +13,8 @@ use super::http::Browser;
 use resty_session_testing::server::{Nginx, Site, wait_for};
 use resty_session_testing::vectors;
 
-/// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves more than so many bytes, over the storage that is configured.
+/// `/set?v=…` (for an audience: `&audience=…`), `/get`, `/destroy`, and `/big?size=…`, which saves
+/// more than so many bytes, over the storage that is configured.
 pub const PROGRAM: &str = r#"
     location /set { content_by_lua_block {
         local s = require("resty.session").open({ audience = ngx.var.arg_audience })
@@ -55,8 +57,8 @@ pub fn id(browser: &Browser) -> String {
     resty_session_core::cookie::base64url::encode(header.sid())
 }
 
-/// Opens the stored sessions that lua-resty-session wrote. `storage` is the configuration's part; `plant` puts a record
-/// there, by the cookie's name, the key and the value.
+/// Opens the stored sessions that lua-resty-session wrote. `storage` is the configuration's part;
+/// `plant` puts a record there, by the cookie's name, the key and the value.
 pub fn open_records(storage: &str, plant: impl Fn(&str, &str, &str)) {
     let nginx = Nginx::start(&Site {
         server: &format!(
@@ -90,8 +92,9 @@ pub fn open_records(storage: &str, plant: impl Fn(&str, &str, &str)) {
     assert_eq!(opened, 5);
 }
 
-/// Workers of one nginx note sessions of one owner at once, and read them meanwhile: all are there, and nobody sees fewer
-/// than had been noted before. `storage` is the configuration's part, `name` the storage's.
+/// Workers of one nginx note sessions of one owner at once, and read them meanwhile: all are there,
+/// and nobody sees fewer than had been noted before. `storage` is the configuration's part, `name`
+/// the storage's.
 pub fn note_with_two_workers(name: &str, storage: &str) {
     const NOTED: usize = 1000;
     /// By one request.
@@ -152,8 +155,8 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem` and `server.key`. The
-/// certificate is good for the name, and for the address `::1`.
+/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem`
+/// and `server.key`. The certificate is good for the name, and for the address `::1`.
 pub fn certificates(directory: &std::path::Path, name: &str) {
     let openssl = |arguments: &str| {
         let output =
@@ -275,7 +278,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Browsers that save and read without end. Each answers what went wrong, when it is told to stop.
+    /// Browsers that save and read without end. Each answers what went wrong, when it is told to
+    /// stop.
     pub fn start(nginx: &Nginx, browsers: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let urls = (nginx.url("/set?v="), nginx.url("/get"));

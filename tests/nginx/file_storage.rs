@@ -1,4 +1,5 @@
-//! Sessions in files: what stands in them, what happens when they cannot be had, and which of them are removed.
+//! Sessions in files: what stands in them, what happens when they cannot be had, and which of them
+//! are removed.
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -120,7 +121,8 @@ fn metadata_that_lua_resty_session_wrote_are_read() {
     let directory = TempDir::new().unwrap();
     let directory = directory.path();
     let nginx = nginx(directory, "");
-    // Two live sessions, one of them taken out, and an item that broke off; the file's time is too early.
+    // Two live sessions, one of them taken out, and an item that broke off; the file's time is too
+    // early.
     let other = KEY.replace('0', "x");
     fs::write(directory.join(OWNER), format!("{other}:_____w8;{KEY}:_____w8;{other};{KEY}:__")).unwrap();
     expire(&directory.join(OWNER), 1000);
@@ -182,15 +184,16 @@ fn a_directory_that_cannot_be_written_says_so() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// How nginx is run with a small disk, and what it says when that is full: on a file system of its own where one may be
-/// mounted, else with files that may not grow.
+/// How nginx is run with a small disk, and what it says when that is full: on a file system of its
+/// own where one may be mounted, else with files that may not grow.
 fn small_disk(directory: &Path) -> (Vec<String>, &'static str) {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let mount = format!("mount -t tmpfs -o size=256k tmpfs '{}' && exec", directory.display());
     for under in [
         ["unshare", "-m", "sh", "-c", &format!("{mount} \"$@\""), "sh"],
-        // Who is not root is it in a namespace where mounting is allowed, and in another one is not again.
+        // Who is not root is it in a namespace where mounting is allowed, and in another one is not
+        // again.
         ["unshare", "-rm", "sh", "-c", &format!("{mount} unshare --map-user={user} --map-group={group} \"$@\""), "sh"],
     ] {
         if Command::new(under[0]).args(&under[1..]).arg("true").output().is_ok_and(|output| output.status.success()) {

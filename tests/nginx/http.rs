@@ -218,7 +218,8 @@ fn a_cookie_session_can_be_saved_in_header_filter() {
     assert_eq!(browser.get(nginx.url("/cookie")), "a session");
 }
 
-/// Saving after the header was sent would store a record that no cookie names, and end the one that the browser has.
+/// Saving after the header was sent would store a record that no cookie names, and end the one that
+/// the browser has.
 #[test]
 fn a_save_that_comes_too_late_is_refused_and_a_destroy_is_not() {
     const SENT: &str = "session (the response header was sent already)";

@@ -3,7 +3,8 @@
 use super::http::Browser;
 use resty_session_testing::server::{Nginx, Site};
 
-/// `/do?steps=open.forget.save&storage=…&remember=on`: takes these steps in one request, and says which one failed.
+/// `/do?steps=open.forget.save&storage=…&remember=on`: takes these steps in one request, and says
+/// which one failed.
 const PROGRAM: &str = r#"
     location /do { content_by_lua_block {
         local session, arg, s = require "resty.session", ngx.req.get_uri_args(), nil
@@ -115,7 +116,8 @@ fn who_leaves_is_gone_however_they_leave() {
             for way in WAYS {
                 let user = signed_in("");
                 let copy = user.browser.cookie("remember").unwrap();
-                // Reopening reads the request's session cookie, which a request with only a remember cookie lacks.
+                // Reopening reads the request's session cookie, which a request with only a
+                // remember cookie lacks.
                 if closed_before && way[0].1 == ON && !way[0].0.contains("reopen") {
                     user.browser.forget("session");
                 }

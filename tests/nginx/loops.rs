@@ -1,5 +1,5 @@
-//! Loops over tables in finalizers, where LuaJIT before its rolling releases may run a compiled one for ever; see
-//! `docs/architecture.md`, "Loops over tables".
+//! Loops over tables in finalizers, where LuaJIT before its rolling releases may run a compiled one
+//! for ever; see `docs/architecture.md`, "Loops over tables".
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ fn answer(nginx: &Nginx, path: &str) -> String {
     answer.unwrap_or_else(|error| panic!("{path}: {error}\n{}", nginx.log()))
 }
 
-/// Each location has the loops compiled for values of one type, and then meets others in a finalizer.
+/// Each location has the loops compiled for values of one type, and then meets others in a
+/// finalizer.
 const SERVER: &str = r#"
     location /options { content_by_lua_block {
         local texts = { secret = "tests", cookie_name = "a", cookie_path = "/", cookie_domain = "a.test", audience = "b" }
@@ -79,7 +80,8 @@ const INIT: &str = r#"
     end
 "#;
 
-/// The library's files, but for those that are not compiled, that hold the instructions of LuaJIT's own table loops.
+/// The library's files, but for those that are not compiled, that hold the instructions of LuaJIT's
+/// own table loops.
 const WITH_TABLE_LOOPS: &str = r#"
     local util, bit = require "jit.util", require "bit"
     local function add_instructions(found, code)

@@ -9,7 +9,8 @@ fn luarocks_make_installs_what_nginx_needs() {
     let tree = tempfile::tempdir().unwrap();
     let tree_path = tree.path().to_str().unwrap();
     let mut luarocks = Command::new("luarocks");
-    // Cargo tells a test about its package. Its own build would see that, and compile some crates anew.
+    // Cargo tells a test about its package. Its own build would see that, and compile some crates
+    // anew.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
         {
@@ -23,7 +24,8 @@ fn luarocks_make_installs_what_nginx_needs() {
         .unwrap();
     let messages = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{messages}");
-    // The tree was built before: compiling it anew would take minutes, here and at the next `make run`.
+    // The tree was built before: compiling it anew would take minutes, here and at the next `make
+    // run`.
     assert!(!messages.contains("Compiling "), "{messages}");
     // Only the rock's own files: the tree that was built is not on the path.
     let nginx = Nginx::start(&Site {

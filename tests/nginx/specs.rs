@@ -2,8 +2,8 @@
 
 use resty_session_testing::server::{Nginx, Site, root};
 
-/// Runs a spec file in an nginx of its own; `arguments` go into the request's. The variable `SPEC_FILTER`, a Lua pattern, picks
-/// the specs to run by their names.
+/// Runs a spec file in an nginx of its own; `arguments` go into the request's. The variable
+/// `SPEC_FILTER`, a Lua pattern, picks the specs to run by their names.
 pub fn run(file: &str, arguments: &str) {
     let nginx = Nginx::start(&Site {
         init: r#"require "resty.session""#,

@@ -13,7 +13,8 @@ use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
 use resty_session_testing::server::{Nginx, Site, wait_for};
 use resty_session_testing::sql_servers::Database;
 
-/// Each test runs with both servers, each started with settings of the test's own, as Postgres and MariaDB have them.
+/// Each test runs with both servers, each started with settings of the test's own, as Postgres and
+/// MariaDB have them.
 macro_rules! with_both {
     ($($(#[$doc:meta])* $name:ident($database:ident, $postgres:expr, $mariadb:expr) $body:block)*) => {
         $(
@@ -154,7 +155,8 @@ with_both! {
         let everything = "SELECT sid, data FROM sessions ORDER BY sid";
         let owners = "SELECT aud, sub, sid FROM sessions_meta ORDER BY aud, sub, sid";
         let before = (database.ask(everything), database.ask(owners));
-        // What is noted of the replaced session goes last, and that is locked: all else is done, and none of it committed.
+        // What is noted of the replaced session goes last, and that is locked: all else is done,
+        // and none of it committed.
         let held = database.hold(&format!("SELECT sid FROM sessions_meta WHERE sid = '{key}' FOR UPDATE"));
         thread::scope(|scope| {
             let saving = scope.spawn(|| browser.get(nginx.url("/set?v=new")));
@@ -317,7 +319,8 @@ with_both! {
         let nginx = nginx_with(&database, &database.options(), "store_metadata = false,");
         let browser = Browser::new();
         assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-        // What does not fit into a page of InnoDB's, MariaDB 10.11 cannot roll back on a full disk: it dies.
+        // What does not fit into a page of InnoDB's, MariaDB 10.11 cannot roll back on a full disk:
+        // it dies.
         let (path, most) = if database.storage() == "postgres" { ("/big?size=320000", 100) } else { ("/big?size=4000", 4000) };
         let mut refusals = 0;
         for _ in 0..most {

@@ -1,4 +1,5 @@
-//! What the tests of storages behind a network share: sites over them, and what each must do when its server fails.
+//! What the tests of storages behind a network share: sites over them, and what each must do when
+//! its server fails.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -120,8 +121,8 @@ pub type Close<'a> = (&'a str, bool, Box<dyn FnMut() + 'a>);
 /// Time limits that a busy machine keeps, too.
 pub const PATIENT: &str = "connect_timeout = 5000, send_timeout = 5000, read_timeout = 5000";
 
-/// Connections that end while they are idle fail no operation: of many at once, right afterwards or a moment later, each
-/// succeeds.
+/// Connections that end while they are idle fail no operation: of many at once, right afterwards or
+/// a moment later, each succeeds.
 pub fn outlives_closes(nginx: &Nginx, closes: &mut [Close]) {
     const BROWSERS: usize = 40;
     let browsers: Vec<Browser> = (0..BROWSERS).map(|_| Browser::new()).collect();
@@ -171,8 +172,8 @@ pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
     outlives_closes(&nginx, &mut closes);
 }
 
-/// A server at this port, whose certificate is for `STORAGE.test` and from the directory, is verified unless the program says
-/// not to.
+/// A server at this port, whose certificate is for `STORAGE.test` and from the directory, is
+/// verified unless the program says not to.
 pub fn verifies_tls(storage: &str, port: u16, directory: &Path) {
     let proxy = Spoiler::start_on("::1", port);
     let nginx = Nginx::start(&Site {

@@ -1,6 +1,7 @@
 //! Programs that end a request while it waits, or wait where they cannot, by the thousand.
 //!
-//! A run takes two seconds. `make stress` runs them on all storages of the bridge, and for longer: `STRESS_SECONDS` each.
+//! A run takes two seconds. `make stress` runs them on all storages of the bridge, and for longer:
+//! `STRESS_SECONDS` each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -203,7 +204,8 @@ fn cpu(pid: i32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// Sends requests of all kinds, and looks whether each client sees its own user, the worker lives, and nothing is left.
+/// Sends requests of all kinds, and looks whether each client sees its own user, the worker lives,
+/// and nothing is left.
 pub fn stress(storage: &str, options: &str) {
     let nginx = nginx(storage, options);
     let mut clients: Vec<Client> = (0..CLIENTS).map(|number| Client::sign_in(&nginx, number)).collect();

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use super::faults::note_with_two_workers;
 use resty_session_testing::server::{Nginx, Site, wait_for};
 
-/// The module is loaded, and a session made, in the master: nothing of it may be repeated by the workers that are forked.
+/// The module is loaded, and a session made, in the master: nothing of it may be repeated by the
+/// workers that are forked.
 #[test]
 fn workers_forked_after_init_never_repeat_a_session_id() {
     let nginx = Nginx::start(&Site {
@@ -54,7 +55,8 @@ fn workers_forked_after_init_never_repeat_a_session_id() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// Loading the library is no use of it, and what the master says while it starts does not silence the workers.
+/// Loading the library is no use of it, and what the master says while it starts does not silence
+/// the workers.
 #[test]
 fn each_worker_says_once_that_there_is_no_secret() {
     let count = |nginx: &Nginx| nginx.log().matches("no secret is configured").count();

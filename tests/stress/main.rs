@@ -1,5 +1,5 @@
-//! The stress of `tests/nginx/stress.rs` on all storages of the bridge: `make stress`. `STRESS_SECONDS` is the time
-//! that each takes.
+//! The stress of `tests/nginx/stress.rs` on all storages of the bridge: `make stress`.
+//! `STRESS_SECONDS` is the time that each takes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
 #[path = "../nginx/faults.rs"]

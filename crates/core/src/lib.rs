@@ -10,6 +10,5 @@ pub mod cookie;
 pub mod secret;
 pub mod session;
 pub mod settings;
-#[allow(missing_docs)]
 pub mod storage;
 pub mod time;

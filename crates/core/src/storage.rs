@@ -1,10 +1,11 @@
 //! The vocabulary of storages: requests, replies, errors, and the [`Storage`] trait.
 //!
-//! A session whose payload is not in its cookie is a *record* in a storage. An act on a session builds a [`Request`], and
-//! this same value reaches the driver, which borrows it. The [`Reply`] goes the same way back. Nothing in between
-//! changes their form.
+//! A session whose payload is not in its cookie is a *record* in a storage. An act on a session
+//! builds a [`Request`], and this same value reaches the driver, which borrows it. The [`Reply`]
+//! goes the same way back. Nothing in between changes their form.
 //!
-//! Times are whole seconds. `current_time` and expiries count from the Unix epoch; a `ttl` counts from `current_time`.
+//! Times are whole seconds. `current_time` and expiries count from the Unix epoch; a `ttl` counts
+//! from `current_time`.
 
 use std::fmt;
 use std::future::Future;
@@ -18,11 +19,15 @@ use crate::secret::show_only;
 /// Any operation of a storage, as it travels from an act to a driver.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
+    /// Read a record.
     Get(Get),
     /// Boxed, because it is large and a `Get` is what travels most.
     Set(Box<Set>),
+    /// Write an existing record anew.
     Update(Update),
+    /// Delete a record.
     Delete(Delete),
+    /// List the sessions of an owner.
     Sessions(Sessions),
 }
 
@@ -54,7 +59,8 @@ pub struct Set {
     pub old_key: Option<String>,
     /// Whether to store nothing if the replaced record is gone.
     pub old_must_exist: bool,
-    /// For how many seconds the replaced record goes on working. Requests that are under way may still need it.
+    /// For how many seconds the replaced record goes on working. Requests that are under way may
+    /// still need it.
     pub stale_ttl: u64,
     /// The users whose session this is, one an audience; empty if metadata is not stored.
     pub owners: Vec<Owner>,
@@ -101,8 +107,8 @@ pub struct Sessions {
 
 /// A user of an audience, whom sessions belong to.
 ///
-/// Both fields hold what storages put into names, columns and Lua tables: base64url, so that no separator and no
-/// byte that a storage cannot hold gets into a name.
+/// Both fields hold what storages put into names, columns and Lua tables: base64url, so that no
+/// separator and no byte that a storage cannot hold gets into a name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Owner {
     /// base64url of the audience.
@@ -112,8 +118,8 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Encodes an audience and a subject. With `hash_subject`, the subject is hashed: a storage then neither knows nor
-    /// tells who its users are, and their names all have the same length.
+    /// Encodes an audience and a subject. With `hash_subject`, the subject is hashed: a storage
+    /// then neither knows nor tells who its users are, and their names all have the same length.
     pub fn new(audience: &[u8], subject: &[u8], hash_subject: bool) -> Self {
         let subject = match hash_subject {
             true => base64url::encode(&sha256(subject)[..16]),
@@ -184,7 +190,8 @@ pub enum Reply {
     Record(Vec<u8>),
     /// There is no such record: the reply to a [`Get`] or an [`Update`].
     ///
-    /// A storage that a program wrote in Lua may reply so to any request, by returning nil and no message.
+    /// A storage that a program wrote in Lua may reply so to any request, by returning nil and no
+    /// message.
     Absent,
     /// The request was carried out: the reply to a [`Set`], an [`Update`] or a [`Delete`].
     Done,
@@ -224,19 +231,23 @@ show_only!(LiveSession { expiry });
 /// Why a storage did not do what it was asked. Programs see the text, and some match it.
 #[derive(Clone, Debug)]
 pub enum Error {
-    /// The reply did not come within the time limit. Whether the operation was carried out is not known.
+    /// The reply did not come within the time limit. Whether the operation was carried out is not
+    /// known.
     Timeout,
     /// The connection could not be made within the time limit.
     ConnectTimeout,
-    /// The connection could not be made: it was refused, or the host, the certificate or the password is wrong.
+    /// The connection could not be made: it was refused, or the host, the certificate or the
+    /// password is wrong.
     Connect(Cause),
     /// No connection became free within the time limit.
     Busy,
-    /// The connection failed, or became useless, before the reply. Whether the operation was carried out is not known.
+    /// The connection failed, or became useless, before the reply. Whether the operation was
+    /// carried out is not known.
     Lost(Cause),
     /// The record that a [`Set`] replaces is gone, though it had to exist.
     Gone,
-    /// The server refused the operation, its reply makes no sense, or it cannot hold what it was given.
+    /// The server refused the operation, its reply makes no sense, or it cannot hold what it was
+    /// given.
     Server(String),
     /// A library that a driver is built on, or the operating system, reported a failure.
     Driver(Cause),
@@ -460,7 +471,8 @@ pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send
 ///
 /// Anything that wraps a storage, to repeat, count or cache its operations, implements this trait too.
 pub trait Storage: Send + Sync {
-    /// Returns a record's value, byte for byte as it was stored, or `None` if it does not exist or has expired.
+    /// Returns a record's value, byte for byte as it was stored, or `None` if it does not exist or
+    /// has expired.
     ///
     /// A server that removes expired records by itself need not compare `current_time`.
     ///
@@ -471,27 +483,29 @@ pub trait Storage: Send + Sync {
 
     /// Stores a record for `ttl` seconds, over whatever had its key before.
     ///
-    /// - The record `old_key`, if it exists, lives for `stale_ttl` seconds more, but never longer than it would have.
+    /// - The record `old_key`, if it exists, lives for `stale_ttl` seconds more, but never longer
+    ///   than it would have.
     /// - The record is listed among the sessions of its owners, and the replaced one no longer is.
-    /// - With `old_must_exist`, nothing is stored if the record `old_key` is gone. A storage that cannot check that in the
-    ///   same step in which it stores ignores `old_must_exist`.
+    /// - With `old_must_exist`, nothing is stored if the record `old_key` is gone. A storage that
+    ///   cannot check that in the same step in which it stores ignores `old_must_exist`.
     ///
-    /// All of that happens, or nothing, as far as the storage can. One that needs several steps stores the record first and
-    /// shortens the replaced one last: if a step fails, the replaced record must go on working.
+    /// All of that happens, or nothing, as far as the storage can. One that needs several steps
+    /// stores the record first and shortens the replaced one last: if a step fails, the replaced
+    /// record must go on working.
     ///
-    /// Running it twice does no harm. The key is random, so that no other session has it, and no browser knows it before
-    /// the reply; and a replaced record is only ever shortened.
+    /// Running it twice does no harm. The key is random, so that no other session has it, and no
+    /// browser knows it before the reply; and a replaced record is only ever shortened.
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`] if the replaced record had to exist and does not. Any other error: the record may have been
-    /// stored or not.
+    /// [`Error::Gone`] if the replaced record had to exist and does not. Any other error: the
+    /// record may have been stored or not.
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()>;
 
     /// Writes an existing record anew, and returns whether it exists.
     ///
-    /// The record lives for `ttl` seconds at most, and never longer than it would have. One that was deleted meanwhile does
-    /// not come back, as far as the storage can tell.
+    /// The record lives for `ttl` seconds at most, and never longer than it would have. One that
+    /// was deleted meanwhile does not come back, as far as the storage can tell.
     ///
     /// Running it twice does no harm: it writes the same value.
     ///
@@ -507,8 +521,8 @@ pub trait Storage: Send + Sync {
     /// The record may have been deleted or not. Deleting it again completes what is missing.
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()>;
 
-    /// Returns the owner's sessions that have not expired, in any order. A session that expires at `current_time` has
-    /// expired.
+    /// Returns the owner's sessions that have not expired, in any order. A session that expires at
+    /// `current_time` has expired.
     ///
     /// The list may name sessions whose record is gone, if they were deleted without their owners.
     ///

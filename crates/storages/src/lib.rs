@@ -1,8 +1,9 @@
-//! The storages' drivers, one Cargo feature each, with their options and what they share: how a connection is held, how
-//! records are named, how expired ones are cleaned up.
+//! The storages' drivers, one Cargo feature each, with their options and what they share: how a
+//! connection is held, how records are named, how expired ones are cleaned up.
 //!
-//! What a storage is stands in [`resty_session_core::storage`]. A driver connects when it is first needed, and replaces a
-//! connection that is lost; [`repeating`] relies on operations that may be carried out twice.
+//! [`resty_session_core::storage`] defines what a storage is. A driver connects when it is first
+//! needed, and replaces a connection that is lost; [`repeating`] relies on operations that may be
+//! carried out twice.
 #![forbid(unsafe_code)]
 // A build with some of the storages leaves a part of what they share unused.
 #![cfg_attr(
@@ -56,12 +57,14 @@ pub use resty_session_core::storage::{
 
 /// Prepares the process for the drivers, once or often.
 pub fn prepare() {
-    // Which cryptography TLS uses is the process' choice; where it was made already, that one stands.
+    // The process chooses the cryptography of TLS once. If it has already chosen, this changes
+    // nothing.
     #[cfg(feature = "_network")]
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// How records and metadata are named: the present ones of prefix, cookie name, key, suffix, joined by `:`.
+/// How records and metadata are named: prefix, cookie name, key and suffix, joined by `:`. A prefix
+/// or suffix that is not configured is left out. The file storage joins them in another way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Naming {
     pub prefix: Option<String>,

@@ -55,8 +55,8 @@ fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// Returns the sessions that have not expired at `current_time` (seconds since the epoch), sorted by
-/// key.
+/// Returns the sessions that have not expired at `current_time` (seconds since the epoch), sorted
+/// by key.
 ///
 /// # Errors
 ///

@@ -41,6 +41,9 @@ pub trait Options: Section + Clone + Eq + Hash + Send + 'static {
     fn storage(self) -> Arc<dyn Storage>;
 }
 
+/// The names of all storages, also of those that this build leaves out.
+pub const NAMES: [&str; 7] = ["dshm", "file", "memcached", "mysql", "postgres", "redis", "shm"];
+
 /// Something that is done with each storage of this build; see [`each_storage`].
 pub trait Visitor {
     /// Why it failed.
@@ -53,7 +56,8 @@ pub trait Visitor {
     /// Those of the visitor.
     fn driver<O: Options>(&mut self) -> Result<(), Self::Error>;
 
-    /// The storage in nginx's shared memory, whose driver is written in Lua: [`ShmOptions`](crate::shm::ShmOptions).
+    /// The storage in nginx's shared memory, whose driver is written in Lua:
+    /// [`ShmOptions`](crate::shm::ShmOptions).
     ///
     /// # Errors
     ///

@@ -1,19 +1,22 @@
-//! Repeats an operation whose connection was lost: once, on another connection. (The driver of a Cluster repeats commands
-//! by itself before that.)
+//! Repeats an operation whose connection was lost: once, on another connection. (The driver of a
+//! Cluster repeats commands by itself before that.)
 //!
-//! A server closes connections that are idle, a load balancer cuts them, an administrator kills them, a restart or a
-//! failover ends them all. The client often learns of it only when it uses the connection next. Whether the server has
-//! carried out an operation whose reply did not arrive is not known, so an operation may be repeated only if doing it twice does no harm.
-//! All operations of a [`Storage`] may:
+//! A server closes connections that are idle, a load balancer cuts them, an administrator kills
+//! them, a restart or a failover ends them all. The client often learns of it only when it uses the
+//! connection next. Whether the server has carried out an operation whose reply did not arrive is
+//! not known, so an operation may be repeated only if doing it twice does no harm. All operations
+//! of a [`Storage`] may:
 //!
 //! - `get` and `sessions` change nothing.
-//! - `set` writes the same value under the same key, which is random: no other session has it, and no browser knows it
-//!   before the reply. The replaced record is shortened, never lengthened; an owner's sessions are a set.
-//! - `update` writes the same value, and only where the record still exists, and never lengthens its life.
+//! - `set` writes the same value under the same key, which is random: no other session has it, and
+//!   no browser knows it before the reply. The replaced record is shortened, never lengthened; an
+//!   owner's sessions are a set.
+//! - `update` writes the same value, and only where the record still exists, and never lengthens
+//!   its life.
 //! - `delete` of what is gone succeeds.
 //!
-//! A second attempt ends within the same time limit, which the bridge keeps. A timeout is not repeated: it has used up
-//! the time, and the server may still be working on it.
+//! A second attempt ends within the same time limit, which the bridge keeps. A timeout is not
+//! repeated: it has used up the time, and the server may still be working on it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! The storage in nginx's shared memory. Its driver is `lua/resty/session/shm.lua`, because only nginx can reach that memory;
-//! its options are here, so that they are read as those of the other storages are.
+//! The storage in nginx's shared memory. Its driver is `lua/resty/session/shm.lua`, because only
+//! nginx can reach that memory; its options are here, so that they are read as those of the other
+//! storages are.
 
 use resty_session_core::settings::{Error, Names, Reader, Section};
 
@@ -10,7 +11,8 @@ use crate::Naming;
 pub struct ShmOptions {
     /// The dictionary's name.
     pub zone: String,
-    /// The names of entries. Unlike elsewhere, an empty part leaves its `:` in them, as in lua-resty-session.
+    /// The names of entries. Unlike elsewhere, an empty part leaves its `:` in them, as in
+    /// lua-resty-session.
     pub naming: Naming,
 }
 

@@ -1,7 +1,9 @@
-//! Every driver keeps the contract that the comments of `resty_session_core::storage::Storage` describe, on a real server.
+//! Every driver keeps the contract that the comments of `resty_session_core::storage::Storage`
+//! describe, on a real server.
 //!
-//! `spec/contract.lua` checks the same through Lua, with what Lua adds: arguments that are not valid, or left out.
-//! Servers that are slow to start are checked with `cargo test -p resty-session-storages -- --ignored`.
+//! `spec/contract.lua` checks the same through Lua, with what Lua adds: arguments that are not
+//! valid, or left out. Servers that are slow to start are checked with `cargo test -p
+//! resty-session-storages -- --ignored`.
 #![cfg(all(
     feature = "dshm",
     feature = "file",
@@ -140,8 +142,8 @@ fn mariadb() {
     check(options, Tells::Yes);
 }
 
-/// Checks storages at the same time, because they mostly wait for records to expire. A failure names its storage as the
-/// thread.
+/// Checks storages at the same time, because they mostly wait for records to expire. A failure
+/// names its storage as the thread.
 fn check_all(storages: &[(&str, fn())]) {
     let start = |(name, check): &(&str, fn())| thread::Builder::new().name((*name).into()).spawn(*check).unwrap();
     let running: Vec<_> = storages.iter().map(start).collect();

@@ -1,10 +1,12 @@
-//! A stand-in for ngx-distributed-shm where that cannot be had: one of the nodes that share a memory, written from the
-//! [protocol's description](https://github.com/grrolland/ngx-distributed-shm#protocol).
+//! A stand-in for ngx-distributed-shm where that cannot be had: one of the nodes that share a
+//! memory, written from the [protocol's
+//! description](https://github.com/grrolland/ngx-distributed-shm#protocol).
 //!
 //! usage: dshm PORT INNER [PEER]…
 //!
-//! It answers clients at `PORT`. What they change it passes on to other nodes' inner ports, before it answers. At its own,
-//! `INNER`, it takes the same requests and passes none on; there it also tells everything that it holds (`entries`).
+//! It answers clients at `PORT`. What they change it passes on to other nodes' inner ports, before
+//! it answers. At its own, `INNER`, it takes the same requests and passes none on; there it also
+//! tells everything that it holds (`entries`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -137,7 +139,8 @@ impl Memory {
         done()
     }
 
-    /// A line for each entry: its name, the seconds that it has left (0 where it never ends), and its value.
+    /// A line for each entry: its name, the seconds that it has left (0 where it never ends), and
+    /// its value.
     fn tell(&self) -> Vec<u8> {
         let mut lines = Vec::new();
         for (name, entry) in &*self.entries() {

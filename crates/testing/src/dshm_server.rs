@@ -1,4 +1,5 @@
-//! Nodes of the stand-in for ngx-distributed-shm, `crates/testing/examples/dshm.rs`, and TLS in front of one, which speaks none itself.
+//! Nodes of the stand-in for ngx-distributed-shm, `crates/testing/examples/dshm.rs`, and TLS in
+//! front of one, which speaks none itself.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -24,7 +25,8 @@ pub struct Dshm {
     inner: u16,
 }
 
-/// The stand-in's program, compiled once. Cargo would have to be asked from within Cargo, and build everything anew for that.
+/// The stand-in's program, compiled once. Cargo would have to be asked from within Cargo, and build
+/// everything anew for that.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -66,7 +68,8 @@ impl Dshm {
         assert_eq!(answer, format!("LEN {}\r\n{value}\r\nDONE\r\n", value.len()));
     }
 
-    /// What the node holds: names, the seconds that each entry has left (0 where it never ends), values.
+    /// What the node holds: names, the seconds that each entry has left (0 where it never ends),
+    /// values.
     pub fn entries(&self) -> BTreeMap<String, (u64, String)> {
         let entry = |line: &str| {
             let mut words = line.splitn(3, ' ').map(str::to_owned);

@@ -1,5 +1,5 @@
-//! What tests and benches share: servers and an nginx of their own, on free ports and in temporary directories, and the
-//! sessions that lua-resty-session wrote.
+//! What tests and benches share: servers and an nginx of their own, on free ports and in temporary
+//! directories, and the sessions that lua-resty-session wrote.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

@@ -46,13 +46,14 @@ pub fn binary() -> String {
     std::env::var("NGINX").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/sbin/nginx".into())
 }
 
-/// The ports that tests use: below those that systems give to connections, as are those 10,000 above, on which the nodes of
-/// a Redis Cluster listen too.
+/// The ports that tests use: below those that systems give to connections, as are those 10,000
+/// above, on which the nodes of a Redis Cluster listen too.
 const PORTS: RangeInclusive<u16> = 10_000..=15_999;
 /// Ports that a process takes at once.
 const BLOCK: u16 = 100;
 
-/// A port that nobody listens on. No other call gets it, in this process or, while it runs, in another.
+/// A port that nobody listens on. No other call gets it, in this process or, while it runs, in
+/// another.
 pub fn free_port() -> u16 {
     static BLOCKS: Mutex<Vec<(File, RangeInclusive<u16>)>> = Mutex::new(Vec::new());
     let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +70,8 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
 }
 
-/// A lock on the block of ports that starts here, unless there is another. It ends with the process.
+/// A lock on the block of ports that starts here, unless there is another. It ends with the
+/// process.
 fn lock(first: u16) -> Option<File> {
     let directory = std::env::temp_dir().join("resty-session-test-ports");
     fs::create_dir_all(&directory).ok()?;
@@ -94,7 +96,8 @@ pub trait Server {
     fn start_again(&mut self);
 }
 
-/// A server's process, which can be made to fail, and to start again as it was. It ends with this value.
+/// A server's process, which can be made to fail, and to start again as it was. It ends with this
+/// value.
 pub struct Process {
     child: Option<Child>,
     program: PathBuf,
@@ -210,7 +213,8 @@ impl Nginx {
         fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }
 
-    /// The lines of the log that are above notice. Most tests' secrets are short, of which the log warns.
+    /// The lines of the log that are above notice. Most tests' secrets are short, of which the log
+    /// warns.
     pub fn complaints(&self) -> Vec<String> {
         let serious = ["[warn]", "[error]", "[crit]", "[alert]", "[emerg]"];
         let is_complaint =
@@ -236,7 +240,8 @@ impl Drop for Nginx {
     }
 }
 
-/// Where Debian has busted and the benches' clients, after the paths of an OpenResty, which looks elsewhere.
+/// Where Debian has busted and the benches' clients, after the paths of an OpenResty, which looks
+/// elsewhere.
 const DEBIANS_LUA: &str = "/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua";
 
 fn configuration(site: &Site, dir: &Path, lualib: &Path, port: u16) -> String {

@@ -1,4 +1,5 @@
-//! Database servers of their own: Postgres and MariaDB, each with the tables that the project's SQL files make.
+//! Database servers of their own: Postgres and MariaDB, each with the tables that the project's SQL
+//! files make.
 
 use std::fs;
 use std::io::Write;

@@ -123,7 +123,8 @@ impl Vector {
     }
 }
 
-/// JSON values as Lua sees them: all numbers are floats, and an empty table is both an array and an object.
+/// JSON values as Lua sees them: all numbers are floats, and an empty table is both an array and an
+/// object.
 pub fn same(left: &Value, right: &Value) -> bool {
     let empty = |value: &Value| match value {
         Value::Array(values) => values.is_empty(),

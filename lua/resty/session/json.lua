@@ -97,8 +97,8 @@ local function new_marking_codec(cjson)
   end
 end
 
---- Makes an encoder and a decoder. Both return a value, or nil and an error. The decoder does not mark
---- the outermost `levels` of tables as arrays.
+--- Makes an encoder and a decoder. Both return a value, or nil and an error. The decoder does not
+--- mark the outermost `levels` of tables as arrays.
 ---@param cjson table `cjson.safe`
 ---@return fun(value: any): string?, string? encode
 ---@return fun(text: string, levels: integer?): any, string? decode

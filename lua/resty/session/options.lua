@@ -61,8 +61,8 @@ end
 
 -- The shapes of the storages' own options, by each name of a storage.
 local SECTIONS = {}
-for storage, names in next, native.storages.OPTIONS do
-  SECTIONS[storage] = { fields = SECTION_FIELDS, each = INNER, names = names }
+for _, storage in next, native.storages.NAMES do
+  SECTIONS[storage] = { fields = SECTION_FIELDS, each = INNER, names = native.storages.OPTIONS[storage] }
 end
 for alias, storage in next, native.storages.ALIASES do
   SECTIONS[alias] = SECTIONS[storage]

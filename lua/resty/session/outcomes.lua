@@ -79,7 +79,8 @@ local function decode(outcome)
   return data, info
 end
 
--- Applies the data of an outcome. `opens` tells whether the act was one that opens. Returns an error, or nil.
+-- Applies the data of an outcome. `opens` tells whether the act was one that opens. Returns an
+-- error, or nil.
 local function apply_data(self, opens, outcome)
   local index = outcome.index
   local data, info, err = decode(outcome)

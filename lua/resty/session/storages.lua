@@ -22,7 +22,7 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- By each name of a storage, the section of the configuration that holds its options; an alias also
 -- has a section of its own name, which comes first.
 local SECTIONS = {}
-for name in following, native.OPTIONS do
+for _, name in following, native.NAMES do
   SECTIONS[name] = name
 end
 for alias, name in following, native.ALIASES do

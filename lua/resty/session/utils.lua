@@ -30,8 +30,8 @@ local EXPIRY_BYTES = native.EXPIRY_BYTES
 local EXPIRY_SIZE = checked.base64_size(EXPIRY_BYTES)
 
 -- The integers that `bpack` makes are unsigned and little-endian. base64url has no padding, and its
--- decoding is strict. Inflating more than 16 MiB is an error. Derived keys have 44 bytes by default,
--- and PBKDF2 runs 10,000 rounds. `derive_aes_gcm_256_key_and_iv` returns key, err, iv, and
+-- decoding is strict. Inflating more than 16 MiB is an error. Derived keys have 44 bytes by
+-- default, and PBKDF2 runs 10,000 rounds. `derive_aes_gcm_256_key_and_iv` returns key, err, iv, and
 -- `encrypt_aes_256_gcm` returns ciphertext, err, tag.
 ---@alias resty.session.utils.pbkdf2
 ---| fun(password: string, salt: string, usage: string, size: integer?, rounds: integer?): string?, string?

@@ -425,8 +425,8 @@ function waiting_module.run(method, storage, ...)
 end
 
 --- Returns what the bridge of this worker has done: how many operations were `submitted` and
---- `completed`, how many are `in_flight`, how many are `waiting` for their reply to be taken, and how
---- often the doorbell was rung (`rings`) and the replies were drained (`drains`).
+--- `completed`, how many are `in_flight`, how many are `waiting` for their reply to be taken, and
+--- how often the doorbell was rung (`rings`) and the replies were drained (`drains`).
 ---@return table<string, integer> counts
 function waiting_module.counts()
   return bridge.counts()

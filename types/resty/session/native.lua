@@ -308,6 +308,7 @@ function native.bridge.in_flight() end
 -- Storages on the bridge ----------------------------------------------------------------------------------------------
 
 ---@class resty.session.native.storages
+---@field NAMES string[] the names of all storages, also of those that this build leaves out
 ---@field OPTIONS table<string, string[]> the names of each storage's options
 ---@field ALIASES table<string, string> other names of storages
 ---@field NODE_OPTIONS string[] the names of the options of a server in a list

@@ -1,8 +1,9 @@
 //! What an act needs from outside, and how it gets it.
 //!
-//! An act awaits its [`Environment`]. The [`Task`] that wraps the act then stops with [`Step::Needs`], and goes on when it
-//! is [resumed](Task::resume) with the [`Supply`]. No executor runs it: whoever holds the task polls it by hand, meets its
-//! needs one by one, and may take as long as it likes for each.
+//! An act awaits its [`Environment`]. The [`Task`] that wraps the act then stops with
+//! [`Step::Needs`], and goes on when it is [resumed](Task::resume) with the [`Supply`]. No executor
+//! runs it: whoever holds the task polls it by hand, meets its needs one by one, and may take as
+//! long as it likes for each.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -41,7 +41,6 @@ mod api;
 pub mod audiences;
 pub mod configuration;
 mod cookie_settings;
-#[allow(missing_docs)]
 pub mod effect;
 mod error;
 mod info;

@@ -26,7 +26,7 @@ impl fmt::Debug for Name<'_> {
 }
 
 impl<'a> Name<'a> {
-    /// The name that a JSON value is which is not a string.
+    /// The name for a JSON value other than a string.
     pub(super) fn from_json(json: &'a [u8]) -> Self {
         let number = std::str::from_utf8(json).ok().and_then(|text| text.parse::<f64>().ok());
         match number.filter(|number| number.is_finite()) {

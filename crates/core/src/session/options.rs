@@ -65,7 +65,8 @@ macro_rules! options {
             /// The names of all options that are read.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
 
-            /// Reads each option by its name. Other fields of the table are ignored; see [`hints`](Self::hints).
+            /// Reads each option by its name. Other fields of the table are ignored; see
+            /// [`hints`](Self::hints).
             ///
             /// # Errors
             ///
@@ -153,8 +154,8 @@ impl Options {
         Self::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
     }
 
-    /// Returns what to log about the names that are not an option's, sorted. `sections` are the names under which storages'
-    /// options may stand.
+    /// Returns what to log about the names that are not an option's, sorted. `sections` are the
+    /// names under which storages' options may stand.
     pub fn hints(table: &Table, sections: &[&str]) -> Vec<String> {
         let mut known: Vec<&str> = Self::names().collect();
         known.extend(sections);
@@ -174,7 +175,8 @@ fn is_module(name: &[u8], value: &Value) -> bool {
     name.contains(&b'.') && value.to_table().is_ok()
 }
 
-/// The names of the options in a table of lua-resty-session 3, such as `cookie.lifetime`; `None` for anything else.
+/// The names of the options in a table of lua-resty-session 3, such as `cookie.lifetime`; `None`
+/// for anything else.
 fn former_names(name: &[u8], value: &Value) -> Option<Vec<Vec<u8>>> {
     let Value::Table(table) = value else { return None };
     let fields: Vec<_> = table.fields().map(|(field, _)| [name, b".", field].concat()).collect();

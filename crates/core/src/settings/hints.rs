@@ -1,8 +1,8 @@
-//! Unknown names of options: misspelt ones, and those of lua-resty-session 3. Programs pass whole tables through, so
-//! such a name is not an error; the log says once what was probably meant.
+//! Unknown names of options: misspelt ones, and those of lua-resty-session 3. Programs pass whole
+//! tables through, so such a name is not an error; the log says once what was probably meant.
 
-/// Options of lua-resty-session 3, a dot in the name written as `_`, and what they are called today; empty for
-/// those that have no successor.
+/// Options of lua-resty-session 3, a dot in the name written as `_`, and what they are called
+/// today; empty for those that have no successor.
 const VERSION_3: [(&str, &str); 50] = [
     ("name", "cookie_name"),
     ("timeout", "idling_timeout, rolling_timeout or absolute_timeout"),
@@ -59,8 +59,8 @@ const VERSION_3: [(&str, &str); 50] = [
 /// The longest name that the log shows whole, in bytes.
 const LONGEST: usize = 64;
 
-/// Says that an option is ignored, and what was probably meant. `storage` is the storage whose option it is, or `None` for a
-/// session's; `known` are the names that it could be.
+/// Says that an option is ignored, and what was probably meant. `storage` is the storage whose
+/// option it is, or `None` for a session's; `known` are the names that it could be.
 pub(crate) fn hint(storage: Option<&str>, name: &[u8], known: &[&str]) -> String {
     let shown = &name[..name.len().min(LONGEST)];
     let of = storage.map(|storage| format!("{storage} ")).unwrap_or_default();

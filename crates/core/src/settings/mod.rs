@@ -48,8 +48,8 @@ pub use self::value::{Table, Value};
 /// The names of options, in groups.
 pub type Names = &'static [&'static [&'static str]];
 
-/// An option that is not valid. Its text is shown to whoever wrote the option; it never repeats the option's value, which may
-/// be a secret.
+/// An option that is not valid. Its text is shown to whoever wrote the option; it never repeats the
+/// option's value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {option} ({cause})")]
 pub struct Error {
@@ -81,7 +81,8 @@ pub trait Section: Sized {
     fn read(reader: &Reader) -> Result<Self, Error>;
 }
 
-/// Reads a storage's options. Returns them together with a hint for each name that is not an option's, to be logged.
+/// Reads a storage's options. Returns them together with a hint for each name that is not an
+/// option's, to be logged.
 ///
 /// # Errors
 ///

@@ -8,9 +8,9 @@ use crate::secret::Password;
 
 /// A table of options.
 ///
-/// The options of storages all have a default, or may be missing: `false` and the empty text count as absent there, which
-/// is how [`text`](Self::text), [`password`](Self::password), [`number`](Self::number) and [`whole`](Self::whole) read
-/// them.
+/// The options of storages all have a default, or may be missing: `false` and the empty text count
+/// as absent there, which is how [`text`](Self::text), [`password`](Self::password),
+/// [`number`](Self::number) and [`whole`](Self::whole) read them.
 pub struct Reader<'a> {
     storage: Option<&'static str>,
     names: Names,
@@ -111,8 +111,8 @@ impl<'a> Reader<'a> {
         texts.iter().try_for_each(|option| self.text(option).map(drop))
     }
 
-    /// Reads an array of tables. Each has options of its own, whose names are given; `form` shows how to write one. The names
-    /// that are not among them become hints of this reader.
+    /// Reads an array of tables. Each has options of its own, whose names are given; `form` shows
+    /// how to write one. The names that are not among them become hints of this reader.
     ///
     /// # Errors
     ///

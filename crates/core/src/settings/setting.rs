@@ -10,7 +10,8 @@ pub trait Setting: Sized {
     ///
     /// # Errors
     ///
-    /// The value is not of this type. The text says why, and does not repeat the value, which may be a secret.
+    /// The value is not of this type. The text says why, and does not repeat the value, which may
+    /// be a secret.
     fn from_value(value: &Value) -> Result<Self, String>;
 }
 
@@ -24,7 +25,8 @@ impl Setting for bool {
     }
 }
 
-/// How much or how many. A fraction is rounded up, because 0 switches many an option off; an infinite number is very large.
+/// How much or how many. A fraction is rounded up, because 0 switches many an option off; an
+/// infinite number is very large.
 impl Setting for u64 {
     fn from_value(value: &Value) -> Result<Self, String> {
         number(value).map(|number| number.ceil() as Self)

@@ -79,7 +79,6 @@ impl Value {
     pub fn elements(&self) -> Result<&[Self], String> {
         match self {
             Self::List(values) => Ok(values),
-            // Its names may be secrets, so the text does not show them.
             Self::Table(_) => Err("array expected, got table with named fields".to_owned()),
             other => Err(other.unexpected("array")),
         }
@@ -93,7 +92,8 @@ impl fmt::Debug for Value {
     }
 }
 
-/// Named values, each of a name of its own. A name may be a secret that a program wrote in the wrong place.
+/// Named values, each of a name of its own. A name may be a secret that a program wrote in the
+/// wrong place.
 #[derive(Clone, Default, PartialEq)]
 pub struct Table(Vec<(Secret, Value)>);
 

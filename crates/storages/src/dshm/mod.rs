@@ -29,22 +29,18 @@ impl Options for DshmOptions {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        Repeating::new(Arc::new(Server {
-            client: Client::new(self.endpoint),
-            naming: self.naming,
-            locks: Locks::new(),
-        }))
+        Repeating::new(Arc::new(Dshm { client: Client::new(self.endpoint), naming: self.naming, locks: Locks::new() }))
     }
 }
 
 /// The storage.
-pub struct Server {
+pub struct Dshm {
     client: Client<Lines>,
     naming: Naming,
     locks: Locks,
 }
 
-impl Server {
+impl Dshm {
     fn record_name(&self, name: &str, key: &str) -> Name {
         Name::new(&self.naming.record(name, key))
     }
@@ -106,7 +102,7 @@ fn expiry(text: Option<&[u8]>) -> Option<u64> {
     str::from_utf8(text?).ok()?.parse().ok()
 }
 
-impl Storage for Server {
+impl Storage for Dshm {
     /// The record that is replaced is shortened last, because it must go on working if anything
     /// before fails.
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
@@ -176,7 +172,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Runs an operation against a server that expects these requests and sends these replies.
-    fn exchange<T>(dialogue: &'static [(&str, &str)], run: impl AsyncFnOnce(&Server) -> T) -> T {
+    fn exchange<T>(dialogue: &'static [(&str, &str)], run: impl AsyncFnOnce(&Dshm) -> T) -> T {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let node = Node { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let server = std::thread::spawn(move || {
@@ -192,7 +188,7 @@ mod tests {
         let timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
         let endpoint = Endpoint { address: Address::Tcp(node), tls: None, timeouts, pool: None };
         let naming = Naming { prefix: Some("p q".into()), suffix: None };
-        let storage = Server { client: Client::new(endpoint), naming, locks: Locks::new() };
+        let storage = Dshm { client: Client::new(endpoint), naming, locks: Locks::new() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let result = runtime.block_on(run(&storage));
         drop((storage, runtime));

@@ -31,7 +31,8 @@ impl Section for FileOptions {
     const OPTIONS: Names = &[TIMEOUTS, Naming::OPTIONS, Cleanup::OPTIONS, &["path", "pool"]];
 
     fn read(reader: &Reader) -> Result<Self, Error> {
-        // Where lua-resty-session keeps its files too. TMPDIR is ignored: a worker's may differ from the master's.
+        // Where lua-resty-session keeps its files too. TMPDIR is ignored: a worker's may differ
+        // from the master's.
         const PATH: &str = "/tmp";
         let path = reader.text("path")?.unwrap_or_else(|| PATH.into());
         if path.contains('\0') {

@@ -151,7 +151,8 @@ impl Share {
         }
     }
 
-    /// Takes a turn if the directory has fewer turns than are free. Returns whether it has taken one.
+    /// Takes a turn if the directory has fewer turns than are free. Returns whether it has taken
+    /// one.
     fn take(&self) -> bool {
         let mut state = self.threads.state();
         let mut used = self.used();

@@ -27,17 +27,17 @@ impl Options for MemcachedOptions {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        Repeating::new(Arc::new(Server { client: Client::new(self.endpoint), naming: self.naming }))
+        Repeating::new(Arc::new(Memcached { client: Client::new(self.endpoint), naming: self.naming }))
     }
 }
 
 /// The storage.
-pub struct Server {
+pub struct Memcached {
     client: Client<Meta>,
     naming: Naming,
 }
 
-impl Server {
+impl Memcached {
     fn record_name(&self, name: &str, key: &str) -> Result<Name, Error> {
         Name::new(&self.naming.record(name, key))
     }
@@ -81,7 +81,7 @@ impl Server {
     }
 }
 
-impl Storage for Server {
+impl Storage for Memcached {
     /// Names are checked before anything is stored. The record that is replaced is shortened last,
     /// because it must go on working if anything before fails.
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {

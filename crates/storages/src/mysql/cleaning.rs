@@ -12,7 +12,7 @@ use crate::cleanup::expired_before;
 use crate::sql::within;
 use crate::{Cause, Error};
 
-/// One round, if no other worker is at it. The lock goes with the connection.
+/// Runs one round, unless another worker is running one. Closing the connection releases the lock.
 pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
     let mut conn = within(timeouts.connect, connect(&storage.options)).await?;
@@ -29,7 +29,7 @@ pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
 }
 
 async fn lock(conn: &mut Conn, sessions: String) -> Result<bool, Error> {
-    // No locks on the gaps where new sessions go.
+    // Do not lock the gaps into which new sessions are inserted.
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.map_err(failed)?;
     let lock = "SELECT COALESCE(GET_LOCK(LEFT(CONCAT('resty-session ', CONCAT_WS('.', DATABASE(), ?)), 64), 0), 0)";
     let locked: Option<Row> = conn.exec_first(lock, (sessions,)).await.map_err(failed)?;

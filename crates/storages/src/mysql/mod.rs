@@ -1,7 +1,8 @@
 //! Sessions in MySQL or MariaDB.
 //!
-//! The protocol has no pipelining: a connection does one thing at a time, and so there is a pool of them. Statements are
-//! prepared once a connection, and values are bound. What is more than one statement is one transaction.
+//! The protocol has no pipelining: a connection does one thing at a time, so there is a pool of
+//! connections. Statements are prepared once for each connection, and values are bound. Several
+//! statements of one operation are one transaction.
 
 mod cleaning;
 mod options;
@@ -41,8 +42,9 @@ impl MySql {
         })
     }
 
-    /// Runs something on a connection. Only one that has done all it was asked, with or without success, is used again:
-    /// on any other, the next answer could be the last question's.
+    /// Runs something on a connection. The connection is used again only if everything on it has
+    /// ended, with or without success: otherwise the next reply could belong to the previous
+    /// request.
     async fn run<T, F>(&self, run: impl FnOnce(Conn) -> F) -> Result<T, Failure>
     where
         F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
@@ -56,8 +58,8 @@ impl MySql {
         }
     }
 
-    /// Runs statements as one transaction. `required` says whether there is the record that the
-    /// first statement changes, if nothing may be done when it is gone.
+    /// Runs statements as one transaction. `required`, if given, selects the record that the first
+    /// statement changes: if it is gone, nothing is changed and the error is [`Error::Gone`].
     async fn write(&self, steps: Vec<Step>, required: Option<Step>) -> Result<(), Error> {
         let done = outlast_deadlocks(|| {
             let (steps, required) = (steps.clone(), required.clone());
@@ -92,7 +94,7 @@ fn cause(error: mysql_async::Error) -> Cause {
     Cause::new(describe(&error), error)
 }
 
-/// What the server said, or what happened to the connection.
+/// Describes an error: the server's message, or what happened to the connection.
 fn describe(error: &mysql_async::Error) -> String {
     match error {
         mysql_async::Error::Server(server) => server.message.clone(),
@@ -103,13 +105,13 @@ fn describe(error: &mysql_async::Error) -> String {
 /// A statement, and what is bound to it.
 type Step = (String, Params);
 
-/// Values to bind, from what turns into them.
+/// Makes the values to bind from anything that converts into them.
 macro_rules! values {
     ($($value:expr),* $(,)?) => { Params::Positional(vec![$(Value::from($value)),*]) };
 }
 
-/// Everything of a save, as one transaction. The replaced session comes first: where its row is locked, nothing else is
-/// meanwhile.
+/// Returns all statements of a save, for one transaction. The replaced session's row comes first,
+/// so that a transaction that waits for this row has not locked any other.
 fn steps(statements: &Statements, set: &Set) -> Result<Vec<Step>, Error> {
     let (expires, stale) = (set.expiry(), set.stale_expiry());
     let Set { name, key, value, old_key, owners, .. } = set;
@@ -129,7 +131,8 @@ fn steps(statements: &Statements, set: &Set) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// Runs statements as one transaction; one alone is one by itself. Returns whether what was required is there.
+/// Runs statements as one transaction, which a single statement is by itself. Returns whether the
+/// required record exists.
 async fn run_all(
     conn: &mut Conn,
     mut steps: Vec<Step>,
@@ -140,7 +143,8 @@ async fn run_all(
     {
         return conn.exec_drop(statement, values).await.map(|()| true);
     }
-    // In plain statements: of a transaction that the driver knows of, it would wait for the end, for ever if need be.
+    // Plain statements, because the driver would wait without a limit for the end of a transaction
+    // that it knows of.
     conn.query_drop("START TRANSACTION").await?;
     for (statement, values) in steps {
         let done = match conn.exec_drop(statement, values).await {
@@ -148,16 +152,22 @@ async fn run_all(
             Err(error) => Err(error),
         };
         if !matches!(done, Ok(true)) {
-            // Where this fails, the connection is not used again.
-            conn.query_drop("ROLLBACK").await?;
+            // If this fails, the next transaction on the connection would commit what this one has
+            // done.
+            conn.query_drop("ROLLBACK").await.map_err(unusable)?;
             return done;
         }
     }
     conn.query_drop("COMMIT").await.map(|()| true)
 }
 
-/// Whether there is the record that a statement was to change. The record is looked for, and locked, only if the statement
-/// changed nothing.
+/// An error that makes the pool close the connection.
+fn unusable(error: mysql_async::Error) -> mysql_async::Error {
+    std::io::Error::other(error.to_string()).into()
+}
+
+/// Returns whether the record that a statement should change exists. The record is selected, and
+/// locked, only if the statement changed no row.
 async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_async::Error> {
     match required {
         Some((statement, values)) if conn.affected_rows() == 0 => {
@@ -218,7 +228,8 @@ impl Storage for MySql {
             });
             let rows: Vec<Row> = found.await?;
             let rows = rows.into_iter().map(columns).collect::<Result<Vec<_>, _>>()?;
-            // Tables that lua-resty-session's documentation describes compare without regard to case.
+            // Tables that lua-resty-session's documentation describes compare without regard to
+            // case.
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
             Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expiry)| LiveSession { key, expiry }).collect())
         })
@@ -229,7 +240,7 @@ impl Storage for MySql {
     }
 }
 
-/// What stands in a row. The driver's own error would show it all.
+/// Returns the columns of a row. The driver's own error would show all values.
 fn columns<T: FromRow>(row: Row) -> Result<T, Error> {
-    from_row_opt(row).map_err(|_| Error::Server("the table's columns are not as they should be".to_owned()))
+    from_row_opt(row).map_err(|_| Error::Server("the table's columns have unexpected types".to_owned()))
 }

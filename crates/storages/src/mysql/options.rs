@@ -27,7 +27,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct MySqlOptions {
     /// The server.
     pub address: Address,
-    /// Who signs in.
+    /// The user to sign in as.
     pub username: Option<String>,
     /// The password that the user signs in with.
     pub password: Option<Password>,
@@ -126,9 +126,10 @@ impl MySqlOptions {
         Ok(builder.into())
     }
 
-    /// What a new connection is told. Values that do not fit are errors, and the server gives up by itself on a lock that
-    /// takes longer than its answer is waited for; a shorter limit of its own stands. (MariaDB's `max_statement_time`
-    /// would do more, but MariaDB 10.11 dies of it where the disk is full.)
+    /// Returns the statements to run on a new connection. They make values that do not fit errors,
+    /// and limit the time for which the server waits for a lock; a shorter limit of the server is
+    /// kept. (MariaDB's `max_statement_time` would do more, but it crashes MariaDB 10.11 if the
+    /// disk is full.)
     fn setup(&self) -> Vec<String> {
         let seconds = self.timeouts.response.as_secs_f64().ceil().max(1.0);
         let mut setup = vec![format!(

@@ -1,6 +1,7 @@
 //! The connections of a storage, made when they are needed and used again while they are good.
 //!
-//! The driver's own pool takes back a connection whose answer was no longer waited for, and gives it out again.
+//! The driver's own pool takes back a connection even if a reply is still due on it, and lends it
+//! again.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ use super::options::MySqlOptions;
 use crate::Error;
 use crate::link::RECONNECT_PAUSE;
 
-/// A connection that was used so lately is taken to be good.
+/// A connection that was used within this time is lent again without a ping.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 pub struct Pool {
@@ -44,7 +45,7 @@ impl Pool {
         }
     }
 
-    /// A connection, when there is one or place for one.
+    /// Waits for a free place, then returns an idle connection or makes one.
     pub async fn take(&self, options: &MySqlOptions) -> Result<Lease<'_>, Error> {
         let place = timeout(options.timeouts.connect, self.places.acquire()).await;
         let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
@@ -77,7 +78,8 @@ impl Pool {
         self.lock().idle.retain(|(_, since)| since.elapsed() <= self.keepalive);
     }
 
-    /// Attempts that fail come no closer together than [`RECONNECT_PAUSE`]; operations that wait meanwhile share the result.
+    /// Waits until [`RECONNECT_PAUSE`] has passed since the last failed attempt to connect. Returns
+    /// an error if another attempt has failed by then.
     async fn wait_after_failure(&self) -> Result<(), Error> {
         let Some((error, when)) = self.lock().failure.clone() else { return Ok(()) };
         let rest = RECONNECT_PAUSE.saturating_sub(when.elapsed());
@@ -117,10 +119,11 @@ pub struct Lease<'a> {
 }
 
 impl Lease<'_> {
-    /// Lends the connection; it goes back to the pool if it is good still. Where this is dropped meanwhile, it is closed.
+    /// Runs something on the connection, which returns to the pool if it can still be used.
+    /// Dropping the future closes the connection.
     ///
-    /// Others are likely lost with one that is. Those that are idle are closed, and those that are out do not come back, so
-    /// that an operation that is repeated gets none of them.
+    /// If this connection is lost, others probably are, too. So idle ones are closed and those in
+    /// use do not return to the pool: a repeated operation gets a new connection.
     pub async fn run<T, F>(self, run: impl FnOnce(Conn) -> F) -> Result<T, mysql_async::Error>
     where
         F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
@@ -139,7 +142,8 @@ impl Lease<'_> {
     }
 }
 
-/// Whether a connection is of no more use: anything but a server's word ends it, and some of those do.
+/// Whether the connection must be replaced: after any error that the server did not report, and
+/// after some that it did.
 pub fn is_lost(error: &mysql_async::Error) -> bool {
     const SHUTDOWN: u16 = 1053;
     const UNKNOWN_STATEMENT: u16 = 1243;

@@ -1,7 +1,7 @@
 //! The statements, for MySQL and MariaDB alike.
 //!
-//! Times are seconds since the epoch, and in the table that many seconds after its first: a DATETIME has no time zone,
-//! and no time zone has a say in how it is reckoned.
+//! Times are seconds since the epoch. In the table, a time is a DATETIME that many seconds after
+//! 1970-01-01 00:00:00. It has no time zone, and none is needed to compute it.
 
 use crate::sql::Tables;
 
@@ -60,7 +60,8 @@ impl Statements {
         }
     }
 
-    /// Notes a session among its owners': audience, subject, key for each of so many.
+    /// Lists a session among the sessions of this many owners. The values are audience, subject and
+    /// key for each owner.
     pub fn note(&self, owners: usize) -> String {
         let rows = vec!["(?, ?, ?)"; owners].join(", ");
         format!("INSERT INTO {} (aud, sub, sid) VALUES {rows} ON DUPLICATE KEY UPDATE sid = VALUES(sid)", self.metadata)

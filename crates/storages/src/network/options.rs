@@ -37,7 +37,8 @@ impl Node {
 }
 
 impl Address {
-    /// Reads a socket's path, or host and port. A port in the host counts more than the option, as with cosockets.
+    /// Reads a socket's path, or host and port. A port in `host` takes
+    /// precedence over the option `port`, as with cosockets.
     pub(crate) fn read(reader: &Reader, default_port: u16) -> Result<Self, Error> {
         let (host, port) = (reader.text("host")?, port(reader, default_port)?);
         if let Some(path) = reader.text("socket")? {
@@ -47,7 +48,8 @@ impl Address {
         Self::parse(&host, port).map_err(|cause| reader.invalid("host", cause))
     }
 
-    /// As [`read`](Self::read), but a socket may be given by its directory, as libpq does it: the port is in its name.
+    /// As [`read`](Self::read), but a socket may be given by its directory, as libpq does it: the
+    /// port is in its name.
     #[cfg(feature = "postgres")]
     pub(crate) fn read_in_directory(reader: &Reader, default_port: u16) -> Result<Self, Error> {
         match Self::read(reader, default_port)? {

@@ -10,17 +10,17 @@ use crate::Error;
 use crate::cleanup::expired_before;
 use crate::sql::within;
 
-/// One round, if no other worker is at it. The lock goes with the connection.
+/// Runs one round, unless another worker is running one. Closing the connection releases the lock.
 pub async fn round(storage: Arc<Postgres>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
     let connection = Arc::new(within(timeouts.connect, connect(&storage.options)).await?);
     let sessions = storage.options.tables.sessions.clone();
-    // The rounds must not keep a storage that nobody has any more.
+    // A round must not keep a storage alive that nobody uses any more.
     drop(storage);
     if !within(timeouts.response, lock(connection.clone(), format!("resty-session {sessions}"))).await? {
         return Ok(());
     }
-    // Rows that somebody is at are left for the next round.
+    // Rows that another transaction has locked are left for the next round.
     let remove = format!(
         "WITH gone AS (DELETE FROM {sessions} WHERE sid IN (SELECT sid FROM {sessions} \
          WHERE exp >= to_timestamp($1) AND exp <= to_timestamp($2) ORDER BY exp LIMIT $3 FOR UPDATE SKIP LOCKED) \
@@ -43,14 +43,14 @@ async fn prepare(connection: Arc<Connection>, statement: String) -> Result<State
 struct Removal {
     connection: Arc<Connection>,
     statement: Statement,
-    /// How far it has come: what was removed stands in the index until the table is vacuumed, and is not gone through
-    /// again. Seconds since the epoch.
+    /// The expiry of the row that was removed last, in seconds since the epoch. The next batch
+    /// starts there, because removed rows stay in the index until the table is vacuumed.
     from: Mutex<f64>,
     to: f64,
 }
 
 impl Removal {
-    /// Removes so many rows at most; answers how many it found.
+    /// Removes at most `limit` rows, and returns how many it found.
     async fn remove(self: Arc<Self>, limit: u64) -> Result<u64, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let from = *self.from.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,7 +32,8 @@ impl Handle for Arc<Connection> {
     }
 }
 
-/// What drives a connection. It ends with it, whatever the server still owes: the driver would wait for that.
+/// The task that drives a connection. It ends with the connection. By itself it would wait for all
+/// replies that the server still owes.
 struct Driver(AbortHandle);
 
 impl Drop for Driver {
@@ -42,7 +43,8 @@ impl Drop for Driver {
 }
 
 impl Connection {
-    /// The statement, prepared when it is first needed: metadata's table may not exist where there is no metadata.
+    /// Returns a statement. It is prepared when it is first needed, because the metadata's table
+    /// may not exist if metadata is not stored.
     pub async fn statement(&self, kind: Kind, texts: &Statements) -> Result<Statement, tokio_postgres::Error> {
         let cell = &self.prepared[kind as usize];
         cell.get_or_try_init(|| self.client.prepare(texts.text(kind))).await.cloned()
@@ -106,8 +108,8 @@ fn refused(error: tokio_postgres::Error) -> Error {
     Error::Connect(cause(error))
 }
 
-/// Has the server end a statement by itself that takes longer than its answer is waited for: one that waits for a lock
-/// would hold its connection. A shorter limit of the server's stands.
+/// Makes the server end statements that take longer than the time limit, because one that waits for
+/// a lock would hold its connection. If the server has a shorter limit, that one is kept.
 fn limit_statements(options: &PostgresOptions) -> String {
     let limit = options.timeouts.response.as_millis().max(1);
     format!(
@@ -116,8 +118,8 @@ fn limit_statements(options: &PostgresOptions) -> String {
     )
 }
 
-/// Whether the connection is of no more use: it is closed, or what was prepared on it is, or its server has become one
-/// that cannot be written to.
+/// Whether the connection must be replaced: it is closed, its prepared statements are not valid any
+/// more, or its server cannot be written to.
 pub fn is_lost(error: &tokio_postgres::Error) -> bool {
     let lost = [
         SqlState::ADMIN_SHUTDOWN,
@@ -154,7 +156,8 @@ pub fn cause(error: tokio_postgres::Error) -> Cause {
     Cause::new(describe(&error), error)
 }
 
-/// What the server said, without the details, which can hold values; or what happened to the connection.
+/// Describes an error: the server's message without its details, which may contain values, or what
+/// happened to the connection.
 fn describe(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(server), _) => server.message().to_owned(),

@@ -1,8 +1,9 @@
 //! Sessions in Postgres.
 //!
-//! Every operation is one statement, and so one transaction and one round trip; statements are prepared once a
-//! connection, and values are bound. Reads share one connection, pipelined: they wait for no lock. Writes go to the
-//! least busy of a few others, because one that waits for a row holds up what is behind it.
+//! Every operation is one statement, and so one transaction and one round trip. Statements are
+//! prepared once for each connection, and values are bound. Reads share one connection, pipelined,
+//! because they wait for no lock. Writes go to the least busy of a few others, because a write that
+//! waits for a locked row delays those behind it.
 
 mod cleaning;
 mod connection;
@@ -48,7 +49,8 @@ impl Postgres {
         })
     }
 
-    /// Runs a statement on a connection of the link's. One that failed or answers too late is given up.
+    /// Runs a statement on the link's connection, and gives the connection up if it fails or the
+    /// reply comes too late.
     async fn run(
         &self,
         link: &Link<Arc<Connection>>,

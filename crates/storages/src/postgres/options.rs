@@ -23,11 +23,11 @@ pub const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_
 pub struct PostgresOptions {
     /// The server.
     pub address: Address,
-    /// Who signs in.
+    /// The user to sign in as.
     pub username: String,
     /// The password that the user signs in with.
     pub password: Option<Password>,
-    /// Without one, the server takes the user's name.
+    /// The database. If it is `None`, the server takes the one named like the user.
     pub database: Option<String>,
     /// The name that the server shows for its connections.
     pub application: Option<String>,

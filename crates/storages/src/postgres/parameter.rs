@@ -16,7 +16,7 @@ pub enum Parameter {
     Time(u64),
 }
 
-/// The driver asks for it. Values are ids, records and names: they are not shown.
+/// The driver requires this. It shows no values, because they are ids, records and names.
 impl fmt::Debug for Parameter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("…")
@@ -28,7 +28,7 @@ impl ToSql for Parameter {
         self.to_sql_checked(ty, out)
     }
 
-    /// Each kind of value knows by itself.
+    /// Always true, because each value checks the type itself when it is written.
     fn accepts(_: &Type) -> bool {
         true
     }

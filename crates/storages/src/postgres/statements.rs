@@ -17,10 +17,10 @@ pub enum Kind {
 
 pub const KINDS: usize = 9;
 
-/// What is saved where a record must have been replaced.
+/// The row to save, which exists only if a record was replaced.
 const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
 
-/// Their texts, by kind. Times are seconds since the epoch: no time zone has a say.
+/// The statements' texts, by kind. Times are seconds since the epoch, so time zones do not matter.
 pub struct Statements([String; KINDS]);
 
 impl Statements {
@@ -70,10 +70,10 @@ impl Statements {
     }
 }
 
-/// The statements that save a session only if the one that it replaces is there: without metadata, and with. `save` is the
-/// statement that saves it in any case.
+/// The statements that save a session only if the one that it replaces is there: without metadata,
+/// and with. `save` is the statement that saves it in any case.
 fn replacing_existing(Tables { sessions, metadata }: &Tables, save: &str) -> [String; 2] {
-    // A row that a sign-out is about to delete is waited for, and then it is gone.
+    // This waits for a sign-out that is about to delete the row, and then finds no row.
     let existing = format!(
         "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
          WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"

@@ -7,19 +7,19 @@ use super::errors::failed;
 use crate::network::{Address, Node, Timeouts, Tls};
 use crate::{Error, Naming};
 
-/// What is the same for all servers of a storage: who signs in and how, and how records are named. It has no `Debug`, because
-/// it holds a password.
+/// The settings that all servers of a storage share: credentials, TLS, time limits and the naming
+/// of records. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Access {
     /// How records and metadata are named.
     pub naming: Naming,
-    /// Who signs in.
+    /// The user to sign in as.
     pub username: Option<String>,
     /// The password that the user signs in with.
     pub password: Option<Password>,
     /// The database's number; a Cluster has only 0.
     pub database: i64,
-    /// How TLS is spoken; `None` speaks none.
+    /// The TLS settings, or `None` to connect without TLS.
     pub tls: Option<Tls>,
     /// How long the server may take.
     pub timeouts: Timeouts,
@@ -52,7 +52,7 @@ impl Access {
         redis::Client::open(info).map_err(failed)
     }
 
-    /// Who signs in, in database 0.
+    /// Returns the credentials, with database 0.
     pub(super) fn credentials(&self) -> RedisConnectionInfo {
         let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
         if let Some(username) = &self.username {

@@ -1,5 +1,5 @@
-//! A Redis Cluster. Keys lie in different slots, so an operation on several keys is several commands, sent at once to
-//! the nodes that hold them.
+//! A Redis Cluster. Keys lie in different slots, so an operation on several keys is several
+//! commands, sent at once to the nodes that hold them.
 
 use redis::Cmd;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
@@ -15,7 +15,8 @@ use crate::link::{Connection, Handle, Link};
 use crate::network::Timeouts;
 use crate::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
 
-/// All nodes are tried at once, then the slots are asked for: a node that does not answer must leave time for that.
+/// All nodes are tried at once, then the slots are asked for: a node that does not reply must leave
+/// time for that.
 pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
     Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
 }
@@ -33,7 +34,8 @@ impl Cluster {
         Self { link: Link::new(&timeouts(&access.timeouts)), nodes, access }
     }
 
-    /// The connection follows the changes of the cluster by itself; [`run_on`](Self::run_on) says when it is made anew.
+    /// Returns the connection, which follows changes of the Cluster by itself.
+    /// [`run_on`](Self::run_on) says when it is replaced.
     async fn connection(&self) -> Result<Connection<ClusterConnection<Node>>, Error> {
         self.link
             .get(|| async {
@@ -68,7 +70,8 @@ impl Cluster {
         self.run_on(&connection, command).await
     }
 
-    /// A connection whose node does not answer, or that has lost it, is given up: the next one asks again who holds what.
+    /// A connection whose node does not reply, or that has lost it, is given up: the next one asks
+    /// again who holds what.
     async fn run_on<T: FromRedisValue>(
         &self,
         connection: &Connection<ClusterConnection<Node>>,
@@ -84,7 +87,7 @@ impl Cluster {
         }
     }
 
-    /// Runs commands on keys of their own, all at once. The first error counts.
+    /// Runs commands at the same time and waits for all of them. Returns the first error.
     async fn run_all(&self, commands: Vec<Cmd>) -> Result<(), Error> {
         let connection = self.connection().await?;
         let running = commands.iter().map(|command| self.run_on::<()>(&connection, command));
@@ -92,7 +95,7 @@ impl Cluster {
     }
 }
 
-/// Its nodes' connections are replaced one by one: see [`Node`].
+/// Never closed as a whole. Connections to single nodes are replaced: see [`Node`].
 impl Handle for ClusterConnection<Node> {
     fn is_closed(&self) -> bool {
         false
@@ -100,7 +103,8 @@ impl Handle for ClusterConnection<Node> {
 }
 
 impl Storage for Cluster {
-    /// The record first, and the one that it replaces last: where anything fails, that one must go on working.
+    /// Stores the record first and shortens the replaced one last, because the replaced record must
+    /// still work if anything before fails.
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
             self.run::<()>(&commands::set_record(&self.access.naming, set)).await?;

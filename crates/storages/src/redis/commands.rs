@@ -4,8 +4,9 @@ use redis::{Cmd, Pipeline, cmd, pipe};
 
 use crate::{Delete, Get, LiveSession, Naming, Owner, Sessions, Set, Update};
 
-/// Stores a record, shortens the life of the one that it replaces, and notes it among its owners' sessions: in one round
-/// trip, and as a whole. The replaced record comes last: where something fails, it must go on working.
+/// Stores a record, lists it among its owners' sessions, and shortens the life of the record that
+/// it replaces: in one round trip, with no other command in between. The replaced record comes
+/// last, because it must still work if anything before fails.
 ///
 /// `KEYS`: the record, the replaced one, the owners' sets. `ARGV`: value, ttl, stale ttl, the time,
 /// the key, the old key, and 1 if nothing may be stored when the old key is gone: then the script
@@ -31,7 +32,8 @@ end
 return 1
 ";
 
-/// Writes a record anew if it is there; it lives no longer than it would have. `KEYS`: the record. `ARGV`: value, ttl.
+/// Rewrites a record if it exists, without lengthening its life. `KEYS`: the record. `ARGV`: value,
+/// ttl.
 const UPDATE: &str = r"
 local left = redis.call('TTL', KEYS[1])
 if left == -2 then
@@ -44,7 +46,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', math.max(left, 1))
 return 1
 ";
 
-/// Lets a replaced record expire soon, if it would live longer. `KEYS`: the record. `ARGV`: stale ttl.
+/// Lets a replaced record expire soon, if it would live longer. `KEYS`: the record. `ARGV`: stale
+/// ttl.
 const SHORTEN: &str = r"
 if redis.call('TTL', KEYS[1]) > tonumber(ARGV[1]) then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -52,7 +55,8 @@ end
 return 1
 ";
 
-/// Notes a session among its owner's. `KEYS`: the owner's set. `ARGV`: ttl, the time, the key, the old key.
+/// Notes a session among its owner's. `KEYS`: the owner's set. `ARGV`: ttl, the time, the key, the
+/// old key.
 const NOTE: &str = r"
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2])
 redis.call('ZADD', KEYS[1], ARGV[2] + ARGV[1], ARGV[3])
@@ -119,7 +123,7 @@ pub fn notes(naming: &Naming, set: &Set) -> Vec<Cmd> {
 
 pub fn get(naming: &Naming, get: &Get) -> Cmd {
     let key = naming.record(&get.name, &get.key);
-    // With room for all of it at once: it is what is sent most.
+    // Allocated once, because this is the most frequent command.
     let mut command = Cmd::with_capacity(2, "GET".len() + key.len());
     command.arg("GET").arg(key);
     command
@@ -131,7 +135,7 @@ pub fn unlink(naming: &Naming, delete: &Delete) -> Cmd {
     unlink
 }
 
-/// Takes a session from its owner's, and expired ones with it: two commands on one key.
+/// Removes a session and all expired ones from its owner's set: two commands on one key.
 pub fn forget(naming: &Naming, delete: &Delete, owner: &Owner) -> [Cmd; 2] {
     let set = naming.metadata(&delete.name, owner);
     let (mut expired, mut this) = (cmd("ZREMRANGEBYSCORE"), cmd("ZREM"));

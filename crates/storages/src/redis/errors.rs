@@ -1,4 +1,4 @@
-//! What the driver says of a failure, and what it means for an operation and its connection.
+//! The driver's errors: their texts, and what they mean for an operation and its connection.
 
 use redis::{ErrorKind, RedisError};
 
@@ -13,7 +13,7 @@ fn cause(error: RedisError) -> Cause {
     Cause::new(describe(&error), error)
 }
 
-/// What happened, in the server's words where it said anything.
+/// Describes an error, in the server's words if it sent any.
 fn describe(error: &RedisError) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return "the server refuses the username or the password".to_owned();
@@ -31,7 +31,7 @@ pub fn lost(error: RedisError) -> Error {
     if error.is_timeout() { Error::Timeout } else { Error::Lost(cause(error)) }
 }
 
-/// Whether a connection is of no more use after an error, whatever it leads to.
+/// Whether the error means that the connection itself is broken.
 pub fn is_broken(error: &RedisError) -> bool {
     error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }
@@ -41,7 +41,7 @@ pub fn connect_error(error: RedisError) -> Error {
     if error.is_timeout() { Error::ConnectTimeout } else { Error::Connect(cause(error)) }
 }
 
-/// Whether the connection is of no more use.
+/// Whether the connection must be replaced: it is broken, or its server refuses commands or writes.
 pub fn is_lost(error: &RedisError) -> bool {
     is_broken(error)
         || error.detail().is_some_and(|detail| detail.contains("READONLY"))

@@ -1,7 +1,7 @@
 //! Commands that are asked for at the same time, and go out as one pipeline.
 //!
-//! For the driver, a request is a message to its task, a channel for the answer, and a timer. The bridge asks for many
-//! commands at once: like this, all of them are one request.
+//! For the driver, a request is a message to its task, a channel for the reply, and a timer. The
+//! bridge asks for many commands at once: like this, all of them are one request.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,20 +11,21 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 
-/// Commands that wait to be sent, and who waits for their answers.
+/// Commands that wait to be sent, and who waits for their replies.
 #[derive(Default)]
 pub struct Gathering(Mutex<Vec<Gathered>>);
 
-pub type Gathered = (Cmd, Answer);
+pub type Gathered = (Cmd, Responder);
 
-pub type Answer = oneshot::Sender<Result<Value, Error>>;
+pub type Responder = oneshot::Sender<Result<Value, Error>>;
 
 impl Gathering {
-    /// Adds a command. Whether it is the first: then they have to be [taken](Self::take) and sent soon.
+    /// Adds a command. Returns the receiver of its reply, and whether it is the first command: then
+    /// the caller must [take](Self::take) all of them soon and send them.
     pub fn add(&self, command: Cmd) -> (bool, oneshot::Receiver<Result<Value, Error>>) {
-        let (answer, receiver) = oneshot::channel();
+        let (reply, receiver) = oneshot::channel();
         let mut gathered = self.gathered();
-        gathered.push((command, answer));
+        gathered.push((command, reply));
         (gathered.len() == 1, receiver)
     }
 
@@ -37,22 +38,22 @@ impl Gathering {
     }
 }
 
-/// Commands of one pipeline, at most: its answers come together, within the time for one.
+/// Commands of one pipeline, at most: its replies come together, within the time for one.
 const LONGEST: usize = 64;
 
 /// Divides commands into pipelines, without those that nobody waits for any more.
 pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = Vec<Gathered>> {
-    let mut rest = gathered.into_iter().filter(|(_, answer)| !answer.is_closed());
+    let mut rest = gathered.into_iter().filter(|(_, reply)| !reply.is_closed());
     std::iter::from_fn(move || Some(rest.by_ref().take(LONGEST).collect::<Vec<_>>()).filter(|some| !some.is_empty()))
 }
 
-pub fn refuse(answers: impl IntoIterator<Item = Answer>, error: &Error) {
-    for answer in answers {
-        let _ = answer.send(Err(error.clone()));
+pub fn refuse(replies: impl IntoIterator<Item = Responder>, error: &Error) {
+    for reply in replies {
+        let _ = reply.send(Err(error.clone()));
     }
 }
 
-/// Sends commands, and waits for their answers: one for each, in their order.
+/// Sends commands, and waits for their replies: one for each, in their order.
 pub async fn send(connection: &mut MultiplexedConnection, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
     let values = if let [command] = commands.as_slice() {
         vec![connection.send_packed_command(command).await?]

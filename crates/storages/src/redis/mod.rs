@@ -1,8 +1,9 @@
 //! Sessions in Redis, alone, behind Sentinel, or in a Cluster.
 //!
-//! A record is a string with a time to live. An owner's sessions are a sorted set, score = expiry, member = key.
-//! Only commands that Redis 5 and Valkey have are used. Commands of many requests share one connection a worker, or one
-//! a node, and are pipelined on it; see [`gathering`] for those of one moment.
+//! A record is a string with a time to live. An owner's sessions are a sorted set, score = expiry,
+//! member = key. Only commands that Redis 5 and Valkey have are used. Commands of many requests
+//! share one connection a worker, or one a node, and are pipelined on it; see [`gathering`] for
+//! those of one moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ mod single;
 pub use access::Access;
 pub use cluster::Cluster;
 pub use options::{ClusterNodes, RedisOptions, Sentinels, Target};
-pub use single::{Location, Server};
+pub use single::{Location, RedisServer};
 
 impl Options for RedisOptions {
     fn limit(&self) -> Duration {
@@ -34,7 +35,7 @@ impl Options for RedisOptions {
     }
 
     fn storage(self) -> Arc<dyn Storage> {
-        let server = |location| Repeating::new(Arc::new(Server::new(location, self.access.clone())));
+        let server = |location| Repeating::new(Arc::new(RedisServer::new(location, self.access.clone())));
         match self.target {
             Target::Single(address) => server(Location::Configured(address)),
             Target::Sentinel(sentinels) => server(Location::Named(sentinels)),

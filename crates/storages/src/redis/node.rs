@@ -1,7 +1,7 @@
-//! The connection to one node of a Cluster, made anew when it is lost.
+//! The connection to one node of a Cluster, which is replaced when it is lost.
 //!
-//! The driver would do that too, but it tries a command over and over on connections that are lost before it has replaced
-//! any, and can get stuck where many are lost at once, as when all have been idle for too long.
+//! The driver would do that too, but it repeats a command on lost connections before it replaces
+//! any. It can get stuck if many are lost at once, for example because all were idle for too long.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ struct Inner {
     config: AsyncConnectionConfig,
 }
 
-/// The driver keeps the time of connects and commands, and [`Cluster`](super::Cluster) that of idle connections.
+/// The driver keeps the time of connects and commands, and [`Cluster`](super::Cluster) that of idle
+/// connections.
 const UNLIMITED: Timeouts = Timeouts { connect: Duration::MAX, response: Duration::MAX, keepalive: Duration::MAX };
 
 impl Connect for Node {
@@ -57,7 +58,7 @@ impl Node {
         })
     }
 
-    /// The connection that takes the place of one that an error says is lost, if it does.
+    /// Replaces a connection if the error says that it is lost, and returns the new one.
     async fn replaced(
         &self,
         lost: &Connection<MultiplexedConnection>,
@@ -71,8 +72,9 @@ impl Node {
     }
 }
 
-/// A command whose connection to this node is lost is repeated here once. The driver, and
-/// [`crate::repeating`] after it, may repeat it again on other connections: it says why that does no harm.
+/// If the connection to this node is lost, the command is repeated here once. The driver and then
+/// [`crate::repeating`] may repeat it again on other connections; the latter says why that is
+/// harmless.
 impl ConnectionLike for Node {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
@@ -103,7 +105,7 @@ impl ConnectionLike for Node {
         })
     }
 
-    /// A Cluster has no other.
+    /// A Cluster has only database 0.
     fn get_db(&self) -> i64 {
         0
     }

@@ -14,12 +14,12 @@ const UNNEEDED_NUMBERS: &[&str] = &["pool_size", "backlog", "max_connection_atte
 const UNNEEDED_TEXTS: &[&str] = &["name", "lock_zone", "lock_prefix"];
 const UNNEEDED_SWITCH: &str = "force_auth";
 
-/// Which servers, and how they are spoken to. It has no `Debug`, because it holds passwords.
+/// The servers and how to connect to them. It has no `Debug`, because it holds passwords.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RedisOptions {
     /// Which servers.
     pub target: Target,
-    /// How they are spoken to.
+    /// How to connect to them.
     pub access: Access,
 }
 
@@ -34,7 +34,8 @@ pub enum Target {
     Cluster(ClusterNodes),
 }
 
-/// The Sentinels, and which of the servers that they watch. It has no `Debug`, because it holds a password.
+/// The Sentinels, and which of the servers that they watch. It has no `Debug`, because it holds a
+/// password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Sentinels {
     /// Their addresses.
@@ -43,7 +44,7 @@ pub struct Sentinels {
     pub master: String,
     /// Whether to use one of the replicas, not the master itself.
     pub replica: bool,
-    /// Who signs in at the Sentinels.
+    /// The user to sign in as at the Sentinels.
     pub username: Option<String>,
     /// The password that the user signs in with there.
     pub password: Option<Password>,
@@ -78,7 +79,8 @@ impl Section for RedisOptions {
         let target = Target::read(reader)?;
         let mut access = Access::read(reader)?;
         if let (Some(tls), Target::Sentinel(_) | Target::Cluster(_)) = (&mut access.tls, &target) {
-            // One name cannot be that of several servers: each certificate must bear its own server's.
+            // One name cannot be that of several servers: each certificate must bear its own
+            // server's.
             tls.server_name = None;
         }
         Ok(Self { target, access })
@@ -106,23 +108,25 @@ impl Access {
 }
 
 impl Target {
-    /// With `nodes` a Cluster, with `sentinels` what these name, else one server. The options of all three are checked.
+    /// With `nodes` a Cluster, with `sentinels` what these name, else one server. The options of
+    /// all three are checked, but a Cluster's Sentinels are not looked at.
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 6379;
+        const SENTINEL_PORT: u16 = 26379;
         let address = Address::read(reader, PORT)?;
-        let sentinels = Sentinels::read(reader)?;
-        let nodes = ClusterNodes::read(reader, PORT)?;
-        Ok(match (nodes, sentinels) {
-            (Some(nodes), _) => Self::Cluster(nodes),
-            (None, Some(sentinels)) => Self::Sentinel(sentinels),
-            (None, None) => Self::Single(address),
+        let sentinels = Sentinels::read_without_nodes(reader)?;
+        if let Some(nodes) = ClusterNodes::read(reader, PORT)? {
+            return Ok(Self::Cluster(nodes));
+        }
+        Ok(match Node::read_all(reader, "sentinels", SENTINEL_PORT)? {
+            Some(nodes) => Self::Sentinel(Sentinels { nodes, ..sentinels }),
+            None => Self::Single(address),
         })
     }
 }
 
 impl Sentinels {
-    fn read(reader: &Reader) -> Result<Option<Self>, Error> {
-        const PORT: u16 = 26379;
+    fn read_without_nodes(reader: &Reader) -> Result<Self, Error> {
         let replica = match reader.text("role")?.as_deref() {
             None | Some("master") => false,
             Some("slave" | "replica") => true,
@@ -130,8 +134,7 @@ impl Sentinels {
         };
         let master = reader.text("master")?.unwrap_or_else(|| "mymaster".into());
         let (username, password) = (reader.text("sentinel_username")?, reader.password("sentinel_password")?);
-        let nodes = Node::read_all(reader, "sentinels", PORT)?;
-        Ok(nodes.map(|nodes| Self { nodes, master, replica, username, password }))
+        Ok(Self { nodes: Vec::new(), master, replica, username, password })
     }
 }
 
@@ -172,6 +175,9 @@ mod tests {
         assert_eq!((found.master.as_str(), found.username), ("mymaster", None));
         let both =
             json!({ "sentinels": sentinels, "nodes": [{ "host": "b:7" }, { "ip": "c" }], "max_redirections": 1e6 });
+        let Target::Cluster(_) = options(json!({ "sentinels": [], "nodes": [{ "host": "b" }] })).target else {
+            panic!()
+        };
         let Target::Cluster(cluster) = options(both).target else { panic!() };
         assert_eq!(cluster.nodes, [node("b", 7), node("c", 6379)]);
         assert_eq!(cluster.max_redirections, 1000);
@@ -181,7 +187,7 @@ mod tests {
     fn options_of_targets_that_are_not_used_are_checked_too() {
         let nodes = json!([{ "host": "a" }]);
         for (json, problem_of) in [
-            (json!({ "nodes": nodes, "sentinels": [] }), "sentinels (it is empty)"),
+            (json!({ "nodes": nodes, "role": "king" }), "role (\"master\" or \"slave\" expected)"),
             (json!({ "nodes": nodes, "host": "[" }), "host (a bracket is not closed)"),
             (json!({ "role": "king" }), "role (\"master\" or \"slave\" expected)"),
             (json!({ "nodes": ["localhost"] }), "nodes (each must be { host = …, port = … })"),

@@ -1,4 +1,5 @@
-//! The Redis server that Sentinels name: the master, or a replica, whichever that is when a connection is made.
+//! The Redis server that Sentinels name: the master, or a replica, whichever that is when a
+//! connection is made.
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
@@ -11,8 +12,9 @@ use super::options::Sentinels;
 use crate::Error;
 use crate::network::Node;
 
-/// Asks the Sentinels for the server. The next one is asked when one fails, or beside it when it has not answered after its
-/// share of the time: one that hangs must not keep the others from being asked. A quarter of the time is left for connecting.
+/// Asks the Sentinels for the server. The next one is asked when one fails, or beside it when it
+/// has not replied after its share of the time: one that hangs must not keep the others from being
+/// asked. A quarter of the time is left for connecting.
 pub(super) async fn client(sentinels: &Sentinels, access: &Access) -> Result<Client, Error> {
     let time = access.timeouts.connect * 3 / 4;
     let (share, end) = (time / sentinels.nodes.len().max(1) as u32, Instant::now() + time);
@@ -29,7 +31,7 @@ pub(super) async fn client(sentinels: &Sentinels, access: &Access) -> Result<Cli
         };
         match timeout_at(until, asked.next()).await {
             Ok(Some(Ok(client))) => return Ok(client),
-            // That one took too long says less than what another said.
+            // The error of another Sentinel tells more than that one was too slow.
             Ok(Some(Err(Error::ConnectTimeout))) => {}
             Ok(Some(Err(error))) => problem = error,
             Err(_) if until < end => {}
@@ -38,7 +40,7 @@ pub(super) async fn client(sentinels: &Sentinels, access: &Access) -> Result<Cli
     }
 }
 
-/// The server that one Sentinel names, which has said that it is the one.
+/// Returns the server that one Sentinel names, after that server has confirmed its role.
 async fn ask(node: &Node, sentinels: &Sentinels, access: &Access) -> Result<Client, Error> {
     let addresses = [ConnectionAddr::Tcp(node.host.clone(), node.port)];
     let server_type = if sentinels.replica { SentinelServerType::Replica } else { SentinelServerType::Master };

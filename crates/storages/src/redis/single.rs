@@ -14,7 +14,7 @@ use crate::link::{Connection, Handle, Link};
 use crate::network::Address;
 use crate::{Cause, Delete, Error, Get, LiveSession, Naming, Operation, Sessions, Set, Storage, Update};
 
-/// Which server it is.
+/// How to find the server.
 pub enum Location {
     /// The one at this address.
     Configured(Address),
@@ -23,41 +23,42 @@ pub enum Location {
 }
 
 /// One server, and the storage on it.
-pub struct Server(Arc<Connected>);
+pub struct RedisServer(Arc<Shared>);
 
-/// The way to it.
-struct Connected {
+/// What requests that run at the same time share.
+struct Shared {
     link: Link<MultiplexedConnection>,
     gathering: Gathering,
     location: Location,
     access: Access,
 }
 
-impl Server {
+impl RedisServer {
     /// Nothing connects yet.
     pub fn new(location: Location, access: Access) -> Self {
         let link = Link::new(&access.timeouts);
-        Self(Arc::new(Connected { link, gathering: Gathering::default(), location, access }))
+        Self(Arc::new(Shared { link, gathering: Gathering::default(), location, access }))
     }
 
     fn naming(&self) -> &Naming {
         &self.0.access.naming
     }
 
-    /// Runs a command together with those that are asked for at the same time.
+    /// Runs a command, in one pipeline with those that are requested at the same time.
     async fn run<T: FromRedisValue>(&self, command: Cmd) -> Result<T, Error> {
-        let (is_first, answer) = self.0.gathering.add(command);
+        let (is_first, reply) = self.0.gathering.add(command);
         if is_first {
-            // It comes to this when those that run already have added theirs, and goes on if this one is given up.
-            let connected = self.0.clone();
-            tokio::spawn(async move { connected.send_gathered().await });
+            // In a task: it starts after the operations that run already have added their commands,
+            // and is not dropped with this operation.
+            let shared = self.0.clone();
+            tokio::spawn(async move { shared.send_gathered().await });
         }
-        let value = answer.await.unwrap_or(Err(Error::Broken))?;
+        let value = reply.await.unwrap_or(Err(Error::Broken))?;
         redis::from_redis_value(value).map_err(|error| Error::Driver(Cause::new(error.to_string(), error)))
     }
 }
 
-impl Connected {
+impl Shared {
     async fn send_gathered(&self) {
         let gathered = self.gathering.take();
         match self.connection().await {
@@ -65,21 +66,21 @@ impl Connected {
                 let pipelines = gathering::pipelines(gathered).map(|gathered| self.send(&connection, gathered));
                 futures_util::future::join_all(pipelines).await;
             }
-            Err(error) => gathering::refuse(gathered.into_iter().map(|(_, answer)| answer), &error),
+            Err(error) => gathering::refuse(gathered.into_iter().map(|(_, reply)| reply), &error),
         }
     }
 
     async fn send(&self, connection: &Connection<MultiplexedConnection>, gathered: Vec<Gathered>) {
-        let (commands, answers): (Vec<_>, Vec<_>) = gathered.into_iter().unzip();
+        let (commands, replies): (Vec<_>, Vec<_>) = gathered.into_iter().unzip();
         let result = gathering::send(&mut connection.handle.clone(), commands).await;
         match self.checked(connection, result) {
             Ok(values) => {
-                for (answer, value) in answers.into_iter().zip(values) {
-                    // Who does not wait any more has gone.
-                    let _ = answer.send(self.checked(connection, value));
+                for (reply, value) in replies.into_iter().zip(values) {
+                    // Nobody receives the reply if its operation was dropped.
+                    let _ = reply.send(self.checked(connection, value));
                 }
             }
-            Err(error) => gathering::refuse(answers, &error),
+            Err(error) => gathering::refuse(replies, &error),
         }
     }
 
@@ -87,13 +88,14 @@ impl Connected {
         self.link.get(|| self.connect()).await
     }
 
-    /// A connection that failed, or answered too late, or leads to a server that cannot be written to, is given up: the
-    /// next attempt connects anew.
+    /// A connection that failed, or replied too late, or leads to a server that cannot be written
+    /// to, is given up: the next attempt connects anew.
     fn checked<T>(&self, connection: &Connection<MultiplexedConnection>, result: RedisResult<T>) -> Result<T, Error> {
         match result {
             Err(error) if is_lost(&error) => {
                 self.link.give_up(connection);
-                // A server that says what it is in would say so again; Sentinels may name another.
+                // A server that refuses commands (loading, read-only) would refuse again; Sentinels
+                // may name another.
                 let may_be_repeated = is_broken(&error) || matches!(self.location, Location::Named(_));
                 Err(if may_be_repeated { lost(error) } else { failed(error) })
             }
@@ -113,7 +115,7 @@ impl Connected {
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(connect_error)
     }
 
-    /// `host` is where to connect to when the certificate bears another name.
+    /// `host` is the host to connect to if the certificate is for another name.
     fn config(&self, host: Option<String>) -> AsyncConnectionConfig {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.access.timeouts.connect))
@@ -126,14 +128,15 @@ impl Connected {
     }
 }
 
-/// The driver does not tell whether it has closed a connection: its next command fails at once, unsent, and is repeated.
+/// The driver does not tell whether a connection is closed. The next command on a closed one fails
+/// at once, unsent, and is repeated.
 impl Handle for MultiplexedConnection {
     fn is_closed(&self) -> bool {
         false
     }
 }
 
-impl Storage for Server {
+impl Storage for RedisServer {
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         let set = self.run(commands::set(self.naming(), set));
         Box::pin(async move {

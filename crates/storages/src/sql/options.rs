@@ -7,7 +7,8 @@ use super::{Dialect, Tables};
 impl Tables {
     pub(crate) const OPTIONS: &[&str] = &["table_name", "table", "table_name_meta", "table_meta"];
 
-    /// Reads the names of the tables. Unless that of the metadata is given, it follows from the other one.
+    /// Reads the names of the tables. Unless that of the metadata is given, it follows from the
+    /// other one.
     pub(crate) fn read(reader: &Reader, dialect: Dialect) -> Result<Self, Error> {
         let sessions = table(reader, dialect, ["table_name", "table"])?.unwrap_or_else(|| "sessions".into());
         let metadata = table(reader, dialect, ["table_name_meta", "table_meta"])?;
@@ -16,7 +17,7 @@ impl Tables {
     }
 }
 
-/// A table's name: the first of two options that is there. Both are checked.
+/// Reads a table's name from the first of two options that is given. Both are checked.
 fn table(reader: &Reader, dialect: Dialect, options: [&str; 2]) -> Result<Option<String>, Error> {
     let mut table = None;
     for option in options {

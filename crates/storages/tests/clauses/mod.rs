@@ -1,4 +1,5 @@
-//! The clauses of the contract, one function each. All run at the same time, on records of their own.
+//! The clauses of the contract, one function each. All run at the same time, on records of their
+//! own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +12,16 @@ use resty_session_core::storage::{Delete, Error, Get, Owner, Reply, Request, Ses
 
 const NAME: &str = "session";
 
-/// Seconds until a record expires whose end is waited for. Servers count whole seconds, so it may be one second less.
+/// Seconds until a record expires whose end is waited for. Servers count whole seconds, so it may
+/// be one second less.
 const SOON: u64 = 2;
 
 async fn until_soon_is_over() {
     tokio::time::sleep(Duration::from_millis(1000 * SOON + 1100)).await;
 }
 
-/// Whether a storage can check in the same step in which it stores whether the replaced record exists.
+/// Whether a storage can check in the same step in which it stores whether the replaced record
+/// exists.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Tells {
     Yes,
@@ -79,7 +82,8 @@ impl Contract {
                 self.an_update_neither_creates_nor_prolongs(),
             )
         };
-        // The others run while those wait: records that expire soon are looked at while nothing else is going on.
+        // The others run while those wait: records that expire soon are looked at while nothing
+        // else is going on.
         let others = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             self.check_others().await;

@@ -56,7 +56,7 @@ impl Protection {
     ///
     /// # Errors
     ///
-    /// An option does.
+    /// An option needs a storage, and there is none.
     pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
         if self.remember_theft && !stored {
             let cause =

@@ -10,7 +10,7 @@ use crate::session::{Error, Options};
 ///
 /// # Errors
 ///
-/// It is.
+/// The two are combined.
 pub(super) fn check(options: &Options) -> Result<(), Error> {
     let prefix = options.cookie_prefix.as_deref().unwrap_or_default();
     if options.cookie_secure == Some(Secure::Auto) && !prefix.is_empty() {
