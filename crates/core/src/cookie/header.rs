@@ -291,8 +291,9 @@ mod tests {
     proptest! {
         #[test]
         fn fields_survive_encoding(
-            flags: u16, sid: [u8; 32], creation_time in 0..=MAX_CREATION_TIME.as_secs(),
-            rolling_offset in 0..=MAX_ROLLING_OFFSET.as_secs(), data_size in 0..=MAX_DATA_SIZE, idling: u64, tag: [u8; 16], mac: [u8; 16],
+            (flags, sid) in any::<(u16, [u8; 32])>(), creation_time in 0..=MAX_CREATION_TIME.as_secs(),
+            rolling_offset in 0..=MAX_ROLLING_OFFSET.as_secs(), data_size in 0..=MAX_DATA_SIZE, idling: u64,
+            (tag, mac) in any::<([u8; 16], [u8; 16])>(),
         ) {
             let creation_time = Timestamp::from_secs(creation_time);
             let [rolling_offset, idling] = [rolling_offset, idling].map(Seconds::from_secs);
