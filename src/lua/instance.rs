@@ -4,23 +4,18 @@
 use mlua::BString;
 use mlua::prelude::*;
 
-use super::configuration::Handle;
+use super::configuration::HandleRef;
 use super::{ValueOrError, value_or_error};
-use resty_session_core::cookie::header::{ENCODED_SIZE, SID_SIZE};
+use resty_session_core::cookie::header::ENCODED_SIZE;
 use resty_session_core::cookie::{Error, Flags, Header, base64url, chunks, request, set_cookie};
 use resty_session_core::time::Timestamp;
+use resty_session_storages::{EXPIRY_BYTES, KEY_SIZE};
 
-type HandleRef = LuaUserDataRef<Handle>;
-
-/// The bytes of a session's expiry in the text of metadata.
-const EXPIRY_BYTES: usize = 5;
-
-/// Adds the functions, and the constants of cookies and of metadata that the shim needs. `KEY_SIZE`
-/// is how many characters a record's key has, which is a session's id or a hash of it.
+/// Adds the functions, and the constants of cookies and of metadata that the shim needs.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("FLAG_FORGET", Flags::FORGET.bits())?;
     module.set("MAX_COOKIES", chunks::MAX_COOKIES)?;
-    module.set("KEY_SIZE", base64url::encoded_size(SID_SIZE))?;
+    module.set("KEY_SIZE", KEY_SIZE)?;
     module.set("EXPIRY_BYTES", EXPIRY_BYTES)?;
     module.set("header_fields", lua.create_function(header_fields)?)?;
     module.set("property", lua.create_function(property)?)?;

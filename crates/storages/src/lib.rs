@@ -51,6 +51,8 @@ pub mod shm;
 pub mod sql;
 
 pub use options::Options;
+use resty_session_core::cookie::base64url;
+use resty_session_core::cookie::header::SID_SIZE;
 pub use resty_session_core::storage::{
     Cause, Delete, Error, Get, LiveSession, Operation, Owner, Sessions, Set, Storage, Update,
 };
@@ -62,6 +64,13 @@ pub fn prepare() {
     #[cfg(feature = "_network")]
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
+
+/// Characters of a session's key: base64url of a session id, or of a hash of it.
+pub const KEY_SIZE: usize = base64url::encoded_size(SID_SIZE);
+/// Bytes of an expiry in metadata, in seconds since the epoch.
+pub const EXPIRY_BYTES: usize = 5;
+/// The latest expiry that these bytes can hold, in seconds since the epoch.
+const MAX_EXPIRY: u64 = (1 << (8 * EXPIRY_BYTES)) - 1;
 
 /// How records and metadata are named: prefix, cookie name, key and suffix, joined by `:`. A prefix
 /// or suffix that is not configured is left out. The file storage joins them in another way.

@@ -7,18 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use super::{Error, LiveSession, Set};
+use super::{EXPIRY_BYTES, Error, KEY_SIZE, LiveSession, MAX_EXPIRY, Set};
+use resty_session_core::cookie::base64url;
 use resty_session_core::secret::show_only;
 
-/// Characters of a key: base64url of a session's 32-byte id, or of a hash of it.
-const KEY_SIZE: usize = 43;
-/// Characters of an expiry: base64url of 5 bytes.
-const EXPIRY_SIZE: usize = 7;
-/// The latest expiry that 5 bytes can hold, in seconds since the epoch.
-const MAX_EXPIRY: u64 = (1 << 40) - 1;
+/// Characters of an expiry.
+const EXPIRY_SIZE: usize = base64url::encoded_size(EXPIRY_BYTES);
 
 /// Returns the items that storing a record appends: its own, and the one that takes the replaced
 /// record out.
@@ -50,7 +44,7 @@ fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
     let mut text = deleted(key)?;
     text.pop();
     text.push(b':');
-    text.extend_from_slice(URL_SAFE_NO_PAD.encode(&expiry.min(MAX_EXPIRY).to_le_bytes()[..5]).as_bytes());
+    text.extend_from_slice(base64url::encode(&expiry.min(MAX_EXPIRY).to_le_bytes()[..EXPIRY_BYTES]).as_bytes());
     text.push(b';');
     Ok(text)
 }
@@ -121,8 +115,8 @@ fn item<'a>(text: &mut &'a [u8]) -> Option<Item<'a>> {
         b':' => {
             let (packed, rest) = rest.split_at_checked(EXPIRY_SIZE)?;
             let mut bytes = [0; 8];
-            let size = URL_SAFE_NO_PAD.decode_slice(packed, &mut bytes).ok()?;
-            *text = rest.strip_prefix(b";").filter(|_| size == 5)?;
+            base64url::decode_exact(packed, &mut bytes[..EXPIRY_BYTES]).ok()?;
+            *text = rest.strip_prefix(b";")?;
             Some(Item { key, expiry: Some(u64::from_le_bytes(bytes)) })
         }
         _ => None,
@@ -130,7 +124,7 @@ fn item<'a>(text: &mut &'a [u8]) -> Option<Item<'a>> {
 }
 
 fn is_key(key: &[u8]) -> bool {
-    key.len() == KEY_SIZE && key.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    key.len() == KEY_SIZE && base64url::is_text(key)
 }
 
 #[cfg(test)]

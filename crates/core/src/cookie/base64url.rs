@@ -40,7 +40,7 @@ pub fn decode(text: &[u8]) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Whether all characters of a text are those of base64url. Such a text may still not decode.
-pub(crate) fn is_text(text: &[u8]) -> bool {
+pub fn is_text(text: &[u8]) -> bool {
     text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn is_text(text: &[u8]) -> bool {
 /// # Errors
 ///
 /// The text is not base64url, or holds more or fewer bytes.
-pub(super) fn decode_exact(text: &[u8], bytes: &mut [u8]) -> Result<(), DecodeSliceError> {
+pub fn decode_exact(text: &[u8], bytes: &mut [u8]) -> Result<(), DecodeSliceError> {
     match ENGINE.decode_slice(text, bytes)? {
         size if size == bytes.len() => Ok(()),
         _ => Err(DecodeSliceError::OutputSliceTooSmall),

@@ -12,13 +12,12 @@ use nix::fcntl::OFlag;
 use tempfile::NamedTempFile;
 
 use super::{Error, MAX_FILE_SIZE, names};
+use crate::MAX_EXPIRY;
 
 /// The permissions of a file: only its owner may read and write it.
 const FILE_MODE: u32 = 0o600;
 /// How many random characters a temporary file's name has.
 const RANDOM_SIZE: usize = 12;
-/// The latest expiry, in seconds since the epoch: what five bytes can hold, as in all the formats.
-const MAX_EXPIRY: u64 = (1 << 40) - 1;
 
 /// A directory of session files.
 pub struct Directory(PathBuf);

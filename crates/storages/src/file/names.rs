@@ -10,12 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::unistd::geteuid;
 
 use super::Error;
-use crate::{Naming, Owner};
+use crate::{KEY_SIZE, Naming, Owner};
+use resty_session_core::cookie::base64url;
 
 /// The longest name of a file that file systems accept, in bytes.
 const MAX_NAME: usize = 255;
-/// Characters of a session's key: base64url of 32 bytes.
-const KEY_SIZE: usize = 43;
 
 /// How the names of locks and temporary files start.
 const OWN: &str = ".resty-session.";
@@ -102,7 +101,7 @@ pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
 fn is_record(name: &[u8]) -> bool {
     name.len().checked_sub(KEY_SIZE).is_some_and(|at| {
         let (rest, key) = name.split_at(at);
-        is_base64url(key) && rest.strip_suffix(b"_").is_some_and(is_cookie_name)
+        base64url::is_text(key) && rest.strip_suffix(b"_").is_some_and(is_cookie_name)
     })
 }
 
@@ -112,11 +111,8 @@ fn is_metadata(name: &[u8]) -> bool {
     let mut halves = name.splitn(2, |byte| *byte == b':');
     let (Some(first), Some(subject)) = (halves.next(), halves.next()) else { return false };
     let splits = || first.iter().enumerate().filter(|(_, byte)| **byte == b'_').map(|(at, _)| at);
-    is_base64url(subject) && splits().any(|at| is_cookie_name(&first[..at]) && is_base64url(&first[at + 1..]))
-}
-
-fn is_base64url(text: &[u8]) -> bool {
-    text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    base64url::is_text(subject)
+        && splits().any(|at| is_cookie_name(&first[..at]) && base64url::is_text(&first[at + 1..]))
 }
 
 /// A token of [RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
