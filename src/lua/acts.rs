@@ -30,28 +30,13 @@ use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
-    module.set("open", lua.create_function(|lua, args| on_request(lua, args, Function::Open))?)?;
-    module.set("start", lua.create_function(|lua, args| on_request(lua, args, Function::Start))?)?;
-    module.set("logout", lua.create_function(|lua, args| on_request(lua, args, Function::Logout))?)?;
-    module.set("destroy", lua.create_function(|lua, args| on_request(lua, args, Function::Destroy))?)?;
+    for (name, function) in FUNCTIONS {
+        module.set(name, lua.create_function(move |lua, args| on_request(lua, args, function))?)?;
+    }
     let instance = lua.create_table()?;
-    instance.set("save", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Save))?)?;
-    instance
-        .set("touch", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Touch))?)?;
-    instance.set(
-        "refresh",
-        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Refresh))?,
-    )?;
-    instance
-        .set("logout", lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Logout))?)?;
-    instance.set(
-        "destroy",
-        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::Destroy))?,
-    )?;
-    instance.set(
-        "save_info",
-        lua.create_function(|lua, args: Args<InstanceArgs>| on_instance(lua, args, Method::SaveInfo))?,
-    )?;
+    for (name, method) in METHODS {
+        instance.set(name, lua.create_function(move |lua, args| on_instance(lua, args, method))?)?;
+    }
     module.set("instance", instance)?;
     let next = lua.create_table()?;
     for (name, value) in Next::ALL {
@@ -113,6 +98,13 @@ enum Function {
     Destroy,
 }
 
+const FUNCTIONS: [(&str, Function); 4] = [
+    ("open", Function::Open),
+    ("start", Function::Start),
+    ("logout", Function::Logout),
+    ("destroy", Function::Destroy),
+];
+
 /// `audience` and `remember` are those of an instance that is to be opened, if they are not the
 /// configured ones.
 fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
@@ -134,6 +126,7 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
     running.start(lua)
 }
 
+/// The methods of an instance.
 #[derive(Clone, Copy)]
 enum Method {
     Save,
@@ -143,6 +136,15 @@ enum Method {
     Destroy,
     SaveInfo,
 }
+
+const METHODS: [(&str, Method); 6] = [
+    ("save", Method::Save),
+    ("touch", Method::Touch),
+    ("refresh", Method::Refresh),
+    ("logout", Method::Logout),
+    ("destroy", Method::Destroy),
+    ("save_info", Method::SaveInfo),
+];
 
 fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult<Row> {
     let (handle, request, instance) = rows::read(args);
@@ -370,15 +372,15 @@ fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Rep
     }
 }
 
-/// A request to a program's own storage, other than `get`, as a table: its `method`, and the
-/// method's arguments by their names.
+/// A request to a program's own storage as a table: its `method`, and the method's arguments by
+/// their names.
+///
+/// # Errors
+///
+/// No act calls the method in this way: `get` has a row of its own, and acts list no sessions.
 fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     match request {
-        Request::Get(get) => {
-            table.raw_set("method", "get")?;
-            identify(&table, (&get.name, get.key, get.current_time))?;
-        }
         Request::Set(set) => {
             table.raw_set("method", "set")?;
             identify(&table, (&set.name, set.key, set.current_time))?;
@@ -400,13 +402,8 @@ fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Sessions(sessions) => {
-            let Owner { audience, subject } = sessions.owner;
-            table.raw_set("method", "read_metadata")?;
-            table.raw_set("name", &*sessions.name)?;
-            table.raw_set("audience", audience)?;
-            table.raw_set("subject", subject)?;
-            table.raw_set("current_time", sessions.current_time)?;
+        Request::Get(_) | Request::Sessions(_) => {
+            return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }
     Ok(table)

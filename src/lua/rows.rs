@@ -5,6 +5,8 @@
 //! Frequent results cross as separate values, because a table for each act would cost a tenth of an
 //! open. Rare ones cross in a table with names.
 
+use std::ops::Range;
+
 use mlua::prelude::*;
 use mlua::{BString, Either, Variadic};
 
@@ -57,6 +59,11 @@ pub enum Next {
 /// factor, plus its end.
 pub const POSITION_FACTOR: u64 = 1 << 26;
 
+/// A place in a Cookie header as one number.
+fn position(place: &Range<usize>) -> u64 {
+    (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64
+}
+
 impl Next {
     /// All of them by name, for the shim.
     pub const ALL: [(&str, Self); 7] = [
@@ -84,7 +91,7 @@ impl Next {
 }
 
 /// The arguments of every act: `handle, now, cookies, unsendable, problem`, and the act's own.
-pub type Args<More = ()> = (HandleRef, u64, Option<BString>, (Option<String>, Option<String>, More));
+pub type Args<More> = (HandleRef, u64, Option<BString>, (Option<String>, Option<String>, More));
 
 /// What an act knows about the request and the response.
 pub struct RequestRow {
@@ -180,11 +187,10 @@ impl Finished<'_> {
             return Ok(None);
         }
         let Some(parts) = sole.split(payload) else { return Ok(None) };
-        let place = (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64;
         // The data are copied once, into Lua's memory.
         let data = string(lua.create_string(parts.data)?);
         let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
-        Ok(Some(Next::Opened.row([data, audience, subject, number(place)])))
+        Ok(Some(Next::Opened.row([data, audience, subject, number(position(place))])))
     }
 
     fn touched(&self) -> Option<Row> {
@@ -239,17 +245,9 @@ impl Finished<'_> {
         more.set(lua, "warning", session.warning.as_deref())?;
         if let Some(meta) = &session.meta {
             more.set(lua, "key", Some(meta.key + 1).filter(|key| *key > 1))?;
-            more.set(
-                lua,
-                "known_at",
-                Some(meta.known_at).filter(|known_at| *known_at != self.now).map(Timestamp::as_secs),
-            )?;
-            let place = meta.place.as_ref();
-            more.set(
-                lua,
-                "position",
-                place.map(|place| (place.start as u64 + 1) * POSITION_FACTOR + place.end as u64),
-            )?;
+            let known_at = Some(meta.known_at).filter(|known_at| *known_at != self.now);
+            more.set(lua, "known_at", known_at.map(Timestamp::as_secs))?;
+            more.set(lua, "position", meta.place.as_ref().map(position))?;
         }
         if self.has_new_data() {
             more.set(lua, "payload", Some(lua.create_string(&session.payload)?))?;
@@ -288,7 +286,7 @@ pub fn waits((ticket, limit, in_entry_thread): Submitted) -> Row {
     Next::Wait.row([number(ticket), Either::Right(LuaValue::Number(limit)), boolean(in_entry_thread)])
 }
 
-pub fn nil() -> Field {
+fn nil() -> Field {
     Either::Left(None)
 }
 
@@ -300,7 +298,7 @@ pub fn number(number: u64) -> Field {
     Either::Right(LuaValue::Number(number as f64))
 }
 
-pub fn boolean(value: bool) -> Field {
+fn boolean(value: bool) -> Field {
     Either::Right(LuaValue::Boolean(value))
 }
 
@@ -309,7 +307,7 @@ fn string(string: LuaString) -> Field {
 }
 
 /// Bytes as they are, whether they are UTF-8 or not.
-pub fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Field> {
+fn bytes(lua: &Lua, bytes: Option<&[u8]>) -> LuaResult<Field> {
     let Some(bytes) = bytes else { return Ok(nil()) };
     match std::str::from_utf8(bytes) {
         Ok(plain) => Ok(text(plain)),
