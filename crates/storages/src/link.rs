@@ -60,7 +60,7 @@ impl<C: Handle> Link<C> {
         }
     }
 
-    /// Returns the connection, which `connect` makes if there is none.
+    /// Returns the connection. If nobody has made one yet, `connect` makes it.
     ///
     /// # Errors
     ///

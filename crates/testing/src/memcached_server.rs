@@ -35,13 +35,6 @@ impl Memcached {
         Self { process: Process::start("memcached", all), port }
     }
 
-    /// Starts a server that was killed, on its port.
-    pub fn start_again(&mut self) {
-        self.process.start_again();
-        let port = self.port;
-        self.process.wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    }
-
     /// What the server says to a request, of which the CRLF at its end is left out in both.
     pub fn ask(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
@@ -86,6 +79,8 @@ impl Server for Memcached {
     }
 
     fn start_again(&mut self) {
-        self.start_again();
+        self.process.start_again();
+        let port = self.port;
+        self.process.wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 }

@@ -36,12 +36,6 @@ impl Redis {
         redis
     }
 
-    /// Starts a server that was killed, on its port.
-    pub fn start_again(&mut self) {
-        self.process.start_again();
-        self.wait();
-    }
-
     fn wait(&mut self) {
         let port = self.port;
         self.process.wait_for("a Redis server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -162,6 +156,7 @@ impl Server for Redis {
     }
 
     fn start_again(&mut self) {
-        self.start_again();
+        self.process.start_again();
+        self.wait();
     }
 }

@@ -92,7 +92,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 pub trait Server {
     fn port(&self) -> u16;
     fn process(&mut self) -> &mut Process;
-    /// On the same port, without what was stored.
+    /// Starts the server again after it was killed, on its port, without what was stored.
     fn start_again(&mut self);
 }
 

@@ -39,7 +39,7 @@ pub(super) fn writes_key(options: &Options) -> bool {
     options.ikm.is_some() || options.secret.is_some()
 }
 
-/// Whether the options have former keys, or say that there are none.
+/// Whether the options set the former keys, if only to an empty list.
 pub(super) fn writes_fallbacks(options: &Options) -> bool {
     options.ikm_fallbacks.is_some() || options.secret_fallbacks.is_some()
 }

@@ -241,52 +241,40 @@ impl World {
         done.1
     }
 
-    pub fn save(&mut self, session: Session) -> (Session, Result<(), Error>) {
+    /// Runs an act on a session that a program holds.
+    fn act_on(
+        &mut self,
+        mut session: Session,
+        act: impl AsyncFnOnce(&mut Session, &Context) -> Result<(), Error> + 'static,
+    ) -> (Session, Result<(), Error>) {
         self.act(|context| async move {
-            let mut session = session;
-            let result = session.save(&context).await;
+            let result = act(&mut session, &context).await;
             (session, result)
         })
+    }
+
+    pub fn save(&mut self, session: Session) -> (Session, Result<(), Error>) {
+        self.act_on(session, async |session, context| session.save(context).await)
     }
 
     pub fn touch(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|context| async move {
-            let mut session = session;
-            let result = session.touch(&context).await;
-            (session, result)
-        })
+        self.act_on(session, async |session, context| session.touch(context).await)
     }
 
     pub fn refresh(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|context| async move {
-            let mut session = session;
-            let result = session.refresh(&context).await;
-            (session, result)
-        })
+        self.act_on(session, async |session, context| session.refresh(context).await)
     }
 
     pub fn save_info(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|context| async move {
-            let mut session = session;
-            let result = session.save_info(&context).await;
-            (session, result)
-        })
+        self.act_on(session, async |session, context| session.save_info(context).await)
     }
 
     pub fn logout_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|context| async move {
-            let mut session = session;
-            let result = session.logout(&context).await;
-            (session, result)
-        })
+        self.act_on(session, async |session, context| session.logout(context).await)
     }
 
     pub fn destroy_session(&mut self, session: Session) -> (Session, Result<(), Error>) {
-        self.act(|context| async move {
-            let mut session = session;
-            let result = session.destroy(&context).await;
-            (session, result)
-        })
+        self.act_on(session, async |session, context| session.destroy(context).await)
     }
 
     /// Signs in with one audience's data.

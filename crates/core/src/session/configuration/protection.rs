@@ -56,7 +56,7 @@ impl Protection {
     ///
     /// # Errors
     ///
-    /// An option needs a storage, and there is none.
+    /// An option needs a storage, but sessions are kept in cookies.
     pub(super) fn check_storage(&self, stored: bool) -> Result<(), Error> {
         if self.remember_theft && !stored {
             let cause =
