@@ -35,8 +35,8 @@ local function cookies_in_table()
   return cookies[1] and table.concat(cookies, "; ")
 end
 
--- Returns a profile's cookies that a program's table returns by their names, as a Cookie header;
--- nil if there are none.
+-- Returns a profile's cookies that a program's table returns by their names, as a Cookie header, or
+-- nil if the table has none of them.
 local function cookies_by_name(profile)
   local cookies = {}
   for _, name in ipairs { profile.cookie_name, profile.remember_cookie_name } do

@@ -288,8 +288,8 @@ local function new_waiter()
   return { semaphore = assert(semaphores.new(0)) }
 end
 
--- Waits for a moment, and looks for replies. This is slower than a listener, and runs only while
--- there is none.
+-- Waits for a moment, and looks for replies. This is slower than a listener, so it is done only
+-- until one runs.
 local function poll(waiter)
   flush()
   waiter.semaphore:wait(POLL_INTERVAL)
