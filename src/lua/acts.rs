@@ -121,7 +121,7 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
             Function::Logout => session::logout(&context, &mut session).await,
             Function::Destroy => session::destroy(&context, &mut session).await,
         };
-        (session, outcome)
+        Done::Session(session, outcome)
     });
     running.start(lua)
 }
@@ -165,7 +165,7 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
             Method::SaveInfo => session.save_info(&context).await,
         };
         // The shim knows whether an instance is open.
-        (session, Outcome { exists: false, result })
+        Done::Session(session, Outcome { exists: false, result })
     });
     running.start(lua)
 }
@@ -246,13 +246,21 @@ impl Running {
                     (Some(_), None) => return self.submit(lua, request),
                     (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
-                Step::Done((mut session, outcome)) => {
-                    let (session, payload_size) = (&mut session, self.payload_size);
-                    return Finished { session, outcome, payload_size, now: self.now }.into_row(lua);
-                }
+                Step::Done(done) => return self.row_of(lua, done),
                 Step::Over => return Ok(failed(&OVER)),
             };
             step = self.task.resume(supply);
+        }
+    }
+
+    /// The row of what the act has come to.
+    fn row_of(&self, lua: &Lua, done: Done) -> LuaResult<Row> {
+        match done {
+            Done::Session(mut session, outcome) => {
+                let (session, payload_size) = (&mut session, self.payload_size);
+                Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
+            }
+            Done::Success(result) => Ok(rows::returned(result.map(|()| rows::boolean(true)))),
         }
     }
 
@@ -402,7 +410,12 @@ fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Get(_) | Request::Sessions(_) => {
+        Request::Get(_)
+        | Request::Sessions(_)
+        | Request::GetEach(_)
+        | Request::DeleteEach(_)
+        | Request::Lock(_)
+        | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }

@@ -12,7 +12,7 @@ use mlua::{BString, Either, Variadic};
 
 use super::configuration::HandleRef;
 use super::storages::Submitted;
-use resty_session_core::session::{Meta, Outcome, Session, State};
+use resty_session_core::session::{Error, Meta, Outcome, Session, State};
 use resty_session_core::time::Timestamp;
 
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with
@@ -36,6 +36,8 @@ pub enum Next {
     /// Apply any other outcome: `err, lines, cookie, more`. The lines are a string or an array of
     /// strings, `cookie` is the value of the session's first cookie if the act saved it, and `more`
     /// is a table or nil: see [`Finished::more`].
+    ///
+    /// Of an act that has no session: `err, value`, of which one is nil.
     Done,
     /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and
     /// the storage was not asked, so `known_at` stays.
@@ -281,6 +283,14 @@ pub fn failed(error: &dyn std::fmt::Display) -> Row {
     Next::Done.row([text(error.to_string())])
 }
 
+/// The row of an act that has no session: its value, or its error.
+pub fn returned(result: Result<Field, Error>) -> Row {
+    match result {
+        Ok(value) => Next::Done.row([nil(), value]),
+        Err(error) => failed(&error),
+    }
+}
+
 /// The row of an act that waits for a ticket.
 pub fn waits((ticket, limit, in_entry_thread): Submitted) -> Row {
     Next::Wait.row([number(ticket), Either::Right(LuaValue::Number(limit)), boolean(in_entry_thread)])
@@ -298,7 +308,7 @@ pub fn number(number: u64) -> Field {
     Either::Right(LuaValue::Number(number as f64))
 }
 
-fn boolean(value: bool) -> Field {
+pub fn boolean(value: bool) -> Field {
     Either::Right(LuaValue::Boolean(value))
 }
 

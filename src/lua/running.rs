@@ -6,11 +6,19 @@ use super::storage_handle::StorageHandle;
 use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
-use resty_session_core::session::{Outcome, Session};
+use resty_session_core::session::{Error, Outcome, Session};
 use resty_session_core::time::Timestamp;
 
-/// An act's session and its result.
-pub type Done = (Session, Outcome);
+/// What an act comes to. [`Running`] turns each into a row in one place.
+// A session is by far the most frequent, and boxing it would cost an open an allocation.
+#[allow(clippy::large_enum_variant)]
+pub enum Done {
+    /// The session that the act was on, and how it went.
+    Session(Session, Outcome),
+    /// Whether an act that has no session succeeded.
+    #[expect(dead_code, reason = "the acts on the sessions of a subject come next")]
+    Success(Result<(), Error>),
+}
 
 /// An act under way, and everything that it takes to resume it.
 pub struct Running {
