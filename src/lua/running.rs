@@ -1,5 +1,7 @@
 //! An act under way, as it waits on the bridge or, as a Lua value, in the shim.
 
+use std::collections::VecDeque;
+
 use mlua::prelude::*;
 
 use super::storage_handle::StorageHandle;
@@ -7,6 +9,7 @@ use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
 use resty_session_core::session::{Error, Outcome, Session};
+use resty_session_core::storage::{Get, Request};
 use resty_session_core::time::Timestamp;
 
 /// What an act comes to. [`Running`] turns each into a row in one place.
@@ -16,7 +19,6 @@ pub enum Done {
     /// The session that the act was on, and how it went.
     Session(Session, Outcome),
     /// Whether an act that has no session succeeded.
-    #[expect(dead_code, reason = "the acts on the sessions of a subject come next")]
     Success(Result<(), Error>),
 }
 
@@ -44,6 +46,19 @@ pub enum Awaited {
     Permission(Box<Derivation>),
     /// A key that is being derived, and comes in this slot.
     Key(Slot),
+    /// The shim's reply how the store of marks is reached, for this request.
+    Store(Box<Request>),
+    /// Marks, from a program's own store.
+    Marks(Box<Lookups>),
+}
+
+/// Marks that are looked up one after the other.
+#[derive(Default)]
+pub struct Lookups {
+    /// Those that are still to be looked up.
+    pub gets: VecDeque<Get>,
+    /// The values of those that were.
+    pub values: Vec<Option<Vec<u8>>>,
 }
 
 impl LuaUserData for Running {}

@@ -125,6 +125,8 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// The store of marks, if it is not the storage.
+    pub marks: Memory,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -146,6 +148,7 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            marks: Memory::default(),
             bound: 0,
             derived: 0,
             crowded: false,
@@ -182,6 +185,7 @@ impl World {
         loop {
             let supply = match step {
                 Step::Done((mut session, result)) => {
+                    session.warning = task.take_warning().or(session.warning.take());
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
@@ -191,6 +195,7 @@ impl World {
                     Supply::Binding(self.binding.clone())
                 }
                 Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
                 Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
             };
