@@ -18,6 +18,7 @@ local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
+local subjects = require "resty.session.subjects"
 local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
@@ -551,6 +552,8 @@ end
 function session.destroy(configuration)
   return end_session(native.destroy, configuration)
 end
+
+subjects.install(session, metatable, { run_act = run_act, handle_of = handle_of })
 
 -- For programs' own tests ---------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ use super::storage_handle::StorageHandle;
 use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
+use resty_session_core::session::subjects::ListedSession;
 use resty_session_core::session::{Error, Outcome, Session};
 use resty_session_core::time::Timestamp;
 
@@ -16,8 +17,11 @@ pub enum Done {
     /// The session that the act was on, and how it went.
     Session(Session, Outcome),
     /// Whether an act that has no session succeeded.
-    #[expect(dead_code, reason = "the acts on the sessions of a subject come next")]
     Success(Result<(), Error>),
+    /// How many sessions ended.
+    Count(Result<usize, Error>),
+    /// The sessions of a subject.
+    List(Result<Vec<ListedSession>, Error>),
 }
 
 /// An act under way, and everything that it takes to resume it.
@@ -40,6 +44,8 @@ pub enum Awaited {
     Reply,
     /// A record, from a program's own storage.
     Record,
+    /// A subject's sessions, from a program's own storage.
+    Sessions,
     /// The shim's reply whether this thread can wait for the key.
     Permission(Box<Derivation>),
     /// A key that is being derived, and comes in this slot.

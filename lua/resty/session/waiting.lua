@@ -399,6 +399,24 @@ function waiting_module.wait(ticket, limit, in_entry_thread)
   end
 end
 
+-- For a moment that is not zero, because nginx may lack OpenResty's patch for that, and then logs a
+-- warning.
+local function yield()
+  ngx.sleep(POLL_INTERVAL)
+end
+
+--- Lets other requests have their turn, if this thread can wait here. In a coroutine, a light thread
+--- sleeps: ngx_lua does not end a coroutine's sleep either when its request ends early.
+function waiting_module.pause()
+  if waiting_module.prepare() then
+    return
+  elseif bridge.in_entry_thread() or in_light_thread() then
+    yield()
+  else
+    ngx.thread.wait(ngx.thread.spawn(yield))
+  end
+end
+
 --- Submits an operation and waits for its reply.
 ---@param method string `get`, `set`, `update`, `delete` or `read_metadata`
 ---@param storage userdata a native storage

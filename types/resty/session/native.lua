@@ -210,6 +210,58 @@ native.instance.destroy = nil
 ---@type resty.session.native.instance.act
 native.instance.save_info = nil
 
+---The acts on the sessions of a subject. They come to an error, or nil and a value.
+---@class resty.session.native.subjects
+native.subjects = {}
+
+---A list of sessions, which is taken in pieces.
+---@class resty.session.native.list: userdata
+
+---Lists the sessions of a subject in the configured audience. Comes to a `list`.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.list(handle, now, cookies, unsendable, problem, subject) end
+
+---Ends the sessions of a subject in the configured audience. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke(handle, now, cookies, unsendable, problem, subject) end
+
+---Ends a session. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param id string base64url of 32 bytes
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke_id(handle, now, cookies, unsendable, problem, id) end
+
+---Ends the other sessions of an instance's subject. Comes to how many those were.
+---@type resty.session.native.instance.act
+native.subjects.revoke_others = nil
+
+---Appends sessions of a list to an array.
+---@param list resty.session.native.list
+---@param into resty.session.listed[]
+---@param count integer how many at most
+---@param audience string|number
+---@return boolean more whether the list has more
+function native.subjects.take(list, into, count, audience) end
+
 -- Cookies and headers -------------------------------------------------------------------------------------------------
 
 ---@class resty.session.native.header
@@ -291,6 +343,10 @@ function native.bridge.discard(ticket) end
 
 ---Runs what was submitted.
 function native.bridge.flush() end
+
+---Returns whether nginx itself started this thread, to run a block.
+---@return boolean
+function native.bridge.in_entry_thread() end
 
 ---Drops the replies that two sweeps in turn have found not taken.
 ---@return boolean again whether there must be another sweep

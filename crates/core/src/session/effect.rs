@@ -16,7 +16,7 @@ use super::error::Cause;
 use crate::cookie::Binding;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
-use crate::storage::{Delete, Error, Get, Reply, Request, Set, Update};
+use crate::storage::{Delete, Error, Get, LiveSession, Reply, Request, Sessions, Set, Update};
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
@@ -132,6 +132,29 @@ impl Environment {
     /// The storage's message; empty if a program's own storage gave none.
     pub async fn delete(&self, delete: Delete) -> Result<(), Cause> {
         done(self.perform(delete.into()).await)
+    }
+
+    /// Deletes records.
+    ///
+    /// # Errors
+    ///
+    /// The storage's message; empty if a program's own storage gave none. Some of the records may
+    /// have been deleted.
+    pub async fn delete_each(&self, deletes: Vec<Delete>) -> Result<(), Cause> {
+        done(self.perform(Request::DeleteEach(deletes)).await)
+    }
+
+    /// Returns the live sessions of an owner.
+    ///
+    /// # Errors
+    ///
+    /// The storage cannot tell.
+    pub async fn sessions(&self, sessions: Sessions) -> Result<Vec<LiveSession>, Error> {
+        match self.perform(sessions.into()).await? {
+            Reply::Sessions(sessions) => Ok(sessions),
+            Reply::Absent => Ok(Vec::new()),
+            _ => Err(Error::Mismatch),
+        }
     }
 
     async fn perform(&self, request: Request) -> Result<Reply, Error> {

@@ -137,6 +137,21 @@ pub enum Error {
     #[error("unable to destroy nonexistent session")]
     DestroyNonexistent,
 
+    /// The session whose subject's other sessions are to end is not open.
+    #[error("unable to revoke other sessions of nonexistent session")]
+    RevokeOthersNonexistent,
+    /// Sessions can be revoked neither through metadata nor by marks.
+    #[error("session revocation is not enabled")]
+    RevocationOff,
+    /// The sessions of a subject could not be listed or ended.
+    #[error("unable to {act}{cause}")]
+    Sessions {
+        /// What was to be done with them.
+        act: &'static str,
+        /// What the storage lacks, or its message.
+        cause: Cause,
+    },
+
     /// `ikm` does not have 32 bytes.
     #[error("invalid ikm size")]
     IkmSize,

@@ -54,6 +54,7 @@ mod others;
 mod reading;
 mod record;
 mod secrets;
+pub mod subjects;
 mod theft;
 mod times;
 mod writing;

@@ -1,0 +1,225 @@
+//! The sessions of a subject: listing them, ending them, and limiting how many there are.
+//!
+//! A storage with metadata knows them by the cookie's name, the audience and the subject. Remember
+//! records are kept apart under the remember cookie's name, and would sign a browser in again, so
+//! what ends sessions ends those too, and first.
+
+use super::error::Cause;
+use super::name::Name;
+use super::{Context, Error, Kind, Session, State, audiences};
+use crate::cookie::keys::sha256;
+use crate::cookie::{Sid, base64url};
+use crate::secret::show_only;
+use crate::storage::{Delete, LiveSession, Owner, Sessions};
+
+/// How many records one request to the storage deletes. Between two of them, other requests have
+/// their turn; and each has the whole time limit of a request.
+const BATCH: usize = 128;
+/// How often the sessions of a subject are looked for again, to end those that were saved
+/// meanwhile.
+const MAX_ROUNDS: usize = 3;
+
+const LIST: &str = "list sessions";
+const REVOKE: &str = "revoke sessions";
+const REVOKE_ID: &str = "revoke session";
+const REVOKE_OTHERS: &str = "revoke other sessions";
+const LIMIT: &str = "end the sessions beyond max_sessions";
+
+/// One of a subject's sessions.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ListedSession {
+    /// The key of its record.
+    pub id: String,
+    /// When its record expires, in seconds since the epoch.
+    pub expiry: u64,
+    /// Whether the request carries its cookie.
+    pub current: bool,
+}
+
+show_only!(ListedSession { expiry, current });
+
+/// Lists the sessions of a subject in the configured audience, the one that expires last first.
+///
+/// # Errors
+///
+/// No storage notes whose sessions there are, or it failed.
+pub async fn list(context: &Context, subject: &Name<'_>) -> Result<Vec<ListedSession>, Error> {
+    context.check_metadata(LIST)?;
+    let owner = context.owner(&context.configuration.audience, subject);
+    let mut sessions = context.sessions(Kind::Session, &owner).await.map_err(failed(LIST))?;
+    sessions.sort_unstable_by(|a, b| b.expiry.cmp(&a.expiry).then_with(|| a.key.cmp(&b.key)));
+    let carried = context.carried_keys(Kind::Session).await;
+    let listed = sessions.into_iter().map(|LiveSession { key, expiry }| {
+        let current = carried.contains(&key);
+        ListedSession { id: key, expiry, current }
+    });
+    Ok(listed.collect())
+}
+
+/// Ends all sessions of a subject in the configured audience, and what would sign it in again.
+///
+/// # Errors
+///
+/// No storage notes whose sessions there are, or it failed. Doing it again ends what is left.
+pub async fn revoke_subject(context: &Context, subject: &Name<'_>) -> Result<(), Error> {
+    if !context.has_metadata() {
+        return Err(Error::RevocationOff);
+    }
+    let owner = context.owner(&context.configuration.audience, subject);
+    for _ in 0..MAX_ROUNDS {
+        let mut ended = 0;
+        for kind in [Kind::Remember, Kind::Session] {
+            let sessions = context.sessions(kind, &owner).await.map_err(failed(REVOKE))?;
+            ended += context.end(kind, sessions, std::slice::from_ref(&owner)).await.map_err(failed(REVOKE))?;
+        }
+        if ended == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Ends a session by its id, or by the key of its record. Ends the remember record of that id, if
+/// it is one's.
+///
+/// A record alone does not tell whose session it is: that is encrypted, and the tag is in the
+/// cookie. Metadata stop naming the session only if it is the configured subject's.
+///
+/// # Errors
+///
+/// Sessions are kept in cookies, or the storage failed.
+pub async fn revoke_id(context: &Context, id: &Sid) -> Result<(), Error> {
+    let configuration = &context.configuration;
+    if !configuration.stored {
+        return Err(Error::RevocationOff);
+    }
+    let subject = configuration.subject.as_ref().filter(|_| configuration.store_metadata);
+    let owners: Vec<Owner> = subject.iter().map(|subject| context.owner(&configuration.audience, subject)).collect();
+    let mut keys = vec![base64url::encode(id)];
+    if configuration.hash_storage_key {
+        keys.push(base64url::encode(&sha256(id)));
+    }
+    let deletes = [Kind::Remember, Kind::Session].into_iter().flat_map(|kind| {
+        let delete = |key: &String| context.deletion(kind, key.clone(), owners.clone());
+        keys.iter().map(delete).collect::<Vec<_>>()
+    });
+    context.environment.delete_each(deletes.collect()).await.map_err(failed(REVOKE_ID))
+}
+
+impl Session {
+    /// Ends all other sessions of the current audience's subject, and what would sign other
+    /// browsers in again. Returns how many sessions ended, remember records not counted.
+    ///
+    /// # Errors
+    ///
+    /// The session is not open or has no subject, no storage notes whose sessions there are, or it
+    /// failed. Doing it again ends what is left.
+    pub async fn revoke_others(&self, context: &Context) -> Result<usize, Error> {
+        if self.state != State::Open {
+            return Err(Error::RevokeOthersNonexistent);
+        }
+        context.check_metadata(REVOKE_OTHERS)?;
+        let problem = || failed(REVOKE_OTHERS)(Cause(Some("the session has no subject".to_owned())));
+        let owner = self.owner(context)?.ok_or_else(problem)?;
+        let mut ended = 0;
+        for kind in [Kind::Remember, Kind::Session] {
+            let others = self.others(context, kind, &owner).await.map_err(failed(REVOKE_OTHERS))?;
+            ended = context.end(kind, others, std::slice::from_ref(&owner)).await.map_err(failed(REVOKE_OTHERS))?;
+        }
+        Ok(ended)
+    }
+
+    /// Ends the sessions of the current audience's subject that are more than `max_sessions`, those
+    /// that expire first, and never this one. Does the same to remember records, which would sign
+    /// the browsers in again whose sessions ended. A failure is only a warning.
+    pub(super) async fn limit_sessions(&mut self, context: &Context, limit: usize) {
+        if let Err(error) = self.try_to_limit_sessions(context, limit).await {
+            self.warning.get_or_insert(error.to_string());
+        }
+    }
+
+    async fn try_to_limit_sessions(&self, context: &Context, limit: usize) -> Result<(), Error> {
+        let Some(owner) = self.owner(context)? else { return Ok(()) };
+        for kind in [Kind::Remember, Kind::Session] {
+            let mut others = self.others(context, kind, &owner).await.map_err(failed(LIMIT))?;
+            others.sort_unstable_by(|a, b| a.expiry.cmp(&b.expiry).then_with(|| a.key.cmp(&b.key)));
+            others.truncate((others.len() + 1).saturating_sub(limit));
+            context.end(kind, others, std::slice::from_ref(&owner)).await.map_err(failed(LIMIT))?;
+        }
+        Ok(())
+    }
+
+    /// The current audience and its subject, if it has one.
+    fn owner(&self, context: &Context) -> Result<Option<Owner>, Error> {
+        let entries = audiences::entries(&self.payload)?;
+        let owner = self.index.and_then(|index| entries.get(index)).and_then(audiences::Entry::owner);
+        Ok(owner.map(|(audience, subject)| context.owner(audience, subject)))
+    }
+
+    /// The owner's sessions except for this one, or the remember records except for those of this
+    /// browser.
+    async fn others(&self, context: &Context, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
+        let mut own: Vec<String> = self.meta_of(kind).iter().map(|meta| context.storage_key(&meta.header)).collect();
+        if kind == Kind::Remember {
+            own.extend(context.carried_keys(kind).await);
+        }
+        let mut sessions = context.sessions(kind, owner).await?;
+        sessions.retain(|session| !own.contains(&session.key));
+        Ok(sessions)
+    }
+}
+
+impl Context {
+    /// Whether the storage notes whose session a record is.
+    fn has_metadata(&self) -> bool {
+        self.configuration.stored && self.configuration.store_metadata
+    }
+
+    fn check_metadata(&self, act: &'static str) -> Result<(), Error> {
+        let problem = match (self.configuration.stored, self.configuration.store_metadata) {
+            (true, true) => return Ok(()),
+            (true, false) => "store_metadata is off",
+            (false, _) => "nothing lists the sessions that are kept in cookies: it needs a storage",
+        };
+        Err(failed(act)(Cause(Some(problem.to_owned()))))
+    }
+
+    /// An audience and a subject as metadata hold them.
+    fn owner(&self, audience: &Name<'_>, subject: &Name<'_>) -> Owner {
+        Owner::new(&audience.text(), &subject.text(), self.configuration.hash_subject)
+    }
+
+    /// The keys of the records of the request's cookies that a key authenticates.
+    async fn carried_keys(&self, kind: Kind) -> Vec<String> {
+        self.authentic(kind).await.iter().map(|header| self.storage_key(header)).collect()
+    }
+
+    async fn sessions(&self, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
+        let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
+        let sessions = Sessions { name, owner: owner.clone(), current_time };
+        let mut sessions = self.environment.sessions(sessions).await.map_err(Cause::from)?;
+        // A storage that a program wrote may list others.
+        sessions.retain(|session| session.expiry > current_time);
+        Ok(sessions)
+    }
+
+    /// Deletes the records of sessions, and returns how many those were.
+    async fn end(&self, kind: Kind, sessions: Vec<LiveSession>, owners: &[Owner]) -> Result<usize, Cause> {
+        let count = sessions.len();
+        let mut sessions = sessions.into_iter();
+        while sessions.len() > 0 {
+            let batch = sessions.by_ref().take(BATCH);
+            let deletes = batch.map(|session| self.deletion(kind, session.key, owners.to_vec())).collect();
+            self.environment.delete_each(deletes).await?;
+        }
+        Ok(count)
+    }
+
+    fn deletion(&self, kind: Kind, key: String, owners: Vec<Owner>) -> Delete {
+        Delete { name: self.cookie(kind).name.clone(), key, current_time: self.now.as_secs(), owners }
+    }
+}
+
+fn failed(act: &'static str) -> impl Fn(Cause) -> Error {
+    move |cause| Error::Sessions { act, cause }
+}
