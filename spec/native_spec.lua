@@ -89,7 +89,7 @@ describe("the types of the native module", function()
       local class, field = name:match("^(.-)%.?([^.]+)$")
       assert.is_truthy(classes[class][field], name)
     end
-    for _, class in ipairs { "", "bridge", "storages", "utils", "instance", "revoke" } do
+    for _, class in ipairs { "", "bridge", "storages", "utils", "instance" } do
       for field in pairs(classes[class]) do
         assert.is_true(values[class == "" and field or class .. "." .. field], field)
       end

@@ -185,34 +185,6 @@ function native.derive(task, problem) end
 ---@return any ... up to four values for that
 function native.ask(task, store, problem) end
 
----Acts that write marks.
----@class resty.session.native.revoke
-native.revoke = {}
-
----Revokes the session with an id, which is base64url.
----@param handle resty.session.native.handle
----@param now integer seconds since the epoch
----@param cookies string? the Cookie header
----@param unsendable string? why the response can't set a cookie, if it can't
----@param problem string? why storages can't be waited for, if they can't
----@param id string
----@param ttl number seconds for which the mark is kept
----@return integer todo one of `NEXT`
----@return any ... up to four values for that
-function native.revoke.id(handle, now, cookies, unsendable, problem, id, ttl) end
-
----Revokes the sessions of a subject that exist now.
----@param handle resty.session.native.handle
----@param now integer seconds since the epoch
----@param cookies string? the Cookie header
----@param unsendable string? why the response can't set a cookie, if it can't
----@param problem string? why storages can't be waited for, if they can't
----@param subject string
----@param ttl number seconds for which the mark is kept
----@return integer todo one of `NEXT`
----@return any ... up to four values for that
-function native.revoke.subject(handle, now, cookies, unsendable, problem, subject, ttl) end
-
 ---Revokes the sessions that exist now and have a session id of an identity provider.
 ---@param handle resty.session.native.handle
 ---@param now integer seconds since the epoch
@@ -223,7 +195,7 @@ function native.revoke.subject(handle, now, cookies, unsendable, problem, subjec
 ---@param ttl number seconds for which the mark is kept
 ---@return integer todo one of `NEXT`
 ---@return any ... up to four values for that
-function native.revoke.sid(handle, now, cookies, unsendable, problem, sid, ttl) end
+function native.revoke_sid(handle, now, cookies, unsendable, problem, sid, ttl) end
 
 ---Sets the function that reads the request's values that a cookie may be bound to.
 ---@param read fun(): remote_addr: string?, scheme: string?, user_agent: string?
@@ -263,6 +235,59 @@ native.instance.destroy = nil
 ---Saves the info store, and nothing else, in the session's record.
 ---@type resty.session.native.instance.act
 native.instance.save_info = nil
+
+---The acts on the sessions of a subject. They come to an error, or nil and a value.
+---@class resty.session.native.subjects
+native.subjects = {}
+
+---A list of sessions, which is taken in pieces.
+---@class resty.session.native.list: userdata
+
+---Lists the sessions of a subject in the configured audience. Comes to a `list`.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.list(handle, now, cookies, unsendable, problem, subject) end
+
+---Ends the sessions of a subject in the configured audience. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@param ttl number seconds for which a mark is kept, if there is one
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke(handle, now, cookies, unsendable, problem, subject, ttl) end
+
+---Ends a session. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param id string base64url of 32 bytes
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke_id(handle, now, cookies, unsendable, problem, id) end
+
+---Ends the other sessions of an instance's subject. Comes to how many those were.
+---@type resty.session.native.instance.act
+native.subjects.revoke_others = nil
+
+---Appends sessions of a list to an array.
+---@param list resty.session.native.list
+---@param into resty.session.listed[]
+---@param count integer how many at most
+---@param audience string|number
+---@return boolean more whether the list has more
+function native.subjects.take(list, into, count, audience) end
 
 -- Cookies and headers -------------------------------------------------------------------------------------------------
 
@@ -345,6 +370,10 @@ function native.bridge.discard(ticket) end
 
 ---Runs what was submitted.
 function native.bridge.flush() end
+
+---Returns whether nginx itself started this thread, to run a block.
+---@return boolean
+function native.bridge.in_entry_thread() end
 
 ---Drops the replies that two sweeps in turn have found not taken.
 ---@return boolean again whether there must be another sweep
