@@ -384,6 +384,11 @@ fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaRe
     }
 }
 
+/// The name of a value's type in Lua 5.1, which has no type of its own for integers.
+fn lua_type(value: &LuaValue) -> &'static str {
+    if value.is_integer() { "number" } else { value.type_name() }
+}
+
 /// What a method of the program's own storage returned, as a reply. A method that returns nil or
 /// false without a message has found or done nothing: [`Reply::Absent`].
 pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
@@ -398,10 +403,10 @@ pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result
     match (awaited, value.as_string()) {
         (Awaited::Record, Some(text)) => Ok(Reply::Record(text.as_bytes().to_vec())),
         (Awaited::Record, None) if succeeded => {
-            Err(StorageError::Program(format!("string expected, got {}", value.type_name())))
+            Err(StorageError::Program(format!("string expected, got {}", lua_type(value))))
         }
         (Awaited::Sessions, _) if succeeded => {
-            Err(StorageError::Program(format!("table expected, got {}", value.type_name())))
+            Err(StorageError::Program(format!("table expected, got {}", lua_type(value))))
         }
         _ if succeeded => Ok(Reply::Done),
         _ => message().map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
