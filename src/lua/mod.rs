@@ -14,6 +14,7 @@ mod rows;
 mod running;
 mod storage_handle;
 mod storages;
+mod synchronize;
 mod utils;
 mod values;
 
@@ -27,6 +28,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     configuration::register(lua, &module)?;
     acts::register(lua, &module)?;
     instance::register(lua, &module)?;
+    synchronize::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
     module.set("storages", storages::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;

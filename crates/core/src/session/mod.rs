@@ -47,6 +47,7 @@ mod info;
 mod keys;
 mod leaving;
 pub mod name;
+pub mod note;
 // The documentation's table of options says what each one means.
 #[allow(missing_docs)]
 mod options;
