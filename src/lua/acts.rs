@@ -402,7 +402,12 @@ fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Get(_) | Request::Sessions(_) => {
+        Request::Get(_)
+        | Request::Sessions(_)
+        | Request::GetEach(_)
+        | Request::DeleteEach(_)
+        | Request::Lock(_)
+        | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }

@@ -99,7 +99,7 @@ impl Environment {
         match self.perform(get.into()).await? {
             Reply::Record(record) => Ok(Some(record)),
             Reply::Absent => Ok(None),
-            Reply::Done | Reply::Sessions(_) => Err(Error::Mismatch),
+            Reply::Done | Reply::Sessions(_) | Reply::Records(_) => Err(Error::Mismatch),
         }
     }
 
@@ -121,7 +121,7 @@ impl Environment {
         match self.perform(update.into()).await? {
             Reply::Done => Ok(true),
             Reply::Absent => Ok(false),
-            Reply::Record(_) | Reply::Sessions(_) => Err(Error::Mismatch),
+            Reply::Record(_) | Reply::Sessions(_) | Reply::Records(_) => Err(Error::Mismatch),
         }
     }
 
@@ -156,7 +156,7 @@ fn done(result: Result<Reply, Error>) -> Result<(), Cause> {
     match result? {
         Reply::Done => Ok(()),
         Reply::Absent => Err(Cause(None)),
-        Reply::Record(_) | Reply::Sessions(_) => Err(Error::Mismatch.into()),
+        Reply::Record(_) | Reply::Sessions(_) | Reply::Records(_) => Err(Error::Mismatch.into()),
     }
 }
 
