@@ -18,4 +18,5 @@ mod specs;
 mod sql_storage;
 mod storages;
 mod stress;
+mod synchronize;
 mod workers;
