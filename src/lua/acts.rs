@@ -267,7 +267,7 @@ impl Running {
             Done::Count(result) => Ok(rows::returned(result.map(|count| number(count as u64)))),
             Done::List(Err(error)) => Ok(failed(&error)),
             Done::List(Ok(sessions)) => {
-                let list = LuaValue::UserData(lua.create_userdata(List::from(sessions))?);
+                let list = LuaValue::UserData(lua.create_userdata(List(sessions))?);
                 Ok(rows::returned(Ok(Either::Right(list))))
             }
         }
