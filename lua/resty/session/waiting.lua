@@ -418,10 +418,10 @@ function waiting_module.pause()
 end
 
 --- Submits an operation and waits for its reply.
----@param method string `get`, `set`, `update`, `delete` or `read_metadata`
+---@param method string `get`, `set`, `update`, `delete`, `read_metadata`, `lock` or `unlock`
 ---@param storage userdata a native storage
 ---@param ... any the method's arguments
----@return any reply nil without an error if the record does not exist
+---@return any reply nil without an error if the record does not exist, or another holder has the lock
 ---@return string? err
 function waiting_module.run(method, storage, ...)
   local err = waiting_module.prepare()

@@ -369,6 +369,7 @@ function native.bridge.in_flight() end
 ---@field ALIASES table<string, string> other names of storages
 ---@field NODE_OPTIONS string[] the names of the options of a server in a list
 ---@field NODE_LISTS string[] the names of the options that are such lists
+---@field MAX_HOLDER integer the longest name of a lock's holder, in characters
 ---@field GONE string the error of a write whose replaced record must be there and is not
 native.storages = {}
 
@@ -470,6 +471,28 @@ function native.storages.delete(storage, name, key, current_time, metadata) end
 ---@return number|string limit the most seconds to wait; or the error
 ---@return boolean in_entry_thread whether nginx itself started this thread
 function native.storages.read_metadata(storage, name, audience, subject, current_time) end
+
+---Submits the taking or renewing of a lock. The reply is true if the holder has it now, or nil if another has it.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param holder string 1 to `MAX_HOLDER` visible ASCII characters
+---@param ttl number seconds, also fractions
+---@param current_time integer seconds since the epoch
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.lock(storage, name, key, holder, ttl, current_time) end
+
+---Submits the freeing of a lock, which stays if another holder has it.
+---@param storage resty.session.native.storage
+---@param name string the cookie's name
+---@param key string
+---@param holder string
+---@return resty.session.native.ticket? ticket
+---@return number|string limit the most seconds to wait; or the error
+---@return boolean in_entry_thread whether nginx itself started this thread
+function native.storages.unlock(storage, name, key, holder) end
 
 -- Encodings and cryptography, for resty.session.utils -----------------------------------------------------------------
 
