@@ -17,7 +17,7 @@ local semaphores = require "ngx.semaphore"
 local utils = require "resty.session.utils"
 
 local now, sleep = ngx.now, ngx.sleep
-local min, random = math.min, math.random
+local max, min, random = math.max, math.min, math.random
 local spawn, wait, kill = ngx.thread.spawn, ngx.thread.wait, ngx.thread.kill
 
 -- All in seconds.
@@ -28,6 +28,8 @@ local MIN_PAUSE, MAX_PAUSE = 0.005, 0.05 -- between two tries of the first in th
 local PAUSE_GROWTH = 1.5
 local PLACE_LIFE = 0.3 -- how long the place of a request lives that waits for others
 local PLACE_RENEWAL_INTERVAL = 0.1
+-- A semaphore does not wait at all for less, so nginx's clock would stand still and the time never end.
+local MIN_WAIT = 0.001
 -- After a worker's requests have had the lock one after the other for RUN, the next one pauses for
 -- longer than any other worker or server does between two tries.
 local RUN, GAP = 0.1, 0.08
@@ -149,7 +151,7 @@ local function wait_for_turn(turn, deadline)
       if left <= 0 then
         return nil, "timeout"
       end
-      place.semaphore:wait(min(PLACE_RENEWAL_INTERVAL, left))
+      place.semaphore:wait(max(min(PLACE_RENEWAL_INTERVAL, left), MIN_WAIT))
     elseif line.run_start and now() - line.run_start > RUN then
       line.run_start = nil
       sleep(GAP)
