@@ -20,6 +20,7 @@ use resty_session_testing::sql_servers::Database;
 /// - `/count` counts up in it, with `coroutine=1` within two user coroutines.
 /// - `/token` refreshes an expired token, which takes a while.
 /// - `/hold` keeps its turn for a minute.
+/// - `/drop` never resumes the coroutine whose turn it is.
 ///
 /// Whoever has the session writes `+ id pid` and, in the end, `- id pid` into the file `TRACE`.
 const PROGRAM: &str = r#"
@@ -62,7 +63,9 @@ const PROGRAM: &str = r#"
     location /hold { content_by_lua_block {
         ngx.print(synchronized(function() ngx.sleep(60) end))
     } }
-    location /operations { content_by_lua_block { ngx.print(require("resty.session.waiting").counts().submitted) } }
+    location /drop { content_by_lua_block {
+        coroutine.wrap(function() synchronized(coroutine.yield) end)()
+    } }
 "#;
 
 /// Sites that share a storage, and what their programs have traced.
@@ -148,11 +151,10 @@ impl Sites {
         stream
     }
 
-    /// Begins a turn that lasts for a minute, unless its request ends early. Returns the request,
-    /// and the worker that it runs in.
-    fn hold(&self, nginx: usize, cookie: &str) -> (TcpStream, i32) {
+    /// Begins a turn that lasts. Returns its request, and the worker that it runs in.
+    fn hold(&self, nginx: usize, path: &str, cookie: &str) -> (TcpStream, i32) {
         let before = self.trace().len();
-        let stream = self.send(nginx, "/hold", cookie);
+        let stream = self.send(nginx, path, cookie);
         wait_for("a turn", || self.trace().len() > before);
         (stream, self.trace()[before].rsplit_once(' ').unwrap().1.parse().unwrap())
     }
@@ -215,7 +217,7 @@ fn a_worker_s_requests_wait_in_a_line() {
         let count: String = server.ask("INFO commandstats");
         count.lines().filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<i64>().ok()).sum()
     };
-    let _turn = sites.hold(0, &cookie);
+    let _turn = sites.hold(0, "/hold", &cookie);
     let before = operations();
     let start = Instant::now();
     let answers = sites.request(40, |_| "/count?timeout=1".to_owned(), &cookie);
@@ -228,15 +230,17 @@ fn a_worker_s_requests_wait_in_a_line() {
 }
 
 /// A request that is aborted while it has the session, others that are aborted while they wait, and
-/// a worker that is killed: all others get their turn. But a turn that lasts keeps its lock.
+/// a worker that is killed: all others get their turn. But a turn that lasts keeps its lock, unless
+/// nobody resumes its coroutine.
 #[test]
 fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
     let server = Redis::start(&[]);
     let sites = Sites::start(2, &redis(&server));
-    let [ada, bob, eve] = ["ada", "bob", "eve"].map(|subject| sites.sign_in(subject));
+    let [ada, bob, eve, dan] = ["ada", "bob", "eve", "dan"].map(|subject| sites.sign_in(subject));
+    let _dropped = sites.hold(0, "/drop", &dan);
     let query = |number: usize| format!("/count?{}", ["", "coroutine=1"][number % 2]);
-    let (killed, pid) = sites.hold(1, &bob);
-    let (aborted, _) = sites.hold(0, &ada);
+    let (killed, pid) = sites.hold(1, "/hold", &bob);
+    let (aborted, _) = sites.hold(0, "/hold", &ada);
     let impatient: Vec<TcpStream> = (0..20).map(|number| sites.send(0, &query(number), &ada)).collect();
     thread::sleep(Duration::from_millis(300));
     drop(impatient);
@@ -247,7 +251,7 @@ fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
         let workers = sites.nginx[1].workers();
         workers.len() == 2 && !workers.contains(&pid)
     });
-    let _turn = sites.hold(0, &eve);
+    let _turn = sites.hold(0, "/hold", &eve);
     thread::scope(|scope| {
         for cookie in [&ada, &bob] {
             scope.spawn(|| {
@@ -264,9 +268,10 @@ fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
             assert_eq!(answers, ["unable to synchronize session (timeout)"; 4]);
         });
     });
+    wait_for("the loss of a lock", || sites.complaints().len() == 2);
     let complaints = sites.complaints();
-    assert_eq!(complaints.len(), 1, "{complaints:?}");
-    assert!(complaints[0].contains("exited on signal 9"), "{complaints:?}");
+    assert!(complaints[0].contains("loses its lock: its coroutine was not resumed"), "{complaints:?}");
+    assert!(complaints[1].contains("exited on signal 9"), "{complaints:?}");
 }
 
 #[test]
