@@ -6,8 +6,8 @@ use resty_session_core::storage::{Delete, Get, Reply, Request};
 
 use super::{Contract, NAME, SOON, now, owner, record, unique, until_soon_is_over};
 
-/// The longest key that every storage holds, whatever its columns are: MySQL's have 43 characters.
-const MARKS: [&str; 4] = ["sid:s", "sid:", "subject:YQ", "subject:YWRhQGV4YW1wbGUub3"];
+/// The key of the last one has 43 characters, which is what MySQL's column holds.
+const MARKS: [&str; 4] = ["sid:s", "sid:", "subject:YQ", "subject:YWRhQGV4YW1wbGUub3JnYWJj"];
 
 impl Contract {
     pub async fn several_records_come_in_the_order_of_the_requests(&self) {
