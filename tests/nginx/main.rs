@@ -5,6 +5,7 @@ mod bridge;
 mod chromium;
 mod demo;
 mod derivations;
+mod devices;
 mod dshm_storage;
 mod faults;
 mod file_storage;
