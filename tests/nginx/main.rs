@@ -13,6 +13,7 @@ mod http;
 mod leaving;
 mod loops;
 mod memcached_storage;
+mod recipes;
 mod redis_storage;
 mod rock;
 mod specs;
