@@ -284,8 +284,8 @@ local function metadata_of(self)
   for _, entry in ipairs(self.data) do
     local subject = subject_of(self.options, entry)
     if subject then
-      table.insert(metadata.audiences, utils.encode_base64url(entry[2]))
-      table.insert(metadata.subjects, subject_text(self.options, subject))
+      metadata.audiences[#metadata.audiences + 1] = utils.encode_base64url(entry[2])
+      metadata.subjects[#metadata.subjects + 1] = subject_text(self.options, subject)
     end
   end
   return metadata

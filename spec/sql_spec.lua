@@ -3,6 +3,7 @@
 local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
+local rolling = require "spec.rolling"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
@@ -38,6 +39,7 @@ describe(STORAGE, function()
     return require("resty.session." .. STORAGE).new(support.with(OPTIONS, more))
   end)
   sessions({ storage = STORAGE, [STORAGE] = OPTIONS })
+  rolling({ revocation = STORAGE, [STORAGE] = OPTIONS })
   found(by_every_name())
   mistakes(STORAGE, PROBLEMS)
 end)

@@ -13,6 +13,7 @@ mod leaving;
 mod loops;
 mod memcached_storage;
 mod redis_storage;
+mod revocation;
 mod rock;
 mod specs;
 mod sql_storage;
