@@ -121,7 +121,7 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
             Function::Logout => session::logout(&context, &mut session).await,
             Function::Destroy => session::destroy(&context, &mut session).await,
         };
-        (session, outcome)
+        Done::Session(session, outcome)
     });
     running.start(lua)
 }
@@ -165,7 +165,7 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
             Method::SaveInfo => session.save_info(&context).await,
         };
         // The shim knows whether an instance is open.
-        (session, Outcome { exists: false, result })
+        Done::Session(session, Outcome { exists: false, result })
     });
     running.start(lua)
 }
@@ -202,7 +202,7 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
 }
 
 impl Running {
-    fn new<F: Future<Output = Done> + 'static>(
+    pub fn new<F: Future<Output = Done> + 'static>(
         lua: &Lua,
         handle: &Handle,
         request: RequestRow,
@@ -218,12 +218,12 @@ impl Running {
         Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 
-    fn start(mut self, lua: &Lua) -> LuaResult<Row> {
+    pub fn start(mut self, lua: &Lua) -> LuaResult<Row> {
         let step = self.task.start();
         self.run_from(lua, step)
     }
 
-    fn resume(mut self, lua: &Lua, supply: Supply) -> LuaResult<Row> {
+    pub fn resume(mut self, lua: &Lua, supply: Supply) -> LuaResult<Row> {
         let step = self.task.resume(supply);
         self.run_from(lua, step)
     }
@@ -246,13 +246,23 @@ impl Running {
                     (Some(_), None) => return self.submit(lua, request),
                     (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
-                Step::Done((mut session, outcome)) => {
-                    let (session, payload_size) = (&mut session, self.payload_size);
-                    return Finished { session, outcome, payload_size, now: self.now }.into_row(lua);
-                }
+                Step::Needs(Need::Revocation(request)) => return self.ask_for_store(lua, request),
+                Step::Done(done) => return self.row_of(lua, done),
                 Step::Over => return Ok(failed(&OVER)),
             };
             step = self.task.resume(supply);
+        }
+    }
+
+    /// The row of what the act has come to.
+    fn row_of(self, lua: &Lua, done: Done) -> LuaResult<Row> {
+        match done {
+            Done::Session(mut session, outcome) => {
+                session.warning = self.task.take_warning().or(session.warning.take());
+                let (session, payload_size) = (&mut session, self.payload_size);
+                Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
+            }
+            Done::Success(result) => Ok(rows::returned(result.map(|()| rows::boolean(true)))),
         }
     }
 
@@ -303,7 +313,7 @@ impl Running {
 }
 
 /// The error of a call that resumes an act that does not wait for it.
-const OVER: &str = "the act is over";
+pub const OVER: &str = "the act is over";
 
 fn binding(lua: &Lua) -> LuaResult<Binding> {
     let (remote_addr, scheme, user_agent): (LuaValue, LuaValue, LuaValue) = reader(lua)?.call(())?;
@@ -318,7 +328,11 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
 /// `reply(task, value, err)`: resumes an act with what a method of the program's own storage
 /// returned.
 fn reply(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
-    let running: Running = task.take()?;
+    let mut running: Running = task.take()?;
+    if let Awaited::Marks(lookups) = &mut running.awaited {
+        let lookups = std::mem::take(&mut **lookups);
+        return running.take_mark(lua, lookups, &value, &error);
+    }
     let result = returned(&running.awaited, &value, &error);
     running.resume(lua, Supply::Storage(result))
 }
@@ -359,7 +373,7 @@ fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaRe
 
 /// What a method of the program's own storage returned, as a reply. A method that returns nil or
 /// false without a message has found or done nothing: [`Reply::Absent`].
-fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
+pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
     let message = || if error.is_nil() { None } else { error.to_string().ok() };
     match (awaited, value.as_string()) {
@@ -378,7 +392,7 @@ fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Rep
 /// # Errors
 ///
 /// No act calls the method in this way: `get` has a row of its own, and acts list no sessions.
-fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
+pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     match request {
         Request::Set(set) => {
@@ -402,7 +416,12 @@ fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Get(_) | Request::Sessions(_) => {
+        Request::Get(_)
+        | Request::Sessions(_)
+        | Request::GetEach(_)
+        | Request::DeleteEach(_)
+        | Request::Lock(_)
+        | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }

@@ -10,6 +10,7 @@ mod blocks;
 mod bridge;
 mod configuration;
 mod instance;
+mod revocation;
 mod rows;
 mod running;
 mod storage_handle;
@@ -26,6 +27,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     module.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     configuration::register(lua, &module)?;
     acts::register(lua, &module)?;
+    revocation::register(lua, &module)?;
     instance::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
     module.set("storages", storages::table(lua)?)?;

@@ -445,6 +445,9 @@ impl Session {
         let payload = audiences::join(others.map(|(_, entry)| entry));
         let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
+        if context.marks_sessions() {
+            Box::pin(self.mark_own_sign_in(context)).await?;
+        }
         self.delete_other_sessions(context).await?;
         session.write(context, Kind::Session).await?;
         session.leave_remembered(context).await;
@@ -471,6 +474,10 @@ impl Session {
         if !context.configuration.stored {
             context.check_sendable("destroy")?;
         }
+        // First, because no copy may open once a cookie is cleared.
+        if context.marks_sessions() {
+            Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
+        }
         let mut lines = self.erase(context, Kind::Session, meta).await?;
         self.delete_other_sessions(context).await?;
         self.delete_remembered(context).await?;
@@ -483,7 +490,7 @@ impl Session {
     }
 
     async fn delete_other_sessions(&self, context: &Context) -> Result<(), Error> {
-        if !context.configuration.stored {
+        if !context.ends_copies() {
             return Ok(());
         }
         // Boxed, because it seldom has anything to do.

@@ -13,9 +13,11 @@ use self::protection::Protection;
 use super::Error;
 use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
+use super::marks::KnownMarks;
 use super::name::Name;
 pub use super::options::Options;
-use super::options::{Revocation, invalid};
+use super::options::invalid;
+use super::revocation::Revocation;
 pub use super::secrets::Guessable;
 use super::secrets::{check_known, guessable, writes_fallbacks, writes_key};
 use super::times::Timeouts;
@@ -91,6 +93,8 @@ pub struct Configuration {
     pub response_headers: Vec<String>,
     /// Whether the payload is kept in a storage instead of the cookie.
     pub stored: bool,
+    /// How sessions are revoked by marks, if they are.
+    pub(super) revocation: Option<Rc<Revocation>>,
     /// The configuration for requests over HTTPS, if it differs.
     https: Option<Rc<Self>>,
 }
@@ -143,15 +147,20 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// An option needs a storage: `remember_theft`, or `revocation`, which sessions in a storage do
-    /// not need. (With a storage, lua-resty-session ignores `revocation`.)
+    /// An option needs a storage, such as `remember_theft`.
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
-        if !stored && self.options.revocation == Some(Revocation(true)) {
-            let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
-            return Err(invalid("revocation", cause));
-        }
         self.protection.check_storage(stored)?;
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
+    }
+
+    /// The same configuration with a store of marks, of which the worker knows those.
+    ///
+    /// # Errors
+    ///
+    /// The option `revocation_fail_mode` is wrong.
+    pub fn with_revocation(self, known: Option<KnownMarks>) -> Result<Self, Error> {
+        let one = Self { revocation: Revocation::read(&self.options, known)?, ..self };
+        Ok(Self { https: one.make_https(one.stored)?, ..one })
     }
 
     /// The most bytes that the JSON of the data may have, and the JSON of the info.
@@ -200,6 +209,7 @@ impl Configuration {
             request_headers: header_names(&options.request_headers)?,
             response_headers: header_names(&options.response_headers)?,
             stored: false,
+            revocation: None,
             https: None,
             options,
         })
@@ -504,22 +514,6 @@ pub(super) mod tests {
             (&*text.session_cookie.name, &*text.session_cookie.attributes),
             ("5", "; Path=1e+15; SameSite=Lax; HttpOnly")
         );
-    }
-
-    #[test]
-    fn revocation_of_sessions_in_cookies_is_an_error() {
-        let stored = |values: &[_], stored| initial(values).and_then(|one| one.with_storage(stored));
-        for value in [text("redis"), Value::Boolean(true), Value::List(vec![]), Value::Other("table with named fields")]
-        {
-            let values = [("revocation", value)];
-            let problem = stored(&values, false).err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(problem.starts_with("invalid revocation (this version cannot revoke"), "{problem}");
-            assert!(stored(&values, true).unwrap().stored);
-            let defaults = initial(&values).unwrap();
-            assert!(Configuration::new(Options::default(), &defaults).unwrap().with_storage(false).is_err());
-            let off = read(&[("revocation", Value::Boolean(false))]).unwrap();
-            assert!(Configuration::new(off, &defaults).unwrap().with_storage(false).is_ok());
-        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod error;
 mod info;
 mod keys;
 mod leaving;
+mod marks;
 pub mod name;
 // The documentation's table of options says what each one means.
 #[allow(missing_docs)]
@@ -53,7 +54,9 @@ mod options;
 mod others;
 mod reading;
 mod record;
+mod revocation;
 mod secrets;
+pub mod sign_in;
 mod theft;
 mod times;
 mod writing;
@@ -64,5 +67,7 @@ pub use configuration::{Configuration, Options};
 pub use cookie_settings::{CookieSettings, Kind};
 pub use error::{Cause, Error};
 pub use keys::{Keys, Stage};
+pub use marks::KnownMarks;
 pub use options::Secure;
+pub use revocation::{Revoked, revoke};
 pub use times::{Remaining, Timeouts};

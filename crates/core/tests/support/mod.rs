@@ -54,15 +54,16 @@ impl Memory {
     }
 
     fn reply_to(&mut self, request: &Request, now: u64) -> Result<Reply, storage::Error> {
+        let name = |name: &str, key: &str| format!("{name}:{key}");
         if self.failing.contains(&(self.calls.len() + 1)) {
             return Err(storage::Error::Program("connection refused".into()));
         }
-        let name = |name: &str, key: &str| format!("{name}:{key}");
+        let live =
+            |key: &str| self.records.get(key).filter(|(_, expiry)| *expiry > now).map(|(value, _)| value.clone());
+        let record = |get: &storage::Get| live(&name(&get.name, &get.key)).map(String::into_bytes);
         Ok(match request {
-            Request::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
-                Some((value, expiry)) if *expiry > now => Reply::Record(value.clone().into_bytes()),
-                _ => Reply::Absent,
-            },
+            Request::Get(get) => record(get).map_or(Reply::Absent, Reply::Record),
+            Request::GetEach(gets) => Reply::Records(gets.iter().map(record).collect()),
             Request::Set(set) => {
                 let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
                 if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
@@ -88,6 +89,27 @@ impl Memory {
                 self.records.remove(&name(&delete.name, &delete.key));
                 Reply::Done
             }
+            Request::DeleteEach(deletes) => {
+                for delete in deletes {
+                    self.records.remove(&name(&delete.name, &delete.key));
+                }
+                Reply::Done
+            }
+            Request::Lock(lock) => {
+                let key = name(&lock.name, &lock.key);
+                if live(&key).is_some_and(|holder| holder != lock.holder) {
+                    return Ok(Reply::Absent);
+                }
+                self.records.insert(key, (lock.holder.clone(), lock.expiry()));
+                Reply::Done
+            }
+            Request::Unlock(unlock) => {
+                let key = name(&unlock.name, &unlock.key);
+                if live(&key).is_some_and(|holder| holder == unlock.holder) {
+                    self.records.remove(&key);
+                }
+                Reply::Done
+            }
             Request::Sessions(_) => panic!("no act lists sessions"),
         })
     }
@@ -103,6 +125,8 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// The store of marks, if it is not the storage.
+    pub marks: Memory,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -124,6 +148,7 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            marks: Memory::default(),
             bound: 0,
             derived: 0,
             crowded: false,
@@ -160,6 +185,7 @@ impl World {
         loop {
             let supply = match step {
                 Step::Done((mut session, result)) => {
+                    session.warning = task.take_warning().or(session.warning.take());
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
@@ -169,6 +195,7 @@ impl World {
                     Supply::Binding(self.binding.clone())
                 }
                 Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
                 Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
             };

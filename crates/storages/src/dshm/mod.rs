@@ -17,7 +17,8 @@ use futures_util::future::try_join_all;
 use super::pipeline::Client;
 use super::repeating::Repeating;
 use super::{
-    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+    Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
+    metadata,
 };
 use locks::Locks;
 pub use options::DshmOptions;
@@ -155,6 +156,14 @@ impl Storage for Dshm {
                 None => Ok(Vec::new()),
             }
         })
+    }
+
+    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    }
+
+    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
     }
 
     fn close_idle(&self) {

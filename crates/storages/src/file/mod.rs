@@ -16,7 +16,9 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
-use super::{Delete, Get, LiveSession, Naming, Operation, Owner, Sessions, Set, Storage, Update, metadata};
+use super::{
+    Delete, Get, LiveSession, Lock, Naming, Operation, Owner, Sessions, Set, Storage, Unlock, Update, metadata,
+};
 
 mod directory;
 mod error;
@@ -188,5 +190,13 @@ impl Storage for Files {
             let now = sessions.current_time;
             self.run(move |directory| owners::live(directory, &file, now)).await
         })
+    }
+
+    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async { Err(super::Error::Server("locks are not supported yet".into())) })
+    }
+
+    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async { Err(super::Error::Server("locks are not supported yet".into())) })
     }
 }

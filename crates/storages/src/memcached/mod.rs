@@ -16,7 +16,8 @@ use futures_util::future::try_join_all;
 use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
 use super::{
-    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+    Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
+    metadata,
 };
 pub use options::MemcachedOptions;
 use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
@@ -156,6 +157,14 @@ impl Storage for Memcached {
                 other => other.unexpected(),
             }
         })
+    }
+
+    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    }
+
+    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
     }
 
     fn close_idle(&self) {

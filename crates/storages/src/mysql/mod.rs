@@ -21,7 +21,7 @@ use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
 use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Cause, Delete, Error, Get, LiveSession, Operation, Owner, Sessions, Set, Storage, Update};
+use super::{Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -233,6 +233,14 @@ impl Storage for MySql {
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
             Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expiry)| LiveSession { key, expiry }).collect())
         })
+    }
+
+    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    }
+
+    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
     }
 
     fn close_idle(&self) {

@@ -26,7 +26,7 @@ use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
+use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -152,6 +152,14 @@ impl Storage for Postgres {
             let rows = self.read(Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
         })
+    }
+
+    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    }
+
+    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
     }
 
     fn close_idle(&self) {
