@@ -48,6 +48,11 @@ end
 
 local cache, cached = {}, 0
 
+-- Returns where a mark stands in the cache.
+local function place_of(options, cookie_name, key)
+  return tostring(options.revocation) .. ":" .. cookie_name .. ":" .. key
+end
+
 local function remember_mark(options, place, mark, err)
   if options.revocation_cache_ttl > 0 and not (err and options.revocation_fail_mode == "open") then
     if cached >= MAX_MARKS then
@@ -79,7 +84,7 @@ local function subject_text(options, subject)
 end
 
 local function read_mark(options, cookie_name, key)
-  local place = cookie_name .. ":" .. key
+  local place = place_of(options, cookie_name, key)
   local known = cache[place]
   if known and known.until_time > ngx.now() and options.revocation_cache_ttl > 0 then
     return known.mark, known.err
@@ -108,7 +113,7 @@ end
 local function write_mark(options, cookie_name, key, value, ttl)
   local ok, err = marks_of(options):set(cookie_name, key, value, ttl, peer.time())
   if ok then
-    remember_mark(options, cookie_name .. ":" .. key, value)
+    remember_mark(options, place_of(options, cookie_name, key), value)
   end
   return ok, err
 end

@@ -230,7 +230,6 @@ fn a_stolen_copy_ends_at_once_here_and_a_moment_later_elsewhere() {
         (ada, ["", PEER, ""]),
         ("", ["", PEER, ""]),
         (ada, [PEER, "", ""]),
-        ("", [PEER, "", ""]),
         ("&subject=bob", [PEER, PEER, ""]),
         (ada, ["", "", PEER]),
     ]
