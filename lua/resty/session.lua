@@ -19,6 +19,7 @@ local profiles = require "resty.session.profiles"
 local revocation = require "resty.session.revocation"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
+local subjects = require "resty.session.subjects"
 local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
@@ -573,6 +574,7 @@ function session.destroy(configuration)
 end
 
 revocation.install(session, metatable, { run_act = run_act, handle_of = handle_of })
+subjects.install(session, metatable, { run_act = run_act, handle_of = handle_of })
 
 -- For programs' own tests ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next
 use super::rows::{failed, number, text, waits};
 use super::running::{Awaited, Done, Running};
 use super::storages::{DELIVERY, submit};
+use super::subjects::List;
 use crate::bridge::{Ticket, derivations, runtime};
 use resty_session_core::cookie::cipher::OneTimeKey;
 use resty_session_core::cookie::keys::Derivation;
@@ -26,7 +27,7 @@ use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
 use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
 use resty_session_core::session::{self, Configuration, Context, Error, Kind, Meta, Outcome, Session, State};
-use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request};
+use resty_session_core::storage::{Error as StorageError, LiveSession, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -171,7 +172,7 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
 }
 
 /// The session of an instance.
-fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
+pub fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
     let meta = meta(configuration, Kind::Session, instance.meta)?;
     let remembered = instance.remembered.as_ref().map(|table| remembered_meta(configuration, table));
     Ok(Session {
@@ -202,6 +203,7 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
 }
 
 impl Running {
+    /// An act on a request, which has not started.
     pub fn new<F: Future<Output = Done> + 'static>(
         lua: &Lua,
         handle: &Handle,
@@ -218,6 +220,7 @@ impl Running {
         Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 
+    /// Starts the act, and returns what it needs first, or what it has come to.
     pub fn start(mut self, lua: &Lua) -> LuaResult<Row> {
         let step = self.task.start();
         self.run_from(lua, step)
@@ -263,6 +266,15 @@ impl Running {
                 Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
             }
             Done::Success(result) => Ok(rows::returned(result.map(|()| rows::boolean(true)))),
+            Done::Count(result) => {
+                let field = |count: Option<usize>| count.map_or(rows::boolean(true), |count| number(count as u64));
+                Ok(rows::returned(result.map(field)))
+            }
+            Done::List(Err(error)) => Ok(failed(&error)),
+            Done::List(Ok(sessions)) => {
+                let list = LuaValue::UserData(lua.create_userdata(List::from(sessions))?);
+                Ok(rows::returned(Ok(Either::Right(list))))
+            }
         }
     }
 
@@ -278,6 +290,7 @@ impl Running {
     fn call_method(mut self, lua: &Lua, request: Request) -> LuaResult<Row> {
         self.awaited = match request {
             Request::Get(_) => Awaited::Record,
+            Request::Sessions(_) => Awaited::Sessions,
             _ => Awaited::Reply,
         };
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
@@ -371,19 +384,46 @@ fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaRe
     }
 }
 
+/// The name of a value's type in Lua 5.1, which has no type of its own for integers.
+fn lua_type(value: &LuaValue) -> &'static str {
+    if value.is_integer() { "number" } else { value.type_name() }
+}
+
 /// What a method of the program's own storage returned, as a reply. A method that returns nil or
 /// false without a message has found or done nothing: [`Reply::Absent`].
 pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
+    if let (Awaited::Sessions, LuaValue::Table(sessions)) = (awaited, value) {
+        return match live_sessions(sessions) {
+            Ok(sessions) => Ok(Reply::Sessions(sessions)),
+            Err(error) => Err(StorageError::Program(error.to_string())),
+        };
+    }
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
     let message = || if error.is_nil() { None } else { error.to_string().ok() };
     match (awaited, value.as_string()) {
         (Awaited::Record, Some(text)) => Ok(Reply::Record(text.as_bytes().to_vec())),
         (Awaited::Record, None) if succeeded => {
-            Err(StorageError::Program(format!("string expected, got {}", value.type_name())))
+            Err(StorageError::Program(format!("string expected, got {}", lua_type(value))))
+        }
+        (Awaited::Sessions, _) if succeeded => {
+            Err(StorageError::Program(format!("table expected, got {}", lua_type(value))))
         }
         _ if succeeded => Ok(Reply::Done),
         _ => message().map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
     }
+}
+
+/// The sessions in a table `{ [key] = expiry, … }`. Whatever else it holds is left out.
+fn live_sessions(table: &LuaTable) -> LuaResult<Vec<LiveSession>> {
+    let mut sessions = Vec::new();
+    table.for_each(|key: LuaValue, expiry: LuaValue| {
+        let expiry = expiry.as_f64().or_else(|| expiry.as_i64().map(|expiry| expiry as f64));
+        if let (LuaValue::String(key), Some(expiry)) = (key, expiry) {
+            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
+        }
+        Ok(())
+    })?;
+    Ok(sessions)
 }
 
 /// A request to a program's own storage as a table: its `method`, and the method's arguments by
@@ -391,7 +431,7 @@ pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result
 ///
 /// # Errors
 ///
-/// No act calls the method in this way: `get` has a row of its own, and acts list no sessions.
+/// No act calls the method in this way: `get` has a row of its own.
 pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     match request {
@@ -416,12 +456,20 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Get(_)
-        | Request::Sessions(_)
-        | Request::GetEach(_)
-        | Request::DeleteEach(_)
-        | Request::Lock(_)
-        | Request::Unlock(_) => {
+        Request::DeleteEach(deletes) => {
+            table.raw_set("method", "delete_each")?;
+            for delete in deletes {
+                table.raw_push(request_table(lua, delete.into())?)?;
+            }
+        }
+        Request::Sessions(sessions) => {
+            table.raw_set("method", "read_metadata")?;
+            table.raw_set("name", &*sessions.name)?;
+            table.raw_set("audience", sessions.owner.audience)?;
+            table.raw_set("subject", sessions.owner.subject)?;
+            table.raw_set("current_time", sessions.current_time)?;
+        }
+        Request::Get(_) | Request::GetEach(_) | Request::Lock(_) | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }

@@ -15,6 +15,7 @@ mod rows;
 mod running;
 mod storage_handle;
 mod storages;
+mod subjects;
 mod utils;
 mod values;
 
@@ -29,6 +30,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     acts::register(lua, &module)?;
     revocation::register(lua, &module)?;
     instance::register(lua, &module)?;
+    subjects::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
     module.set("storages", storages::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;

@@ -1,5 +1,5 @@
 //! How an act reaches the store of marks, which need not be the storage of sessions; and the
-//! functions that revoke sessions.
+//! function that revokes the sessions of an identity provider's session id.
 //!
 //! Most opens find what they need among the marks that the worker knows. So only an act that does
 //! not asks the shim, with [`Next::Ask`], how the store is reached here and now, and the shim calls
@@ -13,9 +13,7 @@ use super::rows::{self, Args, Next, Row, failed, number, text, waits};
 use super::running::{Awaited, Done, Lookups, Running};
 use super::storage_handle::StorageRef;
 use super::storages::submit;
-use resty_session_core::cookie::base64url;
 use resty_session_core::session::effect::Supply;
-use resty_session_core::session::name::Name;
 use resty_session_core::session::{KnownMarks, Revoked, revoke};
 use resty_session_core::storage::{Error as StorageError, Get, Reply, Request};
 use resty_session_core::time::Seconds;
@@ -23,11 +21,7 @@ use resty_session_core::time::Seconds;
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     lua.set_app_data(KnownMarks::default());
     module.set("ask", lua.create_function(ask)?)?;
-    let functions = lua.create_table()?;
-    for (name, function) in FUNCTIONS {
-        functions.set(name, lua.create_function(move |lua, args| on_marks(lua, args, function))?)?;
-    }
-    module.set("revoke", functions)
+    module.set("revoke_sid", lua.create_function(revoke_sid)?)
 }
 
 /// What this VM knows of the marks in a store.
@@ -36,33 +30,17 @@ pub fn known_marks(lua: &Lua, store: Option<u64>) -> Option<KnownMarks> {
     store.map(|store| known.of_store(store))
 }
 
-/// What a program revokes.
-#[derive(Clone, Copy)]
-enum Function {
-    Id,
-    Subject,
-    Sid,
+/// Seconds from Lua, at least one.
+pub fn seconds(value: f64) -> Seconds {
+    Seconds::from_secs(value.ceil().max(1.0) as u64)
 }
 
-const FUNCTIONS: [(&str, Function); 3] = [("id", Function::Id), ("subject", Function::Subject), ("sid", Function::Sid)];
-
-/// `revoke.id(…, id, ttl)`, `revoke.subject(…, subject, ttl)`, `revoke.sid(…, sid, ttl)`: marks for
-/// that many seconds.
-fn on_marks(lua: &Lua, args: Args<(LuaString, f64)>, function: Function) -> LuaResult<Row> {
-    let (handle, request, (name, ttl)) = rows::read(args);
-    let name = name.as_bytes().to_vec();
-    let id = base64url::decode(&name).ok().and_then(|id| id.try_into().ok());
-    let ttl = Seconds::from_secs(ttl.ceil().max(1.0) as u64);
-    let running = Running::new(lua, &handle, request, 0, move |context| async move {
-        let revoked = match (function, id) {
-            (Function::Subject, _) => Revoked::Subject(Name::Text(name.into())),
-            (Function::Id, Some(id)) => Revoked::Id(id),
-            (Function::Id, None) => return Done::Success(Err(resty_session_core::session::Error::InvalidId)),
-            (Function::Sid, _) => Revoked::Sid(name),
-        };
-        Done::Success(revoke(&context, revoked, ttl).await)
-    });
-    running.start(lua)
+/// `revoke_sid(…, sid, ttl)`: the mark is kept for that many seconds.
+fn revoke_sid(lua: &Lua, args: Args<(LuaString, f64)>) -> LuaResult<Row> {
+    let (handle, request, (sid, ttl)) = rows::read(args);
+    let (revoked, ttl) = (Revoked::Sid(sid.as_bytes().to_vec()), seconds(ttl));
+    let mark = move |context| async move { Done::Success(revoke(&context, revoked, ttl).await) };
+    Running::new(lua, &handle, request, 0, mark).start(lua)
 }
 
 impl Running {

@@ -8,6 +8,7 @@ use super::storage_handle::StorageHandle;
 use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
+use resty_session_core::session::subjects::ListedSession;
 use resty_session_core::session::{Error, Outcome, Session};
 use resty_session_core::storage::{Get, Request};
 use resty_session_core::time::Timestamp;
@@ -20,6 +21,10 @@ pub enum Done {
     Session(Session, Outcome),
     /// Whether an act that has no session succeeded.
     Success(Result<(), Error>),
+    /// How many sessions ended.
+    Count(Result<Option<usize>, Error>),
+    /// The sessions of a subject.
+    List(Result<Vec<ListedSession>, Error>),
 }
 
 /// An act under way, and everything that it takes to resume it.
@@ -42,6 +47,8 @@ pub enum Awaited {
     Reply,
     /// A record, from a program's own storage.
     Record,
+    /// A subject's sessions, from a program's own storage.
+    Sessions,
     /// The shim's reply whether this thread can wait for the key.
     Permission(Box<Derivation>),
     /// A key that is being derived, and comes in this slot.

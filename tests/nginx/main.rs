@@ -19,4 +19,5 @@ mod specs;
 mod sql_storage;
 mod storages;
 mod stress;
+mod subjects;
 mod workers;

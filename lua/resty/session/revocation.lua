@@ -36,7 +36,10 @@ end
 ---@field run_act function runs an act until it is done, and returns its outcome
 ---@field handle_of function returns the native handle for an act, and why this thread can't wait for the storage
 
-local function check_ttl(ttl)
+--- Raises an error if a mark can't be kept for that many seconds.
+---@param ttl any
+---@raise `invalid revocation ttl`
+function revocation.check_ttl(ttl)
   if type(ttl) ~= "number" or not (ttl > 0 and ttl < math.huge) then
     error("invalid revocation ttl", 0)
   end
@@ -49,35 +52,6 @@ end
 function revocation.install(session, metatable, shim)
   local run_act, handle_of = shim.run_act, shim.handle_of
 
-  -- Writes a mark of some kind. Returns true, or nil and an error.
-  local function mark(kind, text, ttl, configuration)
-    local profile = profiles.resolve(configuration)
-    local handle, problem = handle_of(profile)
-    local _, err = run_act(profile, native.revoke[kind](
-      handle, time(), http.any_cookies(profile), nil, problem, text, ttl))
-    if err then
-      return nil, err
-    end
-    return true
-  end
-
-  --- Revokes all sessions of a subject that exist now.
-  ---@param subject string|number
-  ---@param ttl number seconds for which the mark is kept: as long as a session may live
-  ---@param configuration table?
-  ---@return true? ok, string? err
-  ---@raise `invalid subject`, `invalid revocation ttl`
-  function session.revoke_subject(subject, ttl, configuration)
-    if type(subject) == "number" then
-      subject = tostring(subject)
-    end
-    if type(subject) ~= "string" or subject == "" then
-      error("invalid subject", 0)
-    end
-    check_ttl(ttl)
-    return mark("subject", subject, ttl, configuration)
-  end
-
   --- Revokes all sessions that exist now and have a session id of an identity provider.
   ---@param sid string as it was given to `set_sid`
   ---@param ttl number seconds for which the mark is kept: as long as a session may live
@@ -88,8 +62,12 @@ function revocation.install(session, metatable, shim)
     if type(sid) ~= "string" or sid == "" then
       error("invalid sid", 0)
     end
-    check_ttl(ttl)
-    return mark("sid", sid, ttl, configuration)
+    revocation.check_ttl(ttl)
+    local profile = profiles.resolve(configuration)
+    local handle, problem = handle_of(profile)
+    local _, err, ok = run_act(profile, native.revoke_sid(
+      handle, time(), http.any_cookies(profile), nil, problem, sid, ttl))
+    return ok, err
   end
 
   --- Sets the current audience's session id of the identity provider.

@@ -7,7 +7,7 @@
 local native = require("resty.session.native").storages
 -- Loaded together with the first session, because it learns from the phase how long this Lua VM
 -- lives.
-require "resty.session.waiting"
+local waiting = require "resty.session.waiting"
 local options = require "resty.session.options"
 
 local error = error
@@ -152,15 +152,47 @@ local function set(storage, request)
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
+-- How many records are deleted before other requests have their turn: a storage in Lua, such as shm,
+-- may do its work without ever waiting.
+local DELETES_AT_ONCE = 16
+
+-- Deletes records one by one, up to the first failure.
+local function delete_each(storage, requests)
+  for i = 1, #requests do
+    local request = requests[i]
+    local ok, err = storage:delete(request.name, request.key, request.current_time, request.metadata)
+    if not ok then
+      return ok, err
+    end
+    if i % DELETES_AT_ONCE == 0 then
+      waiting.pause()
+    end
+  end
+  return true
+end
+
+-- Lists the sessions of an owner, if the storage can.
+local function read_metadata(storage, request)
+  if not storage.read_metadata then
+    return nil, "the storage has no method read_metadata"
+  end
+  return storage:read_metadata(request.name, request.audience, request.subject, request.current_time)
+end
+
 --- Calls the storage method that an act needs, other than `get`.
 ---@param storage table
----@param request table its `method`, which is `set`, `delete` or `update`, and the method's arguments by their names
+---@param request table its `method`, which is `set`, `delete`, `delete_each`, `read_metadata` or `update`, and the
+--- method's arguments by their names; for `delete_each`, an array of requests
 ---@return any ... what the method returns
 function storages.call(storage, request)
   if request.method == "update" then
     return update(storage, request)
   elseif request.method == "set" then
     return set(storage, request)
+  elseif request.method == "delete_each" then
+    return delete_each(storage, request)
+  elseif request.method == "read_metadata" then
+    return read_metadata(storage, request)
   end
   return storage:delete(request.name, request.key, request.current_time, request.metadata)
 end

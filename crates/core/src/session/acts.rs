@@ -230,7 +230,16 @@ impl Session {
         }
         session.state = State::Open;
         *self = session;
+        self.keep_to_limit(context).await;
         Ok(())
+    }
+
+    /// Ends what sessions of the same subject are too many, after this one was saved.
+    async fn keep_to_limit(&mut self, context: &Context) {
+        if let Some(limit) = context.configuration.max_sessions {
+            // Boxed, because few programs limit sessions.
+            Box::pin(self.limit_sessions(context, limit)).await;
+        }
     }
 
     fn take_over(&mut self, opened: Opened) -> Result<(), Error> {
@@ -261,6 +270,7 @@ impl Session {
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;
+        self.keep_to_limit(context).await;
         Ok(())
     }
 

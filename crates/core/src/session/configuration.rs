@@ -25,6 +25,7 @@ use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
 use crate::secret::Secret;
+use crate::settings::Whole;
 use crate::time::Seconds;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
@@ -79,6 +80,8 @@ pub struct Configuration {
     pub(super) hash_subject: bool,
     /// Whether storages note whose session a record is.
     pub(super) store_metadata: bool,
+    /// How many sessions a subject may have.
+    pub(super) max_sessions: Option<usize>,
     /// How long a session idles before a refresh touches it.
     pub(super) touch_threshold: Seconds,
     /// A payload of more bytes is deflated; with 0 no payload is.
@@ -147,9 +150,10 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// An option needs a storage, such as `remember_theft`.
+    /// An option needs a storage, such as `remember_theft` or `max_sessions`.
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
         self.protection.check_storage(stored)?;
+        self.check_max_sessions(stored)?;
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
     }
 
@@ -161,6 +165,15 @@ impl Configuration {
     pub fn with_revocation(self, known: Option<KnownMarks>) -> Result<Self, Error> {
         let one = Self { revocation: Revocation::read(&self.options, known)?, ..self };
         Ok(Self { https: one.make_https(one.stored)?, ..one })
+    }
+
+    fn check_max_sessions(&self, stored: bool) -> Result<(), Error> {
+        let cause = match (self.max_sessions, stored, self.store_metadata) {
+            (None, ..) | (_, true, true) => return Ok(()),
+            (_, false, _) => "it needs a storage: nothing counts the sessions that are kept in cookies",
+            (_, true, false) => "it needs store_metadata = true",
+        };
+        Err(invalid("max_sessions", cause))
     }
 
     /// The most bytes that the JSON of the data may have, and the JSON of the info.
@@ -202,6 +215,7 @@ impl Configuration {
             hash_storage_key: on(options.hash_storage_key),
             hash_subject: on(options.hash_subject),
             store_metadata: on(options.store_metadata),
+            max_sessions: max_sessions(options.max_sessions.flatten())?,
             touch_threshold: seconds(options.touch_threshold),
             compression_threshold: options.compression_threshold.unwrap_or_default(),
             bind,
@@ -249,6 +263,13 @@ fn cookies(options: &Options) -> Result<(CookieSettings, CookieSettings), Error>
         safety: remember_safety(options.remember_safety.as_deref())?,
     };
     Ok((session, remember))
+}
+
+fn max_sessions(option: Option<Whole>) -> Result<Option<usize>, Error> {
+    match option {
+        Some(Whole(0)) => Err(invalid("max_sessions", "whole number over 0 expected")),
+        limit => Ok(limit.map(|Whole(limit)| usize::try_from(limit).unwrap_or(usize::MAX))),
+    }
 }
 
 fn seconds(option: Option<u64>) -> Seconds {

@@ -16,7 +16,7 @@ use super::error::Cause;
 use crate::cookie::Binding;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
-use crate::storage::{Delete, Error, Get, Reply, Request, Set, Update};
+use crate::storage::{Delete, Error, Get, LiveSession, Reply, Request, Sessions, Set, Update};
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
@@ -157,6 +157,29 @@ impl Environment {
             Reply::Record(value) if count == 1 => Ok(vec![Some(value)]),
             Reply::Absent if count == 1 => Ok(vec![None]),
             Reply::Records(values) if count == values.len() => Ok(values),
+            _ => Err(Error::Mismatch),
+        }
+    }
+
+    /// Deletes records.
+    ///
+    /// # Errors
+    ///
+    /// The storage's message; empty if a program's own storage gave none. Some of the records may
+    /// have been deleted.
+    pub async fn delete_each(&self, deletes: Vec<Delete>) -> Result<(), Cause> {
+        done(self.perform(Request::DeleteEach(deletes)).await)
+    }
+
+    /// Returns the live sessions of an owner.
+    ///
+    /// # Errors
+    ///
+    /// The storage cannot tell.
+    pub async fn sessions(&self, sessions: Sessions) -> Result<Vec<LiveSession>, Error> {
+        match self.perform(sessions.into()).await? {
+            Reply::Sessions(sessions) => Ok(sessions),
+            Reply::Absent => Ok(Vec::new()),
             _ => Err(Error::Mismatch),
         }
     }

@@ -58,9 +58,6 @@ pub enum Error {
     /// The store of marks failed when a program revoked sessions.
     #[error("unable to revoke session key ({0})")]
     Revoke(String),
-    /// The id of a session to revoke is not base64url of 32 bytes.
-    #[error("invalid session id")]
-    InvalidId,
     /// A program revokes sessions, and the option `revocation` is not set.
     #[error("session revocation is not enabled")]
     RevocationOff,
@@ -154,6 +151,18 @@ pub enum Error {
     /// The session to destroy is not open.
     #[error("unable to destroy nonexistent session")]
     DestroyNonexistent,
+
+    /// The session whose subject's other sessions are to end is not open.
+    #[error("unable to revoke other sessions of nonexistent session")]
+    RevokeOthersNonexistent,
+    /// The sessions of a subject could not be listed or ended.
+    #[error("unable to {act}{cause}")]
+    Sessions {
+        /// What was to be done with them.
+        act: &'static str,
+        /// What the storage lacks, or its message.
+        cause: Cause,
+    },
 
     /// `ikm` does not have 32 bytes.
     #[error("invalid ikm size")]

@@ -57,6 +57,7 @@ mod record;
 mod revocation;
 mod secrets;
 pub mod sign_in;
+pub mod subjects;
 mod theft;
 mod times;
 mod writing;

@@ -4,7 +4,7 @@ use super::Error;
 use super::keys::Stage;
 use super::name::Name;
 use crate::secret::Secret;
-use crate::settings::{self, Names, Reader, Setting, Table, Value, hint};
+use crate::settings::{self, Names, Reader, Setting, Table, Value, Whole, hint};
 
 /// A number is a name of its own, and not its text.
 impl Setting for Name<'static> {
@@ -148,6 +148,7 @@ options! {
     hash_storage_key: bool = Some(false),
     hash_subject: bool = Some(false),
     store_metadata: bool = Some(false),
+    max_sessions: Option<Whole> = None,
     touch_threshold: u64 = Some(60),
     compression_threshold: u64 = Some(1024),
     max_data_size: u64 = None,

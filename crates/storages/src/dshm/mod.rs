@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
 
 use super::pipeline::Client;
 use super::repeating::Repeating;
@@ -98,6 +99,53 @@ impl Dshm {
     }
 }
 
+/// How long a worker waits before it reads back a lock that it has written.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+const TOO_SLOW: &str = "the server is too slow to lock anything";
+
+impl Dshm {
+    /// Takes a lock. The server writes whatever it is told to. So whoever finds a lock free writes
+    /// its name, waits, and looks whose name is there: of several that wrote, the last one has the
+    /// lock. This is Fischer's algorithm. It is right if nobody takes longer than the pause from
+    /// finding the lock free to having written; a holder whose own request took longer fails.
+    async fn take_lock(&self, lock: &Lock) -> Result<bool, Error> {
+        let (name, holder) = (self.naming.record(&lock.name, &lock.key), lock.holder.as_bytes());
+        let entry = Name::new(&name);
+        let write = wire::set(&entry, holder, lock.ttl())?;
+        {
+            let _turn = self.locks.lock(&name).await;
+            let (start, held_by) = self.read_quickly(&entry).await?;
+            if held_by.is_some_and(|held_by| held_by != holder) {
+                return Ok(false);
+            }
+            // A holder that finds its own name confirms it, too: it may have written it just now,
+            // and lost the connection before the reply.
+            self.client.ask(&write).await?;
+            if start.elapsed() >= LOCK_PAUSE {
+                return Err(Error::Server(TOO_SLOW.into()));
+            }
+        }
+        sleep(LOCK_PAUSE).await;
+        let held_by = self.client.ask(&wire::get(&entry)).await?.value()?;
+        Ok(held_by.is_some_and(|held_by| held_by == holder))
+    }
+
+    /// Reads an entry, once more if that took so long, with connecting perhaps, that no time is left
+    /// to write it. Returns when it began, and the value.
+    async fn read_quickly(&self, entry: &Name) -> Result<(Instant, Option<Vec<u8>>), Error> {
+        const ATTEMPTS: usize = 4;
+        for _ in 0..ATTEMPTS {
+            let start = Instant::now();
+            let value = self.client.ask(&wire::get(entry)).await?.value()?;
+            if start.elapsed() < LOCK_PAUSE / 2 {
+                return Ok((start, value));
+            }
+        }
+        Err(Error::Server(TOO_SLOW.into()))
+    }
+}
+
 /// The expiry in a record's second entry; `None` if it is missing or not a number.
 fn expiry(text: Option<&[u8]>) -> Option<u64> {
     str::from_utf8(text?).ok()?.parse().ok()
@@ -158,12 +206,22 @@ impl Storage for Dshm {
         })
     }
 
-    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(self.take_lock(lock))
     }
 
-    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let name = self.naming.record(&unlock.name, &unlock.key);
+            let _turn = self.locks.lock(&name).await;
+            let name = Name::new(&name);
+            match self.client.ask(&wire::get(&name)).await?.value()? {
+                Some(holder) if holder == unlock.holder.as_bytes() => {
+                    self.client.ask(&wire::delete(&name)).await.map(|_| ())
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     fn close_idle(&self) {

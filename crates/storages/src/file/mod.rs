@@ -22,6 +22,7 @@ use super::{
 
 mod directory;
 mod error;
+mod held;
 mod lock;
 mod names;
 mod options;
@@ -94,17 +95,30 @@ impl Files {
         Ok(self.threads.run(move || job(&files.directory)).await??)
     }
 
-    /// Changes an owner's sessions when it is this operation's turn.
-    async fn change(&self, change: Change) -> Result<(), super::Error> {
-        let _turn = self.turns[change.lock() % LOCKS].lock().await;
-        let change = Arc::new(change);
+    /// Runs a job while nobody else, in any process, runs one under the lock file of this number.
+    async fn exclusively<T, J>(&self, number: usize, job: J) -> Result<T, super::Error>
+    where
+        T: Send + 'static,
+        J: Fn(&Directory) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let _turn = self.turns[number % LOCKS].lock().await;
+        let job = Arc::new(job);
         loop {
-            let attempt = change.clone();
-            if self.run(move |directory| attempt.try_make(directory)).await? {
-                return Ok(());
+            let job = job.clone();
+            let attempt = move |directory: &Directory| {
+                let lock = lock::try_lock(directory, &names::lock(number))?;
+                lock.map(|_lock| job(directory)).transpose()
+            };
+            if let Some(done) = self.run(attempt).await? {
+                return Ok(done);
             }
             sleep(LOCK_RETRY_PAUSE).await;
         }
+    }
+
+    /// Changes an owner's sessions when it is this operation's turn.
+    async fn change(&self, change: Change) -> Result<(), super::Error> {
+        self.exclusively(change.lock(), move |directory| change.make(directory)).await
     }
 
     async fn change_all(&self, changes: Vec<Change>) -> Result<(), super::Error> {
@@ -192,11 +206,20 @@ impl Storage for Files {
         })
     }
 
-    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(async { Err(super::Error::Server("locks are not supported yet".into())) })
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let file = names::held(&self.naming, &lock.name, &lock.key)?;
+            let (holder, expiry, now) = (lock.holder.clone(), lock.expiry(), lock.current_time);
+            let number = owners::lock_of(&file);
+            self.exclusively(number, move |directory| held::lock(directory, &file, &holder, (now, expiry))).await
+        })
     }
 
-    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
-        Box::pin(async { Err(super::Error::Server("locks are not supported yet".into())) })
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let file = names::held(&self.naming, &unlock.name, &unlock.key)?;
+            let (holder, number) = (unlock.holder.clone(), owners::lock_of(&file));
+            self.exclusively(number, move |directory| held::unlock(directory, &file, &holder)).await
+        })
     }
 }

@@ -4,6 +4,7 @@
 //! holds the text of [`super::metadata`]. Requests are meta commands, because other commands do not
 //! return an item's time to live.
 
+mod locks;
 mod notes;
 mod options;
 mod wire;
@@ -159,12 +160,18 @@ impl Storage for Memcached {
         })
     }
 
-    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let name = self.record_name(&lock.name, &lock.key)?;
+            locks::lock(&self.client, &name, lock).await
+        })
     }
 
-    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let name = self.record_name(&unlock.name, &unlock.key)?;
+            locks::unlock(&self.client, &name, &unlock.holder).await
+        })
     }
 
     fn close_idle(&self) {

@@ -154,12 +154,20 @@ impl Storage for Postgres {
         })
     }
 
-    fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
+            let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
+            let rows = self.write(Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
+            Ok(!rows.is_empty())
+        })
     }
 
-    fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
-        Box::pin(async { Err(Error::Server("locks are not supported yet".into())) })
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let parameters = vec![Text(unlock.key.clone()), Text(unlock.holder.clone())];
+            self.write(Kind::Unlock, parameters).await.map(drop)
+        })
     }
 
     fn close_idle(&self) {

@@ -1,6 +1,9 @@
 //! The clauses of the contract, one function each. All run at the same time, on records of their
 //! own.
 
+mod locks;
+mod several;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +83,9 @@ impl Contract {
                 self.an_expired_record_is_absent(),
                 self.a_replaced_record_is_only_ever_shortened(),
                 self.an_update_neither_creates_nor_prolongs(),
+                self.a_lock_that_expires_is_free(),
+                self.a_renewed_lock_lives_on(),
+                self.marks_expire(),
             )
         };
         // The others run while those wait: records that expire soon are looked at while nothing
@@ -104,6 +110,12 @@ impl Contract {
             self.running_an_operation_twice_does_no_harm(),
             self.a_dropped_operation_leaves_the_storage_usable(),
             self.perform_replies_like_the_methods(),
+            self.a_lock_has_one_holder(),
+            self.of_several_holders_one_gets_the_lock(),
+            self.locks_are_told_apart(),
+            self.several_records_come_in_the_order_of_the_requests(),
+            self.several_records_are_deleted(),
+            self.marks_are_records(),
         );
     }
 
