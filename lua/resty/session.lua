@@ -20,6 +20,7 @@ local revocation = require "resty.session.revocation"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
 local subjects = require "resty.session.subjects"
+local synchronize = require "resty.session.synchronize"
 local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
@@ -49,7 +50,9 @@ local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry
 ---@field remember_meta resty.session.meta|false
 ---@field forget boolean whether the next save forgets the user
 ---@field revocation table? the store of marks, of a session that is kept in its cookie
----@field hidden string|false|nil the Cookie header before its cookies were hidden
+---@field hidden string|false|nil the Cookie header that acts are given, if it is not the request's
+---@field ended boolean? whether it was destroyed, or an audience logged out
+---@field synchronized boolean? whether `synchronize` runs
 local metatable = {}
 metatable.__index = metatable
 
@@ -138,11 +141,12 @@ local function check_not_closed(self, problem)
 end
 
 -- Runs an act that opens the request's session, for an instance. Returns the error, if there is
--- one. `audience` and `remember` are the instance's own, if they differ from the configuration's.
-local function open(self, act, audience, remember)
+-- one. `audience` and `remember` are the instance's own, if they differ from the configuration's,
+-- and `given` is a Cookie header to open in place of the request's.
+local function open(self, act, audience, remember, given)
   local profile, now = self.profile, time()
   local handle, reason = handle_of(profile)
-  local cookies = http.cookies(profile)
+  local cookies = given or http.cookies(profile)
   local sets_cookies = act ~= native.open or self.remember -- `open` sets some only if it opens a remember cookie
   local done, a, b, c, d = run_act(profile, act(
     handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
@@ -170,7 +174,9 @@ end
 
 -- The same. If there is no error, the instance gets a new state.
 local function result_and_state(self, state, err)
-  self.state = not err and state or self.state
+  if not err then
+    self.state, self.ended = state, state == "closed"
+  end
   return result(err)
 end
 
@@ -436,6 +442,17 @@ end
 function metatable:close()
   self.state = "closed"
 end
+
+--- Opens the session anew, as the request before has left it, and calls a function with it while no
+--- other request of the session does so, on any server. Changes that were not saved are lost.
+---@param fn fun(session: resty.session.instance): any what it returns is returned; what it raises is raised
+---@param timeout number? seconds to wait for the session's turn at most; 30 by default
+---@return any ... what `fn` returns; or nil and an error if it was not called
+---@function metatable:synchronize
+metatable.synchronize = synchronize.method(function(profile, cookies, audience)
+  local self = new_instance(profile)
+  return self, open(self, native.open, audience, false, cookies)
+end)
 
 -- Hides the cookies, and keeps the original header, because a later sign-out must find the remember
 -- cookie. Returns that header, or false.

@@ -16,6 +16,7 @@ mod running;
 mod storage_handle;
 mod storages;
 mod subjects;
+mod synchronize;
 mod utils;
 mod values;
 
@@ -31,6 +32,7 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     revocation::register(lua, &module)?;
     instance::register(lua, &module)?;
     subjects::register(lua, &module)?;
+    synchronize::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
     module.set("storages", storages::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;

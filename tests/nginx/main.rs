@@ -20,4 +20,5 @@ mod sql_storage;
 mod storages;
 mod stress;
 mod subjects;
+mod synchronize;
 mod workers;

@@ -48,6 +48,7 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field configuration table a copy of the configuration that the profile was made from
 ---@field base any what else it was made from, compared by identity
 ---@field rivals table? profiles whose cookies' names collide with this one's
+---@field lock_store table? what holds the locks of `synchronize`, once it is known
 ---@field warnings string[] the native module's warnings about the configuration
 ---@field notices string[]|false the warnings that are still to be logged
 

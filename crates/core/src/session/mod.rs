@@ -48,6 +48,7 @@ mod keys;
 mod leaving;
 mod marks;
 pub mod name;
+pub mod note;
 // The documentation's table of options says what each one means.
 #[allow(missing_docs)]
 mod options;
