@@ -38,6 +38,12 @@ describe("configuration", function()
       },
       ["lua_shared_dict nowhere is missing"] = { storage = "shm", shm = { zone = "nowhere" } },
       ["invalid idling_timeout (number that is not negative expected, got string)"] = { idling_timeout = "15m" },
+      ["invalid max_sessions (whole number over 0 expected)"] = { max_sessions = 0 },
+      ["invalid max_sessions (whole number expected)"] = { max_sessions = 1.5 },
+      ["invalid max_sessions (it needs a storage: nothing counts the sessions that are kept in cookies)"] = {
+        max_sessions = 1, store_metadata = true,
+      },
+      ["invalid max_sessions (it needs store_metadata = true)"] = { max_sessions = 1, storage = "shm" },
       ["invalid stale_ttl (number that is not negative expected, got number)"] = { stale_ttl = -1 },
       ["invalid cookie_name (character '=' not allowed)"] = { cookie_name = "a=b" },
       ["invalid cookie_path (character ';' not allowed)"] = { cookie_path = "/; Secure" },

@@ -272,7 +272,7 @@ impl Running {
             }
             Done::List(Err(error)) => Ok(failed(&error)),
             Done::List(Ok(sessions)) => {
-                let list = LuaValue::UserData(lua.create_userdata(List::from(sessions))?);
+                let list = LuaValue::UserData(lua.create_userdata(List(sessions))?);
                 Ok(rows::returned(Ok(Either::Right(list))))
             }
         }

@@ -8,7 +8,7 @@ use super::storage_handle::StorageHandle;
 use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
-use resty_session_core::session::subjects::ListedSession;
+use resty_session_core::session::subjects::List;
 use resty_session_core::session::{Error, Outcome, Session};
 use resty_session_core::storage::{Get, Request};
 use resty_session_core::time::Timestamp;
@@ -24,7 +24,7 @@ pub enum Done {
     /// How many sessions ended.
     Count(Result<Option<usize>, Error>),
     /// The sessions of a subject.
-    List(Result<Vec<ListedSession>, Error>),
+    List(Result<List, Error>),
 }
 
 /// An act under way, and everything that it takes to resume it.

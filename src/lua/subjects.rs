@@ -1,7 +1,5 @@
 //! The acts on the sessions of a subject, and the list that one of them returns.
 
-use std::vec::IntoIter;
-
 use mlua::prelude::*;
 
 use super::acts::session_of;
@@ -10,7 +8,7 @@ use super::revocation::seconds;
 use super::rows::{self, Args, InstanceArgs, InstanceRow, Row, failed};
 use super::running::{Done, Running};
 use resty_session_core::cookie::{Sid, base64url};
-use resty_session_core::session::subjects::{self, ListedSession};
+use resty_session_core::session::subjects;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     let table = lua.create_table()?;
@@ -61,15 +59,9 @@ fn revoke_others(lua: &Lua, args: Args<InstanceArgs>) -> LuaResult<Row> {
 
 /// The sessions that are still to be handed to the shim. It takes them in pieces, because making
 /// thousands of tables at once would hold the worker up.
-pub struct List(IntoIter<ListedSession>);
+pub struct List(pub subjects::List);
 
 impl LuaUserData for List {}
-
-impl From<Vec<ListedSession>> for List {
-    fn from(sessions: Vec<ListedSession>) -> Self {
-        Self(sessions.into_iter())
-    }
-}
 
 /// `take(list, into, count, audience)`: appends up to `count` sessions to the array `into`, each
 /// `{ id = …, audience = …, expires = …, current = true or nil }`. Returns whether there are more.

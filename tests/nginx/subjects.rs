@@ -253,7 +253,7 @@ const OWN: &str = r#"(function()
     end
     function storage:read_metadata(name, audience, subject)
         if subject == "YnJva2Vu" then return nil, "it is broken" end
-        if subject == "b2Rk" then return 5 end
+        if subject == "b2Rk" then return "text" end
         return metadata[name .. audience .. subject] or {}
     end
     without_metadata = { set = storage.set, get = storage.get, delete = function() return nil, "it refuses" end }
@@ -267,7 +267,7 @@ fn works_with_a_programs_own_storage() {
     let browser = Browser::new();
     for (path, expected) in [
         ("/list?subject=broken", "unable to list sessions (it is broken)"),
-        ("/list?subject=odd", "unable to list sessions (table expected, got number)"),
+        ("/list?subject=odd", "unable to list sessions (table expected, got string)"),
         ("/revoke?subject=broken", "unable to revoke sessions (it is broken)"),
     ] {
         assert_eq!(browser.get(nginx.url(path)), expected);

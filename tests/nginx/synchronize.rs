@@ -20,6 +20,7 @@ use resty_session_testing::sql_servers::Database;
 /// - `/count` counts up in it, with `coroutine=1` within two user coroutines.
 /// - `/token` refreshes an expired token, which takes a while.
 /// - `/hold` keeps its turn for a minute.
+/// - `/drop` never resumes the coroutine whose turn it is.
 ///
 /// Whoever has the session writes `+ id pid` and, in the end, `- id pid` into the file `TRACE`.
 const PROGRAM: &str = r#"
@@ -62,7 +63,9 @@ const PROGRAM: &str = r#"
     location /hold { content_by_lua_block {
         ngx.print(synchronized(function() ngx.sleep(60) end))
     } }
-    location /operations { content_by_lua_block { ngx.print(require("resty.session.waiting").counts().submitted) } }
+    location /drop { content_by_lua_block {
+        coroutine.wrap(function() synchronized(coroutine.yield) end)()
+    } }
 "#;
 
 /// Sites that share a storage, and what their programs have traced.
@@ -132,13 +135,28 @@ impl Sites {
     }
 
     /// Counts with so many requests at once, each of which must see what the one before has saved.
-    fn count(&self, count: usize, query: &str) {
+    /// Returns how many workers took part.
+    fn count(&self, count: usize, query: &str) -> usize {
         let before = self.trace().len();
         let counts = self.request(count, |_| format!("/count?{query}"), &self.sign_in("ada"));
         let counted: HashSet<usize> = counts.iter().filter_map(|count| count.parse().ok()).collect();
         assert_eq!(counted, (1..=count).collect(), "{counts:?}");
-        let pids = one_at_a_time(&self.trace()[before..]);
-        assert_eq!(pids.len(), 2 * self.nginx.len(), "not every worker took part");
+        one_at_a_time(&self.trace()[before..]).len()
+    }
+
+    /// Sends a request, whose connection ends with the returned value.
+    fn send(&self, nginx: usize, path: &str, cookie: &str) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.nginx[nginx].port)).unwrap();
+        write!(&stream, "GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").unwrap();
+        stream
+    }
+
+    /// Begins a turn that lasts. Returns its request, and the worker that it runs in.
+    fn hold(&self, nginx: usize, path: &str, cookie: &str) -> (TcpStream, i32) {
+        let before = self.trace().len();
+        let stream = self.send(nginx, path, cookie);
+        wait_for("a turn", || self.trace().len() > before);
+        (stream, self.trace()[before].rsplit_once(' ').unwrap().1.parse().unwrap())
     }
 
     fn complaints(&self) -> Vec<String> {
@@ -166,8 +184,8 @@ fn redis(server: &Redis) -> String {
 fn requests_of_a_session_run_one_after_the_other_on_all_servers() {
     let server = Redis::start(&[]);
     let sites = Sites::start(2, &redis(&server));
-    sites.count(64, "");
-    sites.count(64, "coroutine=1");
+    let workers = ["", "coroutine=1"].map(|query| sites.count(64, query));
+    assert!(workers.iter().any(|count| *count > 2), "too few workers took part: {workers:?}");
     assert_eq!(sites.complaints(), [""; 0]);
 }
 
@@ -199,9 +217,7 @@ fn a_worker_s_requests_wait_in_a_line() {
         let count: String = server.ask("INFO commandstats");
         count.lines().filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<i64>().ok()).sum()
     };
-    let hold = TcpStream::connect(("127.0.0.1", sites.nginx[0].port)).unwrap();
-    write!(&hold, "GET /hold HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").unwrap();
-    wait_for("a turn", || !sites.trace().is_empty());
+    let _turn = sites.hold(0, "/hold", &cookie);
     let before = operations();
     let start = Instant::now();
     let answers = sites.request(40, |_| "/count?timeout=1".to_owned(), &cookie);
@@ -211,31 +227,21 @@ fn a_worker_s_requests_wait_in_a_line() {
     // twenty times.
     let asked = operations() - before;
     assert!(asked < 300, "{asked} operations");
-    drop(hold);
 }
 
 /// A request that is aborted while it has the session, others that are aborted while they wait, and
-/// a worker that is killed: all others get their turn.
+/// a worker that is killed: all others get their turn. But a turn that lasts keeps its lock, unless
+/// nobody resumes its coroutine.
 #[test]
-fn no_lock_outlives_its_request_for_long() {
+fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
     let server = Redis::start(&[]);
     let sites = Sites::start(2, &redis(&server));
-    let hold = |site: &Nginx, path: &str, cookie: &str| {
-        let stream = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
-        write!(&stream, "GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").unwrap();
-        stream
-    };
-    let cookies = ["ada", "bob"].map(|subject| sites.sign_in(subject));
-    // One session's turn is aborted, the other's worker is killed. It is not asked before, so that
-    // only the request that is to die is in it.
-    let killed = hold(&sites.nginx[1], "/hold", &cookies[1]);
-    wait_for("the first turn", || sites.trace().len() == 1);
-    let pid: i32 = sites.trace()[0].rsplit_once(' ').unwrap().1.parse().unwrap();
-    let aborted = hold(&sites.nginx[0], "/hold", &cookies[0]);
-    wait_for("the second turn", || sites.trace().len() == 2);
-    let impatient: Vec<TcpStream> = (0..20)
-        .map(|number| hold(&sites.nginx[0], &format!("/count?{}", ["", "coroutine=1"][number % 2]), &cookies[0]))
-        .collect();
+    let [ada, bob, eve, dan] = ["ada", "bob", "eve", "dan"].map(|subject| sites.sign_in(subject));
+    let _dropped = sites.hold(0, "/drop", &dan);
+    let query = |number: usize| format!("/count?{}", ["", "coroutine=1"][number % 2]);
+    let (killed, pid) = sites.hold(1, "/hold", &bob);
+    let (aborted, _) = sites.hold(0, "/hold", &ada);
+    let impatient: Vec<TcpStream> = (0..20).map(|number| sites.send(0, &query(number), &ada)).collect();
     thread::sleep(Duration::from_millis(300));
     drop(impatient);
     drop(aborted);
@@ -245,36 +251,27 @@ fn no_lock_outlives_its_request_for_long() {
         let workers = sites.nginx[1].workers();
         workers.len() == 2 && !workers.contains(&pid)
     });
-    let start = Instant::now();
+    let _turn = sites.hold(0, "/hold", &eve);
     thread::scope(|scope| {
-        for cookie in &cookies {
+        for cookie in [&ada, &bob] {
             scope.spawn(|| {
-                let query = |number: usize| format!("/count?{}", ["", "coroutine=1"][number % 2]);
+                let start = Instant::now();
                 let counts = sites.request(8, query, cookie);
+                let took = start.elapsed();
                 let counted: HashSet<usize> = counts.iter().filter_map(|count| count.parse().ok()).collect();
                 assert_eq!(counted, (1..=8).collect(), "{counts:?}");
+                assert!(took < Duration::from_millis(6000), "{took:?}");
             });
         }
+        scope.spawn(|| {
+            let answers = sites.request(4, |number| query(number) + "&timeout=6", &eve);
+            assert_eq!(answers, ["unable to synchronize session (timeout)"; 4]);
+        });
     });
-    let took = start.elapsed();
-    assert!(took < Duration::from_millis(6000), "{took:?}");
-    let crashes: Vec<String> =
-        sites.complaints().into_iter().filter(|line| line.contains("exited on signal")).collect();
-    assert_eq!(crashes.len(), 1, "only the one that was killed: {crashes:?}");
-}
-
-#[test]
-fn a_lock_lives_as_long_as_the_function_runs() {
-    let server = Redis::start(&[]);
-    let sites = Sites::start(2, &redis(&server));
-    let cookie = sites.sign_in("ada");
-    let hold = TcpStream::connect(("127.0.0.1", sites.nginx[0].port)).unwrap();
-    write!(&hold, "GET /hold HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").unwrap();
-    wait_for("a turn", || sites.trace().len() == 1);
-    let answers = sites.request(2, |_| "/count?timeout=6".to_owned(), &cookie);
-    assert_eq!(answers, ["unable to synchronize session (timeout)"; 2]);
-    assert_eq!(sites.complaints(), [""; 0]);
-    drop(hold);
+    wait_for("the loss of a lock", || sites.complaints().len() == 2);
+    let complaints = sites.complaints();
+    assert!(complaints[0].contains("loses its lock: its coroutine was not resumed"), "{complaints:?}");
+    assert!(complaints[1].contains("exited on signal 9"), "{complaints:?}");
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn workers_that_share_memory_lose_no_metadata() {
     note_with_two_workers("shm", "");
 }
 
-/// Requests of two workers that take one lock again and again, for two seconds. Returns the errors
+/// Requests of two workers that take one lock again and again, for a second. Returns the errors
 /// of those that were not alone while they had it, and how often it was taken.
 fn contend(storage: &str, options: &str) -> (Vec<String>, usize) {
     let nginx = Nginx::start(&Site {
@@ -132,7 +132,7 @@ fn contend(storage: &str, options: &str) -> (Vec<String>, usize) {
             r#"location /lock {{ content_by_lua_block {{
                 local storage = require("resty.session.{storage}").new({{ {options} }})
                 local inside, holder, taken = ngx.shared.sessions, ngx.var.arg_holder, 0
-                local deadline = ngx.now() + 2
+                local deadline = ngx.now() + 1
                 while ngx.now() < deadline do
                     local held, err = storage:lock("s", "lock", holder, 30)
                     if err then return ngx.say(err) end

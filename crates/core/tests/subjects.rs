@@ -30,7 +30,8 @@ fn another_browser(world: &mut World, payload: &str) -> BTreeMap<String, String>
 
 fn listed(world: &mut World, subject: &'static str) -> Result<Vec<ListedSession>, Error> {
     let session = world.session();
-    world.act(|context| async move { (session, subjects::list(&context, &Name::from(subject)).await) }).1
+    let list = world.act(|context| async move { (session, subjects::list(&context, &Name::from(subject)).await) }).1;
+    list.map(Iterator::collect)
 }
 
 fn revoke(world: &mut World, subject: &'static str) -> Result<(), Error> {

@@ -17,17 +17,22 @@ local semaphores = require "ngx.semaphore"
 local utils = require "resty.session.utils"
 
 local now, sleep = ngx.now, ngx.sleep
-local min, random = math.min, math.random
+local max, min, random = math.max, math.min, math.random
 local spawn, wait, kill = ngx.thread.spawn, ngx.thread.wait, ngx.thread.kill
 
 -- All in seconds.
 local LOCK_LIFE = 5 -- how long a lock lives that is not renewed
 local RENEWAL_INTERVAL = 1.5
 local RETRY_INTERVAL = 0.5 -- after a renewal that failed
+-- A turn is dropped if its coroutine has yielded to the program, and was not resumed for so many
+-- renewals.
+local MAX_SUSPENDED = 4
 local MIN_PAUSE, MAX_PAUSE = 0.005, 0.05 -- between two tries of the first in the line; they grow
 local PAUSE_GROWTH = 1.5
 local PLACE_LIFE = 0.3 -- how long the place of a request lives that waits for others
 local PLACE_RENEWAL_INTERVAL = 0.1
+-- A semaphore does not wait at all for less, and nginx's clock would stand still meanwhile.
+local MIN_WAIT = 0.001
 -- After a worker's requests have had the lock one after the other for RUN, the next one pauses for
 -- longer than any other worker or server does between two tries.
 local RUN, GAP = 0.1, 0.08
@@ -55,13 +60,12 @@ local RUN, GAP = 0.1, 0.08
 ---@field asking boolean? whether that thread waits for the storage at the moment
 ---@field over boolean? whether the turn is over
 ---@field lost boolean? whether the lock was lost
----@field owner table holds the coroutine that the turn runs in, weakly
+---@field owner thread the coroutine that the turn runs in
 
 local turns = {}
 
 -- The lines of each storage, by the lock's name and key.
 local lines_of = setmetatable({}, { __mode = "k" }) ---@type table<table, table<string, resty.session.turns.line>>
-local weak = { __mode = "v" }
 
 local function line_of(store, name)
   local lines = lines_of[store] or {}
@@ -79,7 +83,7 @@ local function stand_in_line(store, name, key)
   line.places[line.last] = place
   return {
     store = store, name = name, key = key, holder = utils.encode_base64url(utils.rand_bytes(16)),
-    line = line, number = line.last, place = place, owner = setmetatable({ coroutine.running() }, weak),
+    line = line, number = line.last, place = place, owner = coroutine.running(),
   }
 end
 
@@ -149,7 +153,7 @@ local function wait_for_turn(turn, deadline)
       if left <= 0 then
         return nil, "timeout"
       end
-      place.semaphore:wait(min(PLACE_RENEWAL_INTERVAL, left))
+      place.semaphore:wait(max(min(PLACE_RENEWAL_INTERVAL, left), MIN_WAIT))
     elseif line.run_start and now() - line.run_start > RUN then
       line.run_start = nil
       sleep(GAP)
@@ -186,24 +190,39 @@ local function acquire(turn, deadline)
   return ok, err
 end
 
--- Renews the lock until the turn is over.
+-- Renews the lock. Returns whether that succeeded, and otherwise a warning; `lost` is set if another
+-- request may have the lock.
+local function renew_once(turn)
+  local ok, err = ask(turn)
+  if not ok then
+    turn.lost = ok == false or turn.place.expires <= now()
+    err = err or "another request has it"
+    return false, (turn.lost and "the lock of a synchronized session was lost: "
+                   or "unable to renew the lock of a synchronized session: ") .. err
+  end
+  return true
+end
+
+-- Renews the lock until the turn is over, or lost. A coroutine that the program never resumes must
+-- not keep it, nor its request.
 local function renew(turn)
-  local pause, told = RENEWAL_INTERVAL, false
-  while true do
+  local pause, suspended, told = RENEWAL_INTERVAL, 0, false
+  while not turn.lost do
     sleep(pause)
-    local owner = turn.owner[1]
-    if turn.over or not owner or coroutine.status(owner) == "dead" then
-      return -- a program has dropped the coroutine that the turn runs in
-    end
-    local ok, err = ask(turn)
-    turn.lost = ok == false or ok == nil and turn.place.expires <= now()
-    if turn.lost then
-      ngx.log(ngx.WARN, "[session] the lock of a synchronized session was lost: ", err or "another request has it")
+    suspended = coroutine.status(turn.owner) == "suspended" and suspended + 1 or 0
+    local ok, warning
+    if turn.over then
       return
-    elseif not ok and not told then
-      ngx.log(ngx.WARN, "[session] unable to renew the lock of a synchronized session: ", err)
+    elseif suspended >= MAX_SUSPENDED then
+      turn.lost = true
+      warning = "a synchronized session loses its lock: its coroutine was not resumed"
+    else
+      ok, warning = renew_once(turn)
     end
-    told, pause = not ok, ok and RENEWAL_INTERVAL or RETRY_INTERVAL
+    if warning and (turn.lost or not told) then
+      ngx.log(ngx.WARN, "[session] ", warning)
+    end
+    told, pause = warning ~= nil, ok and RENEWAL_INTERVAL or RETRY_INTERVAL
   end
 end
 

@@ -4,6 +4,8 @@
 //! records are kept apart under the remember cookie's name, and would sign a browser in again, so
 //! what ends sessions ends those too, and first.
 
+use std::cmp::Reverse;
+
 use super::error::Cause;
 use super::name::Name;
 use super::revocation::{Revoked, revoke};
@@ -27,6 +29,15 @@ const REVOKE_ID: &str = "revoke session";
 const REVOKE_OTHERS: &str = "revoke other sessions";
 const LIMIT: &str = "end the sessions beyond max_sessions";
 
+/// The sessions of a subject, the one that expires last first.
+///
+/// Whoever holds it takes them one by one, so that thousands need not be looked at in one go.
+pub struct List {
+    sessions: std::vec::IntoIter<LiveSession>,
+    /// The keys of the request's own sessions.
+    carried: Vec<String>,
+}
+
 /// One of a subject's sessions.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ListedSession {
@@ -38,24 +49,35 @@ pub struct ListedSession {
     pub current: bool,
 }
 
+show_only!(List {});
 show_only!(ListedSession { expiry, current });
+
+impl Iterator for List {
+    type Item = ListedSession;
+
+    fn next(&mut self) -> Option<ListedSession> {
+        let LiveSession { key, expiry } = self.sessions.next()?;
+        Some(ListedSession { current: self.carried.contains(&key), id: key, expiry })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.sessions.size_hint()
+    }
+}
+
+impl ExactSizeIterator for List {}
 
 /// Lists the sessions of a subject in the configured audience, the one that expires last first.
 ///
 /// # Errors
 ///
 /// No storage notes whose sessions there are, or it failed.
-pub async fn list(context: &Context, subject: &Name<'_>) -> Result<Vec<ListedSession>, Error> {
+pub async fn list(context: &Context, subject: &Name<'_>) -> Result<List, Error> {
     context.check_metadata(LIST)?;
     let owner = context.owner(&context.configuration.audience, subject);
     let mut sessions = context.sessions(Kind::Session, &owner).await.map_err(failed(LIST))?;
-    sessions.sort_unstable_by(|a, b| b.expiry.cmp(&a.expiry).then_with(|| a.key.cmp(&b.key)));
-    let carried = context.carried_keys(Kind::Session).await;
-    let listed = sessions.into_iter().map(|LiveSession { key, expiry }| {
-        let current = carried.contains(&key);
-        ListedSession { id: key, expiry, current }
-    });
-    Ok(listed.collect())
+    sessions.sort_by_key(|session| Reverse(session.expiry));
+    Ok(List { sessions: sessions.into_iter(), carried: context.carried_keys(Kind::Session).await })
 }
 
 /// Ends all sessions of a subject, and what would sign it in again. A mark, which is kept for `ttl`,
@@ -161,7 +183,7 @@ impl Session {
         let Some((_, owner)) = self.subject_and_owner(context)? else { return Ok(()) };
         for kind in [Kind::Remember, Kind::Session] {
             let mut others = self.others(context, kind, &owner).await.map_err(failed(LIMIT))?;
-            others.sort_unstable_by(|a, b| a.expiry.cmp(&b.expiry).then_with(|| a.key.cmp(&b.key)));
+            others.sort_by_key(|session| session.expiry);
             others.truncate((others.len() + 1).saturating_sub(limit));
             context.end(kind, others, std::slice::from_ref(&owner)).await.map_err(failed(LIMIT))?;
         }

@@ -337,3 +337,101 @@ impl dyn Storage {
         Box::pin(deletes.buffer_unordered(DELETES_UNDER_WAY).try_collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    /// Finishes an operation when it is polled again. Counts those that are under way at most.
+    #[derive(Default)]
+    struct Counting {
+        under_way: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Counting {
+        fn run<T: Send + 'static>(&self, result: Result<T, Error>) -> Operation<'_, T> {
+            Box::pin(async move {
+                let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+                self.most.fetch_max(under_way, Ordering::Relaxed);
+                let mut polls = 0;
+                let again = |context: &mut Context<'_>| {
+                    polls += 1;
+                    context.waker().wake_by_ref();
+                    if polls > 1 { Poll::Ready(()) } else { Poll::Pending }
+                };
+                std::future::poll_fn(again).await;
+                self.under_way.fetch_sub(1, Ordering::Relaxed);
+                result
+            })
+        }
+    }
+
+    impl Storage for Counting {
+        fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
+            self.run(if get.key == "fails" { Err(Error::Busy) } else { Ok(Some(get.key.clone().into())) })
+        }
+
+        fn set<'a>(&'a self, _: &'a Set) -> Operation<'a, ()> {
+            self.run(Ok(()))
+        }
+
+        fn update<'a>(&'a self, _: &'a Update) -> Operation<'a, bool> {
+            self.run(Ok(true))
+        }
+
+        fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
+            self.run(if delete.key == "fails" { Err(Error::Busy) } else { Ok(()) })
+        }
+
+        fn sessions<'a>(&'a self, _: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
+            self.run(Ok(Vec::new()))
+        }
+
+        fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+            self.run(Ok(true))
+        }
+
+        fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+            self.run(Ok(()))
+        }
+    }
+
+    /// Performs a request. Returns its result, and how many operations were under way at most.
+    fn perform(request: impl Into<Request>) -> (Result<Reply, Error>, usize) {
+        let counting = Counting::default();
+        let (storage, request): (&dyn Storage, Request) = (&counting, request.into());
+        let mut performing = std::pin::pin!(storage.perform(&request));
+        loop {
+            if let Poll::Ready(result) = performing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return (result, counting.most.load(Ordering::Relaxed));
+            }
+        }
+    }
+
+    fn get(key: &str) -> Get {
+        Get { name: "s".into(), key: key.into(), current_time: 1 }
+    }
+
+    fn delete(key: &str) -> Delete {
+        Delete { name: "s".into(), key: key.into(), current_time: 1, owners: Vec::new() }
+    }
+
+    #[test]
+    fn several_records_are_read_at_once_and_come_in_order() {
+        let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let (result, most) = perform(keys.iter().map(|key| get(key)).collect::<Vec<_>>());
+        assert_eq!(result.unwrap(), Reply::Records(keys.into_iter().map(|key| Some(key.into())).collect()));
+        assert_eq!(most, 100);
+        assert!(matches!(perform(vec![get("a"), get("fails")]).0, Err(Error::Busy)));
+    }
+
+    #[test]
+    fn of_many_deletes_a_few_are_under_way() {
+        let (result, most) = perform(vec![delete("a"); 100]);
+        assert_eq!((result.unwrap(), most), (Reply::Done, 16));
+        assert!(matches!(perform(vec![delete("a"), delete("fails")]).0, Err(Error::Busy)));
+    }
+}

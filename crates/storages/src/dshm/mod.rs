@@ -315,6 +315,32 @@ mod tests {
         });
     }
 
+    const FREE: (&str, &str) = ("get p%20q:s:k\r\n", "ERROR not_found\r\n");
+    const TAKING: (&str, &str) = ("set p%20q:s:k 3 1\r\na", "LEN 1\r\na\r\nDONE\r\n");
+    const OWN: (&str, &str) = ("get p%20q:s:k\r\n", "LEN 1\r\na\r\nDONE\r\n");
+    const OTHERS: (&str, &str) = ("get p%20q:s:k\r\n", "LEN 1\r\nb\r\nDONE\r\n");
+
+    /// Others that found the lock free have time to write, and the last of them has the lock.
+    #[test]
+    fn a_lock_is_had_by_whoever_is_named_after_the_pause() {
+        let (name, key, holder): (_, String, String) = ("s".into(), "k".into(), "a".into());
+        let lock = &Lock { name, key: key.clone(), holder: holder.clone(), ttl_ms: 1500, current_time: 1000 };
+        const TAKEN: &[(&str, &str)] = &[FREE, TAKING, OWN];
+        const RENEWED: &[(&str, &str)] = &[OWN, TAKING, OWN];
+        const OVERTAKEN: &[(&str, &str)] = &[FREE, TAKING, OTHERS];
+        for (dialogue, held) in [(TAKEN, true), (RENEWED, true), (OVERTAKEN, false)] {
+            let start = std::time::Instant::now();
+            assert_eq!(exchange(dialogue, async |storage| storage.lock(lock).await).unwrap(), held);
+            assert!(start.elapsed() >= LOCK_PAUSE);
+        }
+        assert!(!exchange(&[OTHERS], async |storage| storage.lock(lock).await).unwrap());
+        let unlock = &Unlock { name: "s".into(), key, holder };
+        const FREED: &[(&str, &str)] = &[OWN, ("delete p%20q:s:k\r\n", "DONE\r\n")];
+        for dialogue in [FREED, &[OTHERS], &[FREE]] {
+            exchange(dialogue, async |storage| storage.unlock(unlock).await).unwrap();
+        }
+    }
+
     #[test]
     fn an_owners_sessions_are_changed_one_after_another() {
         // Keys of 43 characters; the second text is sorted by key, and lives as long as the longer
