@@ -218,6 +218,86 @@ return function(make, checks_old)
     end
   end)
 
+  it("locks for one holder at a time", function()
+    local k, now = key(), ngx.time()
+    assert.same({ true }, { storage:unlock(NAME, k, "nobody") })
+    assert.same({ true }, { storage:lock(NAME, k, "one", 60, now) })
+    assert.same({ false }, { storage:lock(NAME, k, "another", 60) })
+    assert.same({ true }, { storage:lock(NAME, k, "one", "0.5", now) }, "its holder renews it")
+    assert.same({ true }, { storage:unlock(NAME, k, "another") })
+    assert.same({ false }, { storage:lock(NAME, k, "another", 60, now) })
+    assert.same({ true }, { storage:unlock(NAME, k, "one") })
+    assert.same({ true }, { storage:lock(NAME, k, "another", 60, now) })
+    assert.same({ false }, { storage:lock(NAME, k, "one", 60, now) })
+    assert.same({ true }, { storage:unlock(NAME, k, "another") })
+  end)
+
+  it("frees a lock whose time is over, and leaves it to whoever takes it then", function()
+    local k, waits = key(), 0
+    assert.same({ true }, { storage:lock(NAME, k, "late", 0.05, ngx.time()) })
+    repeat -- some storages count in whole seconds
+      wait(0.1)
+      waits = waits + 1
+    until storage:lock(NAME, k, "next", 60, ngx.time()) or waits > 30
+    assert.is_true(waits <= 30)
+    assert.same({ false }, { storage:lock(NAME, k, "late", 60, ngx.time()) })
+    assert.same({ true }, { storage:unlock(NAME, k, "late") })
+    assert.same({ false }, { storage:lock(NAME, k, "third", 60, ngx.time()) })
+  end)
+
+  it("gives a lock to one of many that ask at once", function()
+    local k, threads, won = key(), {}, 0
+    for i = 1, 20 do
+      threads[i] = ngx.thread.spawn(storage.lock, storage, NAME, k, "holder-" .. i, 60)
+    end
+    for i = 1, 20 do
+      local _, held, err = ngx.thread.wait(threads[i])
+      assert.is_nil(err)
+      won = won + (held and 1 or 0)
+    end
+    assert.equal(1, won)
+  end)
+
+  it("refuses a lock whose arguments are not valid", function()
+    local k, now = key(), ngx.time()
+    local function refused(...)
+      local ok, err = ...
+      assert.is_nil(ok)
+      assert.matches("^invalid argument %([^\n]+%)$", err)
+    end
+    for _, bad in ipairs { -1, 0 / 0, 1 / 0, "soon", {}, true } do
+      refused(storage:lock(NAME, k, "h", bad, now))
+      refused(storage:lock(NAME, k, "h", 5, bad))
+    end
+    for _, bad in ipairs { {}, true } do
+      refused(storage:lock(bad, k, "h", 5, now))
+      refused(storage:lock(NAME, bad, "h", 5, now))
+      refused(storage:unlock(bad, k, "h"))
+      refused(storage:unlock(NAME, bad, "h"))
+    end
+    for _, bad in ipairs { {}, true, "", "a b", "\0", "\228", ("h"):rep(256) } do
+      refused(storage:lock(NAME, k, bad, 5, now))
+      refused(storage:unlock(NAME, k, bad))
+    end
+    refused(storage:lock(NAME, k, "h", nil, now))
+    refused(storage:lock(NAME, k, nil, 5, now))
+    refused(storage:unlock(NAME, k))
+    local longest = ("h"):rep(255)
+    assert.same({ true }, { storage:lock(NAME, k, longest, 5, now) })
+    assert.same({ true }, { storage:unlock(NAME, k, longest) })
+  end)
+
+  it("holds revocation marks, whose keys have any length and whose values are no JSON", function()
+    for _, mark in ipairs { "sid:", "sid:s", "subject:YQ", "subject:YWRhQGV4YW1wbGUub3JnYWJj" } do
+      local k, now = utils.encode_base64url(mark), ngx.time()
+      for _, value in ipairs { "1", tostring(now) } do
+        assert.same({ true }, { storage:set(NAME, k, value, 60, now) })
+        assert.equal(value, storage:get(NAME, k, now))
+      end
+      assert.same({ true }, { storage:delete(NAME, k, now) })
+    end
+  end)
+
   it("loses none of 64 sessions that are saved at once for one owner", function()
     local metadata = owners(1, key())
     local expected, threads, now = {}, {}, ngx.time()

@@ -3,6 +3,7 @@
 local contract = require "spec.contract"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
+local rolling = require "spec.rolling"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
@@ -17,6 +18,7 @@ describe("file", function()
   contract(make)
   names(make)
   sessions({ storage = "file", file = FILE })
+  rolling({ revocation = "file", file = FILE })
   mistakes("file", {
     ['invalid file prefix (it holds "/" or a zero byte)'] = { prefix = "../p" },
     ['invalid file suffix (it holds "/" or a zero byte)'] = { suffix = "a\0b" },
@@ -48,6 +50,9 @@ describe("file", function()
     assert.same({ nil, expected }, { storage:set("s", key, "v", 60, now, "../old", 10) })
     assert.same({}, { storage:get("s", key, now) })
     expected = "invalid subject for a file's name (the name would have more than 255 bytes)"
+    local mark = { storage:set("s", ("k"):rep(254), "1", 60, now) }
+    local advice = "; hash_storage_key makes keys of marks shorter)"
+    assert.same({ nil, (expected:gsub("subject", "key"):gsub("%)$", advice)) }, mark)
     metadata.subjects[1] = ("u"):rep(252)
     assert.same({ nil, expected }, { storage:set("s", key, "v", 60, now, nil, nil, metadata) })
   end)

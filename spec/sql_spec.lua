@@ -3,9 +3,11 @@
 local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
+local rolling = require "spec.rolling"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
+local utils = require "resty.session.utils"
 
 local STORAGE = ngx.var.arg_storage
 local MYSQL = STORAGE == "mysql"
@@ -38,6 +40,24 @@ describe(STORAGE, function()
     return require("resty.session." .. STORAGE).new(support.with(OPTIONS, more))
   end)
   sessions({ storage = STORAGE, [STORAGE] = OPTIONS })
+  rolling({ revocation = STORAGE, [STORAGE] = OPTIONS })
+
+  it("says what to do if the key of a mark is longer than its column", function()
+    local storage = require("resty.session." .. STORAGE).new(OPTIONS)
+    local key, now = ("subject"):rep(20), ngx.time()
+    local ok, err = storage:set("session", key, "1", 60, now)
+    if MYSQL then
+      assert.is_nil(ok)
+      assert.matches("^Data too long for column 'sid'.*; hash_storage_key makes keys of marks fit$", err)
+      assert.same({}, { storage:get("session", key, now) })
+    else
+      assert.same({ true }, { ok, err })
+      assert.equal("1", storage:get("session", key, now))
+      ok, err = storage:set("session", utils.encode_base64url(utils.rand_bytes(9000)), "1", 60, now)
+      assert.is_nil(ok)
+      assert.matches("hash_storage_key makes keys of marks shorter$", err)
+    end
+  end)
   found(by_every_name())
   mistakes(STORAGE, PROBLEMS)
 end)

@@ -10,7 +10,9 @@ use resty_session_core::cookie::{Flags, Header, Key, RememberSafety, base64url};
 use resty_session_core::session::effect::{Need, Supply};
 use resty_session_core::session::{Options, Session, audiences};
 use resty_session_core::settings::{self, Section, Table, Value};
-use resty_session_core::storage::{Delete, Get, LiveSession, Owner, Reply, Request, Sessions, Set, Update};
+use resty_session_core::storage::{
+    Delete, Get, LiveSession, Lock, Owner, Reply, Request, Sessions, Set, Unlock, Update,
+};
 use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
 use support::{World, options};
@@ -139,6 +141,9 @@ fn sessions_cookies_and_records_show_neither_ids_nor_data() {
             let requests: [Request; 3] = [get.into(), delete.into(), sessions.into()];
             check!(requests, Need::Storage(requests[0].clone()));
             check!(Set { old_key: Some(key.clone()), owners: vec![owner], ..set.as_ref().clone() });
+            let unlock = Unlock { name: name.clone(), key: key.clone(), holder: MARK.into() };
+            let lock = Lock { name: name.clone(), key: key.clone(), holder: MARK.into(), ttl_ms: 1, current_time };
+            check!(Request::from(lock), Request::from(unlock), Reply::Records(vec![Some(value.clone())]));
             check!(Update { name, key, value, ttl, current_time });
         }
     }

@@ -16,8 +16,12 @@ local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
+local properties = require "resty.session.properties"
+local revocation = require "resty.session.revocation"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
+local subjects = require "resty.session.subjects"
+local synchronize = require "resty.session.synchronize"
 local waiting = require "resty.session.waiting"
 
 local respond, time = http.respond, ngx.time
@@ -26,10 +30,9 @@ local encode_part = json.encode_part
 local new_entry, resolve = outcomes.new_entry, profiles.resolve
 
 local NEXT = native.NEXT
-local OPENED, TOUCHED, WAIT, GET, CALL = NEXT.OPENED, NEXT.TOUCHED, NEXT.WAIT, NEXT.GET, NEXT.CALL
-local HEADERS = native.HEADERS
+local OPENED, OPENED_ENTRY, TOUCHED = NEXT.OPENED, NEXT.OPENED_ENTRY, NEXT.TOUCHED
+local WAIT, GET, CALL, DERIVE, ASK, GET_MARK = NEXT.WAIT, NEXT.GET, NEXT.CALL, NEXT.DERIVE, NEXT.ASK, NEXT.GET_MARK
 local FLAG_FORGET = native.FLAG_FORGET
-local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
 ---@class resty.session.instance
@@ -38,20 +41,23 @@ local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry
 ---@field cookie_name string
 ---@field cookie_flags string
 ---@field remember boolean
----@field data table[] one entry `{ data, audience, subject }` for each audience
+---@field data table[] one entry `{ data, audience, subject, sid, sign-in id }` for each audience
 ---@field data_index integer
 ---@field info resty.session.info
 ---@field storage table|false
 ---@field profile resty.session.profile
 ---@field remember_meta resty.session.meta|false
 ---@field forget boolean whether the next save forgets the user
----@field hidden string|false|nil the Cookie header before its cookies were hidden
+---@field revocation table? the store of marks, of a session that is kept in its cookie
+---@field hidden string|false|nil the Cookie header that acts are given, if it is not the request's
+---@field ended boolean? whether it was destroyed, or an audience logged out
+---@field synchronized boolean? whether `synchronize` runs
 local metatable = {}
 metatable.__index = metatable
 
 local session = {
   -- The version of lua-resty-session that has this API. Programs read it.
-  _VERSION = "4.1.5",
+  _VERSION = "4.2.0",
   _NATIVE_VERSION = native._VERSION,
   metatable = metatable,
 }
@@ -75,8 +81,8 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what an act needs until it is done, and returns its outcome: `OPENED`, `DONE` or `TOUCHED`
--- and their values. `Next` in the native module tells what the values after `todo` are.
+-- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_ENTRY`, `DONE`
+-- or `TOUCHED`, and their values. `Next` in the native module tells what the values after `todo` are.
 local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
@@ -86,8 +92,14 @@ local function run_act(profile, todo, a, b, c, d)
     return run_act(profile, native.reply(a, profile.storage:get(b, c, d)))
   elseif todo == CALL then
     return run_act(profile, native.reply(a, storages.call(profile.storage, b)))
+  elseif todo == DERIVE then
+    return run_act(profile, native.derive(a, waiting.prepare()))
+  elseif todo == ASK then
+    return run_act(profile, native.ask(a, revocation.reach(profile.revocation)))
+  elseif todo == GET_MARK then
+    return run_act(profile, native.reply(a, profile.revocation:get(b, c, d)))
   end
-  return run_act(profile, native.derive(a, waiting.prepare()))
+  return run_act(profile, native.reply(a, revocation.set(profile.revocation, b)))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -114,6 +126,9 @@ local function new_instance(profile, data)
     profile = profile,
   }, metatable)
   self.info = setmetatable({ session = self, data = false }, info_metatable)
+  if profile.revocation and not profile.storage then
+    self.revocation = profile.revocation
+  end
   return self
 end
 
@@ -125,20 +140,25 @@ local function check_not_closed(self, problem)
 end
 
 -- Runs an act that opens the request's session, for an instance. Returns the error, if there is
--- one. `audience` and `remember` are the instance's own, if they differ from the configuration's.
-local function open(self, act, audience, remember)
+-- one. `audience` and `remember` are the instance's own, if they differ from the configuration's,
+-- and `given` is a Cookie header to open in place of the request's.
+local function open(self, act, audience, remember, given)
   local profile, now = self.profile, time()
   local handle, reason = handle_of(profile)
-  local cookies = http.cookies(profile)
+  local cookies = given or http.cookies(profile)
   local sets_cookies = act ~= native.open or self.remember -- `open` sets some only if it opens a remember cookie
   local done, a, b, c, d = run_act(profile, act(
     handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
-  if done ~= OPENED then
+  local err, position
+  if done == OPENED then
+    err, position = outcomes.apply_opened(self, a, b, c), d
+  elseif done == OPENED_ENTRY then
+    err, position = outcomes.apply_opened_entry(self, a), b
+  else
     return outcomes.apply(self, now, cookies, b, c, d) or a
   end
-  local err = outcomes.apply_opened(self, a, b, c)
   if not err then
-    self.meta = metas.read(profile.ikms[1], now, cookies, d)
+    self.meta = metas.read(profile.ikms[1], now, cookies, position)
   end
   return err
 end
@@ -153,7 +173,9 @@ end
 
 -- The same. If there is no error, the instance gets a new state.
 local function result_and_state(self, state, err)
-  self.state = not err and state or self.state
+  if not err then
+    self.state, self.ended = state, state == "closed"
+  end
   return result(err)
 end
 
@@ -319,14 +341,18 @@ end
 ---@param subject string|number|nil
 function metatable:set_subject(subject)
   check_not_closed(self, "unable to set subject on closed session")
-  self.data[self.data_index][3] = subject
+  local entry = self.data[self.data_index]
+  entry[3] = subject
+  if subject == nil and entry[5] then
+    entry[3] = false -- see `normalize` in outcomes
+  end
 end
 
 --- Returns the current audience's subject.
 ---@return string|number|nil subject
 function metatable:get_subject()
   check_not_closed(self, "unable to get subject on closed session")
-  return self.data[self.data_index][3]
+  return self.data[self.data_index][3] or nil
 end
 
 --- Switches the remember cookie on or off. If it is off, the next save forgets the user.
@@ -347,22 +373,13 @@ function metatable:get_remember()
   return get_remember(self)
 end
 
-local function get_property(self, name)
-  local current, meta = self.data[self.data_index], self.meta
-  if ENTRY_INDEX[name] then
-    return current[ENTRY_INDEX[name]]
-  end
-  local value = meta.value and native.property(self.profile.handle, meta.value, name, meta.timestamp)
-  return value or meta[name]
-end
-
 --- Returns a property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`,
 --- `rolling-timeout`, `absolute-timeout`, or a field of `meta`. Timeouts are the seconds left.
 ---@param name string
 ---@return any value
 function metatable:get_property(name)
   check_not_closed(self, "unable to get session property on closed session")
-  return get_property(self, name)
+  return properties.get(self, name)
 end
 
 --- Opens the request's session.
@@ -416,6 +433,17 @@ function metatable:close()
   self.state = "closed"
 end
 
+--- Opens the session anew, as the request before has left it, and calls a function with it while no
+--- other request of the session does so, on any server. Changes that were not saved are lost.
+---@param fn fun(session: resty.session.instance): any what it returns is returned; what it raises is raised
+---@param timeout number? seconds to wait for the session's turn at most; 30 by default
+---@return any ... what `fn` returns; or nil and an error if it was not called
+---@function metatable:synchronize
+metatable.synchronize = synchronize.method(function(profile, cookies, audience)
+  local self = new_instance(profile)
+  return self, open(self, native.open, audience, false, cookies)
+end)
+
 -- Hides the cookies, and keeps the original header, because a later sign-out must find the remember
 -- cookie. Returns that header, or false.
 local function hide(self)
@@ -438,51 +466,20 @@ end
 
 metatable.hide = metatable.clear_request_cookie
 
-local function set_property_headers(self, set, names)
-  for i = 1, #names do
-    local header_name = HEADERS[names[i]]
-    local value = header_name and self.state == "open" and get_property(self, names[i])
-    -- A client's own header must not pass for the session's.
-    if value or header_name and set == http.set_request_header then
-      set(header_name, value or nil)
-    end
-  end
-end
-
--- Returns a method that sets headers from the properties that its arguments name, one by one or in
--- a table; without arguments, from the configured properties.
----@return fun(self: resty.session.instance, ...: string|string[]): true?, string?
-local function header_setter(kind, to_request, to_response)
-  return function(self, ...)
-    check_not_closed(self, "unable to set " .. kind .. " headers on closed session")
-    local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
-    if to_request then
-      set_property_headers(self, http.set_request_header, names or self.profile.request_headers)
-    end
-    if to_response then
-      set_property_headers(self, http.set_response_header, names or self.profile.response_headers)
-    end
-    if self.state ~= "open" then
-      return nil, "unable to set " .. kind .. " headers on nonexistent session"
-    end
-    return true
-  end
-end
-
 --- Sets request and response headers from the properties that the arguments name, one by one or in
 --- a table. Without arguments, it sets those of the options `request_headers` and
 --- `response_headers`. Returns true, or nil and an error.
 ---@function metatable:set_headers
-metatable.set_headers = header_setter("request/response", true, true)
+metatable.set_headers = properties.header_setter("request/response", true, true)
 
 --- Sets request headers only; see `set_headers`. Removes those whose property has no value; without
 --- a session, all of them.
 ---@function metatable:set_request_headers
-metatable.set_request_headers = header_setter("request", true, false)
+metatable.set_request_headers = properties.header_setter("request", true, false)
 
 --- Sets response headers only; see `set_headers`.
 ---@function metatable:set_response_headers
-metatable.set_response_headers = header_setter("response", false, true)
+metatable.set_response_headers = properties.header_setter("response", false, true)
 
 -- The module's functions ---------------------------------------------------------------------------------------------
 
@@ -551,6 +548,9 @@ end
 function session.destroy(configuration)
   return end_session(native.destroy, configuration)
 end
+
+revocation.install(session, metatable, { run_act = run_act, handle_of = handle_of })
+subjects.install(session, metatable, { run_act = run_act, handle_of = handle_of })
 
 -- For programs' own tests ---------------------------------------------------------------------------------------------
 

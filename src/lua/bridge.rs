@@ -9,7 +9,7 @@ use mlua::Either;
 use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, in_entry_thread};
 use super::running::Running;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Completion, Exchange, Ticket, doorbell};
@@ -46,6 +46,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
     table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.sweep()))?)?;
+    table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.exchange.counts().in_flight()))?)?;
@@ -157,6 +158,15 @@ fn value(lua: &Lua, reply: Reply) -> LuaResult<LuaValue> {
         Reply::Sessions(sessions) => {
             let expiries = sessions.into_iter().map(|session| (session.key, session.expiry));
             LuaValue::Table(lua.create_table_from(expiries)?)
+        }
+        // False for an absent one: nil would end the array.
+        Reply::Records(records) => {
+            let record = |record: Option<Vec<u8>>| match record {
+                Some(record) => lua.create_string(record).map(LuaValue::String),
+                None => Ok(LuaValue::Boolean(false)),
+            };
+            let records = records.into_iter().map(record).collect::<LuaResult<Vec<_>>>()?;
+            LuaValue::Table(lua.create_sequence_from(records)?)
         }
     })
 }

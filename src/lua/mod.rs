@@ -10,10 +10,13 @@ mod blocks;
 mod bridge;
 mod configuration;
 mod instance;
+mod revocation;
 mod rows;
 mod running;
 mod storage_handle;
 mod storages;
+mod subjects;
+mod synchronize;
 mod utils;
 mod values;
 
@@ -26,7 +29,10 @@ pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
     module.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     configuration::register(lua, &module)?;
     acts::register(lua, &module)?;
+    revocation::register(lua, &module)?;
     instance::register(lua, &module)?;
+    subjects::register(lua, &module)?;
+    synchronize::register(lua, &module)?;
     module.set("bridge", bridge::table(lua)?)?;
     module.set("storages", storages::table(lua)?)?;
     module.set("utils", utils::table(lua)?)?;

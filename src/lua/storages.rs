@@ -15,7 +15,7 @@ use super::storage_handle::{Source, StorageHandle, StorageRef};
 use super::values;
 use crate::bridge::Ticket;
 use resty_session_core::settings::{self, Section};
-use resty_session_core::storage::{Delete, Error, Get, Owner, Request, Sessions, Set, Update};
+use resty_session_core::storage::{Delete, Error, Get, Lock, Owner, Request, Sessions, Set, Unlock, Update};
 use resty_session_storages::Options;
 use resty_session_storages::options::{ALIASES, NAMES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
 use resty_session_storages::shm::ShmOptions;
@@ -36,6 +36,9 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("update", lua.create_function(update)?)?;
     table.set("delete", lua.create_function(delete)?)?;
     table.set("read_metadata", lua.create_function(read_metadata)?)?;
+    table.set("MAX_HOLDER", MAX_HOLDER)?;
+    table.set("lock", lua.create_function(lock)?)?;
+    table.set("unlock", lua.create_function(unlock)?)?;
     Ok(table)
 }
 
@@ -196,4 +199,50 @@ fn delete(lua: &Lua, args: (StorageRef, String, String, (u64, Owners))) -> LuaRe
 fn read_metadata(lua: &Lua, args: (StorageRef, String, String, (String, u64))) -> LuaResult<TicketOrError> {
     let (storage, name, audience, (subject, current_time)) = args;
     ask(lua, &storage, Sessions { name: name.into(), owner: Owner { audience, subject }, current_time })
+}
+
+/// The longest name of a lock's holder, in characters.
+const MAX_HOLDER: usize = 255;
+
+/// Who takes a lock: visible ASCII characters, which every storage can hold.
+struct Holder(String);
+
+impl FromLua for Holder {
+    fn from_lua(value: LuaValue, _: &Lua) -> LuaResult<Self> {
+        let text = value.as_string().and_then(|text| text.to_str().ok().map(|text| text.to_owned()));
+        let is_name =
+            |text: &String| (1..=MAX_HOLDER).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let expected = || format!("1 to {MAX_HOLDER} visible ASCII characters expected");
+        text.filter(is_name).map(Self).ok_or_else(|| refused(&value, "holder", expected()))
+    }
+}
+
+/// A number of seconds, also with a fraction, in milliseconds; at least one.
+struct Milliseconds(u64);
+
+impl FromLua for Milliseconds {
+    fn from_lua(value: LuaValue, lua: &Lua) -> LuaResult<Self> {
+        const LONGEST: f64 = 1e15;
+        let seconds = lua.coerce_number(value.clone())?.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        let expected = || "number that is not negative expected".to_owned();
+        let seconds = seconds.ok_or_else(|| refused(&value, "ttl", expected()))?;
+        Ok(Self((seconds * 1000.0).ceil().clamp(1.0, LONGEST) as u64))
+    }
+}
+
+/// The error for an argument that cannot be used.
+fn refused(value: &LuaValue, to: &str, expected: String) -> LuaError {
+    LuaError::FromLuaConversionError { from: value.type_name(), to: to.to_owned(), message: Some(expected) }
+}
+
+/// `lock(storage, name, key, holder, ttl, current_time)`.
+fn lock(lua: &Lua, args: (StorageRef, String, String, (Holder, Milliseconds, u64))) -> LuaResult<TicketOrError> {
+    let (storage, name, key, (Holder(holder), Milliseconds(ttl_ms), current_time)) = args;
+    ask(lua, &storage, Lock { name: name.into(), key, holder, ttl_ms, current_time })
+}
+
+/// `unlock(storage, name, key, holder)`.
+fn unlock(lua: &Lua, args: (StorageRef, String, String, Holder)) -> LuaResult<TicketOrError> {
+    let (storage, name, key, Holder(holder)) = args;
+    ask(lua, &storage, Unlock { name: name.into(), key, holder })
 }

@@ -67,7 +67,7 @@ fn saved(nginx: &Nginx, directory: &Path) -> (Browser, PathBuf) {
 fn files_keep_the_contract() {
     let directory = TempDir::new().unwrap();
     specs::run("file_spec.lua", &format!("path={}", directory.path().display()));
-    let left = files(directory.path()).into_iter().filter(|name| name.starts_with('.')).collect::<Vec<_>>();
+    let left = files(directory.path()).into_iter().filter(|name| name.contains(".tmp.")).collect::<Vec<_>>();
     assert_eq!(left, [""; 0]);
 }
 
@@ -406,6 +406,9 @@ fn cleaning_up_removes_expired_files_of_ours_and_nothing_else() {
         plant(directory, &name, "[]");
     }
     plant(directory, "p_session_YQ:dQ.s", &expired);
+    // A revocation mark of "subject:YQ", and a lock.
+    plant(directory, "p_session_c3ViamVjdDpZUQ.s", "1");
+    plant(directory, &format!(".resty-session.held.p_session_{KEY}.s"), "holder");
     plant(directory, &format!(".resty-session.tmp.{long_ago}.abc"), "");
 
     for name in [
@@ -416,6 +419,11 @@ fn cleaning_up_removes_expired_files_of_ours_and_nothing_else() {
         format!("p_session_{}.s", &KEY[1..]),
         "p_session_YQ:dQ:x.s".into(),
         "p_notes_a:b.s".into(),
+        "p_session_c3ViamVjdDpZUQ.bak.s".into(),
+        "p_session_c3ViamVjdA.s".into(),
+        "p_session_notes.s".into(),
+        format!(".resty-session.held.session_{KEY}"),
+        ".resty-session.held.p_session_notes.s".into(),
         format!(".resty-session.tmp.{}.abc", now()),
         "unrelated".into(),
     ] {
@@ -426,7 +434,12 @@ fn cleaning_up_removes_expired_files_of_ours_and_nothing_else() {
     plant(directory, "p_session_YQ:empty.s", "");
     let mut left = files(directory);
     left.retain(|name| {
-        let ours = ["p_session_0123456789abcdefghijABCDEFGHIJ-_0123456789a.s", "p_session_YQ:dQ.s"];
+        let ours = [
+            "p_session_0123456789abcdefghijABCDEFGHIJ-_0123456789a.s",
+            ".resty-session.held.p_session_0123456789abcdefghijABCDEFGHIJ-_0123456789a.s",
+            "p_session_YQ:dQ.s",
+            "p_session_c3ViamVjdDpZUQ.s",
+        ];
         !ours.contains(&name.as_str()) && !name.contains("remember") && !name.contains(&long_ago.to_string())
     });
     let directory_of_that_name = format!("p_session_{}.s", KEY.replace('0', "d"));

@@ -124,6 +124,59 @@ fn workers_that_share_memory_lose_no_metadata() {
     note_with_two_workers("shm", "");
 }
 
+/// Requests of two workers that take one lock again and again, for a second. Returns the errors
+/// of those that were not alone while they had it, and how often it was taken.
+fn contend(storage: &str, options: &str) -> (Vec<String>, usize) {
+    let nginx = Nginx::start(&Site {
+        server: &format!(
+            r#"location /lock {{ content_by_lua_block {{
+                local storage = require("resty.session.{storage}").new({{ {options} }})
+                local inside, holder, taken = ngx.shared.sessions, ngx.var.arg_holder, 0
+                local deadline = ngx.now() + 1
+                while ngx.now() < deadline do
+                    local held, err = storage:lock("s", "lock", holder, 30)
+                    if err then return ngx.say(err) end
+                    if held then
+                        taken = taken + 1
+                        local holders = inside:incr("inside", 1, 0)
+                        ngx.sleep(0.001)
+                        inside:incr("inside", -1)
+                        if holders ~= 1 then return ngx.say(holders, " holders") end
+                        assert(storage:unlock("s", "lock", holder))
+                    end
+                    ngx.sleep(0)
+                end
+                ngx.say("taken ", taken, " ", ngx.worker.pid())
+            }} }}"#
+        ),
+        workers: 2,
+        ..Site::default()
+    });
+    let ask = |holder: usize| {
+        let url = nginx.url(&format!("/lock?holder=h{holder}"));
+        ureq::get(url).call().unwrap().body_mut().read_to_string().unwrap()
+    };
+    let ask = &ask;
+    let said: Vec<String> = std::thread::scope(|scope| {
+        let requests: Vec<_> = (0..16).map(|holder| scope.spawn(move || ask(holder))).collect();
+        requests.into_iter().map(|request| request.join().unwrap()).collect()
+    });
+    let count = |line: &String| line.split(' ').nth(1)?.parse::<usize>().ok().filter(|_| line.starts_with("taken "));
+    let pids: HashSet<&str> = said.iter().filter_map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(pids.len(), 2, "one worker did all the work: {said:?}");
+    (said.iter().filter(|line| count(line).is_none()).cloned().collect(), said.iter().filter_map(count).sum())
+}
+
+#[test]
+fn a_lock_has_one_holder_in_all_workers() {
+    let directory = tempfile::tempdir().unwrap();
+    for (storage, options) in [("shm", String::new()), ("file", format!("path = '{}'", directory.path().display()))] {
+        let (errors, taken) = contend(storage, &options);
+        assert_eq!(errors, [""; 0], "{storage}");
+        assert!(taken > 20, "{storage}: {taken}");
+    }
+}
+
 /// A worker that is bound to one processor binds none of the bridge's threads there.
 #[test]
 fn the_bridge_s_threads_run_wherever_the_master_may() {

@@ -14,13 +14,14 @@
 //! - `update` writes the same value, and only where the record still exists, and never lengthens
 //!   its life.
 //! - `delete` of what is gone succeeds.
+//! - `lock` gives a holder the lock that it has already, and `unlock` leaves the lock of another.
 //!
 //! A second attempt ends within the same time limit, which the bridge keeps. A timeout is not
 //! repeated: it has used up the time, and the server may still be working on it.
 
 use std::sync::Arc;
 
-use super::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
+use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 /// A storage whose operations are repeated when they end in [`Error::Lost`].
 pub struct Repeating(Arc<dyn Storage>);
@@ -58,8 +59,20 @@ impl Storage for Repeating {
         repeat_if_lost(|| self.0.delete(delete))
     }
 
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.delete_each(deletes))
+    }
+
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         repeat_if_lost(|| self.0.sessions(sessions))
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        repeat_if_lost(|| self.0.lock(lock))
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.unlock(unlock))
     }
 
     fn close_idle(&self) {
@@ -106,6 +119,14 @@ mod tests {
 
         fn sessions<'a>(&'a self, _: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
             self.attempt(Vec::new())
+        }
+
+        fn lock<'a>(&'a self, _: &'a Lock) -> Operation<'a, bool> {
+            self.attempt(true)
+        }
+
+        fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
+            self.attempt(())
         }
     }
 

@@ -28,11 +28,14 @@ use serde_json::json;
 
 /// Checks the whole contract on the storage that some options describe.
 fn check<O: Options>(options: serde_json::Value, tells: Tells) {
-    let (options, hints) = settings::parse::<O>(Value::from_json(options).as_ref()).unwrap();
-    assert_eq!(hints, [""; 0]);
+    let storage = || {
+        let (options, hints) = settings::parse::<O>(Value::from_json(options.clone()).as_ref()).unwrap();
+        assert_eq!(hints, [""; 0]);
+        options.storage()
+    };
     resty_session_storages::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { Contract::new(options.storage(), tells).check().await });
+    runtime.block_on(async { Contract::new(storage(), storage(), tells).check().await });
 }
 
 fn redis() {

@@ -115,6 +115,31 @@ function metatable:read_metadata(name, audience, subject, current_time)
   return run(self, "read_metadata", name, audience, subject, current_time or ngx.time())
 end
 
+--- Takes a lock, or renews it for its holder. It expires by itself.
+---@param name string the cookie's name
+---@param key string base64url of a hash, so that no record has it
+---@param holder string who takes the lock: 1 to 255 visible ASCII characters that nobody else uses
+---@param ttl number seconds, also fractions; some storages hold the lock for up to two seconds more
+---@param current_time number? seconds since the epoch
+---@return boolean? held whether the holder has the lock now; false if another has it
+---@return string? err
+function metatable:lock(name, key, holder, ttl, current_time)
+  local held, err = run(self, "lock", name, key, holder, ttl, current_time or ngx.time())
+  if err then
+    return nil, err
+  end
+  return held == true
+end
+
+--- Frees a lock if this holder has it.
+---@param name string the cookie's name
+---@param key string
+---@param holder string
+---@return true? ok, string? err
+function metatable:unlock(name, key, holder)
+  return run(self, "unlock", name, key, holder)
+end
+
 -- Each storage module has a metatable of its own, because programs replace methods there.
 local function new_metatable()
   local own = {} ---@type table<string, any>

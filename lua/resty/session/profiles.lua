@@ -29,6 +29,7 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field handle userdata the native module's
 ---@field calling_handle userdata? for acts that call the methods of a storage on the bridge
 ---@field storage table|false
+---@field revocation table|false the store of marks
 ---@field module string? the name of the storage's module, if that is not part of this library
 ---@field prepare (fun(storage: table): string?)? of a storage on the bridge
 ---@field cookie_name string
@@ -47,6 +48,7 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field configuration table a copy of the configuration that the profile was made from
 ---@field base any what else it was made from, compared by identity
 ---@field rivals table? profiles whose cookies' names collide with this one's
+---@field lock_store table? what holds the locks of `synchronize`, once it is known
 ---@field warnings string[] the native module's warnings about the configuration
 ---@field notices string[]|false the warnings that are still to be logged
 
@@ -92,9 +94,14 @@ local function build(configuration, base, make, parent)
   if wanted ~= nil then
     storage, module = storages.load(wanted, configuration), storages.is_module(wanted) and wanted or nil
   end
+  local revocation, marks = parent and parent.revocation or false, present(configuration.revocation)
+  if marks ~= nil then
+    revocation = storages.load_revocation(marks, configuration)
+  end
   local kept = options.copy(configuration)
   local native_storage, prepare = storages.native(storage)
-  local profile, err = make(kept, defaults and defaults.handle, storage and true or false, native_storage)
+  local profile, err = make(
+    kept, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation))
   if not profile then
     error(err, 0)
   end
@@ -104,6 +111,7 @@ local function build(configuration, base, make, parent)
   profile.base = base
   profile.configuration = kept
   profile.storage = storage or false
+  profile.revocation = revocation
   profile.module = module
   rivals.find(profile, recent)
   rivals.find(profile, { defaults }) -- which may be older than those

@@ -8,6 +8,9 @@
 -- only by taking them out. So a list is tidied in two ways: each write checks a few items, however
 -- long the list is, and a reader takes out all items and puts back those that are of use.
 --
+-- A lock is an entry whose value is its holder. It is looked at and changed under a second entry that
+-- only one worker can add, so that a holder that comes back late never renews the lock of another.
+--
 -- @module resty.session.shm
 -- @license BSD-2-Clause
 
@@ -26,8 +29,9 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- How many items a write checks. It adds two at most, so that at most about half of the items of a
 -- list in use are useless.
 local TIDY_ITEMS = 4
--- Seconds. A list is locked while it is tidied, which never takes long, because a worker does not
--- yield meanwhile. The lock of a worker that was killed expires after this time.
+-- Seconds. A list is locked while it is tidied, and so is an entry while it is compared and changed.
+-- This never takes long, because a worker does not yield meanwhile. The lock of a worker that was
+-- killed expires after this time.
 local LOCK_TIME = 0.2
 local DESTROYED = native.storages.GONE
 local EXPIRY_BYTES = native.EXPIRY_BYTES
@@ -39,6 +43,8 @@ local REPLACED = 1
 local MAX_EXPIRY = 2 ^ (8 * EXPIRY_BYTES) - 1
 -- Seconds: the dictionary's unit is a millisecond, and 0 would mean for ever.
 local MIN_TTL = 0.001
+-- The longest name of a lock's holder.
+local MAX_HOLDER = native.storages.MAX_HOLDER
 -- Seconds. A worker warns of a full zone at most once in this time.
 local WARNING_INTERVAL = 60
 
@@ -66,8 +72,24 @@ local function seconds(what, value)
   return min(floor(number), MAX_EXPIRY)
 end
 
+-- Returns a number of seconds for which a lock is held, or nil and an error.
+local function lock_time(value)
+  local number = tonumber(value)
+  if not number or number < 0 or number ~= number or number == math.huge then
+    return nil, invalid("ttl", "number that is not negative", value)
+  end
+  return max(min(number, MAX_EXPIRY), MIN_TTL)
+end
+
 local function is_text(value)
   return type(value) == "string" or type(value) == "number"
+end
+
+-- Returns what is wrong with the name of a lock's holder, or nil.
+local function problem_of_holder(holder)
+  if type(holder) ~= "string" or not holder:find("^[!-~]+$") or #holder > MAX_HOLDER then
+    return invalid("holder", "1 to " .. MAX_HOLDER .. " visible ASCII characters", holder)
+  end
 end
 
 -- Returns what is wrong with the arguments that name a record, or nil.
@@ -206,7 +228,7 @@ local function tidy_some(self, list, before, after)
   dict:delete(list .. LOCK_SUFFIX)
 end
 
--- Locks a list against other workers that would tidy it. Spins, because this runs in phases that
+-- Locks a list or another entry against other workers that would change it. Spins, because this runs in phases that
 -- cannot wait, too.
 local function lock(dict, list)
   local ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
@@ -482,6 +504,69 @@ function metatable:read_metadata(name, audience, subject, current_time)
     end
   end
   return sessions
+end
+
+--- Takes a lock, or renews it for its holder. It expires by itself. In a full zone, this drops the
+--- entries that were unused longest, and a lock may be dropped for other entries likewise.
+---@param name string the cookie's name
+---@param key string base64url of a hash, so that no record has it
+---@param holder string who takes the lock: 1 to 255 visible ASCII characters that nobody else uses
+---@param ttl number seconds, also fractions
+---@param current_time number? seconds since the epoch; not needed
+---@return boolean? held whether the holder has the lock now; false if another has it
+---@return string? err
+function metatable:lock(name, key, holder, ttl, current_time)
+  local err = problem_of_name(name, key) or problem_of_holder(holder)
+  if not err then
+    ttl, err = lock_time(ttl)
+  end
+  if not err then
+    current_time, err = seconds("current_time", current_time or time())
+  end
+  if err or not current_time then
+    return nil, err
+  end
+  local dict, record = self.dict, get_name(self, name, key)
+  ngx.update_time() -- entries expire by nginx's clock, which may have stood still for a while
+  local ok, problem, forced = lock(dict, record)
+  if not ok then
+    return nil, problem
+  end
+  local held_by = dict:get(record)
+  local is_free = held_by == nil or held_by == holder
+  if is_free then
+    ok, problem, forced = dict:set(record, holder, ttl)
+  end
+  dict:delete(record .. LOCK_SUFFIX)
+  if not ok then
+    return nil, problem
+  elseif forced then
+    count_full_zone(self, "dropping")
+  end
+  return is_free
+end
+
+--- Frees a lock if this holder has it.
+---@param name string the cookie's name
+---@param key string
+---@param holder string
+---@return true? ok, string? err
+function metatable:unlock(name, key, holder)
+  local err = problem_of_name(name, key) or problem_of_holder(holder)
+  if err then
+    return nil, err
+  end
+  local dict, record = self.dict, get_name(self, name, key)
+  ngx.update_time()
+  local ok, problem = lock(dict, record)
+  if not ok then
+    return nil, problem
+  end
+  if dict:get(record) == holder then
+    dict:delete(record)
+  end
+  dict:delete(record .. LOCK_SUFFIX)
+  return true
 end
 
 storages.keep_originals(metatable)

@@ -45,18 +45,20 @@ local native = {}
 ---@param previous resty.session.native.handle? the defaults until now, whose key stays if the options name none
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@param store integer? a number that tells the store of marks from others, if there is one
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.init(options, previous, stored, storage) end
+function native.init(options, previous, stored, storage, store) end
 
 ---The configuration of a session.
 ---@param options table? as programs write them
 ---@param defaults resty.session.native.handle for options that are absent
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@param store integer? a number that tells the store of marks from others, if there is one
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.new(options, defaults, stored, storage) end
+function native.new(options, defaults, stored, storage, store) end
 
 ---What the log is to say of options that do not exist.
 ---@param options table
@@ -71,12 +73,16 @@ function native.unknown_options(options, sections) end
 ---What to do next, and the values that come with it.
 ---@class resty.session.native.next
 ---@field OPENED integer a session was opened and nothing else is to be told: `data, audience, subject, position`
+---@field OPENED_ENTRY integer the same, where the only entry holds more than its names: `payload, position`
 ---@field DONE integer the act is done: `err, lines, cookie, more`; the last is a `resty.session.outcome` or nil
 ---@field TOUCHED integer the session was touched: `line, cookie`
 ---@field WAIT integer wait for a ticket, then call `resume_ticket`: `ticket, limit, in_entry_thread`
 ---@field GET integer call `get` of the program's storage, then `reply`: `task, name, key, current_time`
 ---@field CALL integer call another method of it, then `reply`: `task, request`; see `resty.session.native.request`
 ---@field DERIVE integer find out whether this thread can wait for a key, then call `derive`: `task`
+---@field ASK integer find out how the store of marks is reached, then call `ask`: `task`
+---@field GET_MARK integer call `get` of the program's own store of marks, then `reply`: `task, name, key, current_time`
+---@field SET_MARK integer call `set` of it, then `reply`: `task, request`
 
 ---What a program's own storage is to do.
 ---@class resty.session.native.request
@@ -171,6 +177,26 @@ function native.reply(task, value, err) end
 ---@return any ... up to four values for that
 function native.derive(task, problem) end
 
+---Goes on with an act that needs the store of marks.
+---@param task resty.session.native.task
+---@param store resty.session.native.storage? nil if the methods of the store are to be called
+---@param problem string? why this thread can't wait for `store`, if it can't
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.ask(task, store, problem) end
+
+---Revokes the sessions that exist now and have a session id of an identity provider.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param sid string
+---@param ttl number seconds for which the mark is kept
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.revoke_sid(handle, now, cookies, unsendable, problem, sid, ttl) end
+
 ---Sets the function that reads the request's values that a cookie may be bound to.
 ---@param read fun(): remote_addr: string?, scheme: string?, user_agent: string?
 function native.set_reader(read) end
@@ -209,6 +235,59 @@ native.instance.destroy = nil
 ---Saves the info store, and nothing else, in the session's record.
 ---@type resty.session.native.instance.act
 native.instance.save_info = nil
+
+---The acts on the sessions of a subject. They come to an error, or nil and a value.
+---@class resty.session.native.subjects
+native.subjects = {}
+
+---A list of sessions, which is taken in pieces.
+---@class resty.session.native.list: userdata
+
+---Lists the sessions of a subject in the configured audience. Comes to a `list`.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.list(handle, now, cookies, unsendable, problem, subject) end
+
+---Ends the sessions of a subject in the configured audience. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@param ttl number seconds for which a mark is kept, if there is one
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke(handle, now, cookies, unsendable, problem, subject, ttl) end
+
+---Ends a session. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param id string base64url of 32 bytes
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke_id(handle, now, cookies, unsendable, problem, id) end
+
+---Ends the other sessions of an instance's subject. Comes to how many those were.
+---@type resty.session.native.instance.act
+native.subjects.revoke_others = nil
+
+---Appends sessions of a list to an array.
+---@param list resty.session.native.list
+---@param into resty.session.listed[]
+---@param count integer how many at most
+---@param audience string|number
+---@return boolean more whether the list has more
+function native.subjects.take(list, into, count, audience) end
 
 -- Cookies and headers -------------------------------------------------------------------------------------------------
 
@@ -256,6 +335,43 @@ function native.names_collide(name, other) end
 ---@return string[]
 function native.merge_cookies(present, lines) end
 
+---The id of the sign-in that a session comes from, as it is derived if its payload has none.
+---@param value string of the session's first cookie
+---@param audience string|number
+---@param subject string|number|false|nil
+---@return string? id
+---@return string? err
+function native.sign_in(value, audience, subject) end
+
+---A session's cookies and the remember cookie's, as a browser sends them after a response.
+---@param handle resty.session.native.handle
+---@param cookies string? the Cookie header that the browser has sent
+---@param lines string[] the response's Set-Cookie lines
+---@return string cookies a Cookie header
+function native.own_cookies(handle, cookies, lines) end
+
+---@class resty.session.native.turn: userdata What a session's note is compared with, and written from
+
+---Reads the note that the request before has left in the storage.
+---@param handle resty.session.native.handle
+---@param lock string the lock's key
+---@param sealed string? the note
+---@param own string the value of the session's first cookie
+---@param unique boolean whether no other session has the same lock
+---@return resty.session.native.turn? turn
+---@return string|false|nil cookies a Cookie header if the note's are newer, false if the session has ended
+---@return string? err a warning if there is a turn
+function native.read_note(handle, lock, sealed, own, unique) end
+
+---Makes the note for the next request.
+---@param turn resty.session.native.turn
+---@param opened string the value of the session's first cookie that was opened
+---@param cookies string the session's cookies now: a Cookie header, in which it has none if it has ended
+---@param now integer seconds since the epoch
+---@return string? sealed nil without an error if nothing has changed
+---@return string? err
+function native.write_note(turn, opened, cookies, now) end
+
 -- The bridge ----------------------------------------------------------------------------------------------------------
 
 ---@class resty.session.native.bridge
@@ -292,6 +408,10 @@ function native.bridge.discard(ticket) end
 ---Runs what was submitted.
 function native.bridge.flush() end
 
+---Returns whether nginx itself started this thread, to run a block.
+---@return boolean
+function native.bridge.in_entry_thread() end
+
 ---Drops the replies that two sweeps in turn have found not taken.
 ---@return boolean again whether there must be another sweep
 function native.bridge.sweep() end
@@ -304,218 +424,5 @@ function native.bridge.counts() end
 
 ---@return integer operations in flight
 function native.bridge.in_flight() end
-
--- Storages on the bridge ----------------------------------------------------------------------------------------------
-
----@class resty.session.native.storages
----@field NAMES string[] the names of all storages, also of those that this build leaves out
----@field OPTIONS table<string, string[]> the names of each storage's options
----@field ALIASES table<string, string> other names of storages
----@field NODE_OPTIONS string[] the names of the options of a server in a list
----@field NODE_LISTS string[] the names of the options that are such lists
----@field GONE string the error of a write whose replaced record must be there and is not
-native.storages = {}
-
----@class resty.session.native.storage: userdata A storage by its options
-
----@class resty.session.native.metadata Whose a session is: parallel arrays
----@field audiences string[]
----@field subjects string[]
-
----@class resty.session.native.shm
----@field zone string
----@field prefix string?
----@field suffix string?
-
----Makes a storage.
----@alias resty.session.native.maker fun(configuration: any, handle: resty.session.native.storage?): resty.session.native.storage?, string?, string[]?
-
----@type resty.session.native.maker
-native.storages.dshm = nil
-
----@type resty.session.native.maker
-native.storages.file = nil
-
----@type resty.session.native.maker
-native.storages.memcached = nil
-
----@type resty.session.native.maker
-native.storages.mysql = nil
-
----@type resty.session.native.maker
-native.storages.postgres = nil
-
----@type resty.session.native.maker
-native.storages.redis = nil
-
----The options of nginx's shared memory, which is used from Lua alone.
----@param configuration any a table, or what counts as absent
----@return resty.session.native.shm? options
----@return string? err
----@return string[]? hints what to say of options that do not exist
-function native.storages.shm(configuration) end
-
----Submits the reading of a record.
----@param storage resty.session.native.storage
----@param name string the cookie's name
----@param key string
----@param current_time integer seconds since the epoch
----@return resty.session.native.ticket? ticket
----@return number|string limit the most seconds to wait; or the error
----@return boolean in_entry_thread whether nginx itself started this thread
-function native.storages.get(storage, name, key, current_time) end
-
----Submits the writing of a record.
----@param storage resty.session.native.storage
----@param name string the cookie's name
----@param key string
----@param value string
----@param ttl integer seconds
----@param current_time integer seconds since the epoch
----@param old_key string? of the record that this one replaces
----@param stale_ttl integer? the seconds that the replaced record may still live
----@param metadata resty.session.native.metadata? whose the session is
----@param old_must_exist boolean? whether the write fails if the replaced record is not there
----@return resty.session.native.ticket? ticket
----@return number|string limit the most seconds to wait; or the error
----@return boolean in_entry_thread whether nginx itself started this thread
-function native.storages.set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata, old_must_exist) end
-
----Submits the writing of a record if it is there; it lives no longer than it would have.
----@param storage resty.session.native.storage
----@param name string the cookie's name
----@param key string
----@param value string
----@param ttl integer seconds
----@param current_time integer seconds since the epoch
----@return resty.session.native.ticket? ticket
----@return number|string limit the most seconds to wait; or the error
----@return boolean in_entry_thread whether nginx itself started this thread
-function native.storages.update(storage, name, key, value, ttl, current_time) end
-
----Submits the deletion of a record.
----@param storage resty.session.native.storage
----@param name string the cookie's name
----@param key string
----@param current_time integer seconds since the epoch
----@param metadata resty.session.native.metadata? whose the session was
----@return resty.session.native.ticket? ticket
----@return number|string limit the most seconds to wait; or the error
----@return boolean in_entry_thread whether nginx itself started this thread
-function native.storages.delete(storage, name, key, current_time, metadata) end
-
----Submits the reading of an owner's sessions.
----@param storage resty.session.native.storage
----@param name string the cookie's name
----@param audience string base64url
----@param subject string base64url
----@param current_time integer seconds since the epoch
----@return resty.session.native.ticket? ticket
----@return number|string limit the most seconds to wait; or the error
----@return boolean in_entry_thread whether nginx itself started this thread
-function native.storages.read_metadata(storage, name, audience, subject, current_time) end
-
--- Encodings and cryptography, for resty.session.utils -----------------------------------------------------------------
-
----@class resty.session.native.utils
-native.utils = {}
-
----Packs an unsigned little-endian integer.
----@param size integer bytes, 1 to 8
----@param number number
----@return string? bytes
----@return string? err
-function native.utils.bpack(size, number) end
-
----Unpacks an unsigned little-endian integer.
----@param size integer bytes, 1 to 8
----@param bytes string
----@return number? number
----@return string? err
-function native.utils.bunpack(size, bytes) end
-
----@param bytes string
----@return string text without padding
-function native.utils.encode_base64url(bytes) end
-
----@param text string without padding
----@return string? bytes
----@return string? err
-function native.utils.decode_base64url(text) end
-
----@param size integer bytes
----@return integer characters that they take as base64url
-function native.utils.base64_size(size) end
-
----Compresses, without a zlib header.
----@param data string
----@return string? deflated
----@return string? err
-function native.utils.deflate(data) end
-
----Decompresses 16 MiB at most.
----@param data string
----@return string? inflated
----@return string? err
-function native.utils.inflate(data) end
-
----Random bytes from the operating system.
----@param size integer 16 MiB at most
----@return string? bytes
----@return string? err
-function native.utils.rand_bytes(size) end
-
----@param data string
----@return string hash 32 bytes
-function native.utils.sha256(data) end
-
----@param key string
----@param message string
----@return string code 32 bytes
-function native.utils.hmac_sha256(key, message) end
-
----@param ikm string initial key material
----@param nonce string
----@param usage string what the key is for
----@param size integer? bytes, 44 by default
----@return string? key
----@return string? err
-function native.utils.derive_hkdf_sha256(ikm, nonce, usage, size) end
-
----@param password string
----@param salt string
----@param usage string what the key is for
----@param size integer? bytes, 44 by default
----@param iterations integer? 10,000 by default
----@return string? key
----@return string? err
-function native.utils.derive_pbkdf2_hmac_sha256(password, salt, usage, size, iterations) end
-
----Derives a key by HKDF, or by PBKDF2 if a safety other than `None` is given.
----@param ikm string initial key material
----@param nonce string
----@param safety any `None`, `Low`, `Medium`, `High` or `Very High`
----@return string? key 32 bytes
----@return string? err
----@return string? iv 12 bytes
-function native.utils.derive_aes_gcm_256_key_and_iv(ikm, nonce, safety) end
-
----@param key string 32 bytes
----@param iv string 12 bytes
----@param plaintext string
----@param aad string additional data, authenticated only
----@return string? ciphertext
----@return string? err
----@return string? tag 16 bytes
-function native.utils.encrypt_aes_256_gcm(key, iv, plaintext, aad) end
-
----@param key string 32 bytes
----@param iv string 12 bytes
----@param ciphertext string
----@param aad string additional data, authenticated only
----@param tag string 16 bytes
----@return string? plaintext
----@return string? err
-function native.utils.decrypt_aes_256_gcm(key, iv, ciphertext, aad, tag) end
 
 return native

@@ -262,7 +262,7 @@ impl Header {
     }
 
     /// Sets the idling offset, or the largest one that three bytes can hold.
-    pub(super) fn set_idling_offset(&mut self, offset: Seconds) {
+    pub(crate) fn set_idling_offset(&mut self, offset: Seconds) {
         self.put(IDLING_OFFSET_AT, 3, offset.min(MAX_IDLING_OFFSET).as_secs());
     }
 

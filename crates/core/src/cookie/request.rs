@@ -101,6 +101,20 @@ fn is_session(value: &[u8], now: Timestamp) -> bool {
     Header::decode(value).is_ok_and(|header| header.flags().are_known() && header.creation_time() <= now + CLOCK_SKEW)
 }
 
+/// The cookies and the chunks of these names, as a browser sends them that sent `cookies` and then
+/// got these Set-Cookie lines; empty if there are none.
+pub fn after_response(cookies: &[u8], lines: &[impl AsRef<[u8]>], names: &[&str]) -> Vec<u8> {
+    let is_own =
+        |other: &[u8]| names.iter().any(|name| other == name.as_bytes() || chunk_number(other, name).is_some());
+    let set = lines.iter().filter_map(|line| pairs(line.as_ref()).next()).filter(|(name, ..)| is_own(name));
+    let set: Vec<_> = set.collect();
+    let is_kept = |name: &[u8]| is_own(name) && set.iter().all(|(other, ..)| *other != name);
+    let kept = pairs(cookies).filter(|(name, ..)| is_kept(name));
+    // A line that deletes a cookie has no value.
+    let new = set.iter().copied().filter(|(_, value, _)| value.is_some_and(|value| !value.is_empty()));
+    kept.chain(new).map(|(_, _, pair)| pair).collect::<Vec<_>>().join(&b"; "[..])
+}
+
 /// The header without a session's cookies, as an upstream should see it; empty if nothing is left.
 ///
 /// Removes all cookies of that name, and the chunks up to the number `chunks`. Also removes each
@@ -151,6 +165,16 @@ fn without_planted<'a>(pair: &'a [u8], name: &str, now: Timestamp) -> Cow<'a, [u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_browser_keeps_what_a_response_does_not_set() {
+        let cookies = b"a=1; session=old; session2=chunk; session3=gone; sessions=x; remember=r; session=twice";
+        let lines = ["b=2; Path=/", "session=new; Path=/; HttpOnly", "session3=; Max-Age=0", "remember2=more"];
+        let after = after_response(cookies, &lines, &["session", "remember"]);
+        assert_eq!(after, b"session2=chunk; remember=r; session=new; remember2=more");
+        assert_eq!(after_response(b"session=a", &["session=; Max-Age=0"], &["session"]), b"");
+        assert_eq!(after_response(b"session=a; session=b", &[""; 0], &["session"]), b"session=a; session=b");
+    }
     use crate::cookie::Flags;
     use crate::cookie::header::Fields;
     use crate::time::Seconds;

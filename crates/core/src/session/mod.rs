@@ -46,14 +46,19 @@ mod error;
 mod info;
 mod keys;
 mod leaving;
+mod marks;
 pub mod name;
+pub mod note;
 // The documentation's table of options says what each one means.
 #[allow(missing_docs)]
 mod options;
 mod others;
 mod reading;
 mod record;
+mod revocation;
 mod secrets;
+pub mod sign_in;
+pub mod subjects;
 mod theft;
 mod times;
 mod writing;
@@ -64,5 +69,7 @@ pub use configuration::{Configuration, Options};
 pub use cookie_settings::{CookieSettings, Kind};
 pub use error::{Cause, Error};
 pub use keys::{Keys, Stage};
+pub use marks::KnownMarks;
 pub use options::Secure;
+pub use revocation::{Revoked, revoke};
 pub use times::{Remaining, Timeouts};

@@ -11,7 +11,7 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
 use resty_session_core::session::effect::{Need, Step, Supply, Task};
 use resty_session_core::session::{Configuration, Context, Error, Options, Outcome, Session};
-use resty_session_core::storage::{self, Reply, Request};
+use resty_session_core::storage::{self, LiveSession, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 thread_local! {
@@ -37,6 +37,8 @@ fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
 #[derive(Default)]
 pub struct Memory {
     pub records: HashMap<String, (String, u64)>,
+    /// Whose each record is, by `name:key`.
+    pub owners: HashMap<String, Vec<Owner>>,
     /// Fails the storage calls with these numbers, counting from 1.
     pub failing: Vec<usize>,
     pub calls: Vec<Request>,
@@ -54,25 +56,28 @@ impl Memory {
     }
 
     fn reply_to(&mut self, request: &Request, now: u64) -> Result<Reply, storage::Error> {
+        let name = |name: &str, key: &str| format!("{name}:{key}");
         if self.failing.contains(&(self.calls.len() + 1)) {
             return Err(storage::Error::Program("connection refused".into()));
         }
-        let name = |name: &str, key: &str| format!("{name}:{key}");
+        let live =
+            |key: &str| self.records.get(key).filter(|(_, expiry)| *expiry > now).map(|(value, _)| value.clone());
+        let record = |get: &storage::Get| live(&name(&get.name, &get.key)).map(String::into_bytes);
         Ok(match request {
-            Request::Get(get) => match self.records.get(&name(&get.name, &get.key)) {
-                Some((value, expiry)) if *expiry > now => Reply::Record(value.clone().into_bytes()),
-                _ => Reply::Absent,
-            },
+            Request::Get(get) => record(get).map_or(Reply::Absent, Reply::Record),
+            Request::GetEach(gets) => Reply::Records(gets.iter().map(record).collect()),
             Request::Set(set) => {
                 let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
                 if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
                     return Err(storage::Error::Gone);
                 }
                 self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
+                self.owners.insert(name(&set.name, &set.key), set.owners.clone());
                 if let Some(old_key) = &set.old_key
                     && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
                 {
                     *expiry = (*expiry).min(now + set.stale_ttl);
+                    self.owners.remove(&name(&set.name, old_key));
                 }
                 Reply::Done
             }
@@ -85,11 +90,48 @@ impl Memory {
                 Reply::Done
             }
             Request::Delete(delete) => {
-                self.records.remove(&name(&delete.name, &delete.key));
+                self.delete(delete);
                 Reply::Done
             }
-            Request::Sessions(_) => panic!("no act lists sessions"),
+            Request::DeleteEach(deletes) => {
+                deletes.iter().for_each(|delete| self.delete(delete));
+                Reply::Done
+            }
+            Request::Lock(lock) => {
+                let key = name(&lock.name, &lock.key);
+                if live(&key).is_some_and(|holder| holder != lock.holder) {
+                    return Ok(Reply::Absent);
+                }
+                self.records.insert(key, (lock.holder.clone(), lock.expiry()));
+                Reply::Done
+            }
+            Request::Unlock(unlock) => {
+                let key = name(&unlock.name, &unlock.key);
+                if live(&key).is_some_and(|holder| holder == unlock.holder) {
+                    self.records.remove(&key);
+                }
+                Reply::Done
+            }
+            Request::Sessions(sessions) => Reply::Sessions(self.sessions(sessions)),
         })
+    }
+
+    /// Metadata go on naming the sessions of owners that the request does not name.
+    fn delete(&mut self, delete: &storage::Delete) {
+        let name = format!("{}:{}", delete.name, delete.key);
+        self.owners.entry(name.clone()).or_default().retain(|owner| !delete.owners.contains(owner));
+        self.records.remove(&name);
+    }
+
+    fn sessions(&self, sessions: &storage::Sessions) -> Vec<LiveSession> {
+        let of_owner = self.owners.iter().filter(|(_, owners)| owners.contains(&sessions.owner));
+        of_owner
+            .filter_map(|(record, _)| {
+                let key = record.strip_prefix(&*sessions.name)?.strip_prefix(':')?.to_owned();
+                let expiry = self.records.get(record).map_or(u64::MAX, |(_, expiry)| *expiry);
+                Some(LiveSession { key, expiry })
+            })
+            .collect()
     }
 }
 
@@ -103,6 +145,8 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// The store of marks, if it is not the storage.
+    pub marks: Memory,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -124,6 +168,7 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            marks: Memory::default(),
             bound: 0,
             derived: 0,
             crowded: false,
@@ -160,6 +205,7 @@ impl World {
         loop {
             let supply = match step {
                 Step::Done((mut session, result)) => {
+                    session.warning = task.take_warning().or(session.warning.take());
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
@@ -169,6 +215,7 @@ impl World {
                     Supply::Binding(self.binding.clone())
                 }
                 Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
                 Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
             };

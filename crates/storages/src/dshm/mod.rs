@@ -9,15 +9,19 @@ mod locks;
 mod options;
 mod wire;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
 
+use super::metadata::{Departure, Departures};
 use super::pipeline::Client;
 use super::repeating::Repeating;
 use super::{
-    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+    Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
+    metadata, one_by_one,
 };
 use locks::Locks;
 pub use options::DshmOptions;
@@ -97,6 +101,53 @@ impl Dshm {
     }
 }
 
+/// How long a worker waits before it reads back a lock that it has written.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+const TOO_SLOW: &str = "the server is too slow to lock anything";
+
+impl Dshm {
+    /// Takes a lock. The server writes whatever it is told to. So whoever finds a lock free writes
+    /// its name, waits, and looks whose name is there: of several that wrote, the last one has the
+    /// lock. This is Fischer's algorithm. It is right if nobody takes longer than the pause from
+    /// finding the lock free to having written; a holder whose own request took longer fails.
+    async fn take_lock(&self, lock: &Lock) -> Result<bool, Error> {
+        let (name, holder) = (self.naming.record(&lock.name, &lock.key), lock.holder.as_bytes());
+        let entry = Name::new(&name);
+        let write = wire::set(&entry, holder, lock.ttl())?;
+        {
+            let _turn = self.locks.lock(&name).await;
+            let (start, held_by) = self.read_quickly(&entry).await?;
+            if held_by.is_some_and(|held_by| held_by != holder) {
+                return Ok(false);
+            }
+            // A holder that finds its own name confirms it, too: it may have written it just now,
+            // and lost the connection before the reply.
+            self.client.ask(&write).await?;
+            if start.elapsed() >= LOCK_PAUSE {
+                return Err(Error::Server(TOO_SLOW.into()));
+            }
+        }
+        sleep(LOCK_PAUSE).await;
+        let held_by = self.client.ask(&wire::get(&entry)).await?.value()?;
+        Ok(held_by.is_some_and(|held_by| held_by == holder))
+    }
+
+    /// Reads an entry, once more if that took so long, with connecting perhaps, that no time is left
+    /// to write it. Returns when it began, and the value.
+    async fn read_quickly(&self, entry: &Name) -> Result<(Instant, Option<Vec<u8>>), Error> {
+        const ATTEMPTS: usize = 4;
+        for _ in 0..ATTEMPTS {
+            let start = Instant::now();
+            let value = self.client.ask(&wire::get(entry)).await?.value()?;
+            if start.elapsed() < LOCK_PAUSE / 2 {
+                return Ok((start, value));
+            }
+        }
+        Err(Error::Server(TOO_SLOW.into()))
+    }
+}
+
 /// The expiry in a record's second entry; `None` if it is missing or not a number.
 fn expiry(text: Option<&[u8]>) -> Option<u64> {
     str::from_utf8(text?).ok()?.parse().ok()
@@ -147,12 +198,41 @@ impl Storage for Dshm {
         })
     }
 
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                self.note_all(name, slice::from_ref(owner), items, *current_time).await?;
+            }
+            Ok(())
+        })
+    }
+
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
             let name = Name::new(&self.naming.metadata(&sessions.name, &sessions.owner));
             match self.client.ask(&wire::get(&name)).await?.value()? {
                 Some(text) => metadata::live(&text, sessions.current_time),
                 None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(self.take_lock(lock))
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let name = self.naming.record(&unlock.name, &unlock.key);
+            let _turn = self.locks.lock(&name).await;
+            let name = Name::new(&name);
+            match self.client.ask(&wire::get(&name)).await?.value()? {
+                Some(holder) if holder == unlock.holder.as_bytes() => {
+                    self.client.ask(&wire::delete(&name)).await.map(|_| ())
+                }
+                _ => Ok(()),
             }
         })
     }
@@ -246,6 +326,32 @@ mod tests {
             let delete = Delete { name: "s".into(), key: "k".into(), current_time: 0, owners: Vec::new() };
             storage.delete(&delete).await.unwrap();
         });
+    }
+
+    const FREE: (&str, &str) = ("get p%20q:s:k\r\n", "ERROR not_found\r\n");
+    const TAKING: (&str, &str) = ("set p%20q:s:k 3 1\r\na", "LEN 1\r\na\r\nDONE\r\n");
+    const OWN: (&str, &str) = ("get p%20q:s:k\r\n", "LEN 1\r\na\r\nDONE\r\n");
+    const OTHERS: (&str, &str) = ("get p%20q:s:k\r\n", "LEN 1\r\nb\r\nDONE\r\n");
+
+    /// Others that found the lock free have time to write, and the last of them has the lock.
+    #[test]
+    fn a_lock_is_had_by_whoever_is_named_after_the_pause() {
+        let (name, key, holder): (_, String, String) = ("s".into(), "k".into(), "a".into());
+        let lock = &Lock { name, key: key.clone(), holder: holder.clone(), ttl_ms: 1500, current_time: 1000 };
+        const TAKEN: &[(&str, &str)] = &[FREE, TAKING, OWN];
+        const RENEWED: &[(&str, &str)] = &[OWN, TAKING, OWN];
+        const OVERTAKEN: &[(&str, &str)] = &[FREE, TAKING, OTHERS];
+        for (dialogue, held) in [(TAKEN, true), (RENEWED, true), (OVERTAKEN, false)] {
+            let start = std::time::Instant::now();
+            assert_eq!(exchange(dialogue, async |storage| storage.lock(lock).await).unwrap(), held);
+            assert!(start.elapsed() >= LOCK_PAUSE);
+        }
+        assert!(!exchange(&[OTHERS], async |storage| storage.lock(lock).await).unwrap());
+        let unlock = &Unlock { name: "s".into(), key, holder };
+        const FREED: &[(&str, &str)] = &[OWN, ("delete p%20q:s:k\r\n", "DONE\r\n")];
+        for dialogue in [FREED, &[OTHERS], &[FREE]] {
+            exchange(dialogue, async |storage| storage.unlock(unlock).await).unwrap();
+        }
     }
 
     #[test]

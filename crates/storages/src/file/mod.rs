@@ -9,6 +9,7 @@
 //! only some of these threads.
 
 use std::array;
+use std::slice;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,10 +17,15 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
-use super::{Delete, Get, LiveSession, Naming, Operation, Owner, Sessions, Set, Storage, Update, metadata};
+use super::metadata::{Departure, Departures};
+use super::{
+    Delete, Get, LiveSession, Lock, Naming, Operation, Owner, Sessions, Set, Storage, Unlock, Update, metadata,
+    one_by_one,
+};
 
 mod directory;
 mod error;
+mod held;
 mod lock;
 mod names;
 mod options;
@@ -92,17 +98,30 @@ impl Files {
         Ok(self.threads.run(move || job(&files.directory)).await??)
     }
 
-    /// Changes an owner's sessions when it is this operation's turn.
-    async fn change(&self, change: Change) -> Result<(), super::Error> {
-        let _turn = self.turns[change.lock() % LOCKS].lock().await;
-        let change = Arc::new(change);
+    /// Runs a job while nobody else, in any process, runs one under the lock file of this number.
+    async fn exclusively<T, J>(&self, number: usize, job: J) -> Result<T, super::Error>
+    where
+        T: Send + 'static,
+        J: Fn(&Directory) -> Result<T, Error> + Send + Sync + 'static,
+    {
+        let _turn = self.turns[number % LOCKS].lock().await;
+        let job = Arc::new(job);
         loop {
-            let attempt = change.clone();
-            if self.run(move |directory| attempt.try_make(directory)).await? {
-                return Ok(());
+            let job = job.clone();
+            let attempt = move |directory: &Directory| {
+                let lock = lock::try_lock(directory, &names::lock(number))?;
+                lock.map(|_lock| job(directory)).transpose()
+            };
+            if let Some(done) = self.run(attempt).await? {
+                return Ok(done);
             }
             sleep(LOCK_RETRY_PAUSE).await;
         }
+    }
+
+    /// Changes an owner's sessions when it is this operation's turn.
+    async fn change(&self, change: Change) -> Result<(), super::Error> {
+        self.exclusively(change.lock(), move |directory| change.make(directory)).await
     }
 
     async fn change_all(&self, changes: Vec<Change>) -> Result<(), super::Error> {
@@ -182,11 +201,40 @@ impl Storage for Files {
         Box::pin(self.remove(delete))
     }
 
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                let changes = self.changes(name, slice::from_ref(owner), items, *current_time)?;
+                self.change_all(changes).await?;
+            }
+            Ok(())
+        })
+    }
+
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
             let file = names::metadata(&self.naming, &sessions.name, &sessions.owner)?;
             let now = sessions.current_time;
             self.run(move |directory| owners::live(directory, &file, now)).await
+        })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let file = names::held(&self.naming, &lock.name, &lock.key)?;
+            let (holder, expiry, now) = (lock.holder.clone(), lock.expiry(), lock.current_time);
+            let number = owners::lock_of(&file);
+            self.exclusively(number, move |directory| held::lock(directory, &file, &holder, (now, expiry))).await
+        })
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let file = names::held(&self.naming, &unlock.name, &unlock.key)?;
+            let (holder, number) = (unlock.holder.clone(), owners::lock_of(&file));
+            self.exclusively(number, move |directory| held::unlock(directory, &file, &holder)).await
         })
     }
 }

@@ -19,6 +19,11 @@ const MAX_NAME: usize = 255;
 /// How the names of locks and temporary files start.
 const OWN: &str = ".resty-session.";
 const TEMPORARY: &str = ".resty-session.tmp.";
+/// What stands before the name that a record of the same key would have.
+const HELD: &str = ".resty-session.held.";
+/// How the texts start whose base64url is the key of a revocation mark.
+const MARKS: [&[u8]; 2] = [b"subject:", b"sid:"];
+
 /// The name of the lock for removing expired files. Each system user has locks of their own,
 /// because only their owner may open them.
 pub fn cleanup_lock() -> String {
@@ -30,6 +35,8 @@ pub fn cleanup_lock() -> String {
 pub enum Kind {
     Record,
     Metadata,
+    /// A lock that a request holds.
+    Held,
     /// A file that was not renamed yet, or never will be; with the time when it was created.
     Temporary(SystemTime),
 }
@@ -38,6 +45,12 @@ pub enum Kind {
 pub fn record(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
     checked("key", key)?;
     join(naming, name, "key", &[key])
+}
+
+/// Returns the file name of a lock that a request holds.
+pub fn held(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
+    let file = format!("{HELD}{}", record(naming, name, key)?);
+    if file.len() > MAX_NAME { Err(too_long("key")) } else { Ok(file) }
 }
 
 /// Returns the file name of an owner's metadata.
@@ -69,12 +82,21 @@ fn join(naming: &Naming, name: &str, longest: &'static str, key: &[&str]) -> Res
         file.extend([".", suffix]);
     }
     if file.len() > MAX_NAME {
-        return Err(Error::Name { part: longest, cause: "the name would have more than 255 bytes" });
+        return Err(too_long(longest));
     }
     if file.starts_with(OWN) {
         return Err(Error::Name { part: "prefix", cause: "names that start with \".resty-session.\" are reserved" });
     }
     Ok(file)
+}
+
+/// The error for a name that is longer than [`MAX_NAME`].
+fn too_long(part: &'static str) -> Error {
+    let cause = match part {
+        "key" => "the name would have more than 255 bytes; hash_storage_key makes keys of marks shorter",
+        _ => "the name would have more than 255 bytes",
+    };
+    Error::Name { part, cause }
 }
 
 /// Returns what a file of this storage holds, or `None` if this storage does not create files with
@@ -84,6 +106,19 @@ pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
         let made = rest.split('.').next()?.parse().ok()?;
         return Some(Kind::Temporary(UNIX_EPOCH.checked_add(Duration::from_secs(made))?));
     }
+    if let Some(rest) = file.strip_prefix(HELD) {
+        return is_record(without_affixes(naming, rest)?).then_some(Kind::Held);
+    }
+    let rest = without_affixes(naming, file)?;
+    if is_record(rest) || is_mark(rest) {
+        return Some(Kind::Record);
+    }
+    is_metadata(rest).then_some(Kind::Metadata)
+}
+
+/// Returns a name without prefix and suffix, or `None` if it does not have those that are
+/// configured.
+fn without_affixes<'a>(naming: &Naming, file: &'a str) -> Option<&'a [u8]> {
     let mut rest = file.as_bytes();
     if let Some(prefix) = &naming.prefix {
         rest = rest.strip_prefix(prefix.as_bytes())?.strip_prefix(b"_")?;
@@ -91,10 +126,7 @@ pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
     if let Some(suffix) = &naming.suffix {
         rest = rest.strip_suffix(suffix.as_bytes())?.strip_suffix(b".")?;
     }
-    if is_record(rest) {
-        return Some(Kind::Record);
-    }
-    is_metadata(rest).then_some(Kind::Metadata)
+    Some(rest)
 }
 
 /// Whether a name is `cookie name _ key`.
@@ -105,14 +137,25 @@ fn is_record(name: &[u8]) -> bool {
     })
 }
 
-/// Whether a name is `cookie name _ audience : subject`. Both the cookie name and the audience may
-/// contain `_` themselves.
+/// Whether a name is `cookie name _ key`, where the key is that of a mark which revokes a subject or
+/// an identity provider's session. Such keys have any length, so they are told by what they say.
+fn is_mark(name: &[u8]) -> bool {
+    let says_so = |text: Vec<u8>| MARKS.iter().any(|start| text.starts_with(start));
+    splits(name).any(|(name, key)| is_cookie_name(name) && base64url::decode(key).is_ok_and(says_so))
+}
+
+/// Whether a name is `cookie name _ audience : subject`.
 fn is_metadata(name: &[u8]) -> bool {
     let mut halves = name.splitn(2, |byte| *byte == b':');
     let (Some(first), Some(subject)) = (halves.next(), halves.next()) else { return false };
-    let splits = || first.iter().enumerate().filter(|(_, byte)| **byte == b'_').map(|(at, _)| at);
     base64url::is_text(subject)
-        && splits().any(|at| is_cookie_name(&first[..at]) && base64url::is_text(&first[at + 1..]))
+        && splits(first).any(|(name, audience)| is_cookie_name(name) && base64url::is_text(audience))
+}
+
+/// What stands before and after each `_` of a name. The parts that it joins may contain `_`
+/// themselves.
+fn splits(name: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    memchr::memchr_iter(b'_', name).map(|at| (&name[..at], &name[at + 1..]))
 }
 
 /// A token of [RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2).
@@ -157,6 +200,30 @@ mod tests {
             let file = metadata(&naming, "my_session", &owner).unwrap();
             assert_eq!(file, format!("{before}my_session_YQ_-:dQ{after}"));
             assert_eq!(kind(&naming, &file), Some(Kind::Metadata));
+            let file = held(&naming, "my_session", KEY).unwrap();
+            assert_eq!(file, format!(".resty-session.held.{before}my_session_{KEY}{after}"));
+            assert_eq!(kind(&naming, &file), Some(Kind::Held));
+        }
+    }
+
+    #[test]
+    fn marks_are_recognized_whatever_their_length() {
+        for text in ["subject:YQ", "sid:s", "subject:_-", &format!("subject:{}", "YWRh".repeat(30)), "sid:\u{ff}?>"] {
+            for naming in [naming("", ""), naming("p", ""), naming("p", "s")] {
+                let file = record(&naming, "my_session", &base64url::encode(text.as_bytes())).unwrap();
+                assert_eq!(kind(&naming, &file), Some(Kind::Record), "{file}");
+            }
+        }
+        let error = record(&naming("", ""), "s", &"k".repeat(254)).unwrap_err().to_string();
+        assert!(error.ends_with("hash_storage_key makes keys of marks shorter)"), "{error}");
+        assert!(held(&naming("", ""), "s", &"k".repeat(234)).is_err());
+        for foreign in ["subject:YQ", "subject", "side:x", "Subject:YQ", ""] {
+            let file = record(&naming("", ""), "session", &base64url::encode(foreign.as_bytes())).unwrap();
+            let is_mark = foreign == "subject:YQ";
+            assert_eq!(kind(&naming("", ""), &file).is_some(), is_mark, "{file}");
+            assert_eq!(kind(&naming("p", ""), &file), None);
+            assert_eq!(kind(&naming("", ""), &format!("{HELD}{file}")), None, "marks are not locks");
+            assert_eq!(kind(&naming("", ""), &file.replacen("session_", "session-", 1)), None);
         }
     }
 
@@ -187,6 +254,7 @@ mod tests {
             format!("a b_{KEY}"),
             format!("session_{KEY}.bak"),
             format!(".resty-session.tmp.x.{KEY}"),
+            format!(".resty-session.held.session_{}", &KEY[1..]),
             "session_a:b:c".into(),
             "session:b".into(),
             "a.b_c.d:e".into(),

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use super::{Directory, Error, lock, names};
 use crate::{LiveSession, metadata};
 
-/// The number of locks for the metadata of a directory. At most this many files of metadata are
-/// written at the same time.
+/// The number of locks for the metadata of a directory, and for the locks that requests hold. At most
+/// this many of their files are written at the same time.
 pub const LOCKS: usize = 16;
 
 /// A change of an owner's sessions.
@@ -22,9 +22,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Makes the change, unless another holds the lock. Returns whether it was made.
-    pub fn try_make(&self, directory: &Directory) -> Result<bool, Error> {
-        let Some(_lock) = lock::try_lock(directory, &names::lock(self.lock()))? else { return Ok(false) };
+    /// Makes the change. The caller holds the lock.
+    pub fn make(&self, directory: &Directory) -> Result<(), Error> {
         let mut text = read(directory, &self.file)?;
         text.extend_from_slice(&self.items);
         // A damaged file must not keep users from signing in: the list starts anew with these
@@ -33,10 +32,9 @@ impl Change {
             .or_else(|_| metadata::compact(&self.items, self.current_time))
             .map_err(|error| damaged(directory, &error))?;
         match compact.expiry {
-            Some(expiry) => directory.write(&self.file, &compact.text, expiry)?,
-            None => directory.remove(&self.file)?,
+            Some(expiry) => directory.write(&self.file, &compact.text, expiry),
+            None => directory.remove(&self.file),
         }
-        Ok(true)
     }
 
     /// The number of the change's lock, which depends on the file's name alone, so that it is the
@@ -46,7 +44,8 @@ impl Change {
     }
 }
 
-fn lock_of(file: &str) -> usize {
+/// The number of the lock for changes of a file, by the file's name.
+pub fn lock_of(file: &str) -> usize {
     usize::from(Sha256::digest(file)[0]) % LOCKS
 }
 

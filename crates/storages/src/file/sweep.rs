@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::names::{self, Kind};
 use super::threads::Share;
-use super::{Error, Files, directory, lock, owners};
+use super::{Error, Files, directory, held, lock, owners};
 use crate::cleanup::CLOCK_SKEW;
 
 /// How many names one job looks at. After each job the thread rests for as long as the job took.
@@ -92,10 +92,11 @@ impl Sweep {
         if !metadata.is_file() || now.duration_since(end).unwrap_or_default() < margin {
             return Ok(false);
         }
-        if kind == Kind::Metadata {
-            let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            return owners::remove_expired(directory, name, seconds);
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        match kind {
+            Kind::Metadata => owners::remove_expired(directory, name, seconds),
+            Kind::Held => held::remove_expired(directory, name, seconds),
+            Kind::Record | Kind::Temporary(_) => directory.remove(name).map(|()| true),
         }
-        directory.remove(name).map(|()| true)
     }
 }

@@ -4,19 +4,23 @@
 //! holds the text of [`super::metadata`]. Requests are meta commands, because other commands do not
 //! return an item's time to live.
 
+mod locks;
 mod notes;
 mod options;
 mod wire;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use super::metadata::{Departure, Departures};
 use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
 use super::{
-    Delete, Error, Get, LiveSession, Naming, Operation, Options, Owner, Sessions, Set, Storage, Update, metadata,
+    Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
+    metadata, one_by_one,
 };
 pub use options::MemcachedOptions;
 use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
@@ -147,6 +151,19 @@ impl Storage for Memcached {
         })
     }
 
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                for name in self.owner_names(name, slice::from_ref(owner))? {
+                    notes::remove(&self.client, &name, items, *current_time).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
             let name = Name::new(&self.naming.metadata(&sessions.name, &sessions.owner))?;
@@ -155,6 +172,20 @@ impl Storage for Memcached {
                 Reply::Absent => Ok(Vec::new()),
                 other => other.unexpected(),
             }
+        })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let name = self.record_name(&lock.name, &lock.key)?;
+            locks::lock(&self.client, &name, lock).await
+        })
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let name = self.record_name(&unlock.name, &unlock.key)?;
+            locks::unlock(&self.client, &name, &unlock.holder).await
         })
     }
 

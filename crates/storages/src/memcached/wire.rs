@@ -45,7 +45,9 @@ impl Name {
         if escaped.len() > MAX_NAME {
             let size = escaped.len();
             let cause = format!("a name of {size} bytes is longer than the {MAX_NAME} that memcached takes");
-            return Err(Error::Server(format!("{cause}; hash_subject makes the names of metadata shorter")));
+            return Err(Error::Server(format!(
+                "{cause}; hash_subject makes the names of metadata shorter, hash_storage_key those of marks"
+            )));
         }
         Ok(Self(escaped))
     }

@@ -21,7 +21,7 @@ use self::pool::{Pool, is_lost};
 use self::statements::Statements;
 use super::cleanup::Cleaner;
 use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Cause, Delete, Error, Get, LiveSession, Operation, Owner, Sessions, Set, Storage, Update};
+use super::{Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -75,12 +75,16 @@ impl MySql {
 fn failure(error: mysql_async::Error, options: &MySqlOptions) -> Failure {
     const NO_SUCH_TABLE: u16 = 1146;
     const DEADLOCK: u16 = 1213;
+    const DATA_TOO_LONG: u16 = 1406;
     if is_lost(&error) {
         return Error::Lost(cause(error)).into();
     }
     match &error {
         mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
             DIALECT.missing(&options.tables, &server.message).into()
+        }
+        mysql_async::Error::Server(server) if server.code == DATA_TOO_LONG && server.message.contains("'sid'") => {
+            Error::Server(format!("{}; hash_storage_key makes keys of marks fit", server.message)).into()
         }
         mysql_async::Error::Server(server) => {
             Failure { deadlock: server.code == DEADLOCK, error: Error::Driver(cause(error)) }
@@ -177,6 +181,15 @@ async fn exists(conn: &mut Conn, required: Option<Step>) -> Result<bool, mysql_a
     }
 }
 
+/// Takes a lock unless another holder has it, and then looks who has it: the number of changed rows
+/// does not tell.
+async fn take_lock(conn: &mut Conn, taking: Step, asking: Step) -> Result<bool, mysql_async::Error> {
+    let (statement, values) = taking;
+    conn.exec_drop(statement, values).await?;
+    let (statement, values) = asking;
+    Ok(conn.exec_first::<Row, _, _>(statement, values).await?.is_some())
+}
+
 impl Storage for MySql {
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
@@ -233,6 +246,28 @@ impl Storage for MySql {
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
             Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expiry)| LiveSession { key, expiry }).collect())
         })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let Lock { name, key, holder, current_time, .. } = lock;
+            let (expires, now) = (lock.expiry(), *current_time);
+            outlast_deadlocks(|| {
+                let taking = values!(key, &**name, holder, expires, now, holder, now, holder, now, holder);
+                let asking = values!(key, holder, now);
+                let (lock, is_holder) = (self.statements.lock.clone(), self.statements.is_holder.clone());
+                self.run(|mut conn| async move {
+                    let result = take_lock(&mut conn, (lock, taking), (is_holder, asking)).await;
+                    (conn, result)
+                })
+            })
+            .await
+        })
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        let freeing = values!(&unlock.key, &unlock.holder);
+        Box::pin(self.write(vec![(self.statements.unlock.clone(), freeing)], None))
     }
 
     fn close_idle(&self) {

@@ -24,6 +24,12 @@ pub struct Statements {
     pub delete: String,
     /// Audience, subject, name, time.
     pub sessions: String,
+    /// Key, name, holder, expiry, and thrice time and holder.
+    pub lock: String,
+    /// Key, holder, time.
+    pub is_holder: String,
+    /// Key, holder.
+    pub unlock: String,
     /// Time, number of rows.
     pub clean: String,
     metadata: String,
@@ -32,6 +38,7 @@ pub struct Statements {
 impl Statements {
     pub fn new(tables: &Tables) -> Self {
         let Tables { sessions, metadata } = tables;
+        let is_free = format!("exp <= {EPOCH} + INTERVAL ? SECOND OR CAST(data AS BINARY) = CAST(? AS BINARY)");
         Self {
             get: format!("SELECT data FROM {sessions} WHERE sid = ? AND exp > {EPOCH} + INTERVAL ? SECOND"),
             save: format!(
@@ -55,6 +62,20 @@ impl Statements {
                  WHERE owner.aud = ? AND owner.sub = ? AND session.name = ? \
                  AND session.exp > {EPOCH} + INTERVAL ? SECOND"
             ),
+            // A lock is a row whose data is its holder. Assignments are made from left to right, and
+            // see those before them. So each condition is the same whether `data` is the former
+            // holder or the new one. The holder is bound in each, because MariaDB finds VALUES(data)
+            // equal to any `data` once that has been assigned.
+            lock: format!(
+                "INSERT INTO {sessions} (sid, name, data, exp) VALUES (?, ?, ?, {EPOCH} + INTERVAL ? SECOND) \
+                 ON DUPLICATE KEY UPDATE name = IF({is_free}, VALUES(name), name), \
+                 data = IF({is_free}, VALUES(data), data), exp = IF({is_free}, VALUES(exp), exp)"
+            ),
+            is_holder: format!(
+                "SELECT 1 FROM {sessions} WHERE sid = ? AND CAST(data AS BINARY) = CAST(? AS BINARY) \
+                 AND exp > {EPOCH} + INTERVAL ? SECOND"
+            ),
+            unlock: format!("DELETE FROM {sessions} WHERE sid = ? AND CAST(data AS BINARY) = CAST(? AS BINARY)"),
             clean: format!("DELETE FROM {sessions} WHERE exp <= {EPOCH} + INTERVAL ? SECOND ORDER BY exp LIMIT ?"),
             metadata: metadata.clone(),
         }

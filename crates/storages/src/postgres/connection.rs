@@ -142,6 +142,10 @@ pub fn is_deadlock(error: &tokio_postgres::Error) -> bool {
 pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
     match error.code() {
         Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(&error)),
+        // A key of more than some 2,700 bytes does not fit into the index.
+        Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => {
+            Error::Server(format!("{}; hash_storage_key makes keys of marks shorter", describe(&error)))
+        }
         _ => failed(error),
     }
 }

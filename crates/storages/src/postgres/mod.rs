@@ -26,7 +26,7 @@ use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
+use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 pub struct Postgres {
     reads: Link<Arc<Connection>>,
@@ -151,6 +151,22 @@ impl Storage for Postgres {
             let parameters = vec![Text(audience), Text(subject), Text(name.to_string()), Time(*current_time)];
             let rows = self.read(Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
+        })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move {
+            let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
+            let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
+            let rows = self.write(Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
+            Ok(!rows.is_empty())
+        })
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let parameters = vec![Text(unlock.key.clone()), Text(unlock.holder.clone())];
+            self.write(Kind::Unlock, parameters).await.map(drop)
         })
     }
 

@@ -13,9 +13,11 @@ pub enum Kind {
     Update,
     Delete,
     Sessions,
+    Lock,
+    Unlock,
 }
 
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 11;
 
 /// The row to save, which exists only if a record was replaced.
 const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
@@ -56,6 +58,14 @@ impl Statements {
              JOIN {sessions} AS session ON session.sid = owner.sid \
              WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND session.exp > to_timestamp($4)"
         );
+        // A lock is a row whose data is its holder. A row that another has just taken is waited for,
+        // and then compared as it is.
+        let lock = format!(
+            "INSERT INTO {sessions} AS held (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
+             ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp \
+             WHERE held.exp <= to_timestamp($5) OR held.data = EXCLUDED.data RETURNING sid"
+        );
+        let unlock = format!("DELETE FROM {sessions} WHERE sid = $1 AND data = $2");
         Self([
             get,
             save,
@@ -66,6 +76,8 @@ impl Statements {
             update,
             delete,
             sessions_of_an_owner,
+            lock,
+            unlock,
         ])
     }
 }

@@ -13,7 +13,7 @@ use super::node::Node;
 use super::options::ClusterNodes;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Timeouts;
-use crate::{Delete, Error, Get, LiveSession, Operation, Sessions, Set, Storage, Update};
+use crate::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 /// All nodes are tried at once, then the slots are asked for: a node that does not reply must leave
 /// time for that.
@@ -138,6 +138,14 @@ impl Storage for Cluster {
             let found = self.run(&commands::sessions(&self.access.naming, sessions)).await?;
             Ok(commands::live(found))
         })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(async move { self.run(&commands::lock(&self.access.naming, lock)).await })
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(async move { self.run(&commands::unlock(&self.access.naming, unlock)).await })
     }
 
     fn close_idle(&self) {

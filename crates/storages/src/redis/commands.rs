@@ -2,7 +2,7 @@
 
 use redis::{Cmd, Pipeline, cmd, pipe};
 
-use crate::{Delete, Get, LiveSession, Naming, Owner, Sessions, Set, Update};
+use crate::{Delete, Get, LiveSession, Lock, Naming, Owner, Sessions, Set, Unlock, Update};
 
 /// Stores a record, lists it among its owners' sessions, and shortens the life of the record that
 /// it replaces: in one round trip, with no other command in between. The replaced record comes
@@ -65,6 +65,25 @@ if ARGV[4] ~= '' then
 end
 if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
+end
+return 1
+";
+
+/// Takes a lock that is free, or starts its time anew for its holder. Returns 0 if another has it.
+/// `KEYS`: the lock. `ARGV`: the holder, milliseconds.
+const LOCK: &str = r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+";
+
+/// Frees a lock if this holder has it. `KEYS`: the lock. `ARGV`: the holder.
+const UNLOCK: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('UNLINK', KEYS[1])
 end
 return 1
 ";
@@ -152,6 +171,18 @@ pub fn delete(naming: &Naming, delete: &Delete) -> Pipeline {
         pipeline.add_command(command).ignore();
     }
     pipeline
+}
+
+pub fn lock(naming: &Naming, lock: &Lock) -> Cmd {
+    let mut eval = cmd("EVAL");
+    eval.arg(LOCK).arg(1).arg(naming.record(&lock.name, &lock.key)).arg(&lock.holder).arg(lock.ttl_ms);
+    eval
+}
+
+pub fn unlock(naming: &Naming, unlock: &Unlock) -> Cmd {
+    let mut eval = cmd("EVAL");
+    eval.arg(UNLOCK).arg(1).arg(naming.record(&unlock.name, &unlock.key)).arg(&unlock.holder);
+    eval
 }
 
 /// Asks for an owner's sessions: [`live`] reads the reply.

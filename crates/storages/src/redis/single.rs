@@ -12,7 +12,7 @@ use super::gathering::{self, Gathered, Gathering};
 use super::options::Sentinels;
 use crate::link::{Connection, Handle, Link};
 use crate::network::Address;
-use crate::{Cause, Delete, Error, Get, LiveSession, Naming, Operation, Sessions, Set, Storage, Update};
+use crate::{Cause, Delete, Error, Get, LiveSession, Lock, Naming, Operation, Sessions, Set, Storage, Unlock, Update};
 
 /// How to find the server.
 pub enum Location {
@@ -170,6 +170,14 @@ impl Storage for RedisServer {
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         let found = self.run(commands::sessions(self.naming(), sessions));
         Box::pin(async move { Ok(commands::live(found.await?)) })
+    }
+
+    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
+        Box::pin(self.run(commands::lock(self.naming(), lock)))
+    }
+
+    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
+        Box::pin(self.run(commands::unlock(self.naming(), unlock)))
     }
 
     fn close_idle(&self) {

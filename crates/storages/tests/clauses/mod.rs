@@ -1,6 +1,9 @@
 //! The clauses of the contract, one function each. All run at the same time, on records of their
 //! own.
 
+mod locks;
+mod several;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +33,8 @@ pub enum Tells {
 
 pub struct Contract {
     storage: Arc<dyn Storage>,
+    /// The same on connections of its own, as another worker has it.
+    another: Arc<dyn Storage>,
     tells: Tells,
 }
 
@@ -70,8 +75,8 @@ fn replacing(old_key: &str, stale_ttl: u64) -> Set {
 }
 
 impl Contract {
-    pub fn new(storage: Arc<dyn Storage>, tells: Tells) -> Self {
-        Self { storage, tells }
+    pub fn new(storage: Arc<dyn Storage>, another: Arc<dyn Storage>, tells: Tells) -> Self {
+        Self { storage, another, tells }
     }
 
     pub async fn check(&self) {
@@ -80,6 +85,7 @@ impl Contract {
                 self.an_expired_record_is_absent(),
                 self.a_replaced_record_is_only_ever_shortened(),
                 self.an_update_neither_creates_nor_prolongs(),
+                self.marks_expire(),
             )
         };
         // The others run while those wait: records that expire soon are looked at while nothing
@@ -87,6 +93,7 @@ impl Contract {
         let others = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             self.check_others().await;
+            self.check_locks().await;
         };
         futures_util::join!(timed, others);
         self.storage.close_idle();
@@ -104,6 +111,9 @@ impl Contract {
             self.running_an_operation_twice_does_no_harm(),
             self.a_dropped_operation_leaves_the_storage_usable(),
             self.perform_replies_like_the_methods(),
+            self.several_records_come_in_the_order_of_the_requests(),
+            self.several_records_are_deleted(),
+            self.marks_are_records(),
         );
     }
 

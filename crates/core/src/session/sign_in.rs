@@ -1,0 +1,76 @@
+//! Which sign-in a session comes from.
+//!
+//! Every save gives a session another id. Its *sign-in id* stays the same, so that all cookies that
+//! come from one sign-in are known to belong together.
+
+use super::name::Name;
+use crate::cookie::keys::sha256;
+use crate::cookie::{Header, base64url};
+
+/// The characters of a sign-in id, which are base64url.
+pub const SIZE: usize = 22;
+
+/// The sign-in id of a session whose payload has none: it is derived from the creation time, the
+/// audience and the subject, which no save changes.
+///
+/// A session without a subject, or with an empty one, has an id that is derived from its own
+/// session id: the next save changes it.
+pub fn derived(header: &Header, audience: &Name<'_>, subject: Option<&Name<'_>>) -> String {
+    let hash = match subject.map(Name::text).filter(|subject| !subject.is_empty()) {
+        Some(subject) => {
+            let [audience, subject] = [&audience.text(), &subject].map(|name| base64url::encode(name));
+            sha256(format!("sign-in:{}:{audience}:{subject}", header.creation_time().as_secs()).as_bytes())
+        }
+        None => sha256(&[b"sign-in:", header.sid()].concat()),
+    };
+    let mut id = base64url::encode(&hash);
+    id.truncate(SIZE);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cookie::header::Fields;
+    use crate::cookie::{Flags, Sid};
+    use crate::time::{Seconds, Timestamp};
+
+    fn header(sid: Sid, creation_time: u64, rolling_offset: u64) -> Header {
+        let creation_time = Timestamp::from_secs(creation_time);
+        let rolling_offset = Seconds::from_secs(rolling_offset);
+        Header::new(&Fields { flags: Flags::empty(), sid, creation_time, rolling_offset, data_size: 4 }).unwrap()
+    }
+
+    #[test]
+    fn it_is_derived_as_documented() {
+        let own = header([7; 32], 1_700_000_000, 0);
+        let text = b"sign-in:1700000000:ZGVmYXVsdA:YWRh";
+        let id = derived(&own, &"default".into(), Some(&"ada".into()));
+        assert_eq!(id, base64url::encode(&sha256(text))[..22]);
+        let of_id = sha256(&[&b"sign-in:"[..], &[7; 32]].concat());
+        assert_eq!(derived(&own, &"default".into(), None), base64url::encode(&of_id)[..22]);
+        assert_eq!(id.len(), SIZE);
+    }
+
+    #[test]
+    fn a_save_keeps_it_if_there_is_a_subject() {
+        let (before, after) = (header([1; 32], 5, 0), header([2; 32], 5, 60));
+        let of = |header, subject: Option<&str>| derived(header, &"default".into(), subject.map(Name::from).as_ref());
+        assert_eq!(of(&before, Some("ada")), of(&after, Some("ada")));
+        assert_ne!(of(&before, None), of(&after, None));
+        assert_eq!(of(&before, Some("")), of(&before, None), "an empty subject counts as absent");
+    }
+
+    #[test]
+    fn another_sign_in_has_another_id() {
+        let own = header([1; 32], 5, 0);
+        let id = |header: &Header, audience: &str, subject: &str| {
+            derived(header, &Name::from(audience), Some(&Name::from(subject)))
+        };
+        let first = id(&own, "shop", "ada");
+        assert_ne!(first, id(&header([1; 32], 6, 0), "shop", "ada"));
+        assert_ne!(first, id(&own, "blog", "ada"));
+        assert_ne!(first, id(&own, "shop", "bob"));
+        assert_ne!(id(&own, "a:b", "c"), id(&own, "a", "b:c"), "a colon in a name changes nothing");
+    }
+}

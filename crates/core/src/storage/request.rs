@@ -1,0 +1,337 @@
+//! What storages are asked, and what they reply.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::cookie::base64url;
+use crate::cookie::keys::sha256;
+use crate::secret::show_only;
+
+/// Any operation of a storage, as it travels from an act to a driver.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Read a record.
+    Get(Get),
+    /// Boxed, because it is large and a `Get` is what travels most.
+    Set(Box<Set>),
+    /// Write an existing record anew.
+    Update(Update),
+    /// Delete a record.
+    Delete(Delete),
+    /// List the sessions of an owner.
+    Sessions(Sessions),
+    /// Read several records at once.
+    GetEach(Vec<Get>),
+    /// Delete several records.
+    DeleteEach(Vec<Delete>),
+    /// Take a lock, or renew it.
+    Lock(Lock),
+    /// Free a lock.
+    Unlock(Unlock),
+}
+
+/// Reads a record: see [`Storage::get`](super::Storage::get).
+#[derive(Clone, PartialEq)]
+pub struct Get {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The record's key: base64url of the session's id, or of a hash of it.
+    pub key: String,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+}
+
+/// Stores a record: see [`Storage::set`](super::Storage::set).
+#[derive(Clone, PartialEq)]
+pub struct Set {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The record's key: base64url of the session's id, or of a hash of it.
+    pub key: String,
+    /// The record: JSON.
+    pub value: Vec<u8>,
+    /// For how many seconds to keep the record, at least 1.
+    pub ttl: u64,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+    /// The key of the record that this one replaces. Never `key` itself.
+    pub old_key: Option<String>,
+    /// Whether to store nothing if the replaced record is gone.
+    pub old_must_exist: bool,
+    /// For how many seconds the replaced record goes on working. Requests that are under way may
+    /// still need it.
+    pub stale_ttl: u64,
+    /// The users whose session this is, one an audience; empty if metadata is not stored.
+    pub owners: Vec<Owner>,
+}
+
+/// Writes an existing record anew: see [`Storage::update`](super::Storage::update).
+#[derive(Clone, PartialEq)]
+pub struct Update {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The record's key: base64url of the session's id, or of a hash of it.
+    pub key: String,
+    /// The record: JSON.
+    pub value: Vec<u8>,
+    /// For how many seconds to keep the record at most, at least 1.
+    pub ttl: u64,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+}
+
+/// Deletes a record: see [`Storage::delete`](super::Storage::delete).
+#[derive(Clone, PartialEq)]
+pub struct Delete {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The record's key: base64url of the session's id, or of a hash of it.
+    pub key: String,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+    /// The users whose session this was, as they were stored with it.
+    pub owners: Vec<Owner>,
+}
+
+/// Lists a user's sessions: see [`Storage::sessions`](super::Storage::sessions).
+#[derive(Clone, PartialEq)]
+pub struct Sessions {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// Whose sessions to list.
+    pub owner: Owner,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+}
+
+/// Takes a lock, or renews it: see [`Storage::lock`](super::Storage::lock).
+#[derive(Clone, PartialEq)]
+pub struct Lock {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The lock's key: base64url of a hash, so that no record has it.
+    pub key: String,
+    /// Who takes the lock: a text that nobody else uses, of letters, digits, `-` and `_`.
+    pub holder: String,
+    /// For how many milliseconds the lock is held unless it is renewed or freed, at least 1.
+    pub ttl_ms: u64,
+    /// Seconds since the epoch.
+    pub current_time: u64,
+}
+
+/// Frees a lock: see [`Storage::unlock`](super::Storage::unlock).
+#[derive(Clone, PartialEq)]
+pub struct Unlock {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    /// The lock's key.
+    pub key: String,
+    /// Who has taken the lock.
+    pub holder: String,
+}
+
+/// A user of an audience, whom sessions belong to.
+///
+/// Both fields hold what storages put into names, columns and Lua tables: base64url, so that no
+/// separator and no byte that a storage cannot hold gets into a name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// base64url of the audience.
+    pub audience: String,
+    /// base64url of the subject, or of the first 16 bytes of its SHA-256.
+    pub subject: String,
+}
+
+impl Owner {
+    /// Encodes an audience and a subject. With `hash_subject`, the subject is hashed: a storage
+    /// then neither knows nor tells who its users are, and their names all have the same length.
+    pub fn new(audience: &[u8], subject: &[u8], hash_subject: bool) -> Self {
+        let subject = match hash_subject {
+            true => base64url::encode(&sha256(subject)[..16]),
+            false => base64url::encode(subject),
+        };
+        Self { audience: base64url::encode(audience), subject }
+    }
+}
+
+impl Set {
+    /// When the record expires, in seconds since the epoch.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl)
+    }
+
+    /// When the replaced record expires at the latest, in seconds since the epoch.
+    pub fn stale_expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.stale_ttl)
+    }
+
+    /// The key of the replaced record, if nothing may be stored when that record is gone.
+    pub fn required(&self) -> Option<&str> {
+        self.old_key.as_deref().filter(|_| self.old_must_exist)
+    }
+}
+
+impl Update {
+    /// When the record expires at the latest, in seconds since the epoch.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl)
+    }
+}
+
+impl Lock {
+    /// For how many whole seconds to keep the lock, for storages that count in seconds.
+    ///
+    /// One second more than the time rounded up: their clock tells when a second begins, so the
+    /// second that is running when the lock is taken counts for nothing.
+    pub fn ttl(&self) -> u64 {
+        self.ttl_ms.div_ceil(1000).saturating_add(1)
+    }
+
+    /// When the lock expires, in seconds since the epoch, for storages that compare it with
+    /// `current_time`.
+    pub fn expiry(&self) -> u64 {
+        self.current_time.saturating_add(self.ttl())
+    }
+}
+
+impl From<Get> for Request {
+    fn from(get: Get) -> Self {
+        Self::Get(get)
+    }
+}
+
+impl From<Set> for Request {
+    fn from(set: Set) -> Self {
+        Self::Set(Box::new(set))
+    }
+}
+
+impl From<Update> for Request {
+    fn from(update: Update) -> Self {
+        Self::Update(update)
+    }
+}
+
+impl From<Delete> for Request {
+    fn from(delete: Delete) -> Self {
+        Self::Delete(delete)
+    }
+}
+
+impl From<Sessions> for Request {
+    fn from(sessions: Sessions) -> Self {
+        Self::Sessions(sessions)
+    }
+}
+
+impl From<Vec<Get>> for Request {
+    fn from(gets: Vec<Get>) -> Self {
+        Self::GetEach(gets)
+    }
+}
+
+impl From<Vec<Delete>> for Request {
+    fn from(deletes: Vec<Delete>) -> Self {
+        Self::DeleteEach(deletes)
+    }
+}
+
+impl From<Lock> for Request {
+    fn from(lock: Lock) -> Self {
+        Self::Lock(lock)
+    }
+}
+
+impl From<Unlock> for Request {
+    fn from(unlock: Unlock) -> Self {
+        Self::Unlock(unlock)
+    }
+}
+
+/// The reply to a [`Request`].
+#[derive(Clone, PartialEq)]
+pub enum Reply {
+    /// The record, byte for byte as it was stored: the reply to a [`Get`].
+    Record(Vec<u8>),
+    /// There is no such record: the reply to a [`Get`] or an [`Update`]. Another holder has the
+    /// lock: the reply to a [`Lock`].
+    ///
+    /// A storage that a program wrote in Lua may reply so to any request, by returning nil and no
+    /// message.
+    Absent,
+    /// The request was carried out: the reply to a [`Set`], an [`Update`], a [`Delete`]
+    /// or a [`Request::DeleteEach`]. The holder has the lock: the reply to a [`Lock`]. It does not have it
+    /// any more: the reply to an [`Unlock`].
+    Done,
+    /// The owner's live sessions: the reply to a [`Sessions`].
+    Sessions(Vec<LiveSession>),
+    /// The records, in the order of the requests, `None` for those that do not exist: the reply to
+    /// a [`Request::GetEach`].
+    Records(Vec<Option<Vec<u8>>>),
+}
+
+/// A session that has not expired.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LiveSession {
+    /// The key of its record.
+    pub key: String,
+    /// When it expires, in seconds since the epoch.
+    pub expiry: u64,
+}
+
+/// Shows its kind alone: records don't belong in a log.
+impl fmt::Debug for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Record(_) => "Record(…)",
+            Self::Absent => "Absent",
+            Self::Done => "Done",
+            Self::Sessions(_) => "Sessions(…)",
+            Self::Records(_) => "Records(…)",
+        })
+    }
+}
+
+show_only!(Get { name, current_time });
+show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
+show_only!(Update { name, ttl, current_time });
+show_only!(Delete { name, current_time });
+show_only!(Sessions { name, current_time });
+show_only!(Lock { name, ttl_ms, current_time });
+show_only!(Unlock { name });
+show_only!(Owner {});
+show_only!(LiveSession { expiry });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Error;
+
+    #[test]
+    fn an_owner_is_encoded_and_may_be_hashed() {
+        let plain = Owner::new(b"shop", b"ada", false);
+        assert_eq!((plain.audience.as_str(), plain.subject.as_str()), ("c2hvcA", "YWRh"));
+        let hashed = Owner::new(b"shop", b"ada", true);
+        assert_eq!(hashed.audience, plain.audience);
+        assert_eq!(hashed.subject, base64url::encode(&sha256(b"ada")[..16]));
+    }
+
+    /// A lock that is taken late in a second must not end before its time.
+    #[test]
+    fn a_lock_that_is_kept_for_whole_seconds_is_kept_long_enough() {
+        let lock = |ttl_ms| {
+            let (name, key, holder) = ("s".into(), "k".into(), "h".into());
+            Lock { name, key, holder, ttl_ms, current_time: 100 }
+        };
+        for (ttl_ms, expiry) in [(1, 102), (1000, 102), (1001, 103), (u64::MAX, u64::MAX / 1000 + 102)] {
+            assert_eq!(lock(ttl_ms).expiry(), expiry, "{ttl_ms} ms");
+        }
+    }
+
+    /// A `Get` must not pay for the other requests: they travel through futures, queues and maps.
+    #[test]
+    fn requests_and_replies_are_small() {
+        assert!(size_of::<Request>() <= 88, "{}", size_of::<Request>());
+        assert!(size_of::<Result<Reply, Error>>() <= 48, "{}", size_of::<Result<Reply, Error>>());
+    }
+}

@@ -1,0 +1,249 @@
+---
+-- `session:synchronize`: one request of a session at a time.
+--
+-- A request whose turn has come may carry an older cookie than the one that the request before it
+-- has set. So that one leaves the session's cookies in a sealed *note* beside the lock, and the next
+-- one opens these.
+--
+-- @module resty.session.synchronize
+-- @license BSD-2-Clause
+
+local native = require "resty.session.native"
+local http = require "resty.session.http"
+local shm = require "resty.session.shm"
+local turns = require "resty.session.turns"
+local utils = require "resty.session.utils"
+local waiting = require "resty.session.waiting"
+
+local time = ngx.time
+
+local DEFAULT_TIMEOUT = 30 -- seconds
+-- Seconds. A request that was sent before the session got a new cookie arrives within this time.
+local NOTE_LIFE = 60
+
+local synchronize = {}
+
+-- The store ----------------------------------------------------------------------------------------------------------
+
+local function can_lock(store)
+  return type(store) == "table" and store.lock and store.unlock and store.get and store.set
+end
+
+-- Returns what holds the locks and the notes of a profile's sessions: their storage, or else their
+-- revocation store, or else shared memory; or nil and an error.
+local function store_of(profile)
+  if profile.lock_store then
+    return profile.lock_store
+  end
+  local store = can_lock(profile.storage) and profile.storage or can_lock(profile.revocation) and profile.revocation
+  if not store then
+    local ok, made = pcall(shm.new, profile.configuration.shm)
+    if not ok then
+      return nil, tostring(made) .. "; configure revocation, or add that lua_shared_dict, for the lock"
+    end
+    store = made
+  end
+  profile.lock_store = store
+  return store
+end
+
+local function key_of(purpose, sign_in)
+  return utils.encode_base64url(utils.sha256(purpose .. ":" .. sign_in))
+end
+
+-- Opening anew -------------------------------------------------------------------------------------------------------
+
+-- Returns the sign-in that a session comes from, and whether no other session has the same. A
+-- subject's sessions that began in the same second may have the same if it is derived.
+local function sign_in_of(self)
+  local entry = self.data[1] or {}
+  local derived = native.sign_in(self.meta.value, entry[2], entry[3])
+  local written = entry[5]
+  if type(written) ~= "string" then
+    return derived, false
+  end
+  return written, written ~= derived
+end
+
+-- What a request needs to know of the session while it is its turn.
+---@class resty.session.synchronized
+---@field store table
+---@field name string of the session's cookie
+---@field sign_in string
+---@field lock string the lock's key
+---@field note string the note's key
+---@field unique boolean whether no other session has the same lock
+---@field turn resty.session.turn
+---@field native userdata what the native module knows of the note
+---@field cookies string the session's cookies that were opened, as a Cookie header
+---@field opened string the value of the first one
+
+-- Returns the cookies to open, and whether they are those of the note; or nil and an error.
+local function newest_cookies(self, synchronized)
+  local sealed, err = synchronized.store:get(synchronized.name, synchronized.note, time())
+  if err then
+    return nil, err
+  end
+  local handle = self.profile.handle
+  local turn, cookies, warning = native.read_note(
+    handle, synchronized.lock, sealed, self.meta.value, synchronized.unique)
+  if not turn then
+    return nil, warning
+  elseif warning then
+    ngx.log(ngx.WARN, "[session] ignored what another request has noted of a synchronized session: ", warning)
+  end
+  synchronized.native = turn
+  if cookies == false then
+    return nil, "it was destroyed meanwhile"
+  elseif cookies then
+    return cookies, true
+  end
+  return native.own_cookies(handle, self.hidden or http.cookies(self.profile), http.set_cookies()), false
+end
+
+-- Gives an instance what another one has opened.
+local function take_over(self, fresh, cookies, is_noted)
+  if is_noted then
+    -- Later acts look for cookies to clear in the request's header, too.
+    local carried = self.hidden or http.any_cookies(self.profile)
+    self.hidden = carried and cookies .. "; " .. carried or cookies
+    self.remember_meta = false
+  end
+  self.state, self.meta = fresh.state, fresh.meta
+  self.data, self.data_index, self.info.data = fresh.data, fresh.data_index, fresh.info.data
+end
+
+-- Opens the session anew. Returns an error, or nil.
+local function reopen(self, synchronized, open)
+  local cookies, is_noted = newest_cookies(self, synchronized)
+  if not cookies then
+    return is_noted
+  end
+  local audience = self.data[self.data_index][2]
+  local fresh, err = open(self.profile, cookies, audience == nil and false or audience)
+  if err then
+    return err
+  end
+  take_over(self, fresh, cookies, is_noted)
+  synchronized.cookies, synchronized.opened = cookies, self.meta.value
+  local entry = self.data[1]
+  if type(entry[5]) ~= "string" then
+    entry[5] = synchronized.sign_in
+    if entry[3] == nil then
+      entry[3] = false
+    end
+  end
+end
+
+-- Leaves a note if the session was saved, touched or ended.
+local function leave_note(self, synchronized)
+  local cookies = native.own_cookies(self.profile.handle, synchronized.cookies, http.set_cookies())
+  if self.ended and self.meta.value == synchronized.opened then
+    cookies = "" -- although the response could not clear them any more
+  end
+  local sealed, err = native.write_note(synchronized.native, synchronized.opened, cookies, time())
+  if sealed and not synchronized.turn.lost then
+    local ok
+    ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, NOTE_LIFE, time())
+    err = not ok and (err or "the storage gives no reason") or nil
+  end
+  return err
+end
+
+-- The method ---------------------------------------------------------------------------------------------------------
+
+local function warn(problem, err)
+  ngx.log(ngx.WARN, "[session] unable to ", problem, " a synchronized session: ", tostring(err))
+end
+
+local function pack(...)
+  return select("#", ...), { ... }
+end
+
+-- Ends a turn after `fn`, or after the session could not be opened.
+local function finish(self, synchronized)
+  if synchronized.opened then
+    local called, err = pcall(leave_note, self, synchronized)
+    if err then
+      warn(called and "note the cookies of" or "note", err)
+    end
+  end
+  local err = turns.finish(synchronized.turn)
+  if err then
+    warn("free the lock of", err)
+  end
+end
+
+-- Waits for the session's turn, and opens it anew. Returns what `finish` needs; or nil and an error.
+local function begin(self, open, timeout)
+  local store, err = store_of(self.profile)
+  if not store then
+    return nil, err
+  end
+  local sign_in, unique = sign_in_of(self)
+  local name, lock = self.profile.cookie_name, key_of("lock", sign_in)
+  local turn
+  turn, err = turns.take(store, name, lock, timeout)
+  if not turn then
+    return nil, err
+  end
+  local synchronized = {
+    store = store, name = name, sign_in = sign_in, lock = lock, note = key_of("newest", sign_in),
+    unique = unique, turn = turn,
+  }
+  local called
+  called, err = pcall(reopen, self, synchronized, open)
+  if called and not err then
+    return synchronized
+  end
+  finish(self, synchronized)
+  return nil, tostring(err)
+end
+
+local function failure(err)
+  return "unable to synchronize session (" .. err .. ")"
+end
+
+local function check_arguments(fn, timeout)
+  if type(fn) ~= "function" then
+    error("invalid synchronize function (function expected, got " .. type(fn) .. ")", 0)
+  elseif timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout < 0) then
+    local found = timeout ~= timeout and "NaN" or type(timeout) == "number" and tostring(timeout) or type(timeout)
+    error("invalid synchronize timeout (number that is not negative expected, got " .. found .. ")", 0)
+  end
+end
+
+--- Makes the method `synchronize` of instances.
+---@param open fun(profile: table, cookies: string, audience: any): resty.session.instance, string?
+---  opens a session from a Cookie header; returns a new instance, and the error or nil
+---@return fun(self: resty.session.instance, fn: function, timeout: number?): any ...
+function synchronize.method(open)
+  return function(self, fn, timeout)
+    if self.state == "closed" then
+      error("unable to synchronize closed session", 0)
+    end
+    check_arguments(fn, timeout)
+    if self.state ~= "open" then
+      return nil, "unable to synchronize nonexistent session"
+    end
+    local err = self.synchronized and "it is synchronized already" or waiting.prepare()
+    if err then
+      return nil, failure(err)
+    end
+    self.synchronized = true
+    local synchronized, problem = begin(self, open, timeout or DEFAULT_TIMEOUT)
+    if not synchronized then
+      self.synchronized = nil
+      return nil, failure(problem)
+    end
+    local count, results = pack(pcall(fn, self))
+    finish(self, synchronized)
+    self.synchronized = nil
+    if not results[1] then
+      error(results[2], 0)
+    end
+    return unpack(results, 2, count)
+  end
+end
+
+return synchronize

@@ -1,0 +1,389 @@
+-- One request of a session at a time, as far as one worker can show it; `tests/nginx/synchronize.rs`
+-- has more of them.
+
+local native = require "resty.session.native"
+local session = require "resty.session"
+local shm = require "resty.session.shm"
+local support = require "spec.support"
+local utils = require "resty.session.utils"
+
+local function key_of(purpose, sign_in)
+  return utils.encode_base64url(utils.sha256(purpose .. ":" .. sign_in))
+end
+
+local function derived(s, subject)
+  return native.sign_in(s.meta.value, "default", subject)
+end
+
+for _, where in ipairs { "cookie", "shm" } do
+  describe("synchronize, with sessions in storage " .. where, function()
+    local browser, configuration, store
+
+    support.fresh(function(fresh)
+      browser, configuration, store = fresh, { storage = where }, shm.new()
+      store.dict:flush_all()
+    end)
+
+    local function open()
+      return (session.open(configuration))
+    end
+
+    -- Opens the session as another request does that the same browser has sent at the same time.
+    local function concurrent()
+      for name in pairs(browser.header) do
+        browser.header[name] = nil
+      end
+      return open()
+    end
+
+    -- Counts up in a session.
+    local function count_up(s)
+      s:set("count", (s:get("count") or 0) + 1)
+      assert(s:save())
+      return s:get("count")
+    end
+
+    it("calls the function with the session, and returns what it returns", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local data = { s:synchronize(function(same, ...)
+        assert.equal(s, same)
+        assert.same({}, { ... })
+        assert.equal("Ada", same:get("name"))
+        return 1, nil, false, nil
+      end) }
+      assert.same({ 1, nil, false, nil }, data)
+      assert.equal(0, select("#", s:synchronize(function() end)))
+      assert.same({ true }, { s:save() })
+    end)
+
+    it("raises what the function raises, and frees the lock", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local problem = {}
+      local ok, err = pcall(s.synchronize, s, function() error(problem) end)
+      assert.same({ false, true }, { ok, err == problem })
+      assert.equal("next", concurrent():synchronize(function() return "next" end, 0))
+    end)
+
+    it("shows each request what the one before has saved", function()
+      browser:sign_in(configuration)
+      for i = 1, 5 do
+        assert.equal(i, concurrent():synchronize(count_up))
+      end
+      browser:next()
+      assert.equal(5, open():get("count"))
+      assert.equal(6, concurrent():synchronize(count_up))
+    end)
+
+    it("does the same for sessions without a subject", function()
+      local s = session.new(configuration)
+      s:set("name", "Ada")
+      assert(s:save())
+      browser:next()
+      for i = 1, 3 do
+        assert.equal(i, concurrent():synchronize(count_up))
+      end
+      browser:next()
+      for i = 4, 6 do
+        assert.equal(i, concurrent():synchronize(count_up))
+      end
+    end)
+
+    it("opens a newer cookie that another request has set meanwhile", function()
+      browser:sign_in(configuration)
+      assert.equal(1, open():synchronize(count_up))
+      browser:next()
+      local s = open()
+      s:set("count", 10)
+      assert(s:save())
+      browser:next()
+      assert.equal(11, open():synchronize(count_up))
+    end)
+
+    it("opens what this response has set already", function()
+      browser:sign_in(configuration)
+      local s = open()
+      s:set("count", 10)
+      assert(s:save())
+      assert.equal(11, s:synchronize(count_up))
+      assert.equal(12, s:synchronize(count_up))
+    end)
+
+    it("loses what was not saved", function()
+      browser:sign_in(configuration)
+      local s = open()
+      s:set("name", "Eve")
+      assert.equal("Ada", s:synchronize(function(same) return same:get("name") end))
+      assert.equal("Ada", s:get("name"))
+    end)
+
+    it("works with chunks, with other audiences and with info", function()
+      local s = session.new(configuration)
+      s:set_subject("ada")
+      s:set("big", ("x"):rep(9000))
+      s.info:set("code", 1)
+      assert(s:save())
+      s:set_audience("other")
+      browser:next()
+      configuration.compression_threshold = 0
+      assert.equal(1, concurrent():synchronize(count_up))
+      local size = concurrent():synchronize(function(same)
+        assert.equal(1, same:get("count"))
+        assert.equal(1, same.info:get("code"))
+        same.info:set("code", 2)
+        same:set("big", "y")
+        assert(same:save())
+        return #same:get("big")
+      end)
+      assert.equal(1, size)
+      local count, code = concurrent():synchronize(function(same)
+        return same:get("count"), same.info:get("code")
+      end)
+      assert.same({ 1, 2 }, { count, code })
+    end)
+
+    it("does not run after the session was destroyed", function()
+      for _, finish in ipairs { "destroy", "logout" } do
+        browser:sign_in(configuration)
+        local s = open()
+        assert.same({ true }, { s:synchronize(function(same) return same[finish](same) end) })
+        assert.equal("closed", s.state)
+        for _ = 1, 2 do
+          browser.header["Set-Cookie"] = nil
+          local late = session.new(configuration)
+          late.state, late.meta, late.data = "open", s.meta, { { {}, "default", "ada" } }
+          local ran = false
+          assert.same({ nil, "unable to synchronize session (it was destroyed meanwhile)" },
+            { late:synchronize(function() ran = true end) })
+          assert.is_false(ran)
+          assert.equal("open", late.state)
+        end
+        browser.cookies.session = nil
+        store.dict:flush_all()
+      end
+    end)
+
+    it("leaves a session that was only closed", function()
+      browser:sign_in(configuration)
+      open():synchronize(function(same) count_up(same) same:close() end)
+      assert.equal(2, concurrent():synchronize(count_up))
+    end)
+
+    it("knows a touch", function()
+      browser:sign_in(configuration)
+      local real = ngx.time
+      local s = open()
+      s:synchronize(function(same) assert(same:touch()) end)
+      assert.equal("Ada", concurrent():synchronize(function(same) return same:get("name") end))
+      assert.equal(real, ngx.time)
+    end)
+
+    it("keeps another session of the same second apart", function()
+      browser:sign_in(configuration)
+      local first = browser.cookies.session
+      browser.cookies.session = nil
+      browser:sign_in(configuration)
+      local second = browser.cookies.session
+      assert.equal(1, open():synchronize(count_up))
+      browser.header["Set-Cookie"], browser.cookies.session = nil, first
+      open():synchronize(function(same) same:set("count", 100) assert(same:save()) end)
+      browser.header["Set-Cookie"], browser.cookies.session = nil, second
+      assert.is_true(open():synchronize(count_up) < 100)
+    end)
+
+    it("waits no longer than its timeout", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local key = key_of("lock", derived(s, "ada"))
+      assert.is_true(store:lock("session", key, "another", 60))
+      for _, timeout in ipairs { 0, 0.1 } do
+        local start = ngx.now()
+        assert.same({ nil, "unable to synchronize session (timeout)" }, { s:synchronize(error, timeout) })
+        ngx.update_time()
+        local took = ngx.now() - start
+        assert.is_true(took > timeout - 0.01 and took < timeout + 0.2, took)
+      end
+      assert.is_true(store:unlock("session", key, "another"))
+      assert.equal("ran", s:synchronize(function() return "ran" end, 0))
+    end)
+
+    it("does not run within itself", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local inner = s:synchronize(function(same)
+        return { same:synchronize(error) }
+      end)
+      assert.same({ nil, "unable to synchronize session (it is synchronized already)" }, inner)
+      assert.equal(1, s:synchronize(count_up))
+    end)
+
+    it("runs for two sessions at once", function()
+      browser:sign_in(configuration)
+      local other = support.with(configuration, { cookie_name = "other" })
+      browser:sign_in(other)
+      local both = open():synchronize(function(one)
+        return session.open(other):synchronize(function(two) return count_up(one) + count_up(two) end, 0)
+      end, 0)
+      assert.equal(2, both)
+    end)
+
+    it("keeps nothing in clear, and ignores a note that does not open", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local sign_in = derived(s, "ada")
+      assert.equal(1, s:synchronize(count_up))
+      local note = key_of("newest", sign_in)
+      local text = store:get("session", note)
+      assert.is_truthy(text:match("^[%w_-]+$"))
+      browser:next()
+      local opened = utils.decode_base64url(text)
+      assert.is_nil(opened:find("session=", 1, true))
+      assert.is_nil(opened:find(browser.cookies.session:sub(1, 20), 1, true))
+      assert.is_true(store.dict:ttl("session:" .. note) <= 60)
+
+      local log, real_log = {}, ngx.log
+      ngx.log = function(_, ...) log[#log + 1] = table.concat { ... } end -- luacheck: ignore
+      for _, damaged in ipairs { "", "x", text:sub(1, -2), text:sub(2), ("A"):rep(200000) } do
+        assert(store:set("session", note, damaged, 60))
+        assert.equal("Ada", concurrent():synchronize(function(same) return same:get("name") end))
+      end
+      ngx.log = real_log -- luacheck: ignore
+      assert.equal(5, #log)
+      for i = 1, #log do
+        assert.is_truthy(log[i]:find("ignored what another request has noted of a synchronized session", 1, true))
+      end
+    end)
+
+    it("names the sign-in in the data, so that each save carries it", function()
+      browser:sign_in(configuration)
+      local s = open()
+      local sign_in = derived(s, "ada")
+      s:synchronize(count_up)
+      assert.equal(sign_in, s.data[1][5])
+      browser:next()
+      assert.equal(sign_in, open().data[1][5])
+      browser.cookies.session = nil
+      assert(session.new(configuration):save())
+      browser:next()
+      s = open()
+      sign_in = derived(s)
+      s:synchronize(count_up)
+      assert.same({ false, sign_in }, { s.data[1][3], s.data[1][5] })
+      browser:next()
+      assert.equal(sign_in, open().data[1][5])
+    end)
+
+    it("refuses what it can't run", function()
+      local s = session.new(configuration)
+      assert.same({ nil, "unable to synchronize nonexistent session" }, { s:synchronize(error) })
+      for _, fn in ipairs { 1, "fn", {}, true } do
+        assert.has_error(function() s:synchronize(fn) end,
+          "invalid synchronize function (function expected, got " .. type(fn) .. ")")
+      end
+      assert.has_error(function() s:synchronize() end, "invalid synchronize function (function expected, got nil)")
+      for timeout, found in pairs { [-1] = "-1", [true] = "boolean", ["5"] = "string" } do
+        assert.has_error(function() s:synchronize(error, timeout) end,
+          "invalid synchronize timeout (number that is not negative expected, got " .. found .. ")")
+      end
+      assert.has_error(function() s:synchronize(error, 0 / 0) end,
+        "invalid synchronize timeout (number that is not negative expected, got NaN)")
+      s:close()
+      assert.has_error(function() s:synchronize(error) end, "unable to synchronize closed session")
+    end)
+
+    it("says that it can't wait where it can't", function()
+      browser:sign_in(configuration)
+      local s, ok, err = open(), nil, nil
+      ("x"):gsub("x", function() ok, err = s:synchronize(error) end)
+      assert.is_nil(ok)
+      assert.is_truthy(err:find("^unable to synchronize session %(storages can't be waited for inside a function"))
+    end)
+
+    it("says why the session does not open any more", function()
+      browser:sign_in(configuration)
+      local s = open()
+      browser.cookies.session = nil
+      browser.var.http_cookie = "session=x"
+      local ok, err = s:synchronize(error)
+      assert.is_nil(ok)
+      assert.is_truthy(err:find("^unable to synchronize session %("))
+      assert.same({ "open", "Ada" }, { s.state, s:get("name") })
+    end)
+  end)
+end
+
+describe("the lock of synchronize", function()
+  local browser
+
+  support.fresh(function(fresh)
+    browser = fresh
+    ngx.shared.sessions:flush_all()
+  end)
+
+  it("is kept in shared memory if the program's storage has none", function()
+    local storage = support.memory()
+    browser:sign_in { storage = storage }
+    local s = session.open { storage = storage }
+    assert.equal("Ada", s:synchronize(function(same)
+      assert.is_false(shm.new():lock("session", key_of("lock", derived(same, "ada")), "another", 1))
+      return same:get("name")
+    end))
+  end)
+
+  it("needs the dictionary then", function()
+    local configuration = { storage = support.memory(), shm = { zone = "missing" } }
+    browser:sign_in(configuration)
+    assert.same({ nil, "unable to synchronize session (lua_shared_dict missing is missing; configure revocation, or "
+      .. "add that lua_shared_dict, for the lock)" }, { session.open(configuration):synchronize(error) })
+  end)
+
+  it("is kept in the program's storage if that has one", function()
+    local storage, calls = support.memory(), {}
+    function storage:lock(name, key, holder, ttl)
+      calls[#calls + 1] = { "lock", name, #key, #holder, ttl }
+      return self.answer, self.problem
+    end
+    function storage.unlock(_, name, key, holder)
+      calls[#calls + 1] = { "unlock", name, #key, #holder }
+      return true
+    end
+    local configuration = { storage = storage }
+    browser:sign_in(configuration)
+    local s = session.open(configuration)
+    storage.answer = true
+    assert.equal("ran", s:synchronize(function() return "ran" end))
+    assert.same({ { "lock", "session", 43, 22, 5 }, { "unlock", "session", 43, 22 } }, calls)
+    storage.answer, storage.problem = nil, "out of order"
+    assert.same({ nil, "unable to synchronize session (out of order)" }, { s:synchronize(error) })
+    storage.answer, storage.problem = false, nil
+    assert.same({ nil, "unable to synchronize session (timeout)" }, { s:synchronize(error, 0) })
+    storage.lock = function() error("broken", 0) end
+    assert.same({ nil, "unable to synchronize session (broken)" }, { s:synchronize(error) })
+  end)
+
+  it("is freed after a storage has failed", function()
+    local storage, problem = support.memory(), nil
+    storage.lock, storage.unlock = function(...) return shm.new().lock(shm.new(), select(2, ...)) end, function(...)
+      return shm.new().unlock(shm.new(), select(2, ...))
+    end
+    local get = storage.get
+    function storage:get(...)
+      if problem == "raises" then
+        error("it raises", 0)
+      elseif problem then
+        return nil, problem
+      end
+      return get(self, ...)
+    end
+    local configuration = { storage = storage }
+    browser:sign_in(configuration)
+    local s = session.open(configuration)
+    problem = "out of order"
+    assert.same({ nil, "unable to synchronize session (out of order)" }, { s:synchronize(error) })
+    problem = "raises"
+    assert.same({ nil, "unable to synchronize session (it raises)" }, { s:synchronize(error) })
+    problem = nil
+    assert.equal("ran", s:synchronize(function() return "ran" end, 0))
+  end)
+end)

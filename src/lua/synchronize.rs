@@ -1,0 +1,107 @@
+//! What `synchronize` needs: the sign-in that a session comes from, and the notes that requests
+//! leave for one another.
+
+use std::rc::Rc;
+
+use mlua::BString;
+use mlua::prelude::*;
+
+use super::ValueOrError;
+use super::configuration::{HandleRef, name_of};
+use super::value_or_error;
+use resty_session_core::cookie::{Error as CookieError, Header, request};
+use resty_session_core::session::note::Note;
+use resty_session_core::session::{Configuration, sign_in};
+use resty_session_core::time::Timestamp;
+
+/// Adds the functions.
+pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
+    module.set("sign_in", lua.create_function(derived_sign_in)?)?;
+    module.set("own_cookies", lua.create_function(own_cookies)?)?;
+    module.set("read_note", lua.create_function(read_note)?)?;
+    module.set("write_note", lua.create_function(write_note)?)
+}
+
+/// A session's turn under a lock: what its note is compared with, and written from.
+struct Turn {
+    configuration: Rc<Configuration>,
+    lock: Vec<u8>,
+    /// The session's own cookie.
+    own: Header,
+    /// The note that was there, if it is about this session.
+    note: Option<Note>,
+}
+
+impl LuaUserData for Turn {}
+
+/// `sign_in(value, audience, subject)`: the id of the sign-in that the cookie with this value comes
+/// from, as it is derived if the payload has none; or `nil, err`.
+fn derived_sign_in(
+    _: &Lua,
+    (value, audience, subject): (BString, LuaValue, LuaValue),
+) -> LuaResult<ValueOrError<String>> {
+    let is_missing = subject.is_nil() || subject.as_boolean() == Some(false) || subject.is_null();
+    let subject = (!is_missing).then(|| name_of(&subject));
+    let id = Header::decode(&value).map(|header| sign_in::derived(&header, &name_of(&audience), subject.as_ref()));
+    Ok(value_or_error(id))
+}
+
+/// `own_cookies(handle, cookies, lines)`: the session's cookies and the remember cookie's, as a
+/// browser sends them that sent the Cookie header `cookies` and then got the Set-Cookie lines
+/// `lines`, an array.
+fn own_cookies(
+    lua: &Lua,
+    (handle, cookies, lines): (HandleRef, Option<BString>, Vec<BString>),
+) -> LuaResult<LuaString> {
+    let names = [&*handle.configuration.session_cookie.name, &*handle.configuration.remember_cookie.name];
+    lua.create_string(request::after_response(&cookies.unwrap_or_default(), &lines, &names))
+}
+
+/// `read_note(handle, lock, sealed, own, unique)`: a turn, and the cookies to open, which are nil
+/// if the session's own are the newest, and false if the session has ended; then a warning or nil.
+/// `own` is the value of the session's first cookie. With `unique`, no other session has the same
+/// lock, so a note that does not know the cookie is about its session nevertheless.
+fn read_note(lua: &Lua, args: (HandleRef, BString, Option<BString>, (BString, bool))) -> LuaResult<TurnRow> {
+    let (handle, lock, sealed, (own, unique)) = args;
+    let own = match Header::decode(&own) {
+        Ok(own) => own,
+        Err(error) => return Ok((None, LuaValue::Nil, Some(error.to_string()))),
+    };
+    let configuration = handle.configuration.clone();
+    let found = sealed.map(|sealed| Note::open(&configuration, &lock, &sealed)).transpose();
+    let (note, warning) = match found {
+        Ok(note) => (note.filter(|note| unique || note.knows(&own)), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let cookies = match note.as_ref().filter(|note| note.is_newer_than(&own)) {
+        None => LuaValue::Nil,
+        Some(note) if note.has_ended() => LuaValue::Boolean(false),
+        Some(note) => LuaValue::String(lua.create_string(note.cookies())?),
+    };
+    Ok((Some(Turn { configuration, lock: lock.into(), own, note }), cookies, warning))
+}
+
+/// What [`read_note`] returns. Without a turn, the third value is an error.
+type TurnRow = (Option<Turn>, LuaValue, Option<String>);
+
+/// `write_note(turn, opened, cookies, now)`: the sealed note of a session that has these cookies
+/// now, or none if it has ended; nil if nothing has changed; or `nil, err`. `opened` is the value
+/// of the first cookie that the turn began with.
+fn write_note(
+    _: &Lua,
+    (turn, opened, cookies, now): (LuaUserDataRef<Turn>, BString, BString, u64),
+) -> LuaResult<ValueOrError<String>> {
+    let opened = match Header::decode(&opened) {
+        Ok(opened) => opened,
+        Err(error) => return Ok(value_or_error(Err::<String, CookieError>(error))),
+    };
+    let name = &turn.configuration.session_cookie.name;
+    let Some(mut note) = Note::new(name, &cookies, &opened, Timestamp::from_secs(now)) else {
+        return Ok((None, None));
+    };
+    note = note.replacing_header(&turn.own);
+    if let Some(previous) = &turn.note {
+        note = note.after(previous);
+    }
+    Ok(value_or_error(note.seal(&turn.configuration, &turn.lock, getrandom::fill)))
+}
