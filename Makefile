@@ -96,12 +96,13 @@ msrv:
 	rustup toolchain install $(MSRV) --profile minimal
 	$(CARGO) +$(MSRV) check --locked --workspace --lib --target-dir target/msrv
 
-# Programs that abort, exit and wait in odd places, for a while on each storage: ten minutes in all.
+# Programs that abort, exit and wait in odd places, for a while on each storage: ten minutes in all. And a subject with thousands
+# of sessions.
 STRESS_SECONDS ?= 75
 stress:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
-	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --locked --test stress -- --nocapture --test-threads=1 stress:: other_storages::
+	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --locked --test stress -- --nocapture --test-threads=1 stress:: other_storages:: subjects::
 
 bench:
 	@scripts/setup bench

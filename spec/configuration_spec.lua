@@ -38,6 +38,12 @@ describe("configuration", function()
       },
       ["lua_shared_dict nowhere is missing"] = { storage = "shm", shm = { zone = "nowhere" } },
       ["invalid idling_timeout (number that is not negative expected, got string)"] = { idling_timeout = "15m" },
+      ["invalid max_sessions (whole number over 0 expected)"] = { max_sessions = 0 },
+      ["invalid max_sessions (whole number expected)"] = { max_sessions = 1.5 },
+      ["invalid max_sessions (it needs a storage: nothing counts the sessions that are kept in cookies)"] = {
+        max_sessions = 1, store_metadata = true,
+      },
+      ["invalid max_sessions (it needs store_metadata = true)"] = { max_sessions = 1, storage = "shm" },
       ["invalid stale_ttl (number that is not negative expected, got number)"] = { stale_ttl = -1 },
       ["invalid cookie_name (character '=' not allowed)"] = { cookie_name = "a=b" },
       ["invalid cookie_path (character ';' not allowed)"] = { cookie_path = "/; Secure" },
@@ -397,18 +403,28 @@ describe("configuration", function()
     package.loaded["spec.module"] = nil
   end)
 
-  it("is an error if sessions in cookies are to be revoked, because revoked ones would open", function()
-    local problem = "invalid revocation (this version cannot revoke sessions that are kept in cookies: "
-                    .. "revoked ones would open)"
-    for _, revocation in ipairs { "redis", true, {}, { get = print, set = print }, setmetatable({}, {}) } do
-      for _, call in ipairs { session.init, session.new, session.open } do
-        assert.has_error(function() call({ revocation = revocation, redis = {} }) end, problem)
-      end
-      -- lua-resty-session ignores the option if there is a storage.
-      assert.is_table(session.new({ revocation = revocation, storage = support.memory() }))
+  it("takes a store of marks, and nothing else, for revocation", function()
+    local store = { get = print, set = print }
+    for _, revocation in ipairs { store, "shm", "redis", setmetatable({}, { __index = store }) } do
+      local s = session.new({ revocation = revocation, redis = {} })
+      assert.is_table(s.revocation)
+      assert.is_nil(session.new({ revocation = revocation, redis = {}, storage = support.memory() }).revocation)
     end
-    assert.is_table(session.new({ revocation = false, revocation_fail_mode = "closed" }))
-    assert.is_table(session.new({ revocation = ngx.null }))
+    assert.equal(store, session.new({ revocation = store }).revocation)
+    for _, revocation in ipairs { true, 5, {}, { get = print }, { set = print }, "cookie" } do
+      for _, call in ipairs { session.init, session.new, session.open } do
+        assert.has_error(function() call({ revocation = revocation }) end, "invalid session revocation")
+      end
+    end
+    assert.is_nil(session.new({ revocation = false, revocation_fail_mode = "closed" }).revocation)
+    assert.is_nil(session.new({ revocation = ngx.null }).revocation)
+    assert.error_matches(function() session.new({ revocation = "no.such.module" }) end,
+                         "^unable to load session revocation storage %(")
+    assert.has_error(function() session.new({ revocation = "redis", redis = 5 }) end,
+                     "invalid redis (table expected, got number)")
+    for _, mode in ipairs { "shut", true, {} } do
+      assert.has_error(function() session.new({ revocation_fail_mode = mode }) end, "invalid revocation fail mode")
+    end
   end)
 
   -- Calls a function with a freshly loaded library, and with the log's lines.

@@ -2,6 +2,7 @@
 -- signs in by itself. Plain HTML forms; every change is a POST that redirects to the page it came
 -- from.
 
+local devices = require "devices"
 local session = require "resty.session"
 local utils = require "resty.session.utils"
 
@@ -13,11 +14,16 @@ local app = {}
 -- Once, in the master.
 function app.init()
   local storage, secret = os.getenv("STORAGE"), os.getenv("SECRET")
+  storage = storage ~= "" and storage or "cookie"
   session.init({
     -- A real site gives all its servers one secret. Without one, the key is random, and sessions
     -- end when nginx does.
     secret = secret ~= "" and secret or nil,
-    storage = storage ~= "" and storage or "cookie",
+    storage = storage,
+    -- Where it is noted which devices were signed out. It is asked for each request, so that they are
+    -- out at their next one.
+    revocation = storage == "cookie" and "shm" or storage,
+    revocation_cache_ttl = 0,
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },
     file = { path = os.getenv("FILES") },
     memcached = { port = tonumber(os.getenv("MEMCACHED_PORT")), prefix = "demo" },
@@ -113,6 +119,11 @@ local SIGNED_IN = [[
   <button id="set">Change</button>
 </form>
 <form class="inline" method="post" action="/{shop}/big"><button id="big">Store a big value</button></form>
+<h2>Your devices</h2>
+<table id="devices">{html_devices}</table>
+<form method="post" action="/{shop}/sign-out-others">
+  <button id="sign-out-others">Sign out all others</button>
+</form>
 <h2>Leave</h2>
 <form class="inline" method="post" action="/{shop}/sign-out"><button id="sign-out">Sign out here</button></form>
 <form class="inline" method="post" action="/{shop}/destroy">
@@ -163,6 +174,27 @@ local function data_rows(s)
   return table.concat(rows)
 end
 
+local DEVICE = [[
+<tr><th>{browser}</th><td>since {since}</td><td>
+  <form class="inline" method="post" action="/{shop}/sign-out-device">
+    <input type="hidden" name="device" value="{name}"><button aria-label="Sign out {browser}">Sign out</button>
+  </form>
+</td></tr>
+]]
+
+local THIS_DEVICE = [[
+<tr><th>{browser}</th><td>since {since}</td><td>this one</td></tr>
+]]
+
+local function device_rows(shop, s)
+  local rows = {}
+  for i, device in ipairs(devices.list(s, options(shop))) do
+    device.shop = shop
+    rows[i] = fill(device.current and THIS_DEVICE or DEVICE, device)
+  end
+  return table.concat(rows)
+end
+
 local function request_cookies()
   local found = {}
   for pair in (ngx.var.http_cookie or ""):gmatch("[^; ]+") do
@@ -177,6 +209,7 @@ local function show(shop)
   if not exists then
     return render(shop, fill(SIGN_IN, { shop = shop, reason = err }))
   end
+  devices.note(s) -- it may have a new id
   render(shop, fill(SIGNED_IN, {
     shop = shop,
     subject = s:get_subject(),
@@ -190,6 +223,7 @@ local function show(shop)
     storage = os.getenv("STORAGE") or "cookie",
     cookies = request_cookies(),
     html_data = data_rows(s),
+    html_devices = device_rows(shop, s),
   }), err)
 end
 
@@ -210,41 +244,66 @@ ACTIONS["sign-in"] = function(shop, form)
   if s:get_subject() ~= name then
     s:set_data({}) -- the data of another user
   end
+  devices.begin(s)
   s:set_subject(name)
-  s:set("signed in at", ngx.http_time(ngx.time()))
   -- Both shops share the remember cookie: a choice that the user made in the other shop stays.
   s:set_remember(form.remember == "yes" or ngx.var.cookie_remember ~= nil)
   return s:save()
 end
 
-local function change(shop, apply)
+-- Calls `act` with the shop's session, and returns what it returns; nil and an error without a
+-- session.
+local function with_session(shop, act)
   local s, err, exists = session.start(options(shop))
   if not exists then
     return nil, err
   end
-  apply(s)
-  return s:save()
+  return act(s)
 end
 
 function ACTIONS.set(shop, form)
-  return change(shop, function(s)
+  return with_session(shop, function(s)
     local value = field(form, "value")
     s:set(field(form, "key"), value ~= "" and value or nil)
+    return s:save()
   end)
 end
 
 function ACTIONS.big(shop)
-  return change(shop, function(s)
+  return with_session(shop, function(s)
     s:set("big value", utils.encode_base64url(utils.rand_bytes(BIG_VALUE_SIZE)))
+    return s:save()
   end)
 end
 
 ACTIONS["sign-out"] = function(shop)
-  return session.logout(options(shop))
+  local s, _, exists = session.open(options(shop))
+  if not exists then
+    return session.logout(options(shop)) -- clears what does not open
+  end
+  devices.forget(s, shop)
+  return s:logout()
 end
 
 function ACTIONS.destroy(shop)
-  return session.destroy(options(shop))
+  local s, _, exists = session.open(options(shop))
+  if not exists then
+    return session.destroy(options(shop))
+  end
+  devices.forget(s)
+  return s:destroy()
+end
+
+ACTIONS["sign-out-device"] = function(shop, form)
+  return with_session(shop, function(s)
+    return devices.sign_out(s, field(form, "device"), options(shop))
+  end)
+end
+
+ACTIONS["sign-out-others"] = function(shop)
+  return with_session(shop, function(s)
+    return devices.sign_out_others(s, options(shop))
+  end)
 end
 
 -- Responds to `/{shop}` and `/{shop}/{action}`.

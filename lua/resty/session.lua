@@ -16,8 +16,10 @@ local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
+local revocation = require "resty.session.revocation"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
+local subjects = require "resty.session.subjects"
 local synchronize = require "resty.session.synchronize"
 local waiting = require "resty.session.waiting"
 
@@ -27,7 +29,8 @@ local encode_part = json.encode_part
 local new_entry, resolve = outcomes.new_entry, profiles.resolve
 
 local NEXT = native.NEXT
-local OPENED, TOUCHED, WAIT, GET, CALL = NEXT.OPENED, NEXT.TOUCHED, NEXT.WAIT, NEXT.GET, NEXT.CALL
+local OPENED, OPENED_ENTRY, TOUCHED = NEXT.OPENED, NEXT.OPENED_ENTRY, NEXT.TOUCHED
+local WAIT, GET, CALL, DERIVE, ASK, GET_MARK = NEXT.WAIT, NEXT.GET, NEXT.CALL, NEXT.DERIVE, NEXT.ASK, NEXT.GET_MARK
 local HEADERS = native.HEADERS
 local FLAG_FORGET = native.FLAG_FORGET
 local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry of the data
@@ -39,13 +42,14 @@ local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry
 ---@field cookie_name string
 ---@field cookie_flags string
 ---@field remember boolean
----@field data table[] one entry `{ data, audience, subject }` for each audience
+---@field data table[] one entry `{ data, audience, subject, sid, sign-in id }` for each audience
 ---@field data_index integer
 ---@field info resty.session.info
 ---@field storage table|false
 ---@field profile resty.session.profile
 ---@field remember_meta resty.session.meta|false
 ---@field forget boolean whether the next save forgets the user
+---@field revocation table? the store of marks, of a session that is kept in its cookie
 ---@field hidden string|false|nil the Cookie header that acts are given, if it is not the request's
 ---@field ended boolean? whether it was destroyed, or an audience logged out
 ---@field synchronized boolean? whether `synchronize` runs
@@ -54,7 +58,7 @@ metatable.__index = metatable
 
 local session = {
   -- The version of lua-resty-session that has this API. Programs read it.
-  _VERSION = "4.1.5",
+  _VERSION = "4.2.0",
   _NATIVE_VERSION = native._VERSION,
   metatable = metatable,
 }
@@ -78,8 +82,8 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what an act needs until it is done, and returns its outcome: `OPENED`, `DONE` or `TOUCHED`
--- and their values. `Next` in the native module tells what the values after `todo` are.
+-- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_ENTRY`, `DONE`
+-- or `TOUCHED`, and their values. `Next` in the native module tells what the values after `todo` are.
 local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
@@ -89,8 +93,14 @@ local function run_act(profile, todo, a, b, c, d)
     return run_act(profile, native.reply(a, profile.storage:get(b, c, d)))
   elseif todo == CALL then
     return run_act(profile, native.reply(a, storages.call(profile.storage, b)))
+  elseif todo == DERIVE then
+    return run_act(profile, native.derive(a, waiting.prepare()))
+  elseif todo == ASK then
+    return run_act(profile, native.ask(a, revocation.reach(profile.revocation)))
+  elseif todo == GET_MARK then
+    return run_act(profile, native.reply(a, profile.revocation:get(b, c, d)))
   end
-  return run_act(profile, native.derive(a, waiting.prepare()))
+  return run_act(profile, native.reply(a, revocation.set(profile.revocation, b)))
 end
 
 -- Instances ----------------------------------------------------------------------------------------------------------
@@ -117,6 +127,9 @@ local function new_instance(profile, data)
     profile = profile,
   }, metatable)
   self.info = setmetatable({ session = self, data = false }, info_metatable)
+  if profile.revocation and not profile.storage then
+    self.revocation = profile.revocation
+  end
   return self
 end
 
@@ -137,12 +150,16 @@ local function open(self, act, audience, remember, given)
   local sets_cookies = act ~= native.open or self.remember -- `open` sets some only if it opens a remember cookie
   local done, a, b, c, d = run_act(profile, act(
     handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
-  if done ~= OPENED then
+  local err, position
+  if done == OPENED then
+    err, position = outcomes.apply_opened(self, a, b, c), d
+  elseif done == OPENED_ENTRY then
+    err, position = outcomes.apply_opened_entry(self, a), b
+  else
     return outcomes.apply(self, now, cookies, b, c, d) or a
   end
-  local err = outcomes.apply_opened(self, a, b, c)
   if not err then
-    self.meta = metas.read(profile.ikms[1], now, cookies, d)
+    self.meta = metas.read(profile.ikms[1], now, cookies, position)
   end
   return err
 end
@@ -325,14 +342,18 @@ end
 ---@param subject string|number|nil
 function metatable:set_subject(subject)
   check_not_closed(self, "unable to set subject on closed session")
-  self.data[self.data_index][3] = subject
+  local entry = self.data[self.data_index]
+  entry[3] = subject
+  if subject == nil and entry[5] then
+    entry[3] = false -- see `normalize` in outcomes
+  end
 end
 
 --- Returns the current audience's subject.
 ---@return string|number|nil subject
 function metatable:get_subject()
   check_not_closed(self, "unable to get subject on closed session")
-  return self.data[self.data_index][3]
+  return self.data[self.data_index][3] or nil
 end
 
 --- Switches the remember cookie on or off. If it is off, the next save forgets the user.
@@ -356,7 +377,7 @@ end
 local function get_property(self, name)
   local current, meta = self.data[self.data_index], self.meta
   if ENTRY_INDEX[name] then
-    return current[ENTRY_INDEX[name]]
+    return current[ENTRY_INDEX[name]] or nil
   end
   local value = meta.value and native.property(self.profile.handle, meta.value, name, meta.timestamp)
   return value or meta[name]
@@ -568,6 +589,9 @@ end
 function session.destroy(configuration)
   return end_session(native.destroy, configuration)
 end
+
+revocation.install(session, metatable, { run_act = run_act, handle_of = handle_of })
+subjects.install(session, metatable, { run_act = run_act, handle_of = handle_of })
 
 -- For programs' own tests ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next
 use super::rows::{failed, number, text, waits};
 use super::running::{Awaited, Done, Running};
 use super::storages::{DELIVERY, submit};
+use super::subjects::List;
 use crate::bridge::{Ticket, derivations, runtime};
 use resty_session_core::cookie::cipher::OneTimeKey;
 use resty_session_core::cookie::keys::Derivation;
@@ -26,7 +27,7 @@ use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
 use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
 use resty_session_core::session::{self, Configuration, Context, Error, Kind, Meta, Outcome, Session, State};
-use resty_session_core::storage::{Error as StorageError, Owner, Reply, Request};
+use resty_session_core::storage::{Error as StorageError, LiveSession, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -121,7 +122,7 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
             Function::Logout => session::logout(&context, &mut session).await,
             Function::Destroy => session::destroy(&context, &mut session).await,
         };
-        (session, outcome)
+        Done::Session(session, outcome)
     });
     running.start(lua)
 }
@@ -165,13 +166,13 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
             Method::SaveInfo => session.save_info(&context).await,
         };
         // The shim knows whether an instance is open.
-        (session, Outcome { exists: false, result })
+        Done::Session(session, Outcome { exists: false, result })
     });
     running.start(lua)
 }
 
 /// The session of an instance.
-fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
+pub fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
     let meta = meta(configuration, Kind::Session, instance.meta)?;
     let remembered = instance.remembered.as_ref().map(|table| remembered_meta(configuration, table));
     Ok(Session {
@@ -202,7 +203,8 @@ fn remembered_meta(configuration: &Configuration, table: &LuaTable) -> Result<Op
 }
 
 impl Running {
-    fn new<F: Future<Output = Done> + 'static>(
+    /// An act on a request, which has not started.
+    pub fn new<F: Future<Output = Done> + 'static>(
         lua: &Lua,
         handle: &Handle,
         request: RequestRow,
@@ -218,12 +220,13 @@ impl Running {
         Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
     }
 
-    fn start(mut self, lua: &Lua) -> LuaResult<Row> {
+    /// Starts the act, and returns what it needs first, or what it has come to.
+    pub fn start(mut self, lua: &Lua) -> LuaResult<Row> {
         let step = self.task.start();
         self.run_from(lua, step)
     }
 
-    fn resume(mut self, lua: &Lua, supply: Supply) -> LuaResult<Row> {
+    pub fn resume(mut self, lua: &Lua, supply: Supply) -> LuaResult<Row> {
         let step = self.task.resume(supply);
         self.run_from(lua, step)
     }
@@ -246,13 +249,32 @@ impl Running {
                     (Some(_), None) => return self.submit(lua, request),
                     (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
-                Step::Done((mut session, outcome)) => {
-                    let (session, payload_size) = (&mut session, self.payload_size);
-                    return Finished { session, outcome, payload_size, now: self.now }.into_row(lua);
-                }
+                Step::Needs(Need::Revocation(request)) => return self.ask_for_store(lua, request),
+                Step::Done(done) => return self.row_of(lua, done),
                 Step::Over => return Ok(failed(&OVER)),
             };
             step = self.task.resume(supply);
+        }
+    }
+
+    /// The row of what the act has come to.
+    fn row_of(self, lua: &Lua, done: Done) -> LuaResult<Row> {
+        match done {
+            Done::Session(mut session, outcome) => {
+                session.warning = self.task.take_warning().or(session.warning.take());
+                let (session, payload_size) = (&mut session, self.payload_size);
+                Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
+            }
+            Done::Success(result) => Ok(rows::returned(result.map(|()| rows::boolean(true)))),
+            Done::Count(result) => {
+                let field = |count: Option<usize>| count.map_or(rows::boolean(true), |count| number(count as u64));
+                Ok(rows::returned(result.map(field)))
+            }
+            Done::List(Err(error)) => Ok(failed(&error)),
+            Done::List(Ok(sessions)) => {
+                let list = LuaValue::UserData(lua.create_userdata(List(sessions))?);
+                Ok(rows::returned(Ok(Either::Right(list))))
+            }
         }
     }
 
@@ -268,6 +290,7 @@ impl Running {
     fn call_method(mut self, lua: &Lua, request: Request) -> LuaResult<Row> {
         self.awaited = match request {
             Request::Get(_) => Awaited::Record,
+            Request::Sessions(_) => Awaited::Sessions,
             _ => Awaited::Reply,
         };
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
@@ -303,7 +326,7 @@ impl Running {
 }
 
 /// The error of a call that resumes an act that does not wait for it.
-const OVER: &str = "the act is over";
+pub const OVER: &str = "the act is over";
 
 fn binding(lua: &Lua) -> LuaResult<Binding> {
     let (remote_addr, scheme, user_agent): (LuaValue, LuaValue, LuaValue) = reader(lua)?.call(())?;
@@ -318,7 +341,11 @@ fn reader(lua: &Lua) -> LuaResult<LuaFunction> {
 /// `reply(task, value, err)`: resumes an act with what a method of the program's own storage
 /// returned.
 fn reply(lua: &Lua, (task, value, error): (LuaAnyUserData, LuaValue, LuaValue)) -> LuaResult<Row> {
-    let running: Running = task.take()?;
+    let mut running: Running = task.take()?;
+    if let Awaited::Marks(lookups) = &mut running.awaited {
+        let lookups = std::mem::take(&mut **lookups);
+        return running.take_mark(lua, lookups, &value, &error);
+    }
     let result = returned(&running.awaited, &value, &error);
     running.resume(lua, Supply::Storage(result))
 }
@@ -357,19 +384,46 @@ fn derive(lua: &Lua, (task, problem): (LuaAnyUserData, Option<String>)) -> LuaRe
     }
 }
 
+/// The name of a value's type in Lua 5.1, which has no type of its own for integers.
+fn lua_type(value: &LuaValue) -> &'static str {
+    if value.is_integer() { "number" } else { value.type_name() }
+}
+
 /// What a method of the program's own storage returned, as a reply. A method that returns nil or
 /// false without a message has found or done nothing: [`Reply::Absent`].
-fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
+pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Reply, StorageError> {
+    if let (Awaited::Sessions, LuaValue::Table(sessions)) = (awaited, value) {
+        return match live_sessions(sessions) {
+            Ok(sessions) => Ok(Reply::Sessions(sessions)),
+            Err(error) => Err(StorageError::Program(error.to_string())),
+        };
+    }
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
     let message = || if error.is_nil() { None } else { error.to_string().ok() };
     match (awaited, value.as_string()) {
         (Awaited::Record, Some(text)) => Ok(Reply::Record(text.as_bytes().to_vec())),
         (Awaited::Record, None) if succeeded => {
-            Err(StorageError::Program(format!("string expected, got {}", value.type_name())))
+            Err(StorageError::Program(format!("string expected, got {}", lua_type(value))))
+        }
+        (Awaited::Sessions, _) if succeeded => {
+            Err(StorageError::Program(format!("table expected, got {}", lua_type(value))))
         }
         _ if succeeded => Ok(Reply::Done),
         _ => message().map_or(Ok(Reply::Absent), |message| Err(StorageError::Program(message))),
     }
+}
+
+/// The sessions in a table `{ [key] = expiry, … }`. Whatever else it holds is left out.
+fn live_sessions(table: &LuaTable) -> LuaResult<Vec<LiveSession>> {
+    let mut sessions = Vec::new();
+    table.for_each(|key: LuaValue, expiry: LuaValue| {
+        let expiry = expiry.as_f64().or_else(|| expiry.as_i64().map(|expiry| expiry as f64));
+        if let (LuaValue::String(key), Some(expiry)) = (key, expiry) {
+            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
+        }
+        Ok(())
+    })?;
+    Ok(sessions)
 }
 
 /// A request to a program's own storage as a table: its `method`, and the method's arguments by
@@ -377,8 +431,8 @@ fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result<Rep
 ///
 /// # Errors
 ///
-/// No act calls the method in this way: `get` has a row of its own, and acts list no sessions.
-fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
+/// No act calls the method in this way: `get` has a row of its own.
+pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     let table = lua.create_table()?;
     match request {
         Request::Set(set) => {
@@ -402,12 +456,20 @@ fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             identify(&table, (&delete.name, delete.key, delete.current_time))?;
             table.raw_set("metadata", metadata(lua, delete.owners)?)?;
         }
-        Request::Get(_)
-        | Request::Sessions(_)
-        | Request::GetEach(_)
-        | Request::DeleteEach(_)
-        | Request::Lock(_)
-        | Request::Unlock(_) => {
+        Request::DeleteEach(deletes) => {
+            table.raw_set("method", "delete_each")?;
+            for delete in deletes {
+                table.raw_push(request_table(lua, delete.into())?)?;
+            }
+        }
+        Request::Sessions(sessions) => {
+            table.raw_set("method", "read_metadata")?;
+            table.raw_set("name", &*sessions.name)?;
+            table.raw_set("audience", sessions.owner.audience)?;
+            table.raw_set("subject", sessions.owner.subject)?;
+            table.raw_set("current_time", sessions.current_time)?;
+        }
+        Request::Get(_) | Request::GetEach(_) | Request::Lock(_) | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
         }
     }

@@ -9,7 +9,7 @@ use mlua::Either;
 use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, in_entry_thread};
 use super::running::Running;
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Completion, Exchange, Ticket, doorbell};
@@ -46,6 +46,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
     table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.sweep()))?)?;
+    table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
     table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.exchange.counts().in_flight()))?)?;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use mlua::prelude::*;
 
+use super::revocation::known_marks;
 use super::storage_handle::{StorageHandle, StorageRef};
 use super::{ValueOrError, value_or_error, values};
 use resty_session_core::cookie::Key;
@@ -44,23 +45,25 @@ fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> 
     Ok((!hints.is_empty()).then_some(hints))
 }
 
-/// `init(options, previous, stored, storage)`: the defaults of all later configurations, or `nil,
-/// err`. `stored` says whether there is a storage; it is given if it is one on the bridge.
-fn init(
-    lua: &Lua,
-    args: (Option<LuaTable>, Option<HandleRef>, bool, Option<StorageRef>),
-) -> LuaResult<ValueOrError<LuaTable>> {
-    let (options, previous, stored, storage) = args;
+/// Where sessions and marks are kept: `stored, storage, store`. The first says whether there is a
+/// storage; it is given if it is one on the bridge. The last is a number that tells the store of
+/// marks from others, if there is one.
+type Places = (bool, Option<StorageRef>, Option<u64>);
+
+/// `init(options, previous, stored, storage, store)`: the defaults of all later configurations, or
+/// `nil, err`.
+fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaResult<ValueOrError<LuaTable>> {
+    let (options, previous, places) = args;
     let previous = previous.as_ref().map(|previous| &*previous.configuration);
     let configuration = read(options).and_then(|options| session::init(options, previous, getrandom::fill));
-    describe(lua, configuration, stored, storage)
+    describe(lua, configuration, places)
 }
 
-/// `new(options, defaults, stored, storage)`: the configuration of a session, or `nil, err`.
-fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, bool, Option<StorageRef>)) -> LuaResult<ValueOrError<LuaTable>> {
-    let (options, defaults, stored, storage) = args;
+/// `new(options, defaults, stored, storage, store)`: the configuration of a session, or `nil, err`.
+fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, Places)) -> LuaResult<ValueOrError<LuaTable>> {
+    let (options, defaults, places) = args;
     let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
-    describe(lua, configuration, stored, storage)
+    describe(lua, configuration, places)
 }
 
 fn read(options: Option<LuaTable>) -> Result<Options, Error> {
@@ -98,10 +101,11 @@ fn ikms(lua: &Lua, keys: &[Key]) -> LuaResult<LuaTable> {
 fn describe(
     lua: &Lua,
     configuration: Result<Configuration, Error>,
-    stored: bool,
-    storage: Option<StorageRef>,
+    (stored, storage, store): Places,
 ) -> LuaResult<ValueOrError<LuaTable>> {
-    let configuration = match configuration.and_then(|configuration| configuration.with_storage(stored)) {
+    let known = known_marks(lua, store);
+    let with_places = |configuration: Configuration| configuration.with_storage(stored)?.with_revocation(known);
+    let configuration = match configuration.and_then(with_places) {
         Ok(configuration) => configuration,
         Err(error) => return Ok(value_or_error(Err(error))),
     };

@@ -12,7 +12,7 @@ use mlua::{BString, Either, Variadic};
 
 use super::configuration::HandleRef;
 use super::storages::Submitted;
-use resty_session_core::session::{Meta, Outcome, Session, State};
+use resty_session_core::session::{Error, Meta, Outcome, Session, State};
 use resty_session_core::time::Timestamp;
 
 /// One value of a row. Text is pushed onto Lua's stack as it is, which is cheaper than a value with
@@ -33,9 +33,15 @@ pub enum Next {
     /// header the value of the session's first cookie is: see [`POSITION_FACTOR`]. The
     /// configuration's first key authenticates it.
     Opened,
+    /// Apply an opened session as [`Opened`](Self::Opened) does; the entry of its only audience
+    /// holds more, or other names: `payload, position`. The payload is the JSON of an array with
+    /// that entry.
+    OpenedEntry,
     /// Apply any other outcome: `err, lines, cookie, more`. The lines are a string or an array of
     /// strings, `cookie` is the value of the session's first cookie if the act saved it, and `more`
     /// is a table or nil: see [`Finished::more`].
+    ///
+    /// Of an act that has no session: `err, value`, of which one is nil.
     Done,
     /// Take over the session's cookie, which was touched: `line, cookie`. Its key is the same, and
     /// the storage was not asked, so `known_at` stays.
@@ -53,6 +59,14 @@ pub enum Next {
     /// Find out whether this thread can wait for a key that takes long to derive, and call
     /// `derive(task, problem)`: `task`.
     Derive,
+    /// Find out how the store of marks is reached, and call `ask(task, store, problem)`: `task`.
+    Ask,
+    /// Call `get` of the program's own store of marks and then `reply(task, value, err)`: `task,
+    /// name, key, current_time`.
+    GetMark,
+    /// Call `set` of the program's own store of marks and then `reply(task, value, err)`: `task,
+    /// request`, as for [`Call`](Self::Call).
+    SetMark,
 }
 
 /// The shim gets a position in a Cookie header as one number: its start, counted from 1, times this
@@ -66,14 +80,18 @@ fn position(place: &Range<usize>) -> u64 {
 
 impl Next {
     /// All of them by name, for the shim.
-    pub const ALL: [(&str, Self); 7] = [
+    pub const ALL: [(&str, Self); 11] = [
         ("OPENED", Self::Opened),
+        ("OPENED_ENTRY", Self::OpenedEntry),
         ("DONE", Self::Done),
         ("TOUCHED", Self::Touched),
         ("WAIT", Self::Wait),
         ("GET", Self::Get),
         ("CALL", Self::Call),
         ("DERIVE", Self::Derive),
+        ("ASK", Self::Ask),
+        ("GET_MARK", Self::GetMark),
+        ("SET_MARK", Self::SetMark),
     ];
 
     /// The number that stands for it.
@@ -186,7 +204,10 @@ impl Finished<'_> {
         if *known_at != self.now || !self.has_new_data() || !is_all {
             return Ok(None);
         }
-        let Some(parts) = sole.split(payload) else { return Ok(None) };
+        let Some(parts) = sole.split(payload) else {
+            let payload = string(lua.create_string(payload)?);
+            return Ok(Some(Next::OpenedEntry.row([payload, number(position(place))])));
+        };
         // The data are copied once, into Lua's memory.
         let data = string(lua.create_string(parts.data)?);
         let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
@@ -281,6 +302,14 @@ pub fn failed(error: &dyn std::fmt::Display) -> Row {
     Next::Done.row([text(error.to_string())])
 }
 
+/// The row of an act that has no session: its value, or its error.
+pub fn returned(result: Result<Field, Error>) -> Row {
+    match result {
+        Ok(value) => Next::Done.row([nil(), value]),
+        Err(error) => failed(&error),
+    }
+}
+
 /// The row of an act that waits for a ticket.
 pub fn waits((ticket, limit, in_entry_thread): Submitted) -> Row {
     Next::Wait.row([number(ticket), Either::Right(LuaValue::Number(limit)), boolean(in_entry_thread)])
@@ -298,7 +327,7 @@ pub fn number(number: u64) -> Field {
     Either::Right(LuaValue::Number(number as f64))
 }
 
-fn boolean(value: bool) -> Field {
+pub fn boolean(value: bool) -> Field {
     Either::Right(LuaValue::Boolean(value))
 }
 

@@ -1,16 +1,31 @@
 //! An act under way, as it waits on the bridge or, as a Lua value, in the shim.
 
+use std::collections::VecDeque;
+
 use mlua::prelude::*;
 
 use super::storage_handle::StorageHandle;
 use crate::bridge::derivations::Slot;
 use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
-use resty_session_core::session::{Outcome, Session};
+use resty_session_core::session::subjects::List;
+use resty_session_core::session::{Error, Outcome, Session};
+use resty_session_core::storage::{Get, Request};
 use resty_session_core::time::Timestamp;
 
-/// An act's session and its result.
-pub type Done = (Session, Outcome);
+/// What an act comes to. [`Running`] turns each into a row in one place.
+// A session is by far the most frequent, and boxing it would cost an open an allocation.
+#[allow(clippy::large_enum_variant)]
+pub enum Done {
+    /// The session that the act was on, and how it went.
+    Session(Session, Outcome),
+    /// Whether an act that has no session succeeded.
+    Success(Result<(), Error>),
+    /// How many sessions ended.
+    Count(Result<Option<usize>, Error>),
+    /// The sessions of a subject.
+    List(Result<List, Error>),
+}
 
 /// An act under way, and everything that it takes to resume it.
 pub struct Running {
@@ -32,10 +47,25 @@ pub enum Awaited {
     Reply,
     /// A record, from a program's own storage.
     Record,
+    /// A subject's sessions, from a program's own storage.
+    Sessions,
     /// The shim's reply whether this thread can wait for the key.
     Permission(Box<Derivation>),
     /// A key that is being derived, and comes in this slot.
     Key(Slot),
+    /// The shim's reply how the store of marks is reached, for this request.
+    Store(Box<Request>),
+    /// Marks, from a program's own store.
+    Marks(Box<Lookups>),
+}
+
+/// Marks that are looked up one after the other.
+#[derive(Default)]
+pub struct Lookups {
+    /// Those that are still to be looked up.
+    pub gets: VecDeque<Get>,
+    /// The values of those that were.
+    pub values: Vec<Option<Vec<u8>>>,
 }
 
 impl LuaUserData for Running {}

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use resty_session_testing::server::{free_port, root, wait_for};
 
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for Process {
 }
 
 /// The demo, and the address that it printed.
-fn demo(storage: &str) -> (Process, String) {
+pub fn demo(storage: &str) -> (Process, String) {
     let mut child = Command::new(root().join("examples/demo/run"))
         .env("PORT", free_port().to_string())
         .env("STORAGE", storage)
@@ -48,6 +48,15 @@ pub struct Browser {
 
 impl Browser {
     pub fn start(demo: &str) -> Self {
+        Self::with(demo, &[])
+    }
+
+    /// A browser that calls itself by this User-Agent header.
+    pub fn called(demo: &str, user_agent: &str) -> Self {
+        Self::with(demo, &[&format!("--user-agent={user_agent}")])
+    }
+
+    fn with(demo: &str, more: &[&str]) -> Self {
         let port = free_port();
         // Chromium keeps settings and caches there, whatever its profile is.
         let home = tempfile::tempdir().unwrap();
@@ -56,7 +65,7 @@ impl Browser {
         let driver = Process(driver.env_remove("XDG_CONFIG_HOME").env_remove("XDG_CACHE_HOME").spawn().unwrap());
         let driver_url = format!("http://127.0.0.1:{port}");
         wait_for("chromedriver", || ureq::get(format!("{driver_url}/status")).call().is_ok());
-        let arguments = json!([
+        let arguments = [
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
@@ -65,8 +74,9 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            "--host-resolver-rules=MAP *.test 127.0.0.1"
-        ]);
+            "--host-resolver-rules=MAP *.test 127.0.0.1",
+        ];
+        let arguments = [&arguments, more].concat();
         let capabilities = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
         let created = post(&format!("{driver_url}/session"), &capabilities);
         let id = created["sessionId"].as_str().unwrap();
@@ -86,7 +96,7 @@ impl Browser {
         found.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned()
     }
 
-    fn click(&self, css: &str) {
+    pub fn click(&self, css: &str) {
         let element = self.element(css);
         self.post(&format!("element/{element}/click"), &json!({}));
     }
@@ -104,7 +114,7 @@ impl Browser {
     }
 
     /// Waits for an element to hold a text: a click answers before the next page is there.
-    fn expect(&self, css: &str, text: &str) {
+    pub fn expect(&self, css: &str, text: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.text(css).contains(text) {
             assert!(Instant::now() < deadline, "{css} holds {:?}, not {text:?}", self.text(css));
@@ -121,17 +131,17 @@ impl Browser {
         cookies.map(|cookie| (text(cookie, "name"), text(cookie, "value"))).collect()
     }
 
-    fn cookies(&self) -> Vec<String> {
+    pub fn cookies(&self) -> Vec<String> {
         let mut names: Vec<String> = self.all_cookies().into_iter().map(|(name, _)| name).collect();
         names.sort();
         names
     }
 
-    fn drop_cookie(&self, name: &str) {
+    pub fn drop_cookie(&self, name: &str) {
         ureq::delete(format!("{}/cookie/{name}", self.session)).call().unwrap();
     }
 
-    fn sign_in(&self, shop: &str, name: &str, remember: bool) {
+    pub fn sign_in(&self, shop: &str, name: &str, remember: bool) {
         self.go(&format!("/{shop}"));
         self.write("[name=name]", name);
         if remember {

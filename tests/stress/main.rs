@@ -1,5 +1,5 @@
 //! The stress of `tests/nginx/stress.rs` on all storages of the bridge: `make stress`.
-//! `STRESS_SECONDS` is the time that each takes.
+//! `STRESS_SECONDS` is the time that each takes. And a subject with thousands of sessions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
 #[path = "../nginx/faults.rs"]
@@ -10,6 +10,7 @@ mod http;
 mod storages;
 #[path = "../nginx/stress.rs"]
 mod stress;
+mod subjects;
 
 mod other_storages {
     use super::storages::port_of;

@@ -11,6 +11,7 @@ local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 
+local null = ngx.null
 local respond = http.respond
 local decode_part = json.decode_part
 
@@ -22,7 +23,7 @@ local outcomes = {}
 ---@field key integer? the index of the key that authenticates the cookie, if it is not the first
 ---@field known_at integer? when the session's record was last known to exist, if that is not now
 ---@field position integer? where the session's first cookie stands in the Cookie header, if the act read it
----@field payload string? JSON: the data of all audiences, if the act opened a session or dropped audiences
+---@field payload string? JSON: the data of all audiences, if the act opened a session or changed the entries
 ---@field index integer? the current audience's index in them
 ---@field info string? JSON
 ---@field remembered { value: string, key: integer, known_at: integer }? the remember cookie's meta
@@ -48,10 +49,25 @@ function outcomes.apply_opened(self, data, audience, subject)
   self.state, self.data, self.data_index = "open", { { decoded, audience, subject } }, 1
 end
 
+-- Replaces the nulls and falses that stand for a missing subject or sid in an entry. Where more
+-- follows the subject, it stays false: cjson would write null, which lua-resty-session 4.1 takes
+-- for a subject.
+local function normalize(entry)
+  if not entry[3] or entry[3] == null then
+    entry[3] = entry[5] and false or nil
+  end
+  if not entry[4] or entry[4] == null then
+    entry[4] = nil
+  end
+end
+
 -- Sets the instance's data to those of the session that was opened. Without an index, the current
 -- audience is added to them.
 local function set_opened_data(self, data, index, info)
   local current, found = self.data and self.data[self.data_index], index ~= nil
+  for i = 1, #data do
+    normalize(data[i])
+  end
   self.state = found and "open" or "new"
   if not found then
     index = #data + 1
@@ -64,6 +80,18 @@ local function set_opened_data(self, data, index, info)
     self.info.data = info
   end
   self.data, self.data_index = data, index
+end
+
+--- Applies a session that was opened, whose only entry holds more than its names.
+---@param self resty.session.instance
+---@param payload string JSON
+---@return string? err
+function outcomes.apply_opened_entry(self, payload)
+  local data, err = decode_part("data", payload, 3)
+  if err then
+    return err
+  end
+  set_opened_data(self, data, 1)
 end
 
 -- Decodes the data and the info of an outcome. Returns them, or two nils and an error.
@@ -88,8 +116,13 @@ local function apply_data(self, opens, outcome)
     return err
   elseif opens then
     set_opened_data(self, data, index, info)
-  elseif index then -- some audiences were dropped; the current audience's data stay the program's own table
-    data[index] = self.data[self.data_index]
+  elseif index then -- the entries have changed; the current audience's data stay the program's own table
+    local own = self.data[self.data_index]
+    own[5] = data[index][5]
+    data[index] = own
+    for i = 1, #data do
+      normalize(data[i])
+    end
     self.data, self.data_index, self.info.data = data, index, info_table.by_audience(info, data)
   end
 end

@@ -29,6 +29,7 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field handle userdata the native module's
 ---@field calling_handle userdata? for acts that call the methods of a storage on the bridge
 ---@field storage table|false
+---@field revocation table|false the store of marks
 ---@field module string? the name of the storage's module, if that is not part of this library
 ---@field prepare (fun(storage: table): string?)? of a storage on the bridge
 ---@field cookie_name string
@@ -93,9 +94,14 @@ local function build(configuration, base, make, parent)
   if wanted ~= nil then
     storage, module = storages.load(wanted, configuration), storages.is_module(wanted) and wanted or nil
   end
+  local revocation, marks = parent and parent.revocation or false, present(configuration.revocation)
+  if marks ~= nil then
+    revocation = storages.load_revocation(marks, configuration)
+  end
   local kept = options.copy(configuration)
   local native_storage, prepare = storages.native(storage)
-  local profile, err = make(kept, defaults and defaults.handle, storage and true or false, native_storage)
+  local profile, err = make(
+    kept, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation))
   if not profile then
     error(err, 0)
   end
@@ -105,6 +111,7 @@ local function build(configuration, base, make, parent)
   profile.base = base
   profile.configuration = kept
   profile.storage = storage or false
+  profile.revocation = revocation
   profile.module = module
   rivals.find(profile, recent)
   rivals.find(profile, { defaults }) -- which may be older than those

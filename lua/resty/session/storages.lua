@@ -7,7 +7,7 @@
 local native = require("resty.session.native").storages
 -- Loaded together with the first session, because it learns from the phase how long this Lua VM
 -- lives.
-require "resty.session.waiting"
+local waiting = require "resty.session.waiting"
 local options = require "resty.session.options"
 
 local error = error
@@ -98,13 +98,17 @@ local function originals_of(storage)
   end
 end
 
--- Returns whether all methods that acts call are this library's. They are not if a program has
--- replaced one in the object or in the metatable, or has replaced the metatable.
-local function is_original(storage)
+--- Returns whether all methods that acts call are this library's. They are not if a program has
+--- replaced one in the object or in the metatable, or has replaced the metatable.
+---@param storage table
+---@return boolean
+function storages.is_original(storage)
   local original = originals_of(storage)
   return original ~= nil
      and storage.get == original.get and storage.set == original.set and storage.delete == original.delete
 end
+
+local is_original = storages.is_original
 
 --- Returns the native handle to run an act with. An act calls the native storage directly, unless a
 --- program has replaced a method of the storage: then it calls the storage's methods.
@@ -148,17 +152,68 @@ local function set(storage, request)
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
+-- How many records are deleted before other requests have their turn: a storage in Lua, such as shm,
+-- may do its work without ever waiting.
+local DELETES_AT_ONCE = 16
+
+-- Deletes records one by one, up to the first failure.
+local function delete_each(storage, requests)
+  for i = 1, #requests do
+    local request = requests[i]
+    local ok, err = storage:delete(request.name, request.key, request.current_time, request.metadata)
+    if not ok then
+      return ok, err
+    end
+    if i % DELETES_AT_ONCE == 0 then
+      waiting.pause()
+    end
+  end
+  return true
+end
+
+-- Lists the sessions of an owner, if the storage can.
+local function read_metadata(storage, request)
+  if not storage.read_metadata then
+    return nil, "the storage has no method read_metadata"
+  end
+  return storage:read_metadata(request.name, request.audience, request.subject, request.current_time)
+end
+
 --- Calls the storage method that an act needs, other than `get`.
 ---@param storage table
----@param request table its `method`, which is `set`, `delete` or `update`, and the method's arguments by their names
+---@param request table its `method`, which is `set`, `delete`, `delete_each`, `read_metadata` or `update`, and the
+--- method's arguments by their names; for `delete_each`, an array of requests
 ---@return any ... what the method returns
 function storages.call(storage, request)
   if request.method == "update" then
     return update(storage, request)
   elseif request.method == "set" then
     return set(storage, request)
+  elseif request.method == "delete_each" then
+    return delete_each(storage, request)
+  elseif request.method == "read_metadata" then
+    return read_metadata(storage, request)
   end
   return storage:delete(request.name, request.key, request.current_time, request.metadata)
+end
+
+-- Makes the storage of a name. `what` is what it is for.
+local function load(name, configuration, what)
+  local own, option = section_of(name, configuration)
+  if SECTIONS[name] and own and type(own) ~= "table" then
+    error("invalid " .. option .. " (table expected, got " .. type(own) .. ")", 0)
+  end
+  local function fail(cause)
+    error("unable to load session " .. what .. " (" .. tostring(cause) .. ")", 0)
+  end
+  local ok, module = pcall(require, module_of(name))
+  if not ok then
+    fail(module)
+  elseif type(module) ~= "table" or not module.new then
+    fail('module "' .. name .. '" has no function new')
+  end
+  local loaded, err = module.new(own)
+  return loaded or fail(err)
 end
 
 --- Loads the storage that the option `storage` says.
@@ -169,29 +224,66 @@ end
 function storages.load(storage, configuration)
   if storage == false or storage == "cookie" then
     return nil
-  end
-  if type(storage) == "table" then
+  elseif type(storage) == "table" then
     return storage
-  end
-  if type(storage) ~= "string" then
+  elseif type(storage) ~= "string" then
     error("invalid session storage", 0)
   end
-  local own, option = section_of(storage, options.present(configuration) or {})
-  if SECTIONS[storage] and own and type(own) ~= "table" then
-    error("invalid " .. option .. " (table expected, got " .. type(own) .. ")", 0)
+  return load(storage, options.present(configuration) or {}, "storage")
+end
+
+-- The stores of marks that were made last, with the name and the section that each was made of, and
+-- the place of the oldest.
+local recent, oldest = {}, 1
+local MAX_RECENT = 16
+
+-- Returns a store of that name and of an equal section, so that what is known of its marks counts
+-- for all configurations that name it.
+local function load_once(name, configuration)
+  local own = section_of(name, configuration)
+  local made_of = { storage = name, [name] = own }
+  for i = 1, #recent do
+    if options.equals(made_of, recent[i].made_of) then
+      return recent[i].store
+    end
   end
-  local ok, module = pcall(require, module_of(storage))
-  if not ok then
-    error("unable to load session storage (" .. tostring(module) .. ")", 0)
+  local store = load(name, configuration, "revocation storage")
+  recent[oldest] = { made_of = options.copy(made_of), store = store }
+  oldest = oldest % MAX_RECENT + 1
+  return store
+end
+
+--- Loads the store of marks that the option `revocation` says.
+---@param revocation any false, a storage's name, or a table with the methods `set` and `get`
+---@param configuration table the session's
+---@return table|false store false if there is none
+---@raise a string that names what is wrong
+function storages.load_revocation(revocation, configuration)
+  if revocation == false then
+    return false
   end
-  if type(module) ~= "table" or not module.new then
-    error('unable to load session storage (module "' .. storage .. '" has no function new)', 0)
+  local store = revocation
+  if type(revocation) == "string" and revocation ~= "cookie" then
+    store = load_once(revocation, options.present(configuration) or {})
   end
-  local loaded, err = module.new(own)
-  if not loaded then
-    error("unable to load session storage (" .. tostring(err) .. ")", 0)
+  if type(store) ~= "table" or not store.set or not store.get then
+    error("invalid session revocation", 0)
   end
-  return loaded
+  return store
+end
+
+local numbers = setmetatable({}, { __mode = "k" }) ---@type table<table, integer> by store of marks
+local last_number = 0
+
+--- Returns a number that tells a store of marks from others, or nil if there is none.
+---@param store table|false
+---@return integer? number
+function storages.number_of(store)
+  if store and not numbers[store] then
+    last_number = last_number + 1
+    numbers[store] = last_number
+  end
+  return store and numbers[store] or nil
 end
 
 return storages

@@ -399,6 +399,21 @@ function waiting_module.wait(ticket, limit, in_entry_thread)
   end
 end
 
+-- For a moment that is not zero, because nginx may lack OpenResty's patch for that, and then logs a
+-- warning.
+--- Sleeps, so that other requests have their turn, if this thread can wait here. In a coroutine, a
+--- light thread sleeps: ngx_lua does not end a coroutine's sleep either when its request ends early.
+---@param seconds number? 0 if it is left out
+function waiting_module.pause(seconds)
+  if waiting_module.prepare() then
+    return
+  elseif bridge.in_entry_thread() or in_light_thread() then
+    ngx.sleep(seconds or 0)
+  else
+    ngx.thread.wait(ngx.thread.spawn(ngx.sleep, seconds or 0))
+  end
+end
+
 --- Submits an operation and waits for its reply.
 ---@param method string `get`, `set`, `update`, `delete`, `read_metadata`, `lock` or `unlock`
 ---@param storage userdata a native storage

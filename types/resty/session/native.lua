@@ -45,18 +45,20 @@ local native = {}
 ---@param previous resty.session.native.handle? the defaults until now, whose key stays if the options name none
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@param store integer? a number that tells the store of marks from others, if there is one
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.init(options, previous, stored, storage) end
+function native.init(options, previous, stored, storage, store) end
 
 ---The configuration of a session.
 ---@param options table? as programs write them
 ---@param defaults resty.session.native.handle for options that are absent
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
+---@param store integer? a number that tells the store of marks from others, if there is one
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.new(options, defaults, stored, storage) end
+function native.new(options, defaults, stored, storage, store) end
 
 ---What the log is to say of options that do not exist.
 ---@param options table
@@ -71,12 +73,16 @@ function native.unknown_options(options, sections) end
 ---What to do next, and the values that come with it.
 ---@class resty.session.native.next
 ---@field OPENED integer a session was opened and nothing else is to be told: `data, audience, subject, position`
+---@field OPENED_ENTRY integer the same, where the only entry holds more than its names: `payload, position`
 ---@field DONE integer the act is done: `err, lines, cookie, more`; the last is a `resty.session.outcome` or nil
 ---@field TOUCHED integer the session was touched: `line, cookie`
 ---@field WAIT integer wait for a ticket, then call `resume_ticket`: `ticket, limit, in_entry_thread`
 ---@field GET integer call `get` of the program's storage, then `reply`: `task, name, key, current_time`
 ---@field CALL integer call another method of it, then `reply`: `task, request`; see `resty.session.native.request`
 ---@field DERIVE integer find out whether this thread can wait for a key, then call `derive`: `task`
+---@field ASK integer find out how the store of marks is reached, then call `ask`: `task`
+---@field GET_MARK integer call `get` of the program's own store of marks, then `reply`: `task, name, key, current_time`
+---@field SET_MARK integer call `set` of it, then `reply`: `task, request`
 
 ---What a program's own storage is to do.
 ---@class resty.session.native.request
@@ -171,6 +177,26 @@ function native.reply(task, value, err) end
 ---@return any ... up to four values for that
 function native.derive(task, problem) end
 
+---Goes on with an act that needs the store of marks.
+---@param task resty.session.native.task
+---@param store resty.session.native.storage? nil if the methods of the store are to be called
+---@param problem string? why this thread can't wait for `store`, if it can't
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.ask(task, store, problem) end
+
+---Revokes the sessions that exist now and have a session id of an identity provider.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable string? why the response can't set a cookie, if it can't
+---@param problem string? why storages can't be waited for, if they can't
+---@param sid string
+---@param ttl number seconds for which the mark is kept
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.revoke_sid(handle, now, cookies, unsendable, problem, sid, ttl) end
+
 ---Sets the function that reads the request's values that a cookie may be bound to.
 ---@param read fun(): remote_addr: string?, scheme: string?, user_agent: string?
 function native.set_reader(read) end
@@ -209,6 +235,59 @@ native.instance.destroy = nil
 ---Saves the info store, and nothing else, in the session's record.
 ---@type resty.session.native.instance.act
 native.instance.save_info = nil
+
+---The acts on the sessions of a subject. They come to an error, or nil and a value.
+---@class resty.session.native.subjects
+native.subjects = {}
+
+---A list of sessions, which is taken in pieces.
+---@class resty.session.native.list: userdata
+
+---Lists the sessions of a subject in the configured audience. Comes to a `list`.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.list(handle, now, cookies, unsendable, problem, subject) end
+
+---Ends the sessions of a subject in the configured audience. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param subject string|number
+---@param ttl number seconds for which a mark is kept, if there is one
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke(handle, now, cookies, unsendable, problem, subject, ttl) end
+
+---Ends a session. Comes to true.
+---@param handle resty.session.native.handle
+---@param now integer seconds since the epoch
+---@param cookies string? the Cookie header
+---@param unsendable nil
+---@param problem string? why storages can't be waited for, if they can't
+---@param id string base64url of 32 bytes
+---@return integer todo one of `NEXT`
+---@return any ... up to four values for that
+function native.subjects.revoke_id(handle, now, cookies, unsendable, problem, id) end
+
+---Ends the other sessions of an instance's subject. Comes to how many those were.
+---@type resty.session.native.instance.act
+native.subjects.revoke_others = nil
+
+---Appends sessions of a list to an array.
+---@param list resty.session.native.list
+---@param into resty.session.listed[]
+---@param count integer how many at most
+---@param audience string|number
+---@return boolean more whether the list has more
+function native.subjects.take(list, into, count, audience) end
 
 -- Cookies and headers -------------------------------------------------------------------------------------------------
 
@@ -328,6 +407,10 @@ function native.bridge.discard(ticket) end
 
 ---Runs what was submitted.
 function native.bridge.flush() end
+
+---Returns whether nginx itself started this thread, to run a block.
+---@return boolean
+function native.bridge.in_entry_thread() end
 
 ---Drops the replies that two sweeps in turn have found not taken.
 ---@return boolean again whether there must be another sweep

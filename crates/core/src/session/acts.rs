@@ -230,7 +230,16 @@ impl Session {
         }
         session.state = State::Open;
         *self = session;
+        self.keep_to_limit(context).await;
         Ok(())
+    }
+
+    /// Ends what sessions of the same subject are too many, after this one was saved.
+    async fn keep_to_limit(&mut self, context: &Context) {
+        if let Some(limit) = context.configuration.max_sessions {
+            // Boxed, because few programs limit sessions.
+            Box::pin(self.limit_sessions(context, limit)).await;
+        }
     }
 
     fn take_over(&mut self, opened: Opened) -> Result<(), Error> {
@@ -261,6 +270,7 @@ impl Session {
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;
+        self.keep_to_limit(context).await;
         Ok(())
     }
 
@@ -445,6 +455,9 @@ impl Session {
         let payload = audiences::join(others.map(|(_, entry)| entry));
         let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
+        if context.marks_sessions() {
+            Box::pin(self.mark_own_sign_in(context)).await?;
+        }
         self.delete_other_sessions(context).await?;
         session.write(context, Kind::Session).await?;
         session.leave_remembered(context).await;
@@ -471,6 +484,10 @@ impl Session {
         if !context.configuration.stored {
             context.check_sendable("destroy")?;
         }
+        // First, because no copy may open once a cookie is cleared.
+        if context.marks_sessions() {
+            Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
+        }
         let mut lines = self.erase(context, Kind::Session, meta).await?;
         self.delete_other_sessions(context).await?;
         self.delete_remembered(context).await?;
@@ -483,7 +500,7 @@ impl Session {
     }
 
     async fn delete_other_sessions(&self, context: &Context) -> Result<(), Error> {
-        if !context.configuration.stored {
+        if !context.ends_copies() {
             return Ok(());
         }
         // Boxed, because it seldom has anything to do.

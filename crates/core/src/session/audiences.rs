@@ -1,5 +1,5 @@
-//! The payload's outer shape: a JSON array with one `[data, audience, subject]` for each audience.
-//! A missing subject is left out.
+//! The payload's outer shape: a JSON array with one `[data, audience, subject, sid, sign-in id]` for
+//! each audience. What is missing at the end is left out.
 //!
 //! The data themselves are not decoded, because they are the program's, as its JSON library wrote
 //! them, and may hold bytes that are not UTF-8. Only the names behind them are read. Nesting is
@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde_bytes::ByteBuf;
+mod scanner;
 
+use self::scanner::Scanner;
 use super::Error;
 use super::name::Name;
 use crate::secret::{Secret, show_only};
@@ -24,9 +25,46 @@ pub struct Entry<'a> {
     pub audience: Option<Name<'a>>,
     /// The user's name, if the session has one for this audience.
     pub subject: Option<Name<'a>>,
+    /// What follows the subject, as it was written.
+    more: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
+    /// The identity provider's session id, if the entry has one.
+    pub fn sid(&self) -> Option<Name<'a>> {
+        self.more_names().0
+    }
+
+    /// The id of the sign-in that the entry comes from, if it is written in the entry.
+    pub fn sign_in(&self) -> Option<Name<'a>> {
+        self.more_names().1
+    }
+
+    fn more_names(&self) -> (Option<Name<'a>>, Option<Name<'a>>) {
+        if self.more.is_empty() {
+            return (None, None);
+        }
+        let mut scanner = Scanner::new(self.more);
+        let mut name = || scanner.name().ok().flatten();
+        (name(), name())
+    }
+
+    /// The entry with a sign-in id. A missing subject becomes false, because readers that know of
+    /// neither sids nor sign-in ids would take null for a subject; a missing sid becomes null.
+    fn with_sign_in(&self, sign_in: &str) -> Result<Secret, Error> {
+        let mut values = Scanner::new(self.text).values()?;
+        let is_missing = |value: Option<&&[u8]>| matches!(value, None | Some(&(b"null" | b"false")));
+        let (subject, sid) = (values.get(2), values.get(3));
+        let subject: &[u8] = if is_missing(subject) { b"false" } else { subject.copied().unwrap_or_default() };
+        let sid: &[u8] = if is_missing(sid) { b"null" } else { sid.copied().unwrap_or_default() };
+        let sign_in = [b"\"", sign_in.as_bytes(), b"\""].concat();
+        let after = values.split_off(values.len().min(5));
+        values.truncate(2);
+        values.extend([subject, sid, &sign_in]);
+        values.extend(after);
+        Ok(array(&values))
+    }
+
     /// Audience and subject, if it has both. An empty subject counts as absent.
     pub(super) fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
         let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
@@ -34,13 +72,21 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The places of the parts of a payload with one audience, as most have, whose names are written
-/// without escapes: `[[data,"audience"]]` or `[[data,"audience","subject"]]`.
+/// The shape of a payload with one audience, as most have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sole {
-    data: Range<usize>,
-    audience: Range<usize>,
-    subject: Option<Range<usize>>,
+pub enum Sole {
+    /// Names that are written without escapes, and no more: `[[data,"audience"]]` or
+    /// `[[data,"audience","subject"]]`. These are the places of its parts.
+    Parts {
+        /// The data.
+        data: Range<usize>,
+        /// The audience's name.
+        audience: Range<usize>,
+        /// The subject's name, if there is a subject.
+        subject: Option<Range<usize>>,
+    },
+    /// Anything else.
+    Entry,
 }
 
 /// The parts of a payload with one audience.
@@ -58,9 +104,14 @@ show_only!(Entry<'_> {});
 show_only!(Parts<'_> {});
 
 impl Sole {
-    /// The places of a payload's parts, or `None` if it has not this form.
+    /// The shape of a payload, or `None` if it has not exactly one audience.
     pub(super) fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
-        let [Entry { data, audience: Some(Name::Text(audience)), subject, .. }] = entries else { return None };
+        let [entry] = entries else { return None };
+        Some(Self::parts(payload, entry).unwrap_or(Self::Entry))
+    }
+
+    fn parts(payload: &[u8], entry: &Entry<'_>) -> Option<Self> {
+        let Entry { data, audience: Some(Name::Text(audience)), subject, .. } = entry else { return None };
         let subject = match subject {
             None => None,
             Some(Name::Text(subject)) => Some(subject),
@@ -76,18 +127,19 @@ impl Sole {
         let data = 2..2 + data.len();
         let audience = data.end + 2..data.end + 2 + audience.len();
         let Some(subject) = subject else {
-            return (rest == b"\"]]").then_some(Self { data, audience, subject: None });
+            return (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: None });
         };
         let rest = rest.strip_prefix(b"\",\"")?.strip_prefix(&**subject)?;
         let subject = audience.end + 3..audience.end + 3 + subject.len();
-        (rest == b"\"]]").then_some(Self { data, audience, subject: Some(subject) })
+        (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: Some(subject) })
     }
 
-    /// The parts of the payload that it was made of, or `None` if the payload is shorter.
+    /// The parts of the payload that it was made of, or `None` if it does not tell them, or if the
+    /// payload is shorter.
     pub fn split<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
+        let Self::Parts { data, audience, subject } = self else { return None };
         let part = |range: &Range<usize>| payload.get(range.clone());
-        let subject = self.subject.as_ref().and_then(part);
-        Some(Parts { data: part(&self.data)?, audience: part(&self.audience)?, subject })
+        Some(Parts { data: part(data)?, audience: part(audience)?, subject: subject.as_ref().and_then(part) })
     }
 }
 
@@ -97,7 +149,7 @@ impl Sole {
 ///
 /// The payload is not an array of arrays.
 pub fn entries(payload: &[u8]) -> Result<Vec<Entry<'_>>, Error> {
-    let mut scanner = Scanner { text: payload, at: 0 };
+    let mut scanner = Scanner::new(payload);
     let mut entries = Vec::with_capacity(1);
     scanner.demand(b'[', "array expected")?;
     if !scanner.accept(b']') {
@@ -154,18 +206,45 @@ pub(super) fn check(payload: &[u8], index: Option<usize>) -> Result<(), Error> {
 
 /// The payload of some of the entries.
 pub(super) fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secret {
-    let texts: Vec<&[u8]> = entries.into_iter().map(|entry| entry.text).collect();
-    let size = texts.iter().map(|text| text.len() + 1).sum::<usize>();
-    let mut payload = Secret::from(Vec::with_capacity(size + 2));
-    payload.push(b'[');
-    for (number, text) in texts.into_iter().enumerate() {
-        if number > 0 {
-            payload.push(b',');
-        }
-        payload.extend_from_slice(text);
+    array(&entries.into_iter().map(|entry| entry.text).collect::<Vec<_>>())
+}
+
+/// The payload with a sign-in id in each entry that has an audience and lacks one, or `None` if
+/// none does.
+///
+/// # Errors
+///
+/// The payload is not an array of arrays, or `sign_in` fails.
+pub(super) fn with_sign_ins(
+    payload: &[u8],
+    sign_in: impl Fn(&Entry<'_>) -> Result<String, Error>,
+) -> Result<Option<Secret>, Error> {
+    let entries = entries(payload)?;
+    let lacks = |entry: &&Entry| entry.audience.is_some() && entry.sign_in().is_none();
+    if !entries.iter().any(|entry| lacks(&entry)) {
+        return Ok(None);
     }
-    payload.push(b']');
-    payload
+    let text = |entry: &Entry| match lacks(&entry) {
+        true => sign_in(entry).and_then(|id| entry.with_sign_in(&id)),
+        false => Ok(Secret::from(entry.text)),
+    };
+    let texts = entries.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(array(&texts.iter().map(|text| text.as_slice()).collect::<Vec<_>>())))
+}
+
+/// A JSON array of values.
+fn array(texts: &[&[u8]]) -> Secret {
+    let size = texts.iter().map(|text| text.len() + 1).sum::<usize>();
+    let mut array = Secret::from(Vec::with_capacity(size + 2));
+    array.push(b'[');
+    for (number, text) in texts.iter().enumerate() {
+        if number > 0 {
+            array.push(b',');
+        }
+        array.extend_from_slice(text);
+    }
+    array.push(b']');
+    array
 }
 
 /// The owners of a record: one for each entry that has a subject. See [`Owner::new`] for
@@ -210,7 +289,7 @@ struct Member<'a> {
 
 fn members(info: &[u8]) -> Result<Vec<Member<'_>>, Error> {
     const PROBLEM: Error = Error::InfoFormat("object expected");
-    let mut scanner = Scanner { text: info, at: 0 };
+    let mut scanner = Scanner::new(info);
     let mut members = Vec::new();
     scanner.demand(b'{', "").map_err(|_| PROBLEM)?;
     while scanner.peek() == Some(b'"') {
@@ -221,147 +300,6 @@ fn members(info: &[u8]) -> Result<Vec<Member<'_>>, Error> {
     }
     scanner.demand(b'}', "").map_err(|_| PROBLEM)?;
     Ok(members)
-}
-
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Scanner<'a> {
-    fn peek(&mut self) -> Option<u8> {
-        while let Some(byte) = self.text.get(self.at) {
-            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-                return Some(*byte);
-            }
-            self.at += 1;
-        }
-        None
-    }
-
-    fn accept(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn demand(&mut self, byte: u8, problem: &'static str) -> Result<(), Error> {
-        if self.accept(byte) { Ok(()) } else { Err(Error::PayloadFormat(problem)) }
-    }
-
-    fn entry(&mut self) -> Result<Entry<'a>, Error> {
-        self.demand(b'[', "array of an audience expected")?;
-        let start = self.at - 1;
-        let data = self.value()?;
-        let audience = self.name()?;
-        let subject = self.name()?;
-        while self.accept(b',') {
-            self.value()?;
-        }
-        self.demand(b']', "end of an audience's array expected")?;
-        Ok(Entry { text: &self.text[start..self.at], data, audience, subject })
-    }
-
-    /// The next element of an entry, if there is one.
-    fn name(&mut self) -> Result<Option<Name<'a>>, Error> {
-        if !self.accept(b',') {
-            return Ok(None);
-        }
-        match self.value()? {
-            b"null" | b"false" => Ok(None),
-            text @ [b'"', ..] => unescape(text).map(|text| Some(Name::Text(text))),
-            other => Ok(Some(Name::from_json(other))),
-        }
-    }
-
-    fn member(&mut self) -> Result<Member<'a>, Error> {
-        let start = self.at;
-        self.string()?;
-        self.at += 1;
-        let audience = unescape(&self.text[start..self.at])?;
-        self.demand(b':', "colon expected")?;
-        let value = self.value()?;
-        Ok(Member { text: self.text[start..self.at].trim_ascii_end(), audience, value })
-    }
-
-    /// Skips one value of any kind and returns its text.
-    fn value(&mut self) -> Result<&'a [u8], Error> {
-        self.peek().ok_or(Error::PayloadFormat("value expected"))?;
-        let (text, start) = (self.text, self.at);
-        let (mut at, mut depth) = (start, 0_usize);
-        while let Some(byte) = text.get(at) {
-            match byte {
-                b'"' => at = closing_quote(text, at)?,
-                b'[' | b'{' => depth += 1,
-                b']' | b'}' if depth == 0 => break,
-                b']' | b'}' => depth -= 1,
-                b',' if depth == 0 => break,
-                _ => {}
-            }
-            at += 1;
-        }
-        self.at = at;
-        match text[start..at].trim_ascii_end() {
-            b"" => Err(Error::PayloadFormat("value expected")),
-            _ if depth > 0 => Err(Error::PayloadFormat("unexpected end of text")),
-            text => Ok(text),
-        }
-    }
-
-    /// Skips a string up to its closing quote.
-    fn string(&mut self) -> Result<(), Error> {
-        self.at = closing_quote(self.text, self.at)?;
-        Ok(())
-    }
-}
-
-/// The place of the closing quote of the string whose opening quote is at `at`.
-fn closing_quote(text: &[u8], mut at: usize) -> Result<usize, Error> {
-    const UNCLOSED: Error = Error::PayloadFormat("unexpected end of a string");
-    loop {
-        let rest = text.get(at + 1..).unwrap_or_default();
-        let Some(found) = find_quote_or_escape(rest) else { return Err(UNCLOSED) };
-        at += 1 + found;
-        if text[at] == b'"' {
-            return Ok(at);
-        }
-        at += 1;
-    }
-}
-
-/// Looks at eight bytes at a time first, because most strings are so short that starting a vector
-/// search takes longer.
-fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
-    const SHORT: usize = 32;
-    let (near, far) = text.split_at(text.len().min(SHORT));
-    let (words, rest) = near.as_chunks::<8>();
-    for (number, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = first_bits(word, b'"') | first_bits(word, b'\\');
-        if found != 0 {
-            return Some(8 * number + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let found = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|found| 8 * words.len() + found);
-    found.or_else(|| memchr::memchr2(b'"', b'\\', far).map(|found| near.len() + found))
-}
-
-/// A word whose lowest set bit is in the lowest byte of `word` that equals `byte`; zero if no byte
-/// does.
-fn first_bits(word: u64, byte: u8) -> u64 {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    let zeroed = word ^ (EACH * u64::from(byte));
-    zeroed.wrapping_sub(EACH) & !zeroed & (EACH << 7)
-}
-
-/// The bytes of a JSON string, quotes included in the text.
-fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
-    match text {
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Ok(Cow::Borrowed(inner)),
-        text => serde_json::from_slice::<ByteBuf>(text)
-            .map(|name| Cow::Owned(name.into_vec()))
-            .map_err(|_| Error::PayloadFormat("invalid string")),
-    }
 }
 
 #[cfg(test)]
@@ -525,7 +463,7 @@ mod tests {
         #[test]
         fn quotes_and_escapes_are_found_at_any_place(text in "[!#\\[\\]a\u{a2}\u{71c}]{0,50}[\"\\\\a]{0,3}") {
             let found = text.bytes().position(|byte| byte == b'"' || byte == b'\\');
-            prop_assert_eq!(find_quote_or_escape(text.as_bytes()), found);
+            prop_assert_eq!(scanner::find_quote_or_escape(text.as_bytes()), found);
         }
 
         #[test]

@@ -13,9 +13,11 @@ use self::protection::Protection;
 use super::Error;
 use super::cookie_settings::{CookieSettings, Kind};
 use super::keys::{Keys, Stage};
+use super::marks::KnownMarks;
 use super::name::Name;
 pub use super::options::Options;
-use super::options::{Revocation, invalid};
+use super::options::invalid;
+use super::revocation::Revocation;
 pub use super::secrets::Guessable;
 use super::secrets::{check_known, guessable, writes_fallbacks, writes_key};
 use super::times::Timeouts;
@@ -23,6 +25,7 @@ use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::keys::{IKM_SIZE, sha256};
 use crate::cookie::{Flags, Key, RememberSafety};
 use crate::secret::Secret;
+use crate::settings::Whole;
 use crate::time::Seconds;
 
 /// Fills bytes with randomness, such as [`getrandom::fill`].
@@ -77,6 +80,8 @@ pub struct Configuration {
     pub(super) hash_subject: bool,
     /// Whether storages note whose session a record is.
     pub(super) store_metadata: bool,
+    /// How many sessions a subject may have.
+    pub(super) max_sessions: Option<usize>,
     /// How long a session idles before a refresh touches it.
     pub(super) touch_threshold: Seconds,
     /// A payload of more bytes is deflated; with 0 no payload is.
@@ -91,6 +96,8 @@ pub struct Configuration {
     pub response_headers: Vec<String>,
     /// Whether the payload is kept in a storage instead of the cookie.
     pub stored: bool,
+    /// How sessions are revoked by marks, if they are.
+    pub(super) revocation: Option<Rc<Revocation>>,
     /// The configuration for requests over HTTPS, if it differs.
     https: Option<Rc<Self>>,
 }
@@ -143,15 +150,30 @@ impl Configuration {
     ///
     /// # Errors
     ///
-    /// An option needs a storage: `remember_theft`, or `revocation`, which sessions in a storage do
-    /// not need. (With a storage, lua-resty-session ignores `revocation`.)
+    /// An option needs a storage, such as `remember_theft` or `max_sessions`.
     pub fn with_storage(self, stored: bool) -> Result<Self, Error> {
-        if !stored && self.options.revocation == Some(Revocation(true)) {
-            let cause = "this version cannot revoke sessions that are kept in cookies: revoked ones would open";
-            return Err(invalid("revocation", cause));
-        }
         self.protection.check_storage(stored)?;
+        self.check_max_sessions(stored)?;
         Ok(Self { stored, https: self.make_https(stored)?, ..self })
+    }
+
+    /// The same configuration with a store of marks, of which the worker knows those.
+    ///
+    /// # Errors
+    ///
+    /// The option `revocation_fail_mode` is wrong.
+    pub fn with_revocation(self, known: Option<KnownMarks>) -> Result<Self, Error> {
+        let one = Self { revocation: Revocation::read(&self.options, known)?, ..self };
+        Ok(Self { https: one.make_https(one.stored)?, ..one })
+    }
+
+    fn check_max_sessions(&self, stored: bool) -> Result<(), Error> {
+        let cause = match (self.max_sessions, stored, self.store_metadata) {
+            (None, ..) | (_, true, true) => return Ok(()),
+            (_, false, _) => "it needs a storage: nothing counts the sessions that are kept in cookies",
+            (_, true, false) => "it needs store_metadata = true",
+        };
+        Err(invalid("max_sessions", cause))
     }
 
     /// The most bytes that the JSON of the data may have, and the JSON of the info.
@@ -193,6 +215,7 @@ impl Configuration {
             hash_storage_key: on(options.hash_storage_key),
             hash_subject: on(options.hash_subject),
             store_metadata: on(options.store_metadata),
+            max_sessions: max_sessions(options.max_sessions.flatten())?,
             touch_threshold: seconds(options.touch_threshold),
             compression_threshold: options.compression_threshold.unwrap_or_default(),
             bind,
@@ -200,6 +223,7 @@ impl Configuration {
             request_headers: header_names(&options.request_headers)?,
             response_headers: header_names(&options.response_headers)?,
             stored: false,
+            revocation: None,
             https: None,
             options,
         })
@@ -239,6 +263,13 @@ fn cookies(options: &Options) -> Result<(CookieSettings, CookieSettings), Error>
         safety: remember_safety(options.remember_safety.as_deref())?,
     };
     Ok((session, remember))
+}
+
+fn max_sessions(option: Option<Whole>) -> Result<Option<usize>, Error> {
+    match option {
+        Some(Whole(0)) => Err(invalid("max_sessions", "whole number over 0 expected")),
+        limit => Ok(limit.map(|Whole(limit)| usize::try_from(limit).unwrap_or(usize::MAX))),
+    }
 }
 
 fn seconds(option: Option<u64>) -> Seconds {
@@ -504,22 +535,6 @@ pub(super) mod tests {
             (&*text.session_cookie.name, &*text.session_cookie.attributes),
             ("5", "; Path=1e+15; SameSite=Lax; HttpOnly")
         );
-    }
-
-    #[test]
-    fn revocation_of_sessions_in_cookies_is_an_error() {
-        let stored = |values: &[_], stored| initial(values).and_then(|one| one.with_storage(stored));
-        for value in [text("redis"), Value::Boolean(true), Value::List(vec![]), Value::Other("table with named fields")]
-        {
-            let values = [("revocation", value)];
-            let problem = stored(&values, false).err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(problem.starts_with("invalid revocation (this version cannot revoke"), "{problem}");
-            assert!(stored(&values, true).unwrap().stored);
-            let defaults = initial(&values).unwrap();
-            assert!(Configuration::new(Options::default(), &defaults).unwrap().with_storage(false).is_err());
-            let off = read(&[("revocation", Value::Boolean(false))]).unwrap();
-            assert!(Configuration::new(off, &defaults).unwrap().with_storage(false).is_ok());
-        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::error::Cause;
 use crate::cookie::Binding;
 use crate::cookie::cipher::OneTimeKey;
 use crate::cookie::keys::Derivation;
-use crate::storage::{Delete, Error, Get, Reply, Request, Set, Update};
+use crate::storage::{Delete, Error, Get, LiveSession, Reply, Request, Sessions, Set, Update};
 
 /// What an act needs next.
 #[derive(Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub enum Need {
     Derive(Box<Derivation>),
     /// An operation of the storage: [`Supply::Storage`].
     Storage(Request),
+    /// An operation of the store of marks: [`Supply::Storage`].
+    Revocation(Request),
 }
 
 /// What meets a [`Need`].
@@ -58,6 +60,8 @@ struct Mailbox {
     supply: Option<Supply>,
     /// The key that was derived last.
     derived: Option<Box<(Derivation, OneTimeKey)>>,
+    /// A failure that does not fail the act.
+    warning: Option<String>,
 }
 
 /// An act's way to the outside.
@@ -134,6 +138,69 @@ impl Environment {
         done(self.perform(delete.into()).await)
     }
 
+    /// Returns the values of marks, in the order in which they were asked for; `None` for one that
+    /// does not exist.
+    ///
+    /// # Errors
+    ///
+    /// The store of marks cannot tell.
+    pub(super) async fn look_up(&self, mut marks: Vec<Get>) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let count = marks.len();
+        let request = match (count, marks.pop()) {
+            (1, Some(mark)) => mark.into(),
+            (_, last) => {
+                marks.extend(last);
+                Request::GetEach(marks)
+            }
+        };
+        match self.revocation(request).await? {
+            Reply::Record(value) if count == 1 => Ok(vec![Some(value)]),
+            Reply::Absent if count == 1 => Ok(vec![None]),
+            Reply::Records(values) if count == values.len() => Ok(values),
+            _ => Err(Error::Mismatch),
+        }
+    }
+
+    /// Deletes records.
+    ///
+    /// # Errors
+    ///
+    /// The storage's message; empty if a program's own storage gave none. Some of the records may
+    /// have been deleted.
+    pub async fn delete_each(&self, deletes: Vec<Delete>) -> Result<(), Cause> {
+        done(self.perform(Request::DeleteEach(deletes)).await)
+    }
+
+    /// Returns the live sessions of an owner.
+    ///
+    /// # Errors
+    ///
+    /// The storage cannot tell.
+    pub async fn sessions(&self, sessions: Sessions) -> Result<Vec<LiveSession>, Error> {
+        match self.perform(sessions.into()).await? {
+            Reply::Sessions(sessions) => Ok(sessions),
+            Reply::Absent => Ok(Vec::new()),
+            _ => Err(Error::Mismatch),
+        }
+    }
+
+    /// Performs an operation of the store of marks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(super) async fn revocation(&self, request: Request) -> Result<Reply, Error> {
+        match self.obtain(Need::Revocation(request)).await {
+            Supply::Storage(result) => result,
+            _ => Err(Error::Mismatch),
+        }
+    }
+
+    /// Notes a failure that does not fail the act. The last one counts.
+    pub(super) fn warn(&self, warning: String) {
+        self.0.borrow_mut().warning = Some(warning);
+    }
+
     async fn perform(&self, request: Request) -> Result<Reply, Error> {
         match self.obtain(Need::Storage(request)).await {
             Supply::Storage(result) => result,
@@ -193,6 +260,11 @@ impl<T> Task<T> {
     pub fn resume(&mut self, supply: Supply) -> Step<T> {
         self.environment.0.borrow_mut().supply = Some(supply);
         self.advance()
+    }
+
+    /// Takes the failure that the act noted without failing, if there is one.
+    pub fn take_warning(&self) -> Option<String> {
+        self.environment.0.borrow_mut().warning.take()
     }
 
     fn advance(&mut self) -> Step<T> {

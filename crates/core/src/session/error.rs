@@ -46,6 +46,21 @@ pub enum Error {
     #[error("missing session audience")]
     MissingAudience,
 
+    /// The session was revoked, or its user, or the sign-in that it comes from.
+    #[error("session revoked")]
+    SessionRevoked,
+    /// The store of marks failed, and `revocation_fail_mode` is `closed`.
+    #[error("unable to check session revocation ({0})")]
+    CheckRevocation(String),
+    /// The store of marks failed when a session ended, and `revocation_fail_mode` is `closed`.
+    #[error("unable to mark session revoked ({0})")]
+    MarkRevoked(String),
+    /// The store of marks failed when a program revoked sessions.
+    #[error("unable to revoke session key ({0})")]
+    Revoke(String),
+    /// A program revokes sessions, and the option `revocation` is not set.
+    #[error("session revocation is not enabled")]
+    RevocationOff,
     /// The remember cookie comes from a sign-in that was revoked.
     #[error("session remember cookie was revoked, because a copy of it or of a former one was used")]
     Revoked,
@@ -137,12 +152,27 @@ pub enum Error {
     #[error("unable to destroy nonexistent session")]
     DestroyNonexistent,
 
+    /// The session whose subject's other sessions are to end is not open.
+    #[error("unable to revoke other sessions of nonexistent session")]
+    RevokeOthersNonexistent,
+    /// The sessions of a subject could not be listed or ended.
+    #[error("unable to {act}{cause}")]
+    Sessions {
+        /// What was to be done with them.
+        act: &'static str,
+        /// What the storage lacks, or its message.
+        cause: Cause,
+    },
+
     /// `ikm` does not have 32 bytes.
     #[error("invalid ikm size")]
     IkmSize,
     /// One of `ikm_fallbacks` does not have 32 bytes.
     #[error("invalid ikm size in ikm_fallbacks")]
     IkmFallbackSize,
+    /// `revocation_fail_mode` is neither `open` nor `closed`.
+    #[error("invalid revocation fail mode")]
+    InvalidFailMode,
     /// `bind` holds an unknown word.
     #[error("invalid bind")]
     InvalidBind,
@@ -172,7 +202,15 @@ impl Error {
     /// Whether a storage, a derivation or the operating system failed, so that another try may
     /// succeed.
     pub(super) fn is_fault(&self) -> bool {
-        matches!(self, Self::Load(Cause(Some(_))) | Self::Store(_) | Self::Derive(_) | Self::Random(_) | Self::Nonce(_))
+        matches!(
+            self,
+            Self::Load(Cause(Some(_)))
+                | Self::Store(_)
+                | Self::Derive(_)
+                | Self::Random(_)
+                | Self::Nonce(_)
+                | Self::CheckRevocation(_)
+        )
     }
 }
 

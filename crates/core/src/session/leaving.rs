@@ -39,7 +39,7 @@ impl Session {
     /// remembered, or that fails, deletes the cookie, which would bring the audience back.
     pub(super) async fn leave_remembered(&mut self, context: &Context) {
         if self.remembers()
-            && context.configuration.stored
+            && context.ends_copies()
             && let Err(error) = Box::pin(self.delete_other_remembered(context)).await
         {
             self.warning = Some(error.to_string());
@@ -55,10 +55,11 @@ impl Session {
     }
 
     /// Deletes the record of the remember cookie that this session opened or saved, and those of
-    /// the request's remember cookies that a key authenticates. They need not be opened for that,
-    /// because somebody who has such a cookie could sign in with it, and out again.
+    /// the request's remember cookies that a key authenticates, or marks these cookies as revoked.
+    /// They need not be opened for that, because somebody who has such a cookie could sign in with
+    /// it, and out again.
     pub(super) async fn delete_remembered(&self, context: &Context) -> Result<(), Error> {
-        if !context.configuration.stored {
+        if !context.ends_copies() {
             return Ok(());
         }
         let mut headers: Vec<Header> = self.remember_meta.iter().map(|meta| meta.header.clone()).collect();
@@ -68,9 +69,21 @@ impl Session {
             }
         }
         for header in &headers {
-            self.delete(context, Kind::Remember, header).await?;
+            self.end(context, Kind::Remember, header).await?;
         }
         Ok(())
+    }
+
+    /// Deletes a session's record, or marks its cookie as revoked.
+    ///
+    /// # Errors
+    ///
+    /// The storage failed, or the store of marks did in `closed` mode.
+    pub(super) async fn end(&self, context: &Context, kind: Kind, header: &Header) -> Result<(), Error> {
+        match context.configuration.stored {
+            true => self.delete(context, kind, header).await,
+            false => context.mark_id(kind, header).await,
+        }
     }
 
     /// The lines that clear all remember cookies that the browser has.
@@ -148,6 +161,11 @@ impl Session {
 }
 
 impl Context {
+    /// Whether the end of a session ends copies of its cookie, too.
+    pub(super) fn ends_copies(&self) -> bool {
+        self.configuration.stored || self.marks_sessions()
+    }
+
     /// Whether the user of the newest session cookie of the request, however old it is, asked to be
     /// forgotten.
     pub(super) async fn asks_to_be_forgotten(&self) -> bool {

@@ -4,7 +4,7 @@ use super::Error;
 use super::keys::Stage;
 use super::name::Name;
 use crate::secret::Secret;
-use crate::settings::{self, Names, Reader, Setting, Table, Value, hint};
+use crate::settings::{self, Names, Reader, Setting, Table, Value, Whole, hint};
 
 /// A number is a name of its own, and not its text.
 impl Setting for Name<'static> {
@@ -17,13 +17,34 @@ impl Setting for Name<'static> {
     }
 }
 
-/// Whether a program asks for revocation, in whatever way.
+/// The store of marks. Whoever makes the configuration makes the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revocation(pub bool);
+pub struct Revocation;
 
 impl Setting for Revocation {
+    fn from_value(_: &Value) -> Result<Self, String> {
+        Ok(Self)
+    }
+}
+
+/// What happens if the store of marks fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailMode {
+    /// Sessions open.
+    Open,
+    /// Sessions don't open.
+    Closed,
+    /// The option has another value.
+    Invalid,
+}
+
+impl Setting for FailMode {
     fn from_value(value: &Value) -> Result<Self, String> {
-        Ok(Self(*value != Value::Boolean(false)))
+        Ok(match value {
+            Value::Text(text) if *text == b"open" => Self::Open,
+            Value::Text(text) if *text == b"closed" => Self::Closed,
+            _ => Self::Invalid,
+        })
     }
 }
 
@@ -127,6 +148,7 @@ options! {
     hash_storage_key: bool = Some(false),
     hash_subject: bool = Some(false),
     store_metadata: bool = Some(false),
+    max_sessions: Option<Whole> = None,
     touch_threshold: u64 = Some(60),
     compression_threshold: u64 = Some(1024),
     max_data_size: u64 = None,
@@ -137,13 +159,13 @@ options! {
     request_headers: Vec<String> = None,
     response_headers: Vec<String> = None,
     revocation: Revocation = None,
+    revocation_fail_mode: FailMode = Some(FailMode::Open),
+    revocation_cache_ttl: u64 = Some(5),
+    revocation_error_cache_ttl: u64 = None,
     separate_keys: Stage = Some(Stage::Off),
     key_context: Option<Vec<u8>> = None,
     seal_info: Stage = Some(Stage::Off),
 }
-
-/// Options that mean nothing without `revocation`, and are accepted.
-const WITH_REVOCATION: [&str; 3] = ["revocation_fail_mode", "revocation_cache_ttl", "revocation_error_cache_ttl"];
 
 /// Tables of lua-resty-session 3 that hold options of sessions.
 const VERSION_3: [&str; 4] = ["cookie", "check", "random", "aes"];
@@ -151,7 +173,7 @@ const VERSION_3: [&str; 4] = ["cookie", "check", "random", "aes"];
 impl Options {
     /// The names of all options that a session's table may hold, except the storages' own tables.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::NAMES.iter().copied().chain(WITH_REVOCATION).chain(["storage"])
+        Self::NAMES.iter().copied().chain(["storage"])
     }
 
     /// Returns what to log about the names that are not an option's, sorted. `sections` are the

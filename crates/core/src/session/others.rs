@@ -7,7 +7,7 @@ use super::{Context, Error, Kind, Session, audiences};
 use crate::cookie::Header;
 
 impl Session {
-    /// Deletes the records of the request's cookies of that kind that would sign the current
+    /// Ends the sessions of the request's cookies of that kind that would sign the current
     /// audience in again after it has left, except for the one with the id `own`. The response
     /// cannot clear the cookies of other paths and domains.
     ///
@@ -23,7 +23,8 @@ impl Session {
             match reader.read_candidate(context, kind, cookie, number).await {
                 Ok(Opened { meta, payload, index: Some(_), .. }) => {
                     let other = Self { payload, ..Self::new(&context.configuration) };
-                    other.delete(context, kind, &meta.header).await?;
+                    other.mark_sign_ins(context, &meta.header).await?;
+                    other.end(context, kind, &meta.header).await?;
                 }
                 Err(error) if error.is_fault() => return Err(error),
                 _ => {}

@@ -111,6 +111,11 @@ impl Session {
             (payload, String::new(), record.info.map(open_info).transpose()?.unwrap_or_default())
         } else {
             let first = &value[ENCODED_SIZE..];
+            if cookie.derives_slowly() {
+                // Nobody makes this server derive the key of a revoked cookie again and again.
+                let unknown = context.check_id(cookie, &verified.header)?;
+                context.look_up(&verified.header, unknown).await?;
+            }
             let payload = context.open_cookies(cookie, &verified, first, number).await?;
             // What was decoded as base64url is text.
             let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
@@ -120,6 +125,8 @@ impl Session {
         let entries = audiences::entries(&payload)?;
         let index = audiences::position(&entries, audience);
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
+        let unknown = context.check_marks(cookie, &verified.header, &entries, index)?;
+        context.look_up(&verified.header, unknown).await?;
         let place = request::place(&context.cookies, value);
         let Verified { header, key } = verified;
         let meta = Meta { header, key, initial_chunk, known_at: context.now, place };

@@ -30,6 +30,7 @@ impl Session {
         }
         let unnoted = if context.watches_lines() { Box::pin(self.continue_line(context, kind)).await? } else { None };
         let dropped = self.enforce_same_subject(context)?;
+        self.begin_sign_in(context, kind)?;
         let result = self.write_all(context, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);
@@ -99,14 +100,15 @@ impl Session {
         context.environment.set(set).await.map_err(Error::Store)
     }
 
-    /// Deletes a session's record, and returns the lines that clear its cookies.
+    /// Deletes a session's record, or marks its cookie as revoked, and returns the lines that clear
+    /// its cookies.
     pub(super) async fn erase(&self, context: &Context, kind: Kind, meta: &Meta) -> Result<Lines, Error> {
-        if !context.configuration.stored {
-            let count = chunks::count(&context.cookie(kind).name, meta.header.data_size()).unwrap_or(1);
-            return Ok(context.clear(kind, 1, count));
-        }
-        self.delete(context, kind, &meta.header).await?;
-        Ok(context.clear(kind, 1, 1))
+        self.end(context, kind, &meta.header).await?;
+        let count = match context.configuration.stored {
+            true => 1,
+            false => chunks::count(&context.cookie(kind).name, meta.header.data_size()).unwrap_or(1),
+        };
+        Ok(context.clear(kind, 1, count))
     }
 
     /// Deletes a session's record.

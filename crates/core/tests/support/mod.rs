@@ -11,7 +11,7 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session;
 use resty_session_core::session::effect::{Need, Step, Supply, Task};
 use resty_session_core::session::{Configuration, Context, Error, Options, Outcome, Session};
-use resty_session_core::storage::{self, Reply, Request};
+use resty_session_core::storage::{self, LiveSession, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 thread_local! {
@@ -37,6 +37,8 @@ fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
 #[derive(Default)]
 pub struct Memory {
     pub records: HashMap<String, (String, u64)>,
+    /// Whose each record is, by `name:key`.
+    pub owners: HashMap<String, Vec<Owner>>,
     /// Fails the storage calls with these numbers, counting from 1.
     pub failing: Vec<usize>,
     pub calls: Vec<Request>,
@@ -70,10 +72,12 @@ impl Memory {
                     return Err(storage::Error::Gone);
                 }
                 self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
+                self.owners.insert(name(&set.name, &set.key), set.owners.clone());
                 if let Some(old_key) = &set.old_key
                     && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
                 {
                     *expiry = (*expiry).min(now + set.stale_ttl);
+                    self.owners.remove(&name(&set.name, old_key));
                 }
                 Reply::Done
             }
@@ -86,13 +90,11 @@ impl Memory {
                 Reply::Done
             }
             Request::Delete(delete) => {
-                self.records.remove(&name(&delete.name, &delete.key));
+                self.delete(delete);
                 Reply::Done
             }
             Request::DeleteEach(deletes) => {
-                for delete in deletes {
-                    self.records.remove(&name(&delete.name, &delete.key));
-                }
+                deletes.iter().for_each(|delete| self.delete(delete));
                 Reply::Done
             }
             Request::Lock(lock) => {
@@ -110,8 +112,26 @@ impl Memory {
                 }
                 Reply::Done
             }
-            Request::Sessions(_) => panic!("no act lists sessions"),
+            Request::Sessions(sessions) => Reply::Sessions(self.sessions(sessions)),
         })
+    }
+
+    /// Metadata go on naming the sessions of owners that the request does not name.
+    fn delete(&mut self, delete: &storage::Delete) {
+        let name = format!("{}:{}", delete.name, delete.key);
+        self.owners.entry(name.clone()).or_default().retain(|owner| !delete.owners.contains(owner));
+        self.records.remove(&name);
+    }
+
+    fn sessions(&self, sessions: &storage::Sessions) -> Vec<LiveSession> {
+        let of_owner = self.owners.iter().filter(|(_, owners)| owners.contains(&sessions.owner));
+        of_owner
+            .filter_map(|(record, _)| {
+                let key = record.strip_prefix(&*sessions.name)?.strip_prefix(':')?.to_owned();
+                let expiry = self.records.get(record).map_or(u64::MAX, |(_, expiry)| *expiry);
+                Some(LiveSession { key, expiry })
+            })
+            .collect()
     }
 }
 
@@ -125,6 +145,8 @@ pub struct World {
     pub unsendable: Option<String>,
     pub binding: Binding,
     pub memory: Memory,
+    /// The store of marks, if it is not the storage.
+    pub marks: Memory,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -146,6 +168,7 @@ impl World {
             unsendable: None,
             binding: Binding::default(),
             memory: Memory::default(),
+            marks: Memory::default(),
             bound: 0,
             derived: 0,
             crowded: false,
@@ -182,6 +205,7 @@ impl World {
         loop {
             let supply = match step {
                 Step::Done((mut session, result)) => {
+                    session.warning = task.take_warning().or(session.warning.take());
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
@@ -191,6 +215,7 @@ impl World {
                     Supply::Binding(self.binding.clone())
                 }
                 Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
                 Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
             };

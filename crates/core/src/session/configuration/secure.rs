@@ -29,7 +29,8 @@ impl Configuration {
             return Ok(None);
         }
         let options = Options { cookie_secure: Some(Secure::On), ..self.options.clone() };
-        Ok(Some(Rc::new(Self { stored, ..Self::resolve(options, self.random_key, self.guessable)? })))
+        let revocation = self.revocation.clone();
+        Ok(Some(Rc::new(Self { stored, revocation, ..Self::resolve(options, self.random_key, self.guessable)? })))
     }
 
     /// Whether the request's scheme decides about the cookies' attributes.

@@ -1,0 +1,239 @@
+//! Marks: records that say that sessions were revoked, and what a worker knows of them.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use crate::cookie::base64url;
+use crate::cookie::keys::sha256;
+use crate::storage::Owner;
+use crate::time::{Seconds, Timestamp};
+
+/// How many marks a worker knows at most.
+const PLACES: usize = 1024;
+
+/// What a mark is about.
+#[derive(Clone)]
+pub(super) enum Mark<'a> {
+    /// A session id: 32 bytes.
+    Id(Cow<'a, [u8]>),
+    /// A user's name.
+    Subject(Cow<'a, [u8]>),
+    /// An identity provider's session id.
+    Sid(Cow<'a, [u8]>),
+    /// All sessions of one sign-in.
+    SignIn(Cow<'a, [u8]>),
+}
+
+/// How the keys of marks are made.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    pub hash_storage_key: bool,
+    pub hash_subject: bool,
+}
+
+impl Mark<'_> {
+    /// The same mark with bytes of its own.
+    pub(super) fn into_owned(self) -> Mark<'static> {
+        match self {
+            Self::Id(text) => Mark::Id(text.into_owned().into()),
+            Self::Subject(text) => Mark::Subject(text.into_owned().into()),
+            Self::Sid(text) => Mark::Sid(text.into_owned().into()),
+            Self::SignIn(text) => Mark::SignIn(text.into_owned().into()),
+        }
+    }
+
+    /// The key of the mark's record.
+    pub(super) fn key(&self, keys: Keys) -> String {
+        let text = match self {
+            Self::Id(sid) => sid.to_vec(),
+            Self::Subject(subject) => {
+                let subject = Owner::new(b"", subject, keys.hash_subject).subject;
+                [b"subject:", subject.as_bytes()].concat()
+            }
+            Self::Sid(sid) => [b"sid:", &**sid].concat(),
+            // Only this library reads these, so their keys always have the same length.
+            Self::SignIn(sign_in) => return base64url::encode(&sha256(&[b"sign-in:", &**sign_in].concat())),
+        };
+        if keys.hash_storage_key { base64url::encode(&sha256(&text)) } else { base64url::encode(&text) }
+    }
+
+    /// Whether it is about nothing, as that of an empty subject.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts().1.is_empty()
+    }
+
+    /// Its kind, and what it is about.
+    fn parts(&self) -> (u8, &[u8]) {
+        match self {
+            Self::Id(text) => (0, text),
+            Self::Subject(text) => (1, text),
+            Self::Sid(text) => (2, text),
+            Self::SignIn(text) => (3, text),
+        }
+    }
+
+    fn place(&self, store: u64, name: &str) -> Box<[u8]> {
+        let (kind, text) = self.parts();
+        let mut place = Vec::with_capacity(10 + name.len() + text.len());
+        place.extend_from_slice(&store.to_le_bytes());
+        place.push(kind);
+        place.extend_from_slice(name.as_bytes());
+        place.push(0);
+        place.extend_from_slice(text);
+        place.into()
+    }
+}
+
+/// What the record of a mark says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// There is no mark.
+    Valid,
+    /// The session is revoked.
+    Revoked,
+    /// Sessions that were created at this time or before are revoked: seconds since the epoch.
+    RevokedUntil(f64),
+}
+
+impl Verdict {
+    /// What a record's value says. A value that is neither `1` nor a number says nothing.
+    pub(super) fn of(value: Option<&[u8]>) -> Self {
+        match value {
+            None => Self::Valid,
+            Some(b"1") => Self::Revoked,
+            Some(value) => {
+                let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+                number.filter(|number: &f64| number.is_finite()).map_or(Self::Valid, Self::RevokedUntil)
+            }
+        }
+    }
+
+    /// Whether it revokes a session that was created at that time.
+    pub(super) fn revokes(self, creation_time: Timestamp) -> bool {
+        match self {
+            Self::Valid => false,
+            Self::Revoked => true,
+            Self::RevokedUntil(time) => time >= creation_time.as_secs() as f64,
+        }
+    }
+}
+
+/// What is known of a mark: its verdict, or why it could not be looked up.
+pub(super) type Answer = Result<Verdict, Rc<str>>;
+
+/// What a worker knows of the marks in a store, for as long as the options allow.
+#[derive(Clone, Default)]
+pub struct KnownMarks {
+    store: u64,
+    places: Rc<RefCell<Places>>,
+}
+
+impl KnownMarks {
+    /// What is known of the marks in another store, with a number that tells it from others. All
+    /// stores share the places.
+    #[must_use]
+    pub fn of_store(&self, store: u64) -> Self {
+        Self { store, places: self.places.clone() }
+    }
+
+    /// What is known of a mark in records of that name.
+    pub(super) fn get(&self, name: &str, mark: &Mark<'_>, now: Timestamp) -> Option<Answer> {
+        let places = self.places.borrow();
+        let known = places.answers.get(&mark.place(self.store, name))?;
+        (now < known.end).then(|| known.answer.clone())
+    }
+
+    /// Remembers what was found out about a mark, for that long.
+    pub(super) fn put(&self, name: &str, mark: &Mark<'_>, answer: Answer, (now, ttl): (Timestamp, Seconds)) {
+        let mut places = self.places.borrow_mut();
+        let place = mark.place(self.store, name);
+        if ttl.is_zero() {
+            // An older answer must not outlive this one.
+            places.answers.remove(&place);
+            return;
+        }
+        if places.answers.insert(place.clone(), Known { answer, end: now + ttl }).is_none() {
+            places.order.push_back(place);
+        }
+        while places.order.len() > PLACES {
+            if let Some(oldest) = places.order.pop_front() {
+                places.answers.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Places {
+    answers: HashMap<Box<[u8]>, Known>,
+    /// The places in the order in which they were taken.
+    order: VecDeque<Box<[u8]>>,
+}
+
+struct Known {
+    answer: Answer,
+    end: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Keys = Keys { hash_storage_key: false, hash_subject: false };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(seconds)
+    }
+
+    fn id(number: u16) -> Mark<'static> {
+        Mark::Id(number.to_le_bytes().to_vec().into())
+    }
+
+    #[test]
+    fn keys_are_those_of_records() {
+        let hashed = Keys { hash_storage_key: true, hash_subject: true };
+        let subject = Mark::Subject(b"ada".into());
+        assert_eq!(Mark::Id([0; 32][..].into()).key(PLAIN), "A".repeat(43));
+        assert_eq!(subject.key(PLAIN), base64url::encode(b"subject:YWRh"));
+        assert_eq!(Mark::Sid(b"op".into()).key(PLAIN), base64url::encode(b"sid:op"));
+        let hash = base64url::encode(&sha256(b"ada")[..16]);
+        assert_eq!(subject.key(hashed), base64url::encode(&sha256(format!("subject:{hash}").as_bytes())));
+        assert_eq!(Mark::Sid(b"op".into()).key(hashed), base64url::encode(&sha256(b"sid:op")));
+        assert_eq!(Mark::SignIn(b"x".into()).key(hashed), Mark::SignIn(b"x".into()).key(PLAIN));
+    }
+
+    #[test]
+    fn verdicts_are_those_of_numbers_and_of_1() {
+        for (value, first_valid) in [("1700000000", 1_700_000_001), ("1.7e9", 1_700_000_001), (" 5\n", 6), ("2", 3)] {
+            let verdict = Verdict::of(Some(value.as_bytes()));
+            assert!(verdict.revokes(at(first_valid - 1)) && !verdict.revokes(at(first_valid)), "{value}");
+        }
+        assert!(Verdict::of(Some(b"1")).revokes(at(u64::MAX)));
+        for value in [None, Some("".as_bytes()), Some(b"x"), Some(b"nan"), Some(b"inf"), Some(b"\xff")] {
+            assert_eq!(Verdict::of(value), Verdict::Valid);
+        }
+    }
+
+    #[test]
+    fn what_is_known_ends_and_places_are_taken_again() {
+        let known = KnownMarks::default();
+        let put = |number, verdict, ttl| {
+            known.put("session", &id(number), Ok(verdict), (at(100), Seconds::from_secs(ttl)));
+        };
+        let get = |number, now| known.get("session", &id(number), at(now));
+        put(0, Verdict::Valid, 5);
+        assert_eq!((get(0, 104), get(0, 105)), (Some(Ok(Verdict::Valid)), None));
+        put(0, Verdict::Revoked, 5);
+        assert_eq!(get(0, 104), Some(Ok(Verdict::Revoked)));
+        assert_eq!(known.get("remember", &id(0), at(100)), None, "another name");
+        assert_eq!(known.of_store(1).get("session", &id(0), at(100)), None, "another store");
+        put(0, Verdict::Valid, 0);
+        assert_eq!(get(0, 100), None);
+        for number in 0..=1024 {
+            put(number, Verdict::Valid, 5);
+        }
+        assert_eq!((get(1024, 100).is_some(), known.places.borrow().answers.len() <= PLACES), (true, true));
+    }
+}

@@ -1,0 +1,95 @@
+---
+-- Revoking sessions by marks: the store of marks, and the functions that write marks.
+--
+-- @module resty.session.revocation
+-- @license BSD-2-Clause
+
+local native = require "resty.session.native"
+local http = require "resty.session.http"
+local profiles = require "resty.session.profiles"
+local storages = require "resty.session.storages"
+
+local time = ngx.time
+
+local revocation = {}
+
+--- Returns what an act needs to reach the store of marks now.
+---@param store table
+---@return userdata? native its native storage; nil if its methods are to be called
+---@return string? problem why this thread can't wait for the native storage
+function revocation.reach(store)
+  local handle, prepare = storages.native(store)
+  if handle and storages.is_original(store) then
+    return handle, prepare(store)
+  end
+end
+
+--- Does what an act needs of the store of marks.
+---@param store table
+---@param request table the arguments of `set` by their names
+---@return true? ok, string? err
+function revocation.set(store, request)
+  return store:set(request.name, request.key, request.value, request.ttl, request.current_time)
+end
+
+---@class resty.session.revocation.shim What this module needs of the shim
+---@field run_act function runs an act until it is done, and returns its outcome
+---@field handle_of function returns the native handle for an act, and why this thread can't wait for the storage
+
+--- Raises an error if a mark can't be kept for that many seconds.
+---@param ttl any
+---@raise `invalid revocation ttl`
+function revocation.check_ttl(ttl)
+  if type(ttl) ~= "number" or not (ttl > 0 and ttl < math.huge) then
+    error("invalid revocation ttl", 0)
+  end
+end
+
+--- Adds the functions to the module `resty.session`, and the methods to its instances.
+---@param session table
+---@param metatable table
+---@param shim resty.session.revocation.shim
+function revocation.install(session, metatable, shim)
+  local run_act, handle_of = shim.run_act, shim.handle_of
+
+  --- Revokes all sessions that exist now and have a session id of an identity provider.
+  ---@param sid string as it was given to `set_sid`
+  ---@param ttl number seconds for which the mark is kept: as long as a session may live
+  ---@param configuration table?
+  ---@return true? ok, string? err
+  ---@raise `invalid sid`, `invalid revocation ttl`
+  function session.revoke_sid(sid, ttl, configuration)
+    if type(sid) ~= "string" or sid == "" then
+      error("invalid sid", 0)
+    end
+    revocation.check_ttl(ttl)
+    local profile = profiles.resolve(configuration)
+    local handle, problem = handle_of(profile)
+    local _, err, ok = run_act(profile, native.revoke_sid(
+      handle, time(), http.any_cookies(profile), nil, problem, sid, ttl))
+    return ok, err
+  end
+
+  --- Sets the current audience's session id of the identity provider.
+  ---@param sid string?
+  ---@raise `invalid sid`
+  function metatable:set_sid(sid)
+    if self.state == "closed" then
+      error("unable to set sid on closed session", 0)
+    elseif sid ~= nil and type(sid) ~= "string" then
+      error("invalid sid", 0)
+    end
+    self.data[self.data_index][4] = sid
+  end
+
+  --- Returns the current audience's session id of the identity provider.
+  ---@return string? sid
+  function metatable:get_sid()
+    if self.state == "closed" then
+      error("unable to get sid on closed session", 0)
+    end
+    return self.data[self.data_index][4] or nil
+  end
+end
+
+return revocation
