@@ -112,6 +112,7 @@ bench:
 	$(CARGO) bench --bench redis
 	$(CARGO) bench --bench files
 	$(CARGO) bench --bench remember
+	$(CARGO) bench --bench revocation
 	$(CARGO) bench --bench storages
 
 install: build

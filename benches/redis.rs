@@ -5,13 +5,12 @@
 
 mod support;
 
-use std::fs;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::{Nginx, Site};
-use support::{ROUNDS, Row, SECONDS, median, p99, show, wrk};
+use support::{ROUNDS, Row, SECONDS, median, p99, show, ticks, wrk};
 
 fn nginx(redis: &Redis) -> Nginx {
     let init = format!(
@@ -49,13 +48,6 @@ fn nginx(redis: &Redis) -> Nginx {
     );
     // As gateways have it: a worker that wanders makes what is measured wander with it.
     Nginx::start(&Site { main: "worker_cpu_affinity auto;", init: &init, server: &server, ..Site::default() })
-}
-
-/// Ticks that a process has had of the processor.
-fn ticks(process: i32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
 }
 
 #[derive(Default)]

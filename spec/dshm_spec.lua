@@ -4,6 +4,7 @@ local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
+local rolling = require "spec.rolling"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 
@@ -18,6 +19,7 @@ describe("dshm", function()
   contract(make, false)
   names(make)
   sessions({ storage = "dshm", dshm = DSHM }, false)
+  rolling({ revocation = "dshm", dshm = DSHM })
   found({ { storage = "dshm", dshm = DSHM } })
   mistakes("dshm", {
     ["invalid dshm port (at most 65535)"] = { port = 70000 },

@@ -3,6 +3,7 @@
 local contract = require "spec.contract"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
+local rolling = require "spec.rolling"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 local utils = require "resty.session.utils"
@@ -17,6 +18,7 @@ describe("file", function()
   contract(make)
   names(make)
   sessions({ storage = "file", file = FILE })
+  rolling({ revocation = "file", file = FILE })
   mistakes("file", {
     ['invalid file prefix (it holds "/" or a zero byte)'] = { prefix = "../p" },
     ['invalid file suffix (it holds "/" or a zero byte)'] = { suffix = "a\0b" },

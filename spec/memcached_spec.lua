@@ -4,6 +4,7 @@ local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
+local rolling = require "spec.rolling"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
 
@@ -19,6 +20,7 @@ describe("memcached", function()
   contract(make, false)
   names(make)
   sessions({ storage = "memcached", memcached = MEMCACHED }, false)
+  rolling({ revocation = "memcached", memcached = MEMCACHED })
   found({ { storage = "memcached", memcached = MEMCACHED }, { storage = "memcache", memcached = MEMCACHED } })
   mistakes("memcached", {
     ["invalid memcached port (at most 65535)"] = { port = 70000 },

@@ -6,6 +6,7 @@ local found = require "spec.found"
 local mistakes = require "spec.mistakes"
 local names = require "spec.names"
 local replaced = require "spec.replaced"
+local rolling = require "spec.rolling"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
@@ -32,6 +33,7 @@ for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["red
     contract(make, checks_old)
     names(make)
     sessions({ storage = name:gsub("%.", "-"), redis = options }, checks_old)
+    rolling({ revocation = name:gsub("%.", "-"), redis = options })
   end)
 end
 

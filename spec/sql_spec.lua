@@ -3,6 +3,7 @@
 local contract = require "spec.contract"
 local found = require "spec.found"
 local mistakes = require "spec.mistakes"
+local rolling = require "spec.rolling"
 local session = require "resty.session"
 local sessions = require "spec.sessions"
 local support = require "spec.support"
@@ -39,6 +40,7 @@ describe(STORAGE, function()
     return require("resty.session." .. STORAGE).new(support.with(OPTIONS, more))
   end)
   sessions({ storage = STORAGE, [STORAGE] = OPTIONS })
+  rolling({ revocation = STORAGE, [STORAGE] = OPTIONS })
 
   it("says what to do if the key of a mark is longer than its column", function()
     local storage = require("resty.session." .. STORAGE).new(OPTIONS)

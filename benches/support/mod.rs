@@ -65,6 +65,14 @@ pub fn p99(nginx: &Nginx, path: &str, cookie: &str) -> f64 {
     number.parse::<f64>().unwrap() * factor
 }
 
+/// Ticks that a process has had of the processor.
+#[allow(dead_code)]
+pub fn ticks(process: i32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
+}
+
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

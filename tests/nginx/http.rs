@@ -293,12 +293,17 @@ fn cookies_are_read_and_hidden_by_their_exact_names() {
 fn every_vector_opens_in_nginx() {
     let nginx = Nginx::start(&Site {
         init: r#"
-            local file = assert(io.open(vectors_file))
-            VECTORS = require("cjson").decode(file:read("*a")).vectors
+            VECTORS = {}
+            for _, name in ipairs { "sessions", "with_sid" } do
+                local file = assert(io.open(vectors .. "/" .. name .. ".json"))
+                for _, vector in ipairs(require("cjson").decode(file:read("*a")).vectors) do
+                    table.insert(VECTORS, vector)
+                end
+            end
         "#
         .replace(
-            "vectors_file",
-            &format!("{:?}", resty_session_testing::server::root().join("crates/testing/vectors/sessions.json")),
+            "vectors ..",
+            &format!("{:?} ..", resty_session_testing::server::root().join("crates/testing/vectors")),
         )
         .as_str(),
         server: r#"location /open { content_by_lua_block {
@@ -339,7 +344,7 @@ fn every_vector_opens_in_nginx() {
         ..Site::default()
     });
     let mut opened = 0;
-    for (number, vector) in (1..).zip(vectors::all()) {
+    for (number, vector) in (1..).zip([vectors::all(), vectors::with_sid()].concat()) {
         if vector.cookies.is_empty() {
             continue;
         }
@@ -358,7 +363,7 @@ fn every_vector_opens_in_nginx() {
         assert_eq!(field("data_size"), vector.header.data_size as u64);
         opened += 1;
     }
-    assert_eq!(opened, 41);
+    assert_eq!(opened, 51);
     let complaints = nginx.complaints();
     assert!(complaints.len() == 1 && complaints[0].contains("remember_safety is \"None\""), "{complaints:?}");
 }

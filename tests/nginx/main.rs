@@ -15,6 +15,7 @@ mod loops;
 mod memcached_storage;
 mod recipes;
 mod redis_storage;
+mod revocation;
 mod rock;
 mod specs;
 mod sql_storage;

@@ -1,5 +1,5 @@
-//! Sessions that lua-resty-session wrote open here, and the same sessions are written here byte for
-//! byte.
+//! Sessions that lua-resty-session wrote, and sessions with a sid, open here, and the same sessions
+//! are written here byte for byte.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -12,6 +12,11 @@ use resty_session_core::storage::{Owner, Request};
 use resty_session_testing::vectors::{self, Vector, same};
 use serde_json::Value;
 use support::{World, use_sids};
+
+/// The vectors of both files.
+fn every() -> Vec<Vector> {
+    [vectors::all(), vectors::with_sid()].concat()
+}
 
 /// A world in which the vector has just been written.
 fn world(vector: &Vector, options: Options) -> World {
@@ -62,7 +67,7 @@ fn remember_name(vector: &Vector) -> Option<&str> {
 
 #[test]
 fn every_vector_opens_to_its_data() {
-    for vector in vectors::all().iter().filter(|vector| !vector.cookies.is_empty()) {
+    for vector in every().iter().filter(|vector| !vector.cookies.is_empty()) {
         let mut world = world(vector, vector.options_to_open());
         let (session, outcome) = world.open();
         outcome.result.unwrap_or_else(|error| panic!("{}: {error}", vector.name));
@@ -76,7 +81,7 @@ fn every_vector_opens_to_its_data() {
 
 #[test]
 fn headers_have_the_fields_that_the_vectors_name() {
-    for vector in vectors::all() {
+    for vector in every() {
         let header = Header::from_bytes(header_bytes(&vector)).unwrap();
         assert_eq!(header.sid(), sid(&vector.header.sid_hex), "{}", vector.name);
         assert_eq!(header.flags(), vector.flags());
@@ -90,7 +95,7 @@ fn headers_have_the_fields_that_the_vectors_name() {
 #[test]
 fn every_remember_cookie_opens_when_the_session_is_gone() {
     let mut tried = 0;
-    for vector in vectors::all() {
+    for vector in every() {
         let Some(name) = remember_name(&vector) else { continue };
         let mut world = world(&vector, vector.options());
         world.cookies.retain(|cookie, _| cookie == name);
@@ -100,14 +105,14 @@ fn every_remember_cookie_opens_when_the_session_is_gone() {
         assert_eq!(world.lines.len(), 2);
         tried += 1;
     }
-    assert_eq!(tried, 6);
+    assert_eq!(tried, 7);
 }
 
 /// The same header, ciphertext and MAC from the same id, clock and JSON text.
 #[test]
 fn sealing_gives_each_cookie_byte_for_byte() {
     let mut sealed_cookies = 0;
-    for vector in vectors::all().iter().filter(|vector| !vector.cookies.is_empty() && !vector.deflated()) {
+    for vector in every().iter().filter(|vector| !vector.cookies.is_empty() && !vector.deflated()) {
         let payload = payload(vector);
         let options = vector.options();
         let key = match (&options.ikm, &options.secret) {
@@ -141,27 +146,27 @@ fn sealing_gives_each_cookie_byte_for_byte() {
             sealed_cookies += 1;
         }
     }
-    assert_eq!(sealed_cookies, 43);
+    assert_eq!(sealed_cookies, 53);
 }
 
 #[test]
 fn deflated_payloads_are_hardly_longer_than_theirs() {
     let mut tried = 0;
-    for vector in vectors::all().iter().filter(|vector| vector.deflated() && !vector.cookies.is_empty()) {
+    for vector in every().iter().filter(|vector| vector.deflated() && !vector.cookies.is_empty()) {
         let ours = base64url::encoded_size(deflate(&payload(vector)).unwrap().len());
         let theirs = vector.header.data_size;
         println!("{}: {ours} characters, theirs {theirs}", vector.name);
         assert!(ours * 100 <= theirs * 102, "{}: {ours} > {theirs}", vector.name);
         tried += 1;
     }
-    assert_eq!(tried, 4);
+    assert_eq!(tried, 5);
 }
 
 /// Repeats what each vector's program did, with the same session ids, and compares all of the
 /// response.
 #[test]
 fn set_cookie_lines_are_reproduced() {
-    for vector in vectors::all() {
+    for vector in every() {
         let mut world = world(&vector, vector.options());
         world.cookies.clear();
         let payload = payload(&vector);
@@ -184,7 +189,9 @@ fn repeat(vector: &Vector, world: &mut World, payload: &[u8]) -> Vec<String> {
     match vector.name.as_str() {
         "rolled after 3000 s"
         | "rolled after 3000 s, touched after 3200 s"
-        | "stored: save, save again after 3000 s" => {
+        | "stored: save, save again after 3000 s"
+        | "a sid, saved again after 3000 s"
+        | "the id of a sign-in, with subject and sid" => {
             let first = vector.records.first().map(|record| base64url::decode(record.key.as_bytes()).unwrap());
             use_sids([first.map_or([1; 32], |sid| sid.try_into().unwrap()), last]);
             let session = saved(world, session);
@@ -300,9 +307,8 @@ fn compare_records(vector: &Vector, calls: &[Request]) {
 
 #[test]
 fn a_bound_cookie_opens_only_with_the_values_it_is_bound_to() {
-    for vector in vectors::all()
-        .iter()
-        .filter(|vector| vector.flags().is_bound() && vector.name != "bind user-agent, header absent")
+    for vector in
+        every().iter().filter(|vector| vector.flags().is_bound() && vector.name != "bind user-agent, header absent")
     {
         let mut world = world(vector, vector.options());
         world.binding =

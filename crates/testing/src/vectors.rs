@@ -1,4 +1,4 @@
-//! The sessions that lua-resty-session wrote.
+//! The sessions that lua-resty-session wrote, and those with session ids of identity providers.
 
 use std::collections::BTreeMap;
 
@@ -64,13 +64,26 @@ fn map_or_empty_array<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
     })
 }
 
+/// The sessions that lua-resty-session wrote.
 pub fn all() -> Vec<Vector> {
+    let vectors = read(include_str!("../vectors/sessions.json"));
+    assert_eq!(vectors.len(), 44);
+    vectors
+}
+
+/// The sessions with a sid, which `spec/vectors.lua` wrote.
+pub fn with_sid() -> Vec<Vector> {
+    let vectors = read(include_str!("../vectors/with_sid.json"));
+    assert_eq!(vectors.len(), 10);
+    vectors
+}
+
+fn read(file: &str) -> Vec<Vector> {
     #[derive(Deserialize)]
     struct File {
         vectors: Vec<Vector>,
     }
-    let file: File = serde_json::from_str(include_str!("../vectors/sessions.json")).unwrap();
-    assert_eq!(file.vectors.len(), 44);
+    let file: File = serde_json::from_str(file).unwrap();
     file.vectors
 }
 
