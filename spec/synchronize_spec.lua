@@ -270,6 +270,7 @@ for _, where in ipairs { "cookie", "shm" } do
       sign_in = derived(s)
       s:synchronize(count_up)
       assert.same({ false, sign_in }, { s.data[1][3], s.data[1][5] })
+      assert.is_nil(s:get_subject())
       browser:next()
       assert.equal(sign_in, open().data[1][5])
     end)
@@ -360,6 +361,26 @@ describe("the lock of synchronize", function()
     assert.same({ nil, "unable to synchronize session (timeout)" }, { s:synchronize(error, 0) })
     storage.lock = function() error("broken", 0) end
     assert.same({ nil, "unable to synchronize session (broken)" }, { s:synchronize(error) })
+  end)
+
+  it("is kept in the revocation store of a session in its cookie", function()
+    local storage, locked = support.memory(), nil
+    function storage.lock(_, name, key)
+      locked = name .. " " .. #key
+      return true
+    end
+    function storage.unlock()
+      return true
+    end
+    local configuration = { revocation = storage }
+    browser:sign_in(configuration)
+    local s = session.open(configuration)
+    local sign_in = s.data[1][5]
+    assert.equal(22, #sign_in)
+    s:synchronize(function(same) assert(same:save()) end)
+    assert.equal("session 43", locked)
+    assert.is_truthy(storage.records["session:" .. key_of("newest", sign_in)])
+    assert.equal(sign_in, s.data[1][5])
   end)
 
   it("is freed after a storage has failed", function()

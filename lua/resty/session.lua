@@ -173,9 +173,7 @@ end
 
 -- The same. If there is no error, the instance gets a new state.
 local function result_and_state(self, state, err)
-  if not err then
-    self.state, self.ended = state, state == "closed"
-  end
+  self.state, self.ended = not err and state or self.state, not err and state == "closed"
   return result(err)
 end
 
@@ -433,11 +431,8 @@ function metatable:close()
   self.state = "closed"
 end
 
---- Opens the session anew, as the request before has left it, and calls a function with it while no
---- other request of the session does so, on any server. Changes that were not saved are lost.
----@param fn fun(session: resty.session.instance): any what it returns is returned; what it raises is raised
----@param timeout number? seconds to wait for the session's turn at most; 30 by default
----@return any ... what `fn` returns; or nil and an error if it was not called
+--- Calls a function while no other request of the session does: `synchronize(fn, timeout?)`; see
+--- `resty.session.synchronize`.
 ---@function metatable:synchronize
 metatable.synchronize = synchronize.method(function(profile, cookies, audience)
   local self = new_instance(profile)

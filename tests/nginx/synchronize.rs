@@ -283,6 +283,15 @@ fn sessions_in_cookies_are_locked_in_shared_memory() {
     assert_eq!(sites.complaints(), [""; 0]);
 }
 
+/// Otherwise only one nginx would know of the lock.
+#[test]
+fn sessions_in_cookies_are_locked_in_the_revocation_store() {
+    let server = Redis::start(&[]);
+    let sites = Sites::start(2, &redis(&server).replace("storage =", "revocation ="));
+    assert!(sites.count(32, "") >= 2);
+    assert_eq!(sites.complaints(), [""; 0]);
+}
+
 #[test]
 fn sessions_in_shared_memory() {
     Sites::start(1, r#"storage = "shm""#).count(32, "");

@@ -216,8 +216,14 @@ end
 --- Makes the method `synchronize` of instances.
 ---@param open fun(profile: table, cookies: string, audience: any): resty.session.instance, string?
 ---  opens a session from a Cookie header; returns a new instance, and the error or nil
----@return fun(self: resty.session.instance, fn: function, timeout: number?): any ...
+---@return fun(self: resty.session.instance, fn: function, timeout: number?): any ... method
 function synchronize.method(open)
+  -- Opens the session anew, as the request before has left it, and calls a function with it while no
+  -- other request of the session does so, on any server. Changes that were not saved are lost.
+  --
+  -- `fn` gets the session. What it returns is returned, what it raises is raised. `timeout` is how
+  -- many seconds to wait for the session's turn at most, 30 by default. Returns nil and an error if
+  -- `fn` was not called.
   return function(self, fn, timeout)
     if self.state == "closed" then
       error("unable to synchronize closed session", 0)
