@@ -5,12 +5,23 @@ local support = require "spec.support"
 
 local PREFIX = "resty.session.native"
 
+-- Iterates over the lines of modules in types/.
+local function lines_of(modules)
+  return coroutine.wrap(function()
+    for _, module in ipairs(modules) do
+      for line in io.lines((assert(package.searchpath("types." .. module, package.path)))) do
+        coroutine.yield(line)
+      end
+    end
+  end)
+end
+
 -- What types/ says: by a function's name its parameters, by a class's name its fields and whether
 -- each may be nil.
 local function documented()
   local functions, classes = {}, {}
   local class, params, of_type
-  for line in io.lines((assert(package.searchpath("types." .. PREFIX, package.path)))) do
+  for line in lines_of({ PREFIX, PREFIX .. "_tables" }) do
     local named = line:match("^%-%-%-@class ([%w_.]+)")
     local field, field_type = line:match("^%-%-%-@field ([%w_]+) (%S+)")
     local param = line:match("^%-%-%-@param ([%w_.]+)")

@@ -16,6 +16,7 @@ local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
+local properties = require "resty.session.properties"
 local revocation = require "resty.session.revocation"
 local rivals = require "resty.session.rivals"
 local storages = require "resty.session.storages"
@@ -31,9 +32,7 @@ local new_entry, resolve = outcomes.new_entry, profiles.resolve
 local NEXT = native.NEXT
 local OPENED, OPENED_ENTRY, TOUCHED = NEXT.OPENED, NEXT.OPENED_ENTRY, NEXT.TOUCHED
 local WAIT, GET, CALL, DERIVE, ASK, GET_MARK = NEXT.WAIT, NEXT.GET, NEXT.CALL, NEXT.DERIVE, NEXT.ASK, NEXT.GET_MARK
-local HEADERS = native.HEADERS
 local FLAG_FORGET = native.FLAG_FORGET
-local ENTRY_INDEX = { audience = 2, subject = 3 } -- their positions in an entry of the data
 
 ---@alias resty.session.state "new"|"open"|"closed"
 ---@class resty.session.instance
@@ -374,22 +373,13 @@ function metatable:get_remember()
   return get_remember(self)
 end
 
-local function get_property(self, name)
-  local current, meta = self.data[self.data_index], self.meta
-  if ENTRY_INDEX[name] then
-    return current[ENTRY_INDEX[name]] or nil
-  end
-  local value = meta.value and native.property(self.profile.handle, meta.value, name, meta.timestamp)
-  return value or meta[name]
-end
-
 --- Returns a property: `id`, `nonce`, `audience`, `subject`, `timeout`, `idling-timeout`,
 --- `rolling-timeout`, `absolute-timeout`, or a field of `meta`. Timeouts are the seconds left.
 ---@param name string
 ---@return any value
 function metatable:get_property(name)
   check_not_closed(self, "unable to get session property on closed session")
-  return get_property(self, name)
+  return properties.get(self, name)
 end
 
 --- Opens the request's session.
@@ -476,51 +466,20 @@ end
 
 metatable.hide = metatable.clear_request_cookie
 
-local function set_property_headers(self, set, names)
-  for i = 1, #names do
-    local header_name = HEADERS[names[i]]
-    local value = header_name and self.state == "open" and get_property(self, names[i])
-    -- A client's own header must not pass for the session's.
-    if value or header_name and set == http.set_request_header then
-      set(header_name, value or nil)
-    end
-  end
-end
-
--- Returns a method that sets headers from the properties that its arguments name, one by one or in
--- a table; without arguments, from the configured properties.
----@return fun(self: resty.session.instance, ...: string|string[]): true?, string?
-local function header_setter(kind, to_request, to_response)
-  return function(self, ...)
-    check_not_closed(self, "unable to set " .. kind .. " headers on closed session")
-    local names = type((...)) == "table" and (...) or select("#", ...) > 0 and { ... }
-    if to_request then
-      set_property_headers(self, http.set_request_header, names or self.profile.request_headers)
-    end
-    if to_response then
-      set_property_headers(self, http.set_response_header, names or self.profile.response_headers)
-    end
-    if self.state ~= "open" then
-      return nil, "unable to set " .. kind .. " headers on nonexistent session"
-    end
-    return true
-  end
-end
-
 --- Sets request and response headers from the properties that the arguments name, one by one or in
 --- a table. Without arguments, it sets those of the options `request_headers` and
 --- `response_headers`. Returns true, or nil and an error.
 ---@function metatable:set_headers
-metatable.set_headers = header_setter("request/response", true, true)
+metatable.set_headers = properties.header_setter("request/response", true, true)
 
 --- Sets request headers only; see `set_headers`. Removes those whose property has no value; without
 --- a session, all of them.
 ---@function metatable:set_request_headers
-metatable.set_request_headers = header_setter("request", true, false)
+metatable.set_request_headers = properties.header_setter("request", true, false)
 
 --- Sets response headers only; see `set_headers`.
 ---@function metatable:set_response_headers
-metatable.set_response_headers = header_setter("response", false, true)
+metatable.set_response_headers = properties.header_setter("response", false, true)
 
 -- The module's functions ---------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@
 //! key has several items, the last one counts. lua-resty-session reads and writes the same text.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{EXPIRY_BYTES, Error, KEY_SIZE, LiveSession, MAX_EXPIRY, Set};
+use super::{Delete, EXPIRY_BYTES, Error, KEY_SIZE, LiveSession, MAX_EXPIRY, Owner, Set};
 use resty_session_core::cookie::base64url;
 use resty_session_core::secret::show_only;
 
@@ -26,6 +27,48 @@ pub fn written(set: &Set) -> Result<Vec<u8>, Error> {
         text.append(&mut deleted(old_key)?);
     }
     Ok(text)
+}
+
+/// What deleting many records changes, so that the text of each owner is rewritten once.
+pub struct Departures {
+    /// The records, without owners.
+    pub records: Vec<Delete>,
+    pub owners: Vec<Departure>,
+}
+
+/// The sessions that an owner loses.
+pub struct Departure {
+    /// The cookie's name.
+    pub name: Arc<str>,
+    pub owner: Owner,
+    /// The items that take them out.
+    pub items: Vec<u8>,
+    pub current_time: u64,
+}
+
+/// Gathers what deleting these records changes.
+///
+/// # Errors
+///
+/// One of the keys is not a valid session key.
+pub fn departures(deletes: &[Delete]) -> Result<Departures, Error> {
+    let records = deletes.iter().map(|delete| Delete { owners: Vec::new(), ..delete.clone() }).collect();
+    let mut owners: Vec<Departure> = Vec::new();
+    for Delete { name, key, current_time, owners: of_record } in deletes {
+        for owner in of_record {
+            let mut item = deleted(key)?;
+            match owners.iter_mut().find(|known| known.owner == *owner && known.name == *name) {
+                Some(known) => known.items.append(&mut item),
+                None => owners.push(Departure {
+                    name: name.clone(),
+                    owner: owner.clone(),
+                    items: item,
+                    current_time: *current_time,
+                }),
+            }
+        }
+    }
+    Ok(Departures { records, owners })
 }
 
 /// Returns the item that takes a session out.
@@ -142,6 +185,33 @@ mod tests {
             None => deleted(&key(*name)).unwrap(),
         };
         items.iter().flat_map(item).collect()
+    }
+
+    #[test]
+    fn what_many_deletes_change_is_gathered_by_owner_and_cookie() {
+        let delete = |name: &str, key: char, subjects: &[&[u8]]| Delete {
+            name: name.into(),
+            key: key.to_string().repeat(KEY_SIZE),
+            current_time: 5,
+            owners: subjects.iter().map(|subject| Owner::new(b"shop", subject, false)).collect(),
+        };
+        let deletes = [
+            delete("s", 'a', &[b"ada"]),
+            delete("s", 'b', &[b"ada", b"eve"]),
+            delete("r", 'c', &[b"ada"]),
+            delete("s", 'd', &[]),
+        ];
+        let Departures { records, owners } = departures(&deletes).unwrap();
+        assert!(records.iter().map(|record| &record.key).eq(deletes.iter().map(|delete| &delete.key)));
+        assert!(records.iter().all(|record| record.owners.is_empty()));
+        let item = |key: char| format!("{};", key.to_string().repeat(KEY_SIZE));
+        let expected = [("s", "ada", item('a') + &item('b')), ("s", "eve", item('b')), ("r", "ada", item('c'))];
+        assert_eq!(owners.len(), expected.len());
+        for (departure, (name, subject, items)) in owners.iter().zip(expected) {
+            assert!(*departure.name == *name && departure.owner == Owner::new(b"shop", subject.as_bytes(), false));
+            assert!(departure.items == items.as_bytes());
+        }
+        assert!(departures(&[delete("s", '!', &[b"ada"])]).is_err());
     }
 
     #[test]

@@ -59,6 +59,10 @@ impl Storage for Repeating {
         repeat_if_lost(|| self.0.delete(delete))
     }
 
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        repeat_if_lost(|| self.0.delete_each(deletes))
+    }
+
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         repeat_if_lost(|| self.0.sessions(sessions))
     }

@@ -67,7 +67,10 @@ function revocation.install(session, metatable, shim)
     local handle, problem = handle_of(profile)
     local _, err, ok = run_act(profile, native.revoke_sid(
       handle, time(), http.any_cookies(profile), nil, problem, sid, ttl))
-    return ok, err
+    if err then
+      return nil, err
+    end
+    return ok
   end
 
   --- Sets the current audience's session id of the identity provider.

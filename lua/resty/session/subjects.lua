@@ -68,7 +68,10 @@ function subjects.install(session, metatable, shim)
     local handle, problem = handle_of(profile)
     local _, err, value = run_act(profile, act(
       handle, time(), http.any_cookies(profile), nil, problem, argument, ttl))
-    return value, err
+    if err then
+      return nil, err
+    end
+    return value
   end
 
   --- Lists the sessions of a subject in the configured audience, the one that expires last first.
@@ -148,10 +151,12 @@ function subjects.install(session, metatable, shim)
       handle, now, self.hidden or http.any_cookies(profile), http.unsendable(), problem,
       self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
       payload, self.data_index))
-    if count == true then
+    if failure then
+      return nil, failure
+    elseif count == true then
       return begin_anew(self, now)
     end
-    return count, failure
+    return count
   end
 end
 

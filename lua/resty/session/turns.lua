@@ -31,7 +31,8 @@ local MIN_PAUSE, MAX_PAUSE = 0.005, 0.05 -- between two tries of the first in th
 local PAUSE_GROWTH = 1.5
 local PLACE_LIFE = 0.3 -- how long the place of a request lives that waits for others
 local PLACE_RENEWAL_INTERVAL = 0.1
--- A semaphore does not wait at all for less, and nginx's clock would stand still meanwhile.
+-- A semaphore does not wait at all for less, so nginx's clock would stand still, and a sleep logs a
+-- warning.
 local MIN_WAIT = 0.001
 -- After a worker's requests have had the lock one after the other for RUN, the next one pauses for
 -- longer than any other worker or server does between two tries.
@@ -153,10 +154,10 @@ local function wait_for_turn(turn, deadline)
       if left <= 0 then
         return nil, "timeout"
       end
-      place.semaphore:wait(max(min(PLACE_RENEWAL_INTERVAL, left), MIN_WAIT))
+      place.semaphore:wait(max(MIN_WAIT, min(PLACE_RENEWAL_INTERVAL, left)))
     elseif line.run_start and now() - line.run_start > RUN then
       line.run_start = nil
-      sleep(GAP)
+      sleep(max(MIN_WAIT, min(GAP, left)))
     else
       local ok, err = try(turn)
       left = deadline - now()
@@ -164,7 +165,7 @@ local function wait_for_turn(turn, deadline)
         return ok or nil, err or "timeout"
       end
       place.expires = now() + PLACE_LIFE
-      sleep(min(pause * (0.5 + random()), left))
+      sleep(max(MIN_WAIT, min(pause * (0.5 + random()), left)))
       pause = min(pause * PAUSE_GROWTH, MAX_PAUSE)
     end
   end

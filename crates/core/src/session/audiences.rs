@@ -30,17 +30,14 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// The identity provider's session id, if the entry has one.
-    pub fn sid(&self) -> Option<Name<'a>> {
-        self.more_names().0
-    }
-
     /// The id of the sign-in that the entry comes from, if it is written in the entry.
     pub fn sign_in(&self) -> Option<Name<'a>> {
-        self.more_names().1
+        self.sid_and_sign_in().1
     }
 
-    fn more_names(&self) -> (Option<Name<'a>>, Option<Name<'a>>) {
+    /// The identity provider's session id, if the entry has one, and the id of the sign-in that the
+    /// entry comes from, if it is written there.
+    pub fn sid_and_sign_in(&self) -> (Option<Name<'a>>, Option<Name<'a>>) {
         if self.more.is_empty() {
             return (None, None);
         }

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
@@ -74,15 +76,15 @@ impl Mark<'_> {
         }
     }
 
-    fn place(&self, store: u64, name: &str) -> Box<[u8]> {
+    /// Writes the name of its place over `buffer`.
+    fn write_place(&self, buffer: &mut Vec<u8>, store: u64, name: &str) {
         let (kind, text) = self.parts();
-        let mut place = Vec::with_capacity(10 + name.len() + text.len());
-        place.extend_from_slice(&store.to_le_bytes());
-        place.push(kind);
-        place.extend_from_slice(name.as_bytes());
-        place.push(0);
-        place.extend_from_slice(text);
-        place.into()
+        buffer.clear();
+        buffer.extend_from_slice(&store.to_le_bytes());
+        buffer.push(kind);
+        buffer.extend_from_slice(name.as_bytes());
+        buffer.push(0);
+        buffer.extend_from_slice(text);
     }
 }
 
@@ -140,36 +142,43 @@ impl KnownMarks {
 
     /// What is known of a mark in records of that name.
     pub(super) fn get(&self, name: &str, mark: &Mark<'_>, now: Timestamp) -> Option<Answer> {
-        let places = self.places.borrow();
-        let known = places.answers.get(&mark.place(self.store, name))?;
+        let Places { answers, buffer, .. } = &mut *self.places.borrow_mut();
+        mark.write_place(buffer, self.store, name);
+        let known = answers.get(buffer.as_slice())?;
         (now < known.end).then(|| known.answer.clone())
     }
 
     /// Remembers what was found out about a mark, for that long.
     pub(super) fn put(&self, name: &str, mark: &Mark<'_>, answer: Answer, (now, ttl): (Timestamp, Seconds)) {
-        let mut places = self.places.borrow_mut();
-        let place = mark.place(self.store, name);
-        if ttl.is_zero() {
-            // An older answer must not outlive this one.
-            places.answers.remove(&place);
+        let Places { answers, order, buffer } = &mut *self.places.borrow_mut();
+        mark.write_place(buffer, self.store, name);
+        // An answer that counts for no time replaces an older one all the same.
+        let known = Known { answer, end: now + ttl };
+        if let Some(older) = answers.get_mut(buffer.as_slice()) {
+            *older = known;
+            return;
+        } else if ttl.is_zero() {
             return;
         }
-        if places.answers.insert(place.clone(), Known { answer, end: now + ttl }).is_none() {
-            places.order.push_back(place);
-        }
-        while places.order.len() > PLACES {
-            if let Some(oldest) = places.order.pop_front() {
-                places.answers.remove(&oldest);
-            }
+        let place: Box<[u8]> = buffer.as_slice().into();
+        answers.insert(place.clone(), known);
+        order.push_back(place);
+        if order.len() > PLACES
+            && let Some(oldest) = order.pop_front()
+        {
+            answers.remove(&oldest);
         }
     }
 }
 
 #[derive(Default)]
 struct Places {
-    answers: HashMap<Box<[u8]>, Known>,
+    /// By place. Ids and sign-ins are random, so nobody can choose places that collide.
+    answers: FxHashMap<Box<[u8]>, Known>,
     /// The places in the order in which they were taken.
     order: VecDeque<Box<[u8]>>,
+    /// Room for the name of a place, so that looking one up allocates nothing.
+    buffer: Vec<u8>,
 }
 
 struct Known {

@@ -115,15 +115,15 @@ impl Context {
         let all = cookie.kind == Kind::Remember;
         for (number, entry) in entries.iter().enumerate() {
             let counts = Some(number) == index || all;
+            let (sid, sign_in) = entry.sid_and_sign_in();
             if counts {
                 let subject = entry.subject.as_ref().map(|subject| Mark::Subject(subject.text()));
-                let sid = entry.sid();
                 let sid = sid.as_ref().map(|sid| Mark::Sid(sid.text()));
                 let marks = subject.into_iter().chain(sid).filter(|mark| !mark.is_empty());
                 unknown.extend(self.check_known(cookie, header, marks)?);
             }
             if counts || index.is_none() {
-                unknown.extend(self.check_known(cookie, header, sign_in_mark(entry, Some(header)))?);
+                unknown.extend(self.check_known(cookie, header, sign_in_mark(entry, sign_in, header))?);
             }
         }
         Ok(unknown)
@@ -214,7 +214,7 @@ impl Context {
     async fn mark_sign_ins(&self, header: &Header, entries: &[Entry<'_>]) -> Result<(), Error> {
         let longest = |kind| self.cookie(kind).timeouts.record_ttl(Seconds::ZERO, Seconds::ZERO);
         let ttl = longest(Kind::Session).max(longest(Kind::Remember)) + SLACK;
-        for mark in entries.iter().filter_map(|entry| sign_in_mark(entry, Some(header))) {
+        for mark in entries.iter().filter_map(|entry| sign_in_mark(entry, entry.sign_in(), header)) {
             self.try_to_mark(Kind::Session, mark, ttl.min(MAX_AGE)).await?;
         }
         Ok(())
@@ -321,11 +321,11 @@ impl Session {
     }
 }
 
-/// The mark of the sign-in that an entry of a session comes from.
-fn sign_in_mark<'a>(entry: &Entry<'a>, header: Option<&Header>) -> Option<Mark<'a>> {
-    let id = match entry.sign_in() {
+/// The mark of the sign-in that an entry of a session comes from. `written` is the id in the entry.
+fn sign_in_mark<'a>(entry: &Entry<'a>, written: Option<Name<'a>>, header: &Header) -> Option<Mark<'a>> {
+    let id = match written {
         Some(Name::Text(id)) => id,
-        _ => sign_in::derived(header?, entry.audience.as_ref()?, entry.subject.as_ref()).into_bytes().into(),
+        _ => sign_in::derived(header, entry.audience.as_ref()?, entry.subject.as_ref()).into_bytes().into(),
     };
     Some(Mark::SignIn(id))
 }

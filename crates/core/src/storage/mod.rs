@@ -276,6 +276,18 @@ pub trait Storage: Send + Sync {
     /// The lock may have been freed or not. It expires by itself.
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()>;
 
+    /// Deletes records as [`delete`](Self::delete) does, a few of them at a time, so that operations
+    /// of other requests come between. A storage that rewrites all of an owner's sessions to take
+    /// one out does better to take all of them out at once.
+    ///
+    /// # Errors
+    ///
+    /// The first. Any of the records may have been deleted or not; deleting them again completes
+    /// what is missing.
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        one_by_one(deletes, |delete| self.delete(delete))
+    }
+
     /// Closes connections that have been unused for too long. Called every few seconds.
     fn close_idle(&self) {}
 }
@@ -283,6 +295,14 @@ pub trait Storage: Send + Sync {
 /// How many deletes of one request are under way at most, so that operations of other requests come
 /// between them.
 const DELETES_UNDER_WAY: usize = 16;
+
+/// Deletes records by one operation each, of which a few are under way at any time.
+pub fn one_by_one<'a>(
+    deletes: &'a [Delete],
+    delete: impl FnMut(&'a Delete) -> Operation<'a, ()> + Send + 'a,
+) -> Operation<'a, ()> {
+    Box::pin(stream::iter(deletes).map(delete).buffer_unordered(DELETES_UNDER_WAY).try_collect())
+}
 
 impl dyn Storage {
     /// Performs a request of any kind, by the method for its kind; one for several records by that
@@ -330,11 +350,6 @@ impl dyn Storage {
     /// Starts all gets at the same time, so that a driver that pipelines needs one round trip.
     fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Option<Vec<u8>>>> {
         Box::pin(try_join_all(gets.iter().map(|get| self.get(get))))
-    }
-
-    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
-        let deletes = stream::iter(deletes).map(|delete| self.delete(delete));
-        Box::pin(deletes.buffer_unordered(DELETES_UNDER_WAY).try_collect())
     }
 }
 

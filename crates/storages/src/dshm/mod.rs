@@ -9,17 +9,19 @@ mod locks;
 mod options;
 mod wire;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
+use super::metadata::{Departure, Departures};
 use super::pipeline::Client;
 use super::repeating::Repeating;
 use super::{
     Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
-    metadata,
+    metadata, one_by_one,
 };
 use locks::Locks;
 pub use options::DshmOptions;
@@ -193,6 +195,17 @@ impl Storage for Dshm {
             let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(key)? };
             self.delete_record(&self.record_name(name, key)).await?;
             self.note_all(name, owners, &item, *current_time).await
+        })
+    }
+
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                self.note_all(name, slice::from_ref(owner), items, *current_time).await?;
+            }
+            Ok(())
         })
     }
 

@@ -9,6 +9,7 @@
 //! only some of these threads.
 
 use std::array;
+use std::slice;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::cleanup::{Cleaner, Cleanup};
+use super::metadata::{Departure, Departures};
 use super::{
     Delete, Get, LiveSession, Lock, Naming, Operation, Owner, Sessions, Set, Storage, Unlock, Update, metadata,
+    one_by_one,
 };
 
 mod directory;
@@ -196,6 +199,18 @@ impl Storage for Files {
 
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         Box::pin(self.remove(delete))
+    }
+
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                let changes = self.changes(name, slice::from_ref(owner), items, *current_time)?;
+                self.change_all(changes).await?;
+            }
+            Ok(())
+        })
     }
 
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {

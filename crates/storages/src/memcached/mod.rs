@@ -9,16 +9,18 @@ mod notes;
 mod options;
 mod wire;
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use super::metadata::{Departure, Departures};
 use super::pipeline::{Client, invalid_reply};
 use super::repeating::Repeating;
 use super::{
     Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
-    metadata,
+    metadata, one_by_one,
 };
 pub use options::MemcachedOptions;
 use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
@@ -146,6 +148,19 @@ impl Storage for Memcached {
             }
             let notes = owners.iter().map(|owner| notes::remove(&self.client, owner, &item, delete.current_time));
             try_join_all(notes).await.map(|_| ())
+        })
+    }
+
+    fn delete_each<'a>(&'a self, deletes: &'a [Delete]) -> Operation<'a, ()> {
+        Box::pin(async move {
+            let Departures { records, owners } = metadata::departures(deletes)?;
+            one_by_one(&records, |delete| self.delete(delete)).await?;
+            for Departure { name, owner, items, current_time } in &owners {
+                for name in self.owner_names(name, slice::from_ref(owner))? {
+                    notes::remove(&self.client, &name, items, *current_time).await?;
+                }
+            }
+            Ok(())
         })
     }
 
