@@ -2,6 +2,7 @@
 
 use resty_session_testing::server::{Nginx, Site};
 use resty_session_testing::vectors;
+use serde_json::Value;
 
 /// Every test's program: `/set?key=…&value=…` and so on.
 const PROGRAM: &str = r#"
@@ -289,6 +290,19 @@ fn cookies_are_read_and_hidden_by_their_exact_names() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
+/// A payload's entries, in which null and false both stand for a missing value, and are left out at
+/// the end.
+fn without_what_is_missing(data: &Value) -> Value {
+    let mut data = data.clone();
+    for entry in data.as_array_mut().unwrap().iter_mut().map(|entry| entry.as_array_mut().unwrap()) {
+        entry.iter_mut().filter(|value| **value == Value::Bool(false)).for_each(|value| *value = Value::Null);
+        while entry.last() == Some(&Value::Null) {
+            entry.pop();
+        }
+    }
+    data
+}
+
 #[test]
 fn every_vector_opens_in_nginx() {
     let nginx = Nginx::start(&Site {
@@ -351,9 +365,9 @@ fn every_vector_opens_in_nginx() {
         let cookies: Vec<String> = vector.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let request = ureq::get(nginx.url(&format!("/open?number={number}"))).header("Cookie", cookies.join("; "));
         let answer = request.call().unwrap().body_mut().read_to_string().unwrap();
-        let answer: serde_json::Value =
-            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
-        assert!(vectors::same(&answer["data"], &vector.data), "{}: {answer}", vector.name);
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{}: {answer}", vector.name));
+        let [ours, theirs] = [&answer["data"], &vector.data].map(without_what_is_missing);
+        assert!(vectors::same(&ours, &theirs), "{}: {answer}", vector.name);
         assert!(vectors::same(&answer["info"], &vector.info.into()), "{}", vector.name);
         let field = |name: &str| answer[name].as_f64().unwrap() as u64;
         assert_eq!(field("flags"), u64::from(vector.header.flags));
