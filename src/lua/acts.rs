@@ -413,17 +413,30 @@ pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result
     }
 }
 
-/// The sessions in a table `{ [key] = expiry, … }`. Whatever else it holds is left out.
+/// The sessions in a table `{ [key] = expiry, … }`, or in the shim's array of texts `key:expiry;…`.
+/// Whatever else it holds is left out.
 fn live_sessions(table: &LuaTable) -> LuaResult<Vec<LiveSession>> {
     let mut sessions = Vec::new();
-    table.for_each(|key: LuaValue, expiry: LuaValue| {
-        let expiry = expiry.as_f64().or_else(|| expiry.as_i64().map(|expiry| expiry as f64));
-        if let (LuaValue::String(key), Some(expiry)) = (key, expiry) {
-            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
+    table.for_each(|key: LuaValue, value: LuaValue| {
+        let expiry = value.as_f64().or_else(|| value.as_i64().map(|expiry| expiry as f64));
+        match (key, expiry, value.as_string()) {
+            (LuaValue::String(key), Some(expiry), _) => {
+                sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
+            }
+            (LuaValue::Integer(_), _, Some(packed)) => sessions.extend(packed_sessions(&packed.as_bytes())),
+            _ => {}
         }
         Ok(())
     })?;
     Ok(sessions)
+}
+
+fn packed_sessions(packed: &[u8]) -> Vec<LiveSession> {
+    let items = packed.split(|byte| *byte == b';').filter_map(|item| {
+        let (key, expiry) = std::str::from_utf8(item).ok()?.rsplit_once(':')?;
+        Some(LiveSession { key: key.to_owned(), expiry: expiry.parse().ok()? })
+    });
+    items.collect()
 }
 
 /// A request to a program's own storage as a table: its `method`, and the method's arguments by

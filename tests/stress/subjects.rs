@@ -157,8 +157,7 @@ fn files() {
     thousands("file", &format!("path = '{}'", directory.path().display()), SESSIONS / 5, LIMIT);
 }
 
-/// It takes all entries of a list out and puts them back, which nothing may interrupt.
 #[test]
 fn shm() {
-    thousands("shm", "zone = 'many'", SESSIONS, Duration::from_millis(100));
+    thousands("shm", "zone = 'many'", SESSIONS, LIMIT);
 }

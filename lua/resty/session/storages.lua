@@ -171,12 +171,36 @@ local function delete_each(storage, requests)
   return true
 end
 
--- Lists the sessions of an owner, if the storage can.
+-- How many sessions are packed before other requests have their turn.
+local PACKED_AT_ONCE = 500
+
+-- Packs sessions into texts, which are read faster than a table of thousands of sessions.
+local function pack(sessions)
+  local texts, items, count = {}, {}, 0
+  for key, expiry in following, sessions do
+    count = count + 1
+    items[count] = key .. ":" .. expiry
+    if count == PACKED_AT_ONCE then
+      texts[#texts + 1] = table.concat(items, ";")
+      items, count = {}, 0
+      waiting.pause()
+    end
+  end
+  texts[#texts + 1] = table.concat(items, ";")
+  return texts
+end
+
+-- Lists the sessions of an owner, if the storage can. Returns them in a table, or packed into texts.
 local function read_metadata(storage, request)
   if not storage.read_metadata then
     return nil, "the storage has no method read_metadata"
   end
-  return storage:read_metadata(request.name, request.audience, request.subject, request.current_time)
+  local sessions, err = storage:read_metadata(request.name, request.audience, request.subject, request.current_time)
+  -- A program may change a table of its own meanwhile.
+  if sessions and is_original(storage) and not on_bridge[storage] then
+    return pack(sessions)
+  end
+  return sessions, err
 end
 
 --- Calls the storage method that an act needs, other than `get`.

@@ -401,16 +401,25 @@ end
 
 -- For a moment that is not zero, because nginx may lack OpenResty's patch for that, and then logs a
 -- warning.
+-- Seconds. A shorter sleep does not let nginx's time pass, or logs a warning.
+local SHORTEST_PAUSE = 0.001
+
+-- In a function of its own, because a light thread cannot run a function that is written in C.
+local function sleep(seconds)
+  ngx.sleep(seconds)
+end
+
 --- Sleeps, so that other requests have their turn, if this thread can wait here. In a coroutine, a
 --- light thread sleeps: ngx_lua does not end a coroutine's sleep either when its request ends early.
----@param seconds number? 0 if it is left out
+---@param seconds number? a millisecond, if it is left out
 function waiting_module.pause(seconds)
+  seconds = max(seconds or 0, SHORTEST_PAUSE)
   if waiting_module.prepare() then
     return
   elseif bridge.in_entry_thread() or in_light_thread() then
-    ngx.sleep(seconds or 0)
+    sleep(seconds)
   else
-    ngx.thread.wait(ngx.thread.spawn(ngx.sleep, seconds or 0))
+    ngx.thread.wait(ngx.thread.spawn(sleep, seconds))
   end
 end
 

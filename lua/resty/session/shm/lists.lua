@@ -24,7 +24,7 @@ local following = next -- by a name of its own: see docs/architecture.md, "Loops
 -- list in use are useless.
 local TIDY_ITEMS = 4
 -- How many items a reader takes out at once. Longer lists are read in slices.
-local SLICE = 250
+local SLICE = 200
 -- Seconds. A list is locked while it is tidied, and so is an entry while it is compared and changed.
 -- This never takes long, because a worker does not yield meanwhile. The lock of a worker that was
 -- killed expires after this time.
