@@ -10,6 +10,8 @@ use resty_session_core::settings::{Setting, Value};
 use resty_session_core::storage::Request;
 use resty_session_core::time::Seconds;
 
+#[path = "revocation/corners.rs"]
+mod corners;
 mod support;
 use support::{World, options};
 

@@ -122,6 +122,9 @@ function subjects.install(session, metatable, shim)
     while time() <= marked_at do
       waiting.pause(MOMENT)
     end
+    local remembers = self:get_remember()
+    self.forget = self.forget or self.remember and not remembers -- `meta` said so until now
+    self.remember = remembers
     self.meta, self.remember_meta = {}, false
     return self:save()
   end

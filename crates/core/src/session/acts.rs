@@ -112,8 +112,10 @@ pub struct Session {
     pub forget: bool,
     /// The audience to open, if it is not the configured one.
     pub audience: Option<Name<'static>>,
-    /// JSON, one `[data, audience, subject]` an audience.
+    /// JSON, one `[data, audience, subject, sid, sign-in id]` an audience.
     pub payload: Secret,
+    /// Whether an act has changed the payload that the program gave it.
+    pub rewritten: bool,
     /// The current audience's place in the payload, or `None` if it is still to be added.
     pub index: Option<usize>,
     /// The places of the parts of a payload that was opened, if it has only the current audience.
@@ -143,6 +145,7 @@ impl Session {
             forget: false,
             audience: None,
             payload: Secret::default(),
+            rewritten: false,
             index: None,
             sole: None,
             info: None,
@@ -334,7 +337,10 @@ impl Session {
     /// The storage can't be asked, so the remember cookie stays as it is, or the cookie was copied.
     async fn find_remember(&self, context: &Context, was_opened: bool) -> Result<Option<Meta>, Error> {
         let found = match was_opened {
-            true => context.find_verified(Kind::Remember).await,
+            true => match context.find_verified(Kind::Remember).await {
+                Ok(Some(meta)) if self.is_revoked(context, Kind::Remember, &meta.header).await? => Ok(None),
+                found => found,
+            },
             false => self.read(context, Kind::Remember).await.map(|opened| Some(opened.meta)),
         };
         match found {
@@ -453,10 +459,11 @@ impl Session {
         audiences::check(&self.payload, self.index)?;
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
-        let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
+        let mut session =
+            Self { payload, rewritten: true, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
-        if context.marks_sessions() {
-            Box::pin(self.mark_own_sign_in(context)).await?;
+        if let Some(meta) = &self.meta {
+            Box::pin(self.mark_own_sign_in(context, &meta.header)).await?;
         }
         self.delete_other_sessions(context).await?;
         session.write(context, Kind::Session).await?;
@@ -481,13 +488,11 @@ impl Session {
             Box::pin(self.end_unopened_instance(context, false)).await?;
             return Err(Error::DestroyNonexistent);
         };
-        if !context.configuration.stored {
+        if !context.ends_copies() {
             context.check_sendable("destroy")?;
         }
         // First, because no copy may open once a cookie is cleared.
-        if context.marks_sessions() {
-            Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
-        }
+        Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
         let mut lines = self.erase(context, Kind::Session, meta).await?;
         self.delete_other_sessions(context).await?;
         self.delete_remembered(context).await?;

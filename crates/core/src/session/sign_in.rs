@@ -11,17 +11,17 @@ use crate::cookie::{Header, base64url};
 pub const SIZE: usize = 22;
 
 /// The sign-in id of a session whose payload has none: it is derived from the creation time, the
-/// audience and the subject, which no save changes.
+/// audience and the subject, which most saves leave as they are.
 ///
 /// A session without a subject, or with an empty one, has an id that is derived from its own
-/// session id: the next save changes it.
+/// session id and the audience: the next save changes it.
 pub fn derived(header: &Header, audience: &Name<'_>, subject: Option<&Name<'_>>) -> String {
     let hash = match subject.map(Name::text).filter(|subject| !subject.is_empty()) {
         Some(subject) => {
             let [audience, subject] = [&audience.text(), &subject].map(|name| base64url::encode(name));
             sha256(format!("sign-in:{}:{audience}:{subject}", header.creation_time().as_secs()).as_bytes())
         }
-        None => sha256(&[b"sign-in:", header.sid()].concat()),
+        None => sha256(&[b"sign-in:", header.sid(), b":", &audience.text()].concat()),
     };
     let mut id = base64url::encode(&hash);
     id.truncate(SIZE);
@@ -47,7 +47,7 @@ mod tests {
         let text = b"sign-in:1700000000:ZGVmYXVsdA:YWRh";
         let id = derived(&own, &"default".into(), Some(&"ada".into()));
         assert_eq!(id, base64url::encode(&sha256(text))[..22]);
-        let of_id = sha256(&[&b"sign-in:"[..], &[7; 32]].concat());
+        let of_id = sha256(&[&b"sign-in:"[..], &[7; 32], b":default"].concat());
         assert_eq!(derived(&own, &"default".into(), None), base64url::encode(&of_id)[..22]);
         assert_eq!(id.len(), SIZE);
     }

@@ -41,6 +41,8 @@ pub struct Memory {
     pub owners: HashMap<String, Vec<Owner>>,
     /// Fails the storage calls with these numbers, counting from 1.
     pub failing: Vec<usize>,
+    /// Fails the reads of these places among several, counting from 0.
+    pub unreadable: Vec<usize>,
     pub calls: Vec<Request>,
 }
 
@@ -65,7 +67,15 @@ impl Memory {
         let record = |get: &storage::Get| live(&name(&get.name, &get.key)).map(String::into_bytes);
         Ok(match request {
             Request::Get(get) => record(get).map_or(Reply::Absent, Reply::Record),
-            Request::GetEach(gets) => Reply::Records(gets.iter().map(record).collect()),
+            Request::GetEach(gets) => Reply::Records(
+                gets.iter()
+                    .enumerate()
+                    .map(|(place, get)| match self.unreadable.contains(&place) {
+                        true => Err(storage::Error::Busy),
+                        false => Ok(record(get)),
+                    })
+                    .collect(),
+            ),
             Request::Set(set) => {
                 let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
                 if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
