@@ -26,6 +26,7 @@ fn world(options: Options) -> World {
 fn with_marks(mut world: World) -> World {
     let configuration = Rc::into_inner(world.configuration).unwrap();
     world.configuration = Rc::new(configuration.with_revocation(Some(KnownMarks::default())).unwrap());
+    world.has_marks = true;
     world
 }
 

@@ -4,6 +4,7 @@
 use super::audiences;
 use super::reading::{Opened, Verified};
 use super::{Context, Error, Kind, Session};
+use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{Flags, Header, chunks};
 
@@ -165,6 +166,10 @@ impl Session {
             return;
         }
         for (number, value) in context.candidates(Kind::Session).enumerate() {
+            // A stored session's cookie with anything behind the header is not its cookie.
+            if context.configuration.stored && value.len() > ENCODED_SIZE {
+                continue;
+            }
             let Some(refused) = context.authenticate(Kind::Session, value).await else { continue };
             if let Err(error) = self.end_one_refused(context, &refused, (number, value)).await {
                 self.warning = Some(error.to_string());

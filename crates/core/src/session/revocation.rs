@@ -257,7 +257,7 @@ impl Context {
     ///
     /// The store failed in `closed` mode.
     pub(super) async fn mark_id(&self, kind: Kind, header: &Header) -> Result<(), Error> {
-        if self.configuration.stored {
+        if self.configuration.stored || !self.marks_sessions() {
             return Ok(());
         }
         let (age, since_save) = (self.now.since(header.creation_time()), self.now.since(header.save_time()));

@@ -106,6 +106,7 @@ fn options_decide_what_a_known_answer_is_worth() {
         let mut world = World::new(options, NOW);
         let configuration = Rc::into_inner(world.configuration).unwrap();
         world.configuration = Rc::new(configuration.with_revocation(Some(known.clone())).unwrap());
+        world.has_marks = true;
         world
     };
     let mut shut = world_with(closed(options("s")));

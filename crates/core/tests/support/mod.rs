@@ -157,6 +157,7 @@ pub struct World {
     pub memory: Memory,
     /// The store of marks, if it is not the storage.
     pub marks: Memory,
+    pub has_marks: bool,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -179,6 +180,7 @@ impl World {
             binding: Binding::default(),
             memory: Memory::default(),
             marks: Memory::default(),
+            has_marks: false,
             bound: 0,
             derived: 0,
             crowded: false,
@@ -225,6 +227,7 @@ impl World {
                     Supply::Binding(self.binding.clone())
                 }
                 Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
+                Step::Needs(Need::Revocation(_)) if !self.has_marks => panic!("there is no store of marks"),
                 Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
                 Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
                 Step::Over => panic!("nothing to go on with"),
