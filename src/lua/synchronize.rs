@@ -22,13 +22,11 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     module.set("write_note", lua.create_function(write_note)?)
 }
 
-/// A session's turn under a lock: what its note is compared with, and written from.
+/// A session's turn under a lock: what its note is written from.
 struct Turn {
     configuration: Rc<Configuration>,
     lock: Vec<u8>,
-    /// The session's own cookie.
-    own: Header,
-    /// The note that was there, if it is about this session.
+    /// The note that was there, if it knows the session's own cookie.
     note: Option<Note>,
 }
 
@@ -57,12 +55,13 @@ fn own_cookies(
     lua.create_string(request::after_response(&cookies.unwrap_or_default(), &lines, &names))
 }
 
-/// `read_note(handle, lock, sealed, own, unique)`: a turn, and the cookies to open, which are nil
-/// if the session's own are the newest, and false if the session has ended; then a warning or nil.
-/// `own` is the value of the session's first cookie. With `unique`, no other session has the same
-/// lock, so a note that does not know the cookie is about its session nevertheless.
-fn read_note(lua: &Lua, args: (HandleRef, BString, Option<BString>, (BString, bool))) -> LuaResult<TurnRow> {
-    let (handle, lock, sealed, (own, unique)) = args;
+/// `read_note(handle, lock, sealed, own)`: a turn, and the cookies to open, which are nil if the
+/// note does not know the session's own or if these are the newest, and false if the session has
+/// ended; then a warning or nil. `own` is the value of the session's first cookie.
+fn read_note(
+    lua: &Lua,
+    (handle, lock, sealed, own): (HandleRef, BString, Option<BString>, BString),
+) -> LuaResult<TurnRow> {
     let own = match Header::decode(&own) {
         Ok(own) => own,
         Err(error) => return Ok((None, LuaValue::Nil, Some(error.to_string()))),
@@ -70,7 +69,7 @@ fn read_note(lua: &Lua, args: (HandleRef, BString, Option<BString>, (BString, bo
     let configuration = handle.configuration.clone();
     let found = sealed.map(|sealed| Note::open(&configuration, &lock, &sealed)).transpose();
     let (note, warning) = match found {
-        Ok(note) => (note.filter(|note| unique || note.knows(&own)), None),
+        Ok(note) => (note.filter(|note| note.knows(&own)), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let cookies = match note.as_ref().filter(|note| note.is_newer_than(&own)) {
@@ -78,18 +77,19 @@ fn read_note(lua: &Lua, args: (HandleRef, BString, Option<BString>, (BString, bo
         Some(note) if note.has_ended() => LuaValue::Boolean(false),
         Some(note) => LuaValue::String(lua.create_string(note.cookies())?),
     };
-    Ok((Some(Turn { configuration, lock: lock.into(), own, note }), cookies, warning))
+    Ok((Some(Turn { configuration, lock: lock.into(), note }), cookies, warning))
 }
 
 /// What [`read_note`] returns. Without a turn, the third value is an error.
 type TurnRow = (Option<Turn>, LuaValue, Option<String>);
 
-/// `write_note(turn, opened, cookies, now)`: the sealed note of a session that has these cookies
-/// now, or none if it has ended; nil if nothing has changed; or `nil, err`. `opened` is the value
-/// of the first cookie that the turn began with.
+/// `write_note(turn, opened, cookies, now, is_another)`: the sealed note of a session that has these
+/// cookies now, or none if it has ended; nil if nothing has changed; or `nil, err`. `opened` is the
+/// value of the first cookie that the turn began with. With `is_another`, neither that nor older
+/// cookies lead to the session.
 fn write_note(
     _: &Lua,
-    (turn, opened, cookies, now): (LuaUserDataRef<Turn>, BString, BString, u64),
+    (turn, opened, cookies, (now, is_another)): (LuaUserDataRef<Turn>, BString, BString, (u64, bool)),
 ) -> LuaResult<ValueOrError<String>> {
     let opened = match Header::decode(&opened) {
         Ok(opened) => opened,
@@ -99,9 +99,11 @@ fn write_note(
     let Some(mut note) = Note::new(name, &cookies, &opened, Timestamp::from_secs(now)) else {
         return Ok((None, None));
     };
-    note = note.replacing_header(&turn.own);
-    if let Some(previous) = &turn.note {
-        note = note.after(previous);
+    if !is_another {
+        note = note.replacing_header(&opened);
+        if let Some(previous) = &turn.note {
+            note = note.after(previous);
+        }
     }
     Ok(value_or_error(note.seal(&turn.configuration, &turn.lock, getrandom::fill)))
 }

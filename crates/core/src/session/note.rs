@@ -8,13 +8,16 @@
 //!
 //! | offset | size | what is encrypted |
 //! | --- | --- | --- |
-//! | 0 | 8 | when the cookies were saved, or the session ended: seconds since the Unix epoch |
-//! | 8 | 8 | when the session was last saved or touched |
-//! | 16 | 2 | the number n of ids: at least 1, at most [`MAX_IDS`] |
-//! | 18 | 8 n | the first 8 bytes of session ids: of the newest, then of those that it replaced |
-//! | 18 + 8 n | | the cookies as a Cookie header; nothing if the session has ended |
+//! | 0 | 8 | when the session was last saved or touched, or ended: seconds since the Unix epoch |
+//! | 8 | 2 | the number n of ids: at least 1, at most [`MAX_IDS`] |
+//! | 10 | 8 n | the first 8 bytes of session ids: of the newest, then of those that it replaced |
+//! | 10 + 8 n | | the cookies as a Cookie header; nothing if the session has ended |
 //!
 //! Integers are unsigned and little-endian.
+//!
+//! Only a cookie whose id is among these leads to the note's cookies. The lock alone does not tell
+//! whose they are: somebody may have made a user sign in over a cookie that he knows, and both
+//! cookies then come from one sign-in.
 
 use super::configuration::Random;
 use super::{Configuration, Kind};
@@ -56,14 +59,13 @@ pub enum Error {
 /// A note.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Note {
-    saved_at: Timestamp,
     touched_at: Timestamp,
     /// The newest first.
     ids: Vec<Id>,
     cookies: Secret,
 }
 
-show_only!(Note { saved_at, touched_at });
+show_only!(Note { touched_at });
 
 impl Note {
     /// A note of a session that has these cookies now, or has ended.
@@ -71,22 +73,17 @@ impl Note {
     /// `cookies` is a Cookie header; without a cookie of that `name` in it the session has ended.
     /// `opened` is what the request has opened. `now` is when the session ended, if it has.
     ///
-    /// Returns `None` if nothing has changed.
+    /// Returns `None` if nothing has changed. The note does not know the cookie that was opened,
+    /// unless the session has ended.
     pub fn new(name: &str, cookies: &[u8], opened: &Header, now: Timestamp) -> Option<Self> {
         let found = request::values(cookies, name).next().map(Header::decode);
         match found {
             Some(Ok(newest)) if newest == *opened => None,
-            Some(Ok(newest)) => Some(Self {
-                saved_at: newest.save_time(),
-                touched_at: newest.touch_time(),
-                ids: vec![id(&newest)],
-                cookies: cookies.to_vec().into(),
-            }),
-            Some(Err(_)) | None => {
-                Some(Self { saved_at: now, touched_at: now, ids: vec![id(opened)], cookies: Secret::default() })
+            Some(Ok(newest)) => {
+                Some(Self { touched_at: newest.touch_time(), ids: vec![id(&newest)], cookies: cookies.to_vec().into() })
             }
+            Some(Err(_)) | None => Some(Self { touched_at: now, ids: vec![id(opened)], cookies: Secret::default() }),
         }
-        .map(|note| note.replacing([id(opened)]))
     }
 
     /// The same note, which comes after another one of the same session.
@@ -95,7 +92,7 @@ impl Note {
         self.replacing(previous.ids.iter().copied())
     }
 
-    /// The same note, whose session has replaced this cookie.
+    /// The same note, whose session has replaced this cookie in a turn.
     #[must_use]
     pub fn replacing_header(self, header: &Header) -> Self {
         self.replacing([id(header)])
@@ -110,20 +107,16 @@ impl Note {
         self
     }
 
-    /// Whether the note's session is known to be the one with this cookie, at an earlier or at the
-    /// same time.
+    /// Whether this cookie is the session's newest one, or one that turns have replaced.
     pub fn knows(&self, own: &Header) -> bool {
         self.ids.contains(&id(own))
     }
 
-    /// Whether the note is newer than this cookie of the same session.
-    ///
-    /// A cookie that the note does not know was saved at another time, by a request that did not
-    /// wait for its turn. It is the newer one if it was not saved earlier.
+    /// Whether the note is newer than this cookie, which it knows.
     pub fn is_newer_than(&self, own: &Header) -> bool {
         match self.ids.first() {
             Some(newest) if *newest == id(own) => self.has_ended() || self.touched_at > own.touch_time(),
-            _ => self.knows(own) || self.saved_at > own.save_time(),
+            _ => self.knows(own),
         }
     }
 
@@ -173,8 +166,7 @@ impl Note {
     }
 
     fn encode(&self) -> Secret {
-        let mut data = Secret::from(Vec::with_capacity(18 + 8 * self.ids.len() + self.cookies.len()));
-        data.extend_from_slice(&self.saved_at.as_secs().to_le_bytes());
+        let mut data = Secret::from(Vec::with_capacity(10 + 8 * self.ids.len() + self.cookies.len()));
         data.extend_from_slice(&self.touched_at.as_secs().to_le_bytes());
         // There are never more than MAX_IDS.
         data.extend_from_slice(&(self.ids.len() as u16).to_le_bytes());
@@ -184,8 +176,7 @@ impl Note {
     }
 
     fn decode(data: &[u8]) -> Option<Self> {
-        let (saved_at, rest) = data.split_first_chunk()?;
-        let (touched_at, rest) = rest.split_first_chunk()?;
+        let (touched_at, rest) = data.split_first_chunk()?;
         let (count, rest) = rest.split_first_chunk()?;
         let count = usize::from(u16::from_le_bytes(*count));
         if count == 0 || count > MAX_IDS {
@@ -193,7 +184,6 @@ impl Note {
         }
         let (ids, cookies) = rest.split_at_checked(count * size_of::<Id>())?;
         Some(Self {
-            saved_at: Timestamp::from_secs(u64::from_le_bytes(*saved_at)),
             touched_at: Timestamp::from_secs(u64::from_le_bytes(*touched_at)),
             ids: ids.as_chunks().0.to_vec(),
             cookies: cookies.to_vec().into(),
@@ -228,7 +218,7 @@ mod tests {
 
     fn note(opened: &Header, newest: &Header) -> Note {
         let cookies = format!("session={}abcd; session2=more", newest.encode());
-        Note::new("session", cookies.as_bytes(), opened, Timestamp::from_secs(1000)).unwrap()
+        Note::new("session", cookies.as_bytes(), opened, Timestamp::from_secs(1000)).unwrap().replacing_header(opened)
     }
 
     fn end(opened: &Header, now: u64) -> Note {
@@ -266,23 +256,33 @@ mod tests {
                 let _ = Note::decode(&vec![byte; size]);
             }
         }
-        assert!(Note::decode(&[0; 18]).is_none(), "without an id");
+        assert!(Note::decode(&[0; 10]).is_none(), "without an id");
     }
 
     #[test]
-    fn it_tells_whether_it_is_newer() {
-        let [first, second, third] = [header([1; 32], 0), header([2; 32], 5), header([3; 32], 5)];
+    fn it_is_newer_than_the_cookies_that_it_knows() {
+        let [first, second] = [header([1; 32], 0), header([2; 32], 5)];
         let made = note(&first, &second);
         assert!(made.is_newer_than(&first));
         assert!(!made.is_newer_than(&second), "the same cookie");
-        assert!(!made.is_newer_than(&third) && !made.knows(&third), "another one of the same second");
-        assert!(made.is_newer_than(&header([4; 32], 4)) && !made.is_newer_than(&header([4; 32], 6)));
+        for other in [header([3; 32], 5), header([4; 32], 4), header([4; 32], 6)] {
+            assert!(!made.is_newer_than(&other) && !made.knows(&other), "the times do not matter");
+        }
         let next = note(&second, &header([5; 32], 3)).after(&made);
         assert!(next.is_newer_than(&first) && next.is_newer_than(&second), "although this server's clock is behind");
         let ended = end(&second, 104).after(&made).replacing_header(&header([6; 32], 50));
         assert!(ended.has_ended() && !made.has_ended());
         assert!(ended.is_newer_than(&first) && ended.is_newer_than(&second));
         assert!(ended.is_newer_than(&header([6; 32], 50)) && !ended.is_newer_than(&header([7; 32], 4)));
+    }
+
+    #[test]
+    fn it_knows_only_what_it_is_told() {
+        let [opened, newest] = [header([1; 32], 0), header([2; 32], 5)];
+        let cookies = format!("session={}", newest.encode());
+        let made = Note::new("session", cookies.as_bytes(), &opened, Timestamp::from_secs(1000)).unwrap();
+        assert!(!made.knows(&opened) && made.knows(&newest));
+        assert!(end(&opened, 7).knows(&opened));
     }
 
     #[test]
