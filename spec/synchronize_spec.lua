@@ -275,6 +275,36 @@ for _, where in ipairs { "cookie", "shm" } do
       end
     end)
 
+    it("goes on beside a cookie of the same name that does not open", function()
+      browser:sign_in(configuration)
+      local good = browser.cookies.session
+      local function name(same) return same:get("name") end
+      for _, cookies in ipairs { "session=x; session=%s", "session=%s; session=x", "session=x; s2=y; session=%s" } do
+        browser.var.http_cookie = cookies:format(good)
+        assert.equal("Ada", open():synchronize(name))
+        assert.equal("Ada", concurrent():synchronize(name))
+      end
+      assert.equal(1, concurrent():synchronize(count_up))
+      assert.equal(2, concurrent():synchronize(count_up))
+      assert.same({ true }, { concurrent():synchronize(function(same) return same:destroy() end) })
+      browser.header["Set-Cookie"], browser.var.http_cookie = nil, "session=x; session=" .. good
+      local s = open()
+      if s.state == "open" then -- the cookie alone still opens
+        assert.same({ nil, "unable to synchronize session (it was destroyed meanwhile)" }, { s:synchronize(error) })
+      end
+    end)
+
+    it("takes nothing for its own that the response had before", function()
+      local planted = plant()
+      assert.equal(1, concurrent():synchronize(count_up))
+      local s = concurrent() -- its turn opens what the one before has saved
+      set_subject(open())
+      assert.equal(1, s:synchronize(function(same) return same:get("count") end))
+      assert.is_nil(subject_with(planted))
+      browser.cookies.session = planted
+      assert.equal(1, concurrent():synchronize(function(same) return same:get("count") end))
+    end)
+
     it("waits no longer than its timeout", function()
       browser:sign_in(configuration)
       local s = open()

@@ -51,8 +51,12 @@ fn own_cookies(
     lua: &Lua,
     (handle, cookies, lines): (HandleRef, Option<BString>, Vec<BString>),
 ) -> LuaResult<LuaString> {
-    let names = [&*handle.configuration.session_cookie.name, &*handle.configuration.remember_cookie.name];
+    let names = names(&handle.configuration);
     lua.create_string(request::after_response(&cookies.unwrap_or_default(), &lines, &names))
+}
+
+fn names(configuration: &Configuration) -> [&str; 2] {
+    [&configuration.session_cookie.name, &configuration.remember_cookie.name]
 }
 
 /// `read_note(handle, lock, sealed, own)`: a turn, and the cookies to open, which are nil if the
@@ -83,22 +87,29 @@ fn read_note(
 /// What [`read_note`] returns. Without a turn, the third value is an error.
 type TurnRow = (Option<Turn>, LuaValue, Option<String>);
 
-/// `write_note(turn, opened, cookies, now, is_another)`: the sealed note of a session that has these
-/// cookies now, or none if it has ended; nil if nothing has changed; or `nil, err`. `opened` is the
-/// value of the first cookie that the turn began with. With `is_another`, neither that nor older
-/// cookies lead to the session.
+/// What has happened in a turn: the Set-Cookie lines, when it ended, and whether the session is for
+/// another subject now.
+type Change = (Option<Vec<BString>>, u64, bool);
+
+/// `write_note(turn, opened, cookies, lines, now, is_another)`: the sealed note of a turn, in which
+/// the response got these Set-Cookie lines, or nil if they change nothing; or `nil, err`. `lines` is
+/// an array, or nil if the session has ended. `cookies` is the Cookie header that the turn began
+/// with, and `opened` the value of the first cookie that it has opened there. With `is_another`,
+/// neither that nor older cookies lead to the session.
 fn write_note(
     _: &Lua,
-    (turn, opened, cookies, (now, is_another)): (LuaUserDataRef<Turn>, BString, BString, (u64, bool)),
+    (turn, opened, cookies, (lines, now, is_another)): (LuaUserDataRef<Turn>, BString, BString, Change),
 ) -> LuaResult<ValueOrError<String>> {
     let opened = match Header::decode(&opened) {
         Ok(opened) => opened,
         Err(error) => return Ok(value_or_error(Err::<String, CookieError>(error))),
     };
-    let name = &turn.configuration.session_cookie.name;
-    let Some(mut note) = Note::new(name, &cookies, &opened, Timestamp::from_secs(now)) else {
-        return Ok((None, None));
+    let now = Timestamp::from_secs(now);
+    let note = match lines {
+        Some(lines) => Note::of_turn(names(&turn.configuration), &cookies, &lines, &opened, now),
+        None => Some(Note::of_end(&opened, now)),
     };
+    let Some(mut note) = note else { return Ok((None, None)) };
     if !is_another {
         note = note.replacing_header(&opened);
         if let Some(previous) = &turn.note {

@@ -94,6 +94,7 @@ end
 ---@field note string the note's key
 ---@field turn resty.session.turn
 ---@field native userdata what the native module knows of the note
+---@field lines table<string, boolean> the Set-Cookie lines that the response had before
 ---@field cookies string the session's cookies that were opened, as a Cookie header
 ---@field opened string the value of the first one
 ---@field subject string? the current audience's, as it was opened
@@ -156,6 +157,10 @@ local function reopen(self, synchronized, open)
   if err then
     return err
   end
+  synchronized.lines = {}
+  for _, line in ipairs(http.set_cookies()) do
+    synchronized.lines[line] = true
+  end
   local fresh, cookies, is_noted = open_newest(self, synchronized, open, sealed)
   if not fresh then
     return cookies
@@ -172,15 +177,26 @@ local function reopen(self, synchronized, open)
   end
 end
 
+-- Returns the Set-Cookie lines that the response has got in the turn, or nil if the session ended.
+local function new_lines(self, synchronized)
+  if self.ended and self.meta.value == synchronized.opened then
+    return nil -- although the response may not have been able to clear the cookies any more
+  end
+  local lines = {}
+  for _, line in ipairs(http.set_cookies()) do
+    if not synchronized.lines[line] then
+      lines[#lines + 1] = line
+    end
+  end
+  return lines
+end
+
 -- Leaves a note if the session was saved, touched or ended.
 local function leave_note(self, synchronized)
-  local cookies = native.own_cookies(self.profile.handle, synchronized.cookies, http.set_cookies())
-  if self.ended and self.meta.value == synchronized.opened then
-    cookies = "" -- although the response could not clear them any more
-  end
   -- Whoever knows a cookie from before a sign-in must not get the session.
   local is_another = not self.ended and subject_of(self.data[self.data_index]) ~= synchronized.subject
-  local sealed, err = native.write_note(synchronized.native, synchronized.opened, cookies, time(), is_another)
+  local sealed, err = native.write_note(
+    synchronized.native, synchronized.opened, synchronized.cookies, new_lines(self, synchronized), time(), is_another)
   if sealed and not synchronized.turn.lost then
     local ok
     ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, NOTE_LIFE, time())

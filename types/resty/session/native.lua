@@ -358,19 +358,20 @@ function native.own_cookies(handle, cookies, lines) end
 ---@param sealed string? the note
 ---@param own string the value of the session's first cookie
 ---@return resty.session.native.turn? turn
----@return string|false|nil cookies a Cookie header if turns have replaced the own cookie, false if the session has ended
+---@return string|false|nil cookies a Cookie header if turns replaced the own cookie, false if the session has ended
 ---@return string? err a warning if there is a turn
 function native.read_note(handle, lock, sealed, own) end
 
 ---Makes the note for the next request.
 ---@param turn resty.session.native.turn
 ---@param opened string the value of the session's first cookie that was opened
----@param cookies string the session's cookies now: a Cookie header, in which it has none if it has ended
+---@param cookies string the Cookie header that the turn began with
+---@param lines string[]? the Set-Cookie lines that the response got in the turn; nil if the session has ended
 ---@param now integer seconds since the epoch
 ---@param is_another boolean whether no cookie from before the turn leads to the session
 ---@return string? sealed nil without an error if nothing has changed
 ---@return string? err
-function native.write_note(turn, opened, cookies, now, is_another) end
+function native.write_note(turn, opened, cookies, lines, now, is_another) end
 
 -- The bridge ----------------------------------------------------------------------------------------------------------
 

@@ -68,22 +68,36 @@ pub struct Note {
 show_only!(Note { touched_at });
 
 impl Note {
-    /// A note of a session that has these cookies now, or has ended.
+    /// The note of a turn, whose response has set cookies by these Set-Cookie lines.
     ///
-    /// `cookies` is a Cookie header; without a cookie of that `name` in it the session has ended.
-    /// `opened` is what the request has opened. `now` is when the session ended, if it has.
+    /// `names` are those of the session's cookie and of its remember cookie. `cookies` is the Cookie
+    /// header that the turn began with, and `opened` what it has opened there. `now` is when the
+    /// session ended, if the lines delete its cookie.
     ///
-    /// Returns `None` if nothing has changed. The note does not know the cookie that was opened,
-    /// unless the session has ended.
-    pub fn new(name: &str, cookies: &[u8], opened: &Header, now: Timestamp) -> Option<Self> {
-        let found = request::values(cookies, name).next().map(Header::decode);
-        match found {
-            Some(Ok(newest)) if newest == *opened => None,
-            Some(Ok(newest)) => {
-                Some(Self { touched_at: newest.touch_time(), ids: vec![id(&newest)], cookies: cookies.to_vec().into() })
-            }
-            Some(Err(_)) | None => Some(Self { touched_at: now, ids: vec![id(opened)], cookies: Secret::default() }),
+    /// Returns `None` if nothing has changed. What the client has sent changes nothing: it may send
+    /// other cookies of the same name. The note does not know the cookie that was opened, unless the
+    /// session has ended.
+    pub fn of_turn(
+        names: [&str; 2],
+        cookies: &[u8],
+        lines: &[impl AsRef<[u8]>],
+        opened: &Header,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let pairs = lines.iter().filter_map(|line| request::pairs(line.as_ref()).next());
+        let values: Vec<_> = pairs.filter(|(name, ..)| *name == names[0].as_bytes()).collect();
+        let set: Vec<_> = values.iter().filter_map(|(_, value, _)| Header::decode((*value)?).ok()).collect();
+        if values.is_empty() || set.contains(opened) {
+            return None;
         }
+        let Some(newest) = set.last() else { return Some(Self::of_end(opened, now)) };
+        let cookies = request::after_response(cookies, lines, &names).into();
+        Some(Self { touched_at: newest.touch_time(), ids: vec![id(newest)], cookies })
+    }
+
+    /// The note of a turn that has opened this cookie, and in which the session ended at this time.
+    pub fn of_end(opened: &Header, now: Timestamp) -> Self {
+        Self { touched_at: now, ids: vec![id(opened)], cookies: Secret::default() }
     }
 
     /// The same note, which comes after another one of the same session.
@@ -216,13 +230,22 @@ mod tests {
         Header::new(&Fields { flags: Flags::empty(), sid, creation_time, rolling_offset, data_size: 4 }).unwrap()
     }
 
+    /// The note of a turn that began with the cookie that it has opened, and others.
+    fn turn(cookies: &str, opened: &Header, lines: &[String]) -> Option<Note> {
+        let cookies = format!("{cookies}; session={}", opened.encode());
+        Note::of_turn(["session", "remember"], cookies.as_bytes(), lines, opened, Timestamp::from_secs(1000))
+    }
+
+    fn line(header: &Header) -> String {
+        format!("session={}; Path=/; HttpOnly", header.encode())
+    }
+
     fn note(opened: &Header, newest: &Header) -> Note {
-        let cookies = format!("session={}abcd; session2=more", newest.encode());
-        Note::new("session", cookies.as_bytes(), opened, Timestamp::from_secs(1000)).unwrap().replacing_header(opened)
+        turn("a=1; session2=more", opened, &[line(newest)]).unwrap().replacing_header(opened)
     }
 
     fn end(opened: &Header, now: u64) -> Note {
-        Note::new("session", b"remember=x", opened, Timestamp::from_secs(now)).unwrap()
+        Note::of_end(opened, Timestamp::from_secs(now))
     }
 
     #[test]
@@ -279,8 +302,7 @@ mod tests {
     #[test]
     fn it_knows_only_what_it_is_told() {
         let [opened, newest] = [header([1; 32], 0), header([2; 32], 5)];
-        let cookies = format!("session={}", newest.encode());
-        let made = Note::new("session", cookies.as_bytes(), &opened, Timestamp::from_secs(1000)).unwrap();
+        let made = turn("", &opened, &[line(&newest)]).unwrap();
         assert!(!made.knows(&opened) && made.knows(&newest));
         assert!(end(&opened, 7).knows(&opened));
     }
@@ -297,8 +319,20 @@ mod tests {
     #[test]
     fn nothing_is_noted_if_nothing_has_changed() {
         let own = header([1; 32], 0);
-        let cookies = format!("session={}", own.encode());
-        assert!(Note::new("session", cookies.as_bytes(), &own, Timestamp::default()).is_none());
+        for cookies in ["", "session=x", "session=", "session2=x; session=x"] {
+            for lines in [vec![], vec!["other=1".to_owned(), "session2=".to_owned()], vec![line(&own)]] {
+                assert!(turn(cookies, &own, &lines).is_none(), "{cookies} {lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_response_sets_is_noted() {
+        let [own, newest] = [header([1; 32], 0), header([2; 32], 5)];
+        let made = turn("session=x; remember=r; a=1", &own, &[line(&newest), "remember=s; Path=/".to_owned()]).unwrap();
+        assert_eq!(made.cookies(), format!("session={}; remember=s", newest.encode()).as_bytes());
+        let deleted = turn("session=x; remember=r", &own, &["session=; Max-Age=0".to_owned()]).unwrap();
+        assert!(deleted == end(&own, 1000) && deleted.has_ended());
     }
 
     #[test]
