@@ -166,6 +166,22 @@ fn a_session_ends_by_its_id_and_by_its_key() {
     }
 }
 
+/// Its mark would end all sessions of a user; its record would be the mark that ended them.
+#[test]
+fn an_id_is_not_the_key_of_a_mark() {
+    let plain = || Options { hash_storage_key: Some(true), ..options("secret") };
+    for mut world in [World::new(plain(), NOW), World::stored(plain(), NOW), World::stored(options("secret"), NOW)] {
+        for id in [*b"subject:YWRhYWRhYWRhYWRhYWRhYWRh", *b"sid:1234567890123456789012345678"] {
+            assert_eq!(revoke_id(&mut world, id).unwrap_err().to_string(), "invalid session id");
+        }
+        assert!(world.memory.calls.is_empty());
+    }
+    let mut world = world(Options::default());
+    for id in [*b"subjects 7890123456789012345678_", *b"side:234567890123456789012345678"] {
+        revoke_id(&mut world, id).unwrap();
+    }
+}
+
 #[test]
 fn all_others_end_and_not_this_browser() {
     let mut world = world(Options { remember: Some(true), ..Options::default() });
