@@ -300,6 +300,9 @@ fn what_cannot_be_done_is_told() {
     let nobody = Browser::new();
     let own = format!("/revoke_id?id={id}");
     let long = format!("/revoke_id?id={id}A");
+    let [subject_mark, sid_mark] =
+        ["c3ViamVjdDpZV1JoWVdSaFlXUmhZV1JoWVdSaFlXUmg", "c2lkOjEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg"]
+            .map(|id| format!("/revoke_id?id={id}"));
     for (browser, nginx, path, expected) in [
         (&nobody, &nginx, "/others", "unable to revoke other sessions of nonexistent session"),
         (&browser, &nginx, "/list?subject=", "invalid subject"),
@@ -307,6 +310,8 @@ fn what_cannot_be_done_is_told() {
         (&browser, &nginx, "/revoke_id", "invalid session id"),
         (&browser, &nginx, "/revoke_id?id=../../etc/passwd", "invalid session id"),
         (&browser, &nginx, &long, "invalid session id"),
+        (&browser, &nginx, &subject_mark, "invalid session id"),
+        (&cookie_browser, &cookie, &sid_mark, "invalid session id"),
         (&plain_browser, &plain, "/list", "unable to list sessions (store_metadata is off)"),
         (&plain_browser, &plain, "/others", "unable to revoke other sessions (store_metadata is off)"),
         (&plain_browser, &plain, "/revoke", "session revocation is not enabled"),

@@ -11,9 +11,11 @@ use resty_session_core::session::subjects::{self, ListedSession};
 use resty_session_core::session::{Error, Options, Session, State};
 use resty_session_core::settings::Whole;
 use resty_session_core::storage::{LiveSession, Request};
+use resty_session_core::time::Seconds;
 use support::{World, options};
 
 const NOW: u64 = 1_700_000_000;
+const TTL: Seconds = Seconds::from_secs(3600);
 const ADA: &str = r#"[[{},"default","ada"]]"#;
 
 fn world(more: Options) -> World {
@@ -36,7 +38,12 @@ fn listed(world: &mut World, subject: &'static str) -> Result<Vec<ListedSession>
 
 fn revoke(world: &mut World, subject: &'static str) -> Result<(), Error> {
     let session = world.session();
-    world.act(|context| async move { (session, subjects::revoke_subject(&context, &Name::from(subject)).await) }).1
+    world
+        .act(|context| async move {
+            let result = subjects::revoke_subject(&context, &Name::from(subject), TTL).await;
+            (session, result)
+        })
+        .1
 }
 
 fn revoke_id(world: &mut World, id: Sid) -> Result<(), Error> {
@@ -44,7 +51,7 @@ fn revoke_id(world: &mut World, id: Sid) -> Result<(), Error> {
     world.act(|context| async move { (session, subjects::revoke_id(&context, &id).await) }).1
 }
 
-fn revoke_others(world: &mut World) -> Result<usize, String> {
+fn revoke_others(world: &mut World) -> Result<Option<usize>, String> {
     let session = world.open().0;
     world
         .act(|context| async move {
@@ -140,14 +147,38 @@ fn a_session_ends_by_its_id_and_by_its_key() {
             let current = sessions.iter().find(|session| session.current).unwrap();
             id = base64url::decode(current.id.as_bytes()).unwrap().try_into().unwrap();
         }
+        let own = std::mem::take(&mut world.cookies);
         revoke_id(&mut world, id).unwrap();
-        assert!(world.open_error().is_some() && opens(&mut world, &other), "{hashed} {by_key}");
-        // Nothing tells whose it was, unless the program says so.
+        assert!(!opens(&mut world, &own) && opens(&mut world, &other), "{hashed} {by_key}");
+        // Nothing tells whose it was, unless the program says so, or the request's own session is that user's.
         assert_eq!(listed(&mut world, "ada").unwrap().len(), 2);
         world.configure(Options { subject: Some(Some("ada".into())), ..Options::default() });
         revoke_id(&mut world, id).unwrap();
         assert_eq!(listed(&mut world, "ada").unwrap().len(), 1);
         assert_eq!(world.memory.calls.iter().filter(|call| matches!(call, Request::DeleteEach(_))).count(), 2);
+        world.configure(Options { subject: Some(None), ..Options::default() });
+        let another = another_browser(&mut world, ADA);
+        world.cookies = other;
+        let sessions = listed(&mut world, "ada").unwrap();
+        let key = &sessions.iter().find(|session| !session.current).unwrap().id;
+        revoke_id(&mut world, base64url::decode(key.as_bytes()).unwrap().try_into().unwrap()).unwrap();
+        assert_eq!((opens(&mut world, &another), listed(&mut world, "ada").unwrap().len()), (false, 1));
+    }
+}
+
+/// Its mark would end all sessions of a user; its record would be the mark that ended them.
+#[test]
+fn an_id_is_not_the_key_of_a_mark() {
+    let plain = || Options { hash_storage_key: Some(true), ..options("secret") };
+    for mut world in [World::new(plain(), NOW), World::stored(plain(), NOW), World::stored(options("secret"), NOW)] {
+        for id in [*b"subject:YWRhYWRhYWRhYWRhYWRhYWRh", *b"sid:1234567890123456789012345678"] {
+            assert_eq!(revoke_id(&mut world, id).unwrap_err().to_string(), "invalid session id");
+        }
+        assert!(world.memory.calls.is_empty());
+    }
+    let mut world = world(Options::default());
+    for id in [*b"subjects 7890123456789012345678_", *b"side:234567890123456789012345678"] {
+        revoke_id(&mut world, id).unwrap();
     }
 }
 
@@ -158,14 +189,14 @@ fn all_others_end_and_not_this_browser() {
     let remember = world.cookies["remember"].clone();
     let others: Vec<_> = (0..3).map(|_| another_browser(&mut world, ADA)).collect();
     let eve = another_browser(&mut world, r#"[[{},"default","eve"]]"#);
-    assert_eq!(revoke_others(&mut world), Ok(3));
+    assert_eq!(revoke_others(&mut world), Ok(Some(3)));
     assert_eq!((records(&world, "session:"), records(&world, "remember:")), (2, 2));
     assert!(!others.iter().any(|browser| opens(&mut world, browser)));
     assert!(opens(&mut world, &eve) && world.open_error().is_none());
     world.cookies = [("remember".to_owned(), remember)].into();
     assert_eq!(world.open_error(), None, "its own remember cookie still signs in");
-    assert_eq!(revoke_others(&mut world), Ok(1), "the session that the remember cookie replaced");
-    assert_eq!(revoke_others(&mut world), Ok(0));
+    assert_eq!(revoke_others(&mut world), Ok(Some(1)), "the session that the remember cookie replaced");
+    assert_eq!(revoke_others(&mut world), Ok(Some(0)));
 }
 
 #[test]

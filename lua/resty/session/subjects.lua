@@ -40,7 +40,8 @@ end
 
 local function check_id(id)
   local raw = type(id) == "string" and decode_base64url(id)
-  if not raw or #raw ~= ID_SIZE then
+  -- What the keys of marks start with would name the mark of a user, not a session.
+  if not raw or #raw ~= ID_SIZE or raw:find("^subject:") or raw:find("^sid:") then
     error("invalid session id", 0)
   end
 end

@@ -23,6 +23,10 @@ const BATCH: usize = 128;
 /// meanwhile.
 const MAX_ROUNDS: usize = 3;
 
+/// How the keys of the marks of subjects and sids start. If an id started like that, its mark would
+/// be that of a user, and its record a mark.
+const MARK_STARTS: [&[u8]; 2] = [b"subject:", b"sid:"];
+
 const LIST: &str = "list sessions";
 const REVOKE: &str = "revoke sessions";
 const REVOKE_ID: &str = "revoke session";
@@ -118,8 +122,12 @@ pub async fn revoke_subject(context: &Context, subject: &Name<'static>, ttl: Sec
 ///
 /// # Errors
 ///
-/// Sessions are kept in cookies and there is no store of marks, or a storage failed.
+/// The id starts as only the keys of marks do; sessions are kept in cookies and there is no store of
+/// marks; or a storage failed.
 pub async fn revoke_id(context: &Context, id: &Sid) -> Result<(), Error> {
+    if MARK_STARTS.iter().any(|start| id.starts_with(start)) {
+        return Err(Error::InvalidId);
+    }
     let configuration = &context.configuration;
     if !configuration.stored {
         return revoke(context, Revoked::Id(*id), context.longest_life()).await;
