@@ -16,7 +16,7 @@ use resty_session_core::time::Timestamp;
 
 /// Adds the functions.
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
-    module.set("sign_in", lua.create_function(derived_sign_in)?)?;
+    module.set("sign_in", lua.create_function(sign_in_of)?)?;
     module.set("own_cookies", lua.create_function(own_cookies)?)?;
     module.set("read_note", lua.create_function(read_note)?)?;
     module.set("write_note", lua.create_function(write_note)?)
@@ -32,16 +32,20 @@ struct Turn {
 
 impl LuaUserData for Turn {}
 
-/// `sign_in(value, audience, subject)`: the id of the sign-in that the cookie with this value comes
-/// from, as it is derived if the payload has none; or `nil, err`.
-fn derived_sign_in(
+/// `sign_in(value, audience, subject, written)`: the id of the sign-in that the cookie with this
+/// value comes from; or `nil, err`. `written` is what the payload has of it.
+fn sign_in_of(
     _: &Lua,
-    (value, audience, subject): (BString, LuaValue, LuaValue),
-) -> LuaResult<ValueOrError<String>> {
-    let is_missing = subject.is_nil() || subject.as_boolean() == Some(false) || subject.is_null();
-    let subject = (!is_missing).then(|| name_of(&subject));
-    let id = Header::decode(&value).map(|header| sign_in::derived(&header, &name_of(&audience), subject.as_ref()));
-    Ok(value_or_error(id))
+    (value, audience, subject, written): (BString, LuaValue, LuaValue, LuaValue),
+) -> LuaResult<ValueOrError<BString>> {
+    let is_missing = |value: &LuaValue| value.is_nil() || value.as_boolean() == Some(false) || value.is_null();
+    let [subject, written] = [subject, written].map(|value| (!is_missing(&value)).then(|| name_of(&value)));
+    let header = match Header::decode(&value) {
+        Ok(header) => header,
+        Err(error) => return Ok(value_or_error(Err::<BString, CookieError>(error))),
+    };
+    let id = sign_in::of(&header, Some(&name_of(&audience)), subject.as_ref(), written);
+    Ok((id.map(|id| id.into_owned().into()), None))
 }
 
 /// `own_cookies(handle, cookies, lines)`: the session's cookies and the remember cookie's, as a

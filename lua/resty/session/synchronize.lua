@@ -53,15 +53,6 @@ end
 
 -- Opening anew -------------------------------------------------------------------------------------------------------
 
--- Returns the sign-in that a session comes from.
-local function sign_in_of(self)
-  local entry = self.data[1] or {}
-  if type(entry[5]) == "string" then
-    return entry[5]
-  end
-  return native.sign_in(self.meta.value, entry[2], entry[3])
-end
-
 -- Returns an entry's subject as a text, or nil.
 local function subject_of(entry)
   local subject = entry and entry[3]
@@ -235,7 +226,12 @@ local function begin(self, open, timeout)
   if not store then
     return nil, err
   end
-  local sign_in = sign_in_of(self)
+  local entry = self.data[1] or {}
+  local sign_in
+  sign_in, err = native.sign_in(self.meta.value, entry[2], entry[3], entry[5])
+  if not sign_in then
+    return nil, err
+  end
   local name, lock = self.profile.cookie_name, key_of("lock", sign_in)
   local turn
   turn, err = turns.take(store, name, lock, timeout)

@@ -335,13 +335,14 @@ function native.names_collide(name, other) end
 ---@return string[]
 function native.merge_cookies(present, lines) end
 
----The id of the sign-in that a session comes from, as it is derived if its payload has none.
+---The id of the sign-in that a session comes from: the written one, or else the derived one.
 ---@param value string of the session's first cookie
 ---@param audience string|number
 ---@param subject string|number|false|nil
+---@param written any what the payload has of it
 ---@return string? id
 ---@return string? err
-function native.sign_in(value, audience, subject) end
+function native.sign_in(value, audience, subject, written) end
 
 ---A session's cookies and the remember cookie's, as a browser sends them after a response.
 ---@param handle resty.session.native.handle
