@@ -283,7 +283,9 @@ fn works_with_a_programs_own_storage() {
         assert_eq!(browser.get(nginx.url(path)), expected);
     }
     assert_eq!(nginx.complaints(), [""; 0]);
-    assert_eq!(browser.get(nginx.url("/enter?max=1")).len(), 43, "the save counts");
+    assert_eq!(browser.get(nginx.url("/enter?max=1")).len(), 43);
+    assert_eq!(nginx.complaints(), [""; 0], "a session that goes on ends no other");
+    assert_eq!(Browser::new().get(nginx.url("/enter?max=1")).len(), 43, "the save counts");
     let complaints = nginx.complaints();
     let warning = "unable to end the sessions beyond max_sessions (the storage has no method read_metadata)";
     assert!(complaints.len() == 1 && complaints[0].contains(warning), "{complaints:?}");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use resty_session_core::cookie::{Sid, base64url};
 use resty_session_core::session::name::Name;
 use resty_session_core::session::subjects::{self, ListedSession};
-use resty_session_core::session::{Error, Options, Session, State};
+use resty_session_core::session::{Context, Error, Options, Session, State};
 use resty_session_core::settings::Whole;
 use resty_session_core::storage::{LiveSession, Request};
 use resty_session_core::time::Seconds;
@@ -219,7 +219,9 @@ fn what_has_no_others_says_why() {
 }
 
 fn limited(limit: u64, remember: bool) -> Options {
-    Options { max_sessions: Some(Some(Whole(limit))), remember: Some(remember), ..Options::default() }
+    let max_sessions = Some(Some(Whole(limit)));
+    // The keys of remember cookies are derived fast.
+    Options { max_sessions, remember: Some(remember), remember_safety: Some("Low".into()), ..Options::default() }
 }
 
 #[test]
@@ -235,11 +237,103 @@ fn too_many_sessions_end_those_first_that_expire_first() {
     let live: Vec<bool> = browsers.iter().map(|browser| opens(&mut world, browser)).collect();
     assert_eq!(live, [true, false, false, true], "the one that was saved last stays, though it expires first");
     world.configure(limited(1, false));
-    world.cookies = browsers.swap_remove(0);
-    let session = world.open().0;
-    let (session, result) = world.save(session);
-    assert!(result.is_ok() && session.warning.is_none());
+    another_browser(&mut world, ADA);
     assert_eq!(listed(&mut world, "ada").unwrap().len(), 1);
+}
+
+async fn open_and_save(context: Context) -> Session {
+    let mut session = Session::new(&context.configuration);
+    session.open(&context).await.unwrap();
+    session.save(&context).await.unwrap();
+    session
+}
+
+async fn sign_in(context: Context) -> Session {
+    let payload = ADA.into();
+    let mut session = Session { payload, index: Some(0), ..Session::new(&context.configuration) };
+    session.save(&context).await.unwrap();
+    session
+}
+
+/// A browser's requests that save its session at once, or one after the other from one cookie, end
+/// nothing: only a session that begins does.
+#[test]
+fn a_session_that_goes_on_ends_no_other() {
+    let mut world = world(limited(1, false));
+    world.sign_in(ADA);
+    let before = world.cookies.clone();
+    for browser in world.at_once([open_and_save, open_and_save], 0) {
+        assert!(opens(&mut world, &browser));
+    }
+    world.cookies = before;
+    world.memory.calls.clear();
+    let [browser] = &world.at_once([open_and_save], 0)[..] else { panic!() };
+    assert!(world.memory.calls.iter().all(|call| matches!(call, Request::Get(_) | Request::Set(_))));
+    assert_eq!(listed(&mut world, "ada").unwrap().len(), 3);
+    world.now += 1;
+    let other = another_browser(&mut world, ADA);
+    assert!(!opens(&mut world, browser) && opens(&mut world, &other));
+    assert_eq!(listed(&mut world, "ada").unwrap().len(), 1);
+}
+
+/// A cookie was opened, but its session was not that user's in that audience.
+#[test]
+fn a_session_begins_with_its_subject_or_audience() {
+    for before in [r#"[[{},"default"]]"#, r#"[[{},"default","eve"]]"#, r#"[[{},"blog","ada"]]"#] {
+        let mut world = world(limited(1, false));
+        let other = another_browser(&mut world, ADA);
+        world.now += 1;
+        let opened = world.sign_in(before);
+        assert!(opens(&mut world, &other));
+        let index = usize::from(before.contains("blog"));
+        let payload = if index == 1 { r#"[[{},"blog","ada"],[{},"default","ada"]]"# } else { ADA };
+        let (_, result) = world.save(Session { payload: payload.into(), index: Some(index), ..opened });
+        assert!(result.is_ok() && !opens(&mut world, &other) && world.open_error().is_none(), "{before}");
+    }
+}
+
+#[test]
+fn one_is_left_of_sign_ins_at_once() {
+    for (limit, remember, count) in [(1, false, 2), (1, true, 2), (2, false, 3), (1, true, 3)] {
+        for pause in (0..8).chain(0..8) {
+            let mut world = world(limited(limit, remember));
+            let earlier = another_browser(&mut world, ADA);
+            world.now += 1;
+            let browsers = world.at_once((0..count).map(|_| sign_in), pause);
+            let live: Vec<_> = browsers.iter().filter(|browser| opens(&mut world, browser)).collect();
+            assert_eq!(live.len(), limit as usize, "of {count}, remember: {remember}, pause: {pause}");
+            assert!(!opens(&mut world, &earlier));
+            if remember {
+                let remembered = |browser: &BTreeMap<String, String>| {
+                    let name = "remember".to_owned();
+                    BTreeMap::from([(name.clone(), browser[&name].clone())])
+                };
+                assert_eq!(records(&world, "remember:"), 1);
+                assert!(opens(&mut world, &remembered(live[0])), "it is that browser's");
+            }
+        }
+    }
+}
+
+/// Requests of one browser that has only its remember cookie all open, and the browser keeps the
+/// cookies of whichever response comes last.
+#[test]
+fn sessions_that_a_remember_cookie_begins_at_once_all_stay() {
+    let mut world = world(limited(1, true));
+    let old = another_browser(&mut world, ADA);
+    world.now += 60;
+    world.cookies = BTreeMap::from([("remember".to_owned(), old["remember"].clone())]);
+    let open = async |context: Context| {
+        let mut session = Session::new(&context.configuration);
+        session.open(&context).await.unwrap();
+        session
+    };
+    for browser in world.at_once([open, open], 0) {
+        assert!(opens(&mut world, &browser));
+        let remembered = BTreeMap::from([("remember".to_owned(), browser["remember"].clone())]);
+        assert!(opens(&mut world, &remembered));
+    }
+    assert!(!opens(&mut world, &BTreeMap::from([("session".to_owned(), old["session"].clone())])));
 }
 
 /// A browser whose session ended does not come back by its remember cookie, and one that does counts.
@@ -247,10 +341,12 @@ fn too_many_sessions_end_those_first_that_expire_first() {
 fn a_limit_holds_for_remember_cookies() {
     let mut world = world(limited(1, true));
     let first = another_browser(&mut world, ADA);
+    world.now += 1;
     let second = another_browser(&mut world, ADA);
     let remembered = BTreeMap::from([("remember".to_owned(), first["remember"].clone())]);
     assert!(!opens(&mut world, &first) && !opens(&mut world, &remembered) && opens(&mut world, &second));
     world.configure(limited(1, false));
+    world.now += 1;
     let third = another_browser(&mut world, ADA);
     assert!(!opens(&mut world, &second) && opens(&mut world, &third));
     assert_eq!(records(&world, "remember:"), 0);
@@ -258,6 +354,7 @@ fn a_limit_holds_for_remember_cookies() {
     world.configure(limited(9, true));
     let [first, second] = [ADA, ADA].map(|payload| another_browser(&mut world, payload));
     world.configure(limited(1, true));
+    world.now += 11;
     let remembered = BTreeMap::from([("remember".to_owned(), first["remember"].clone())]);
     assert!(opens(&mut world, &remembered) && !opens(&mut world, &second));
     world.now += 11;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::audiences::{self, Entry, Sole};
 use super::configuration::Random;
 use super::effect::Environment;
+use super::limit::Beginning;
 use super::name::Name;
 use super::reading::Opened;
 use super::times::Refresh;
@@ -233,16 +234,8 @@ impl Session {
         }
         session.state = State::Open;
         *self = session;
-        self.keep_to_limit(context).await;
+        self.keep_to_limit(context, Beginning::Remembered).await;
         Ok(())
-    }
-
-    /// Ends what sessions of the same subject are too many, after this one was saved.
-    async fn keep_to_limit(&mut self, context: &Context) {
-        if let Some(limit) = context.configuration.max_sessions {
-            // Boxed, because few programs limit sessions.
-            Box::pin(self.limit_sessions(context, limit)).await;
-        }
     }
 
     fn take_over(&mut self, opened: Opened) -> Result<(), Error> {
@@ -269,11 +262,13 @@ impl Session {
     pub async fn save(&mut self, context: &Context) -> Result<(), Error> {
         context.check_sendable("save")?;
         self.check()?;
-        let was_opened = self.meta.is_some();
+        let (was_opened, begins) = (self.meta.is_some(), self.begins(context).await);
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;
-        self.keep_to_limit(context).await;
+        if begins {
+            self.keep_to_limit(context, Beginning::Save).await;
+        }
         Ok(())
     }
 
