@@ -179,6 +179,22 @@ for _, where in ipairs { "cookie", "shm" } do
       assert.equal(real, ngx.time)
     end)
 
+    it("takes the touch of an older cookie from the response", function()
+      browser:sign_in(configuration)
+      local first = browser.cookies.session
+      assert.equal(1, open():synchronize(count_up))
+      browser:next()
+      local newest = browser.cookies.session
+      browser.cookies.session, browser.header["Set-Cookie"] = first, "other=1"
+      local late = open()
+      assert.is_true(late:touch())
+      assert.equal(1, late:synchronize(function(same) return same:get("count") end))
+      assert.same({ "other=1" }, browser.header["Set-Cookie"])
+      browser.header["Set-Cookie"] = nil
+      assert.equal(2, concurrent():synchronize(count_up))
+      assert.not_equal(newest, first)
+    end)
+
     it("keeps another session of the same second apart", function()
       browser:sign_in(configuration)
       local first = browser.cookies.session

@@ -83,6 +83,7 @@ end
 ---@field sign_in string
 ---@field lock string the lock's key
 ---@field note string the note's key
+---@field note_life integer seconds; longer than a request waits for its turn
 ---@field turn resty.session.turn
 ---@field native userdata what the native module knows of the note
 ---@field lines table<string, boolean> the Set-Cookie lines that the response had before
@@ -115,6 +116,8 @@ end
 -- Gives an instance what another one has opened.
 local function take_over(self, fresh, cookies, is_noted)
   if is_noted then
+    -- A touch of the older cookie must not reach the browser after the newer cookie.
+    http.withdraw_cookies(self.profile.cookie_name)
     -- Later acts look for cookies to clear in the request's header, too.
     local carried = self.hidden or http.any_cookies(self.profile)
     self.hidden = carried and cookies .. "; " .. carried or cookies
@@ -132,7 +135,10 @@ local function open_newest(self, synchronized, open, sealed)
     return nil, is_noted
   end
   local audience = self.data[self.data_index][2]
-  local fresh, err = open(self.profile, cookies, audience == nil and false or audience)
+  if audience == nil then -- a program has removed it: nil would mean the configured audience
+    audience = false
+  end
+  local fresh, err = open(self.profile, cookies, audience)
   if err then
     return nil, err
   elseif is_noted and is_for_others(self, fresh.data) then
@@ -188,9 +194,9 @@ local function leave_note(self, synchronized)
   local is_another = not self.ended and subject_of(self.data[self.data_index]) ~= synchronized.subject
   local sealed, err = native.write_note(
     synchronized.native, synchronized.opened, synchronized.cookies, new_lines(self, synchronized), time(), is_another)
-  if sealed and not synchronized.turn.lost then
+  if sealed and turns.has_lock(synchronized.turn) then
     local ok
-    ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, NOTE_LIFE, time())
+    ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, synchronized.note_life, time())
     err = not ok and (err or "the storage gives no reason") or nil
   end
   return err
@@ -240,7 +246,7 @@ local function begin(self, open, timeout)
   end
   local synchronized = {
     store = store, name = name, sign_in = sign_in, lock = lock, note = key_of("newest", sign_in),
-    turn = turn,
+    note_life = math.ceil(math.max(NOTE_LIFE, 2 * timeout)), turn = turn,
   }
   local called
   called, err = pcall(reopen, self, synchronized, open)

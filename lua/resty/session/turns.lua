@@ -259,6 +259,15 @@ local function renew(turn)
   end
 end
 
+--- Returns whether a turn still has its lock, as far as the worker knows. It may have stood still for
+--- longer than the lock lives.
+---@param turn resty.session.turn
+---@return boolean
+function turns.has_lock(turn)
+  ngx.update_time()
+  return not turn.lost and turn.place.expires > now()
+end
+
 --- Waits for a turn.
 ---@param store table a storage with `lock` and `unlock`
 ---@param name string
