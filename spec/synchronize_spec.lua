@@ -179,6 +179,22 @@ for _, where in ipairs { "cookie", "shm" } do
       assert.equal(real, ngx.time)
     end)
 
+    it("takes the touch of an older cookie from the response", function()
+      browser:sign_in(configuration)
+      local first = browser.cookies.session
+      assert.equal(1, open():synchronize(count_up))
+      browser:next()
+      local newest = browser.cookies.session
+      browser.cookies.session, browser.header["Set-Cookie"] = first, "other=1"
+      local late = open()
+      assert.is_true(late:touch())
+      assert.equal(1, late:synchronize(function(same) return same:get("count") end))
+      assert.same({ "other=1" }, browser.header["Set-Cookie"])
+      browser.header["Set-Cookie"] = nil
+      assert.equal(2, concurrent():synchronize(count_up))
+      assert.not_equal(newest, first)
+    end)
+
     it("keeps another session of the same second apart", function()
       browser:sign_in(configuration)
       local first = browser.cookies.session
@@ -190,6 +206,119 @@ for _, where in ipairs { "cookie", "shm" } do
       open():synchronize(function(same) same:set("count", 100) assert(same:save()) end)
       browser.header["Set-Cookie"], browser.cookies.session = nil, second
       assert.is_true(open():synchronize(count_up) < 100)
+    end)
+
+    -- Saves a session without a subject, whose cookie somebody else may know, too.
+    local function plant()
+      configuration.revocation = store
+      assert(session.new(configuration):save())
+      browser:next()
+      return browser.cookies.session
+    end
+
+    -- Returns the subject that a request gets in its turn which has this cookie only.
+    local function subject_with(cookie)
+      browser.cookies.session = cookie
+      local subject
+      concurrent():synchronize(function(same)
+        subject = same:get_subject()
+        assert(same:save())
+      end)
+      return subject
+    end
+
+    local function set_subject(s)
+      s:set_subject("ada")
+      assert(s:save())
+    end
+
+    it("does not lead from a cookie to the session that began over it", function()
+      local planted = plant()
+      local sign_in = open().data[1][5]
+      set_subject(open())
+      browser:next()
+      local s = open()
+      assert.not_equal(sign_in, s.data[1][5])
+      support.wait(1) -- the note is later than the cookie
+      s:synchronize(count_up)
+      local own = browser.cookies.session
+      assert.is_nil(subject_with(planted))
+      assert.equal("ada", subject_with(own))
+    end)
+
+    it("does not lead there if both share a response", function()
+      local planted = plant()
+      local s = open()
+      set_subject(open())
+      s:synchronize(count_up)
+      assert.equal("ada", s:get_subject())
+      assert.is_nil(subject_with(planted))
+    end)
+
+    it("does not lead from a cookie to the session that began in its turn", function()
+      local planted = plant()
+      open():synchronize(count_up)
+      assert.equal(2, concurrent():synchronize(count_up))
+      concurrent():synchronize(set_subject)
+      browser:next()
+      local own = browser.cookies.session
+      assert.is_nil(subject_with(planted))
+      assert.equal("ada", subject_with(own))
+    end)
+
+    it("does not lead to another subject, whatever a note says", function()
+      for _, index in ipairs { 1, 2 } do
+        local planted = plant()
+        assert.equal(1, concurrent():synchronize(function(same)
+          assert(same:get_subject() == nil)
+          same.data[2] = { {}, "other" }
+          same.data[index][3] = "ada"
+          count_up(same)
+          same.data[1][3] = nil
+          return 1
+        end))
+        local log, real_log = {}, ngx.log
+        ngx.log = function(_, ...) log[#log + 1] = table.concat { ... } end -- luacheck: ignore
+        browser.cookies.session = planted
+        concurrent():synchronize(function(same) log.data = same.data end)
+        ngx.log = real_log -- luacheck: ignore
+        assert.same({ 1, false }, { #log.data, log.data[1][3] or false })
+        assert.same({
+          "[session] ignored what another request has noted of a synchronized session: "
+            .. "the session is for another subject now",
+        }, { log[1], log[2] })
+        browser.cookies.session = nil
+      end
+    end)
+
+    it("goes on beside a cookie of the same name that does not open", function()
+      browser:sign_in(configuration)
+      local good = browser.cookies.session
+      local function name(same) return same:get("name") end
+      for _, cookies in ipairs { "session=x; session=%s", "session=%s; session=x", "session=x; s2=y; session=%s" } do
+        browser.var.http_cookie = cookies:format(good)
+        assert.equal("Ada", open():synchronize(name))
+        assert.equal("Ada", concurrent():synchronize(name))
+      end
+      assert.equal(1, concurrent():synchronize(count_up))
+      assert.equal(2, concurrent():synchronize(count_up))
+      assert.same({ true }, { concurrent():synchronize(function(same) return same:destroy() end) })
+      browser.header["Set-Cookie"], browser.var.http_cookie = nil, "session=x; session=" .. good
+      local s = open()
+      if s.state == "open" then -- the cookie alone still opens
+        assert.same({ nil, "unable to synchronize session (it was destroyed meanwhile)" }, { s:synchronize(error) })
+      end
+    end)
+
+    it("takes nothing for its own that the response had before", function()
+      local planted = plant()
+      assert.equal(1, concurrent():synchronize(count_up))
+      local s = concurrent() -- its turn opens what the one before has saved
+      set_subject(open())
+      assert.equal(1, s:synchronize(function(same) return same:get("count") end))
+      assert.is_nil(subject_with(planted))
+      browser.cookies.session = planted
+      assert.equal(1, concurrent():synchronize(function(same) return same:get("count") end))
     end)
 
     it("waits no longer than its timeout", function()

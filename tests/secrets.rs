@@ -143,7 +143,7 @@ fn sessions_cookies_and_records_show_neither_ids_nor_data() {
             check!(Set { old_key: Some(key.clone()), owners: vec![owner], ..set.as_ref().clone() });
             let unlock = Unlock { name: name.clone(), key: key.clone(), holder: MARK.into() };
             let lock = Lock { name: name.clone(), key: key.clone(), holder: MARK.into(), ttl_ms: 1, current_time };
-            check!(Request::from(lock), Request::from(unlock), Reply::Records(vec![Some(value.clone())]));
+            check!(Request::from(lock), Request::from(unlock), Reply::Records(vec![Ok(Some(value.clone()))]));
             check!(Update { name, key, value, ttl, current_time });
         }
     }

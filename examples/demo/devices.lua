@@ -139,12 +139,9 @@ function devices.sign_out_others(s, options)
       end
     end
   end
-  if s.storage then
-    -- Also ends sessions whose devices nobody has noted.
-    local count, err = s:revoke_others()
-    return count and true, err
-  end
-  return true
+  -- Also ends sessions whose devices nobody has noted.
+  local count, err = s:revoke_others()
+  return count and true, err
 end
 
 return devices

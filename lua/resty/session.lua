@@ -49,6 +49,7 @@ local FLAG_FORGET = native.FLAG_FORGET
 ---@field remember_meta resty.session.meta|false
 ---@field forget boolean whether the next save forgets the user
 ---@field revocation table? the store of marks, of a session that is kept in its cookie
+---@field signing_in table? the entry whose subject has changed, so that the next save begins a sign-in
 ---@field hidden string|false|nil the Cookie header that acts are given, if it is not the request's
 ---@field ended boolean? whether it was destroyed, or an audience logged out
 ---@field synchronized boolean? whether `synchronize` runs
@@ -339,11 +340,7 @@ end
 ---@param subject string|number|nil
 function metatable:set_subject(subject)
   check_not_closed(self, "unable to set subject on closed session")
-  local entry = self.data[self.data_index]
-  entry[3] = subject
-  if subject == nil and entry[5] then
-    entry[3] = false -- see `normalize` in outcomes
-  end
+  revocation.set_subject(self, self.data[self.data_index], subject)
 end
 
 --- Returns the current audience's subject.
@@ -394,7 +391,12 @@ end
 ---@return true? ok, string? err
 function metatable:save()
   check_not_closed(self, "unable to save closed session")
-  return result_and_state(self, "open", perform_save(self, native.instance.save))
+  local restore = revocation.begin_sign_in(self)
+  local err = perform_save(self, native.instance.save)
+  if err and restore then
+    restore()
+  end
+  return result_and_state(self, "open", err)
 end
 
 --- Renews the idling timeout, without calling the storage.
@@ -422,8 +424,9 @@ end
 ---@return true? ok, string? err
 function metatable:destroy()
   check_not_closed(self, "unable to destroy closed session")
-  -- Data that can't be encoded do not keep a session from being destroyed.
-  return result_and_state(self, "closed", perform(self, native.instance.destroy, (encode_part("data", self.data))))
+  -- Data that can't be encoded do not keep a session from being destroyed. The names say what to end.
+  local payload = encode_part("data", self.data) or encode_part("data", outcomes.without_data(self.data))
+  return result_and_state(self, "closed", perform(self, native.instance.destroy, payload))
 end
 
 --- Closes the instance. The session itself stays valid.

@@ -159,15 +159,8 @@ fn value(lua: &Lua, reply: Reply) -> LuaResult<LuaValue> {
             let expiries = sessions.into_iter().map(|session| (session.key, session.expiry));
             LuaValue::Table(lua.create_table_from(expiries)?)
         }
-        // False for an absent one: nil would end the array.
-        Reply::Records(records) => {
-            let record = |record: Option<Vec<u8>>| match record {
-                Some(record) => lua.create_string(record).map(LuaValue::String),
-                None => Ok(LuaValue::Boolean(false)),
-            };
-            let records = records.into_iter().map(record).collect::<LuaResult<Vec<_>>>()?;
-            LuaValue::Table(lua.create_sequence_from(records)?)
-        }
+        // Acts alone ask for several records, and take the reply themselves.
+        Reply::Records(_) => LuaValue::Nil,
     })
 }
 

@@ -67,14 +67,16 @@ impl Running {
     /// Has the shim look up the next of several marks, or resumes the act once all are there.
     fn look_up_next(mut self, lua: &Lua, mut lookups: Lookups) -> LuaResult<Row> {
         let Some(Get { name, key, current_time }) = lookups.gets.pop_front() else {
-            let reply = match lookups.values.pop() {
-                Some(value) if lookups.values.is_empty() => value.map_or(Reply::Absent, Reply::Record),
+            let result = match lookups.values.pop() {
+                Some(result) if lookups.values.is_empty() => {
+                    result.map(|value| value.map_or(Reply::Absent, Reply::Record))
+                }
                 last => {
                     lookups.values.extend(last);
-                    Reply::Records(lookups.values)
+                    Ok(Reply::Records(lookups.values))
                 }
             };
-            return self.resume(lua, Supply::Storage(Ok(reply)));
+            return self.resume(lua, Supply::Storage(result));
         };
         self.awaited = Awaited::Marks(Box::new(lookups));
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
@@ -91,11 +93,16 @@ impl Running {
             Some(number) => Ok(Reply::Record(number)),
             None => returned(&Awaited::Record, value, error),
         };
-        match found {
-            Ok(Reply::Record(value)) => lookups.values.push(Some(value)),
-            Ok(_) => lookups.values.push(None),
-            Err(error) => return self.resume(lua, Supply::Storage(Err(error))),
+        let found = match found {
+            Ok(Reply::Record(value)) => Ok(Some(value)),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &found {
+            // Each look-up may take as long as this one did.
+            lookups.values.extend(lookups.gets.drain(..).map(|_| Err(error.clone())));
         }
+        lookups.values.push(found);
         self.look_up_next(lua, lookups)
     }
 }

@@ -192,7 +192,7 @@ impl Finished<'_> {
     /// Whether the act opened a session, or dropped audiences; otherwise the data are the shim's
     /// own.
     fn has_new_data(&self) -> bool {
-        self.session.payload.len() != self.payload_size
+        self.session.rewritten || self.session.payload.len() != self.payload_size
     }
 
     fn opened(&self, lua: &Lua) -> LuaResult<Option<Row>> {

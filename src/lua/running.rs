@@ -10,7 +10,7 @@ use resty_session_core::cookie::keys::Derivation;
 use resty_session_core::session::effect::Task;
 use resty_session_core::session::subjects::List;
 use resty_session_core::session::{Error, Outcome, Session};
-use resty_session_core::storage::{Get, Request};
+use resty_session_core::storage::{Error as StorageError, Get, Request};
 use resty_session_core::time::Timestamp;
 
 /// What an act comes to. [`Running`] turns each into a row in one place.
@@ -64,8 +64,8 @@ pub enum Awaited {
 pub struct Lookups {
     /// Those that are still to be looked up.
     pub gets: VecDeque<Get>,
-    /// The values of those that were.
-    pub values: Vec<Option<Vec<u8>>>,
+    /// The results of those that were.
+    pub values: Vec<Result<Option<Vec<u8>>, StorageError>>,
 }
 
 impl LuaUserData for Running {}

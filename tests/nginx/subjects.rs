@@ -283,7 +283,9 @@ fn works_with_a_programs_own_storage() {
         assert_eq!(browser.get(nginx.url(path)), expected);
     }
     assert_eq!(nginx.complaints(), [""; 0]);
-    assert_eq!(browser.get(nginx.url("/enter?max=1")).len(), 43, "the save counts");
+    assert_eq!(browser.get(nginx.url("/enter?max=1")).len(), 43);
+    assert_eq!(nginx.complaints(), [""; 0], "a session that goes on ends no other");
+    assert_eq!(Browser::new().get(nginx.url("/enter?max=1")).len(), 43, "the save counts");
     let complaints = nginx.complaints();
     let warning = "unable to end the sessions beyond max_sessions (the storage has no method read_metadata)";
     assert!(complaints.len() == 1 && complaints[0].contains(warning), "{complaints:?}");
@@ -300,6 +302,9 @@ fn what_cannot_be_done_is_told() {
     let nobody = Browser::new();
     let own = format!("/revoke_id?id={id}");
     let long = format!("/revoke_id?id={id}A");
+    let [subject_mark, sid_mark] =
+        ["c3ViamVjdDpZV1JoWVdSaFlXUmhZV1JoWVdSaFlXUmg", "c2lkOjEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg"]
+            .map(|id| format!("/revoke_id?id={id}"));
     for (browser, nginx, path, expected) in [
         (&nobody, &nginx, "/others", "unable to revoke other sessions of nonexistent session"),
         (&browser, &nginx, "/list?subject=", "invalid subject"),
@@ -307,6 +312,8 @@ fn what_cannot_be_done_is_told() {
         (&browser, &nginx, "/revoke_id", "invalid session id"),
         (&browser, &nginx, "/revoke_id?id=../../etc/passwd", "invalid session id"),
         (&browser, &nginx, &long, "invalid session id"),
+        (&browser, &nginx, &subject_mark, "invalid session id"),
+        (&cookie_browser, &cookie, &sid_mark, "invalid session id"),
         (&plain_browser, &plain, "/list", "unable to list sessions (store_metadata is off)"),
         (&plain_browser, &plain, "/others", "unable to revoke other sessions (store_metadata is off)"),
         (&plain_browser, &plain, "/revoke", "session revocation is not enabled"),

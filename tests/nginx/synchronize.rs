@@ -66,6 +66,11 @@ const PROGRAM: &str = r#"
     location /drop { content_by_lua_block {
         coroutine.wrap(function() synchronized(coroutine.yield) end)()
     } }
+    location /kill { content_by_lua_block {
+        local thread = ngx.thread.spawn(function() synchronized(function() ngx.sleep(60) end) end)
+        ngx.sleep(0.2)
+        ngx.say(tostring(ngx.thread.kill(thread)))
+    } }
 "#;
 
 /// Sites that share a storage, and what their programs have traced.
@@ -236,7 +241,8 @@ fn a_worker_s_requests_wait_in_a_line() {
 fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
     let server = Redis::start(&[]);
     let sites = Sites::start(2, &redis(&server));
-    let [ada, bob, eve, dan] = ["ada", "bob", "eve", "dan"].map(|subject| sites.sign_in(subject));
+    let [ada, bob, eve, dan, kim] = ["ada", "bob", "eve", "dan", "kim"].map(|subject| sites.sign_in(subject));
+    assert_eq!(sites.request(1, |_| "/kill".to_owned(), &kim), ["1\n"]);
     let _dropped = sites.hold(0, "/drop", &dan);
     let query = |number: usize| format!("/count?{}", ["", "coroutine=1"][number % 2]);
     let (killed, pid) = sites.hold(1, "/hold", &bob);
@@ -253,7 +259,7 @@ fn a_lock_lives_as_long_as_its_request_and_not_much_longer() {
     });
     let _turn = sites.hold(0, "/hold", &eve);
     thread::scope(|scope| {
-        for cookie in [&ada, &bob] {
+        for cookie in [&ada, &bob, &kim] {
             scope.spawn(|| {
                 let start = Instant::now();
                 let counts = sites.request(8, query, cookie);

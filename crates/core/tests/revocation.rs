@@ -10,6 +10,8 @@ use resty_session_core::settings::{Setting, Value};
 use resty_session_core::storage::Request;
 use resty_session_core::time::Seconds;
 
+#[path = "revocation/corners.rs"]
+mod corners;
 mod support;
 use support::{World, options};
 
@@ -24,6 +26,7 @@ fn world(options: Options) -> World {
 fn with_marks(mut world: World) -> World {
     let configuration = Rc::into_inner(world.configuration).unwrap();
     world.configuration = Rc::new(configuration.with_revocation(Some(KnownMarks::default())).unwrap());
+    world.has_marks = true;
     world
 }
 

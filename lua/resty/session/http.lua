@@ -117,6 +117,19 @@ function http.respond(lines, warning)
   end
 end
 
+--- Takes a session's cookies, all chunks, from the response's Set-Cookie lines.
+---@param name string of the session's first cookie
+function http.withdraw_cookies(name)
+  local kept = {}
+  for _, line in ipairs(http.set_cookies()) do
+    local of_line = line:match("^[^=]*")
+    if of_line ~= name and of_line:gsub("%d$", "") ~= name then
+      kept[#kept + 1] = line
+    end
+  end
+  header["Set-Cookie"] = kept[1] and kept or nil
+end
+
 --- Returns the response's Set-Cookie lines.
 ---@return string[] lines
 function http.set_cookies()

@@ -35,6 +35,18 @@ function outcomes.new_entry(profile)
   return { {}, profile.audience, profile.subject }
 end
 
+--- Returns the entries of data with nothing but their names.
+---@param data table[]
+---@return table[] entries
+function outcomes.without_data(data)
+  local entries = {}
+  for i = 1, #data do
+    local entry = data[i]
+    entries[i] = { {}, entry[2], entry[3] or false, entry[4], entry[5] }
+  end
+  return entries
+end
+
 --- Applies a session that was opened, if there is nothing else to apply.
 ---@param self resty.session.instance
 ---@param data string JSON: the data of its only audience
@@ -54,7 +66,10 @@ end
 -- for a subject.
 local function normalize(entry)
   if not entry[3] or entry[3] == null then
-    entry[3] = entry[5] and false or nil
+    entry[3] = nil
+    if entry[5] then
+      entry[3] = false
+    end
   end
   if not entry[4] or entry[4] == null then
     entry[4] = nil
@@ -118,7 +133,7 @@ local function apply_data(self, opens, outcome)
     set_opened_data(self, data, index, info)
   elseif index then -- the entries have changed; the current audience's data stay the program's own table
     local own = self.data[self.data_index]
-    own[5] = data[index][5]
+    own[3], own[5] = own[3] or data[index][3], data[index][5]
     data[index] = own
     for i = 1, #data do
       normalize(data[i])

@@ -32,6 +32,36 @@ function revocation.set(store, request)
   return store:set(request.name, request.key, request.value, request.ttl, request.current_time)
 end
 
+--- Sets an entry's subject. Another user's sign-in is another one, with an id of its own: the next
+--- save gives it one.
+---@param self resty.session.instance
+---@param entry table
+---@param subject string|number|nil
+function revocation.set_subject(self, entry, subject)
+  if subject and subject ~= entry[3] and entry[5] then
+    self.signing_in = entry
+  end
+  entry[3] = subject
+  if subject == nil and entry[5] then
+    entry[3] = false -- see `normalize` in outcomes
+  end
+end
+
+--- Takes the sign-in id from an entry whose subject has changed, before a save.
+---@param self resty.session.instance
+---@return function? restore puts it back if the save has failed; nil if no id was taken
+function revocation.begin_sign_in(self)
+  local entry = self.signing_in
+  if not entry then
+    return nil
+  end
+  local former = entry[5]
+  self.signing_in, entry[5] = nil, nil
+  return function()
+    self.signing_in, entry[5] = entry, former
+  end
+end
+
 ---@class resty.session.revocation.shim What this module needs of the shim
 ---@field run_act function runs an act until it is done, and returns its outcome
 ---@field handle_of function returns the native handle for an act, and why this thread can't wait for the storage

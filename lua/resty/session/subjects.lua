@@ -40,7 +40,8 @@ end
 
 local function check_id(id)
   local raw = type(id) == "string" and decode_base64url(id)
-  if not raw or #raw ~= ID_SIZE then
+  -- What the keys of marks start with would name the mark of a user, not a session.
+  if not raw or #raw ~= ID_SIZE or raw:find("^subject:") or raw:find("^sid:") then
     error("invalid session id", 0)
   end
 end
@@ -122,6 +123,9 @@ function subjects.install(session, metatable, shim)
     while time() <= marked_at do
       waiting.pause(MOMENT)
     end
+    local remembers = self:get_remember()
+    self.forget = self.forget or self.remember and not remembers -- `meta` said so until now
+    self.remember = remembers
     self.meta, self.remember_meta = {}, false
     return self:save()
   end

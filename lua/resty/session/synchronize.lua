@@ -15,7 +15,7 @@ local turns = require "resty.session.turns"
 local utils = require "resty.session.utils"
 local waiting = require "resty.session.waiting"
 
-local time = ngx.time
+local null, time = ngx.null, ngx.time
 
 local DEFAULT_TIMEOUT = 30 -- seconds
 -- Seconds. A request that was sent before the session got a new cookie arrives within this time.
@@ -53,16 +53,27 @@ end
 
 -- Opening anew -------------------------------------------------------------------------------------------------------
 
--- Returns the sign-in that a session comes from, and whether no other session has the same. A
--- subject's sessions that began in the same second may have the same if it is derived.
-local function sign_in_of(self)
-  local entry = self.data[1] or {}
-  local derived = native.sign_in(self.meta.value, entry[2], entry[3])
-  local written = entry[5]
-  if type(written) ~= "string" then
-    return derived, false
+-- Returns an entry's subject as a text, or nil.
+local function subject_of(entry)
+  local subject = entry and entry[3]
+  return subject and subject ~= "" and subject ~= null and tostring(subject) or nil
+end
+
+-- Returns whether a session is for others than it was with its former data: an audience has another
+-- subject, or has got one, or the current one has lost its.
+local function is_for_others(self, data)
+  local former = {}
+  for _, entry in ipairs(self.data) do
+    former[tostring(entry[2])] = subject_of(entry)
   end
-  return written, written ~= derived
+  local current = self.data[self.data_index][2]
+  for _, entry in ipairs(data) do
+    local before, after = former[tostring(entry[2])], subject_of(entry)
+    if before ~= after and (after or entry[2] == current) then
+      return true
+    end
+  end
+  return false
 end
 
 -- What a request needs to know of the session while it is its turn.
@@ -72,25 +83,26 @@ end
 ---@field sign_in string
 ---@field lock string the lock's key
 ---@field note string the note's key
----@field unique boolean whether no other session has the same lock
+---@field note_life integer seconds; longer than a request waits for its turn
 ---@field turn resty.session.turn
 ---@field native userdata what the native module knows of the note
+---@field lines table<string, boolean> the Set-Cookie lines that the response had before
 ---@field cookies string the session's cookies that were opened, as a Cookie header
 ---@field opened string the value of the first one
+---@field subject string? the current audience's, as it was opened
+
+local function warn_of_note(warning)
+  ngx.log(ngx.WARN, "[session] ignored what another request has noted of a synchronized session: ", warning)
+end
 
 -- Returns the cookies to open, and whether they are those of the note; or nil and an error.
-local function newest_cookies(self, synchronized)
-  local sealed, err = synchronized.store:get(synchronized.name, synchronized.note, time())
-  if err then
-    return nil, err
-  end
+local function newest_cookies(self, synchronized, sealed)
   local handle = self.profile.handle
-  local turn, cookies, warning = native.read_note(
-    handle, synchronized.lock, sealed, self.meta.value, synchronized.unique)
+  local turn, cookies, warning = native.read_note(handle, synchronized.lock, sealed, self.meta.value)
   if not turn then
     return nil, warning
   elseif warning then
-    ngx.log(ngx.WARN, "[session] ignored what another request has noted of a synchronized session: ", warning)
+    warn_of_note(warning)
   end
   synchronized.native = turn
   if cookies == false then
@@ -104,6 +116,8 @@ end
 -- Gives an instance what another one has opened.
 local function take_over(self, fresh, cookies, is_noted)
   if is_noted then
+    -- A touch of the older cookie must not reach the browser after the newer cookie.
+    http.withdraw_cookies(self.profile.cookie_name)
     -- Later acts look for cookies to clear in the request's header, too.
     local carried = self.hidden or http.any_cookies(self.profile)
     self.hidden = carried and cookies .. "; " .. carried or cookies
@@ -113,19 +127,44 @@ local function take_over(self, fresh, cookies, is_noted)
   self.data, self.data_index, self.info.data = fresh.data, fresh.data_index, fresh.info.data
 end
 
--- Opens the session anew. Returns an error, or nil.
-local function reopen(self, synchronized, open)
-  local cookies, is_noted = newest_cookies(self, synchronized)
+-- Opens the newest cookies in an instance of its own. Returns that, the cookies, and whether they are
+-- the note's; or nil and an error.
+local function open_newest(self, synchronized, open, sealed)
+  local cookies, is_noted = newest_cookies(self, synchronized, sealed)
   if not cookies then
-    return is_noted
+    return nil, is_noted
   end
   local audience = self.data[self.data_index][2]
-  local fresh, err = open(self.profile, cookies, audience == nil and false or audience)
+  if audience == nil then -- a program has removed it: nil would mean the configured audience
+    audience = false
+  end
+  local fresh, err = open(self.profile, cookies, audience)
+  if err then
+    return nil, err
+  elseif is_noted and is_for_others(self, fresh.data) then
+    warn_of_note("the session is for another subject now")
+    return open_newest(self, synchronized, open)
+  end
+  return fresh, cookies, is_noted
+end
+
+-- Opens the session anew. Returns an error, or nil.
+local function reopen(self, synchronized, open)
+  local sealed, err = synchronized.store:get(synchronized.name, synchronized.note, time())
   if err then
     return err
   end
+  synchronized.lines = {}
+  for _, line in ipairs(http.set_cookies()) do
+    synchronized.lines[line] = true
+  end
+  local fresh, cookies, is_noted = open_newest(self, synchronized, open, sealed)
+  if not fresh then
+    return cookies
+  end
   take_over(self, fresh, cookies, is_noted)
   synchronized.cookies, synchronized.opened = cookies, self.meta.value
+  synchronized.subject = subject_of(self.data[self.data_index])
   local entry = self.data[1]
   if type(entry[5]) ~= "string" then
     entry[5] = synchronized.sign_in
@@ -135,16 +174,29 @@ local function reopen(self, synchronized, open)
   end
 end
 
+-- Returns the Set-Cookie lines that the response has got in the turn, or nil if the session ended.
+local function new_lines(self, synchronized)
+  if self.ended and self.meta.value == synchronized.opened then
+    return nil -- although the response may not have been able to clear the cookies any more
+  end
+  local lines = {}
+  for _, line in ipairs(http.set_cookies()) do
+    if not synchronized.lines[line] then
+      lines[#lines + 1] = line
+    end
+  end
+  return lines
+end
+
 -- Leaves a note if the session was saved, touched or ended.
 local function leave_note(self, synchronized)
-  local cookies = native.own_cookies(self.profile.handle, synchronized.cookies, http.set_cookies())
-  if self.ended and self.meta.value == synchronized.opened then
-    cookies = "" -- although the response could not clear them any more
-  end
-  local sealed, err = native.write_note(synchronized.native, synchronized.opened, cookies, time())
-  if sealed and not synchronized.turn.lost then
+  -- Whoever knows a cookie from before a sign-in must not get the session.
+  local is_another = not self.ended and subject_of(self.data[self.data_index]) ~= synchronized.subject
+  local sealed, err = native.write_note(
+    synchronized.native, synchronized.opened, synchronized.cookies, new_lines(self, synchronized), time(), is_another)
+  if sealed and turns.has_lock(synchronized.turn) then
     local ok
-    ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, NOTE_LIFE, time())
+    ok, err = synchronized.store:set(synchronized.name, synchronized.note, sealed, synchronized.note_life, time())
     err = not ok and (err or "the storage gives no reason") or nil
   end
   return err
@@ -180,7 +232,12 @@ local function begin(self, open, timeout)
   if not store then
     return nil, err
   end
-  local sign_in, unique = sign_in_of(self)
+  local entry = self.data[1] or {}
+  local sign_in
+  sign_in, err = native.sign_in(self.meta.value, entry[2], entry[3], entry[5])
+  if not sign_in then
+    return nil, err
+  end
   local name, lock = self.profile.cookie_name, key_of("lock", sign_in)
   local turn
   turn, err = turns.take(store, name, lock, timeout)
@@ -189,7 +246,7 @@ local function begin(self, open, timeout)
   end
   local synchronized = {
     store = store, name = name, sign_in = sign_in, lock = lock, note = key_of("newest", sign_in),
-    unique = unique, turn = turn,
+    note_life = math.ceil(math.max(NOTE_LIFE, 2 * timeout)), turn = turn,
   }
   local called
   called, err = pcall(reopen, self, synchronized, open)

@@ -17,6 +17,7 @@ local semaphores = require "ngx.semaphore"
 local utils = require "resty.session.utils"
 
 local now, sleep = ngx.now, ngx.sleep
+local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 local max, min, random = math.max, math.min, math.random
 local spawn, wait, kill = ngx.thread.spawn, ngx.thread.wait, ngx.thread.kill
 
@@ -34,6 +35,7 @@ local PLACE_RENEWAL_INTERVAL = 0.1
 -- A semaphore does not wait at all for less, so nginx's clock would stand still, and a sleep logs a
 -- warning.
 local MIN_WAIT = 0.001
+local MIN_LINES = 64
 -- After a worker's requests have had the lock one after the other for RUN, the next one pauses for
 -- longer than any other worker or server does between two tries.
 local RUN, GAP = 0.1, 0.08
@@ -65,14 +67,40 @@ local RUN, GAP = 0.1, 0.08
 
 local turns = {}
 
--- The lines of each storage, by the lock's name and key.
-local lines_of = setmetatable({}, { __mode = "k" }) ---@type table<table, table<string, resty.session.turns.line>>
+-- The lines of one storage. A request that ends in its turn leaves its line behind.
+---@class resty.session.turns.lines
+---@field by_name table<string, resty.session.turns.line> by the lock's name and key
+---@field count integer how many there are
+---@field limit integer how many there may be until those are dropped in which nobody stands
+
+local lines_of = setmetatable({}, { __mode = "k" }) ---@type table<table, resty.session.turns.lines> by storage
+
+-- Drops the lines in which nobody stands.
+local function drop_empty(lines)
+  lines.count = 0
+  for name, line in following, lines.by_name do
+    local is_used = false
+    for _, place in following, line.places do
+      is_used = is_used or place.expires > now()
+    end
+    lines.by_name[name] = is_used and line or nil
+    lines.count = lines.count + (is_used and 1 or 0)
+  end
+  lines.limit = max(MIN_LINES, 2 * lines.count)
+end
 
 local function line_of(store, name)
-  local lines = lines_of[store] or {}
+  local lines = lines_of[store] or { by_name = {}, count = 0, limit = MIN_LINES }
   lines_of[store] = lines
-  local line = lines[name] or { name = name, front = 1, last = 0, places = {} }
-  lines[name] = line
+  local line = lines.by_name[name]
+  if not line then
+    if lines.count >= lines.limit then
+      drop_empty(lines)
+    end
+    line = { name = name, front = 1, last = 0, places = {} }
+    lines.by_name[name] = line
+    lines.count = lines.count + 1
+  end
   return line
 end
 
@@ -114,8 +142,9 @@ local function leave_line(turn)
     end
   end
   local lines = lines_of[turn.store]
-  if lines[line.name] == line then
-    lines[line.name] = nil
+  if lines.by_name[line.name] == line then
+    lines.by_name[line.name] = nil
+    lines.count = lines.count - 1
   end
 end
 
@@ -214,6 +243,9 @@ local function renew(turn)
     local ok, warning
     if turn.over then
       return
+    elseif coroutine.status(turn.owner) == "dead" then -- its thread was killed
+      turn.lost = true
+      return
     elseif suspended >= MAX_SUSPENDED then
       turn.lost = true
       warning = "a synchronized session loses its lock: its coroutine was not resumed"
@@ -225,6 +257,15 @@ local function renew(turn)
     end
     told, pause = warning ~= nil, ok and RENEWAL_INTERVAL or RETRY_INTERVAL
   end
+end
+
+--- Returns whether a turn still has its lock, as far as the worker knows. It may have stood still for
+--- longer than the lock lives.
+---@param turn resty.session.turn
+---@return boolean
+function turns.has_lock(turn)
+  ngx.update_time()
+  return not turn.lost and turn.place.expires > now()
 end
 
 --- Waits for a turn.

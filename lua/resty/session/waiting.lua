@@ -399,8 +399,6 @@ function waiting_module.wait(ticket, limit, in_entry_thread)
   end
 end
 
--- For a moment that is not zero, because nginx may lack OpenResty's patch for that, and then logs a
--- warning.
 -- Seconds. A shorter sleep does not let nginx's time pass, or logs a warning.
 local SHORTEST_PAUSE = 0.001
 

@@ -335,13 +335,14 @@ function native.names_collide(name, other) end
 ---@return string[]
 function native.merge_cookies(present, lines) end
 
----The id of the sign-in that a session comes from, as it is derived if its payload has none.
+---The id of the sign-in that a session comes from: the written one, or else the derived one.
 ---@param value string of the session's first cookie
 ---@param audience string|number
 ---@param subject string|number|false|nil
+---@param written any what the payload has of it
 ---@return string? id
 ---@return string? err
-function native.sign_in(value, audience, subject) end
+function native.sign_in(value, audience, subject, written) end
 
 ---A session's cookies and the remember cookie's, as a browser sends them after a response.
 ---@param handle resty.session.native.handle
@@ -350,27 +351,28 @@ function native.sign_in(value, audience, subject) end
 ---@return string cookies a Cookie header
 function native.own_cookies(handle, cookies, lines) end
 
----@class resty.session.native.turn: userdata What a session's note is compared with, and written from
+---@class resty.session.native.turn: userdata What a session's note is written from
 
 ---Reads the note that the request before has left in the storage.
 ---@param handle resty.session.native.handle
 ---@param lock string the lock's key
 ---@param sealed string? the note
 ---@param own string the value of the session's first cookie
----@param unique boolean whether no other session has the same lock
 ---@return resty.session.native.turn? turn
----@return string|false|nil cookies a Cookie header if the note's are newer, false if the session has ended
+---@return string|false|nil cookies a Cookie header if turns replaced the own cookie, false if the session has ended
 ---@return string? err a warning if there is a turn
-function native.read_note(handle, lock, sealed, own, unique) end
+function native.read_note(handle, lock, sealed, own) end
 
 ---Makes the note for the next request.
 ---@param turn resty.session.native.turn
 ---@param opened string the value of the session's first cookie that was opened
----@param cookies string the session's cookies now: a Cookie header, in which it has none if it has ended
+---@param cookies string the Cookie header that the turn began with
+---@param lines string[]? the Set-Cookie lines that the response got in the turn; nil if the session has ended
 ---@param now integer seconds since the epoch
+---@param is_another boolean whether no cookie from before the turn leads to the session
 ---@return string? sealed nil without an error if nothing has changed
 ---@return string? err
-function native.write_note(turn, opened, cookies, now) end
+function native.write_note(turn, opened, cookies, lines, now, is_another) end
 
 -- The bridge ----------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::audiences::{self, Entry, Sole};
 use super::configuration::Random;
 use super::effect::Environment;
+use super::limit::Beginning;
 use super::name::Name;
 use super::reading::Opened;
 use super::times::Refresh;
@@ -112,8 +113,10 @@ pub struct Session {
     pub forget: bool,
     /// The audience to open, if it is not the configured one.
     pub audience: Option<Name<'static>>,
-    /// JSON, one `[data, audience, subject]` an audience.
+    /// JSON, one `[data, audience, subject, sid, sign-in id]` an audience.
     pub payload: Secret,
+    /// Whether an act has changed the payload that the program gave it.
+    pub rewritten: bool,
     /// The current audience's place in the payload, or `None` if it is still to be added.
     pub index: Option<usize>,
     /// The places of the parts of a payload that was opened, if it has only the current audience.
@@ -143,6 +146,7 @@ impl Session {
             forget: false,
             audience: None,
             payload: Secret::default(),
+            rewritten: false,
             index: None,
             sole: None,
             info: None,
@@ -230,16 +234,8 @@ impl Session {
         }
         session.state = State::Open;
         *self = session;
-        self.keep_to_limit(context).await;
+        self.keep_to_limit(context, Beginning::Remembered).await;
         Ok(())
-    }
-
-    /// Ends what sessions of the same subject are too many, after this one was saved.
-    async fn keep_to_limit(&mut self, context: &Context) {
-        if let Some(limit) = context.configuration.max_sessions {
-            // Boxed, because few programs limit sessions.
-            Box::pin(self.limit_sessions(context, limit)).await;
-        }
     }
 
     fn take_over(&mut self, opened: Opened) -> Result<(), Error> {
@@ -266,11 +262,13 @@ impl Session {
     pub async fn save(&mut self, context: &Context) -> Result<(), Error> {
         context.check_sendable("save")?;
         self.check()?;
-        let was_opened = self.meta.is_some();
+        let (was_opened, begins) = (self.meta.is_some(), self.begins(context).await);
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;
-        self.keep_to_limit(context).await;
+        if begins {
+            self.keep_to_limit(context, Beginning::Save).await;
+        }
         Ok(())
     }
 
@@ -334,7 +332,10 @@ impl Session {
     /// The storage can't be asked, so the remember cookie stays as it is, or the cookie was copied.
     async fn find_remember(&self, context: &Context, was_opened: bool) -> Result<Option<Meta>, Error> {
         let found = match was_opened {
-            true => context.find_verified(Kind::Remember).await,
+            true => match context.find_verified(Kind::Remember).await {
+                Ok(Some(meta)) if self.is_revoked(context, Kind::Remember, &meta.header).await? => Ok(None),
+                found => found,
+            },
             false => self.read(context, Kind::Remember).await.map(|opened| Some(opened.meta)),
         };
         match found {
@@ -453,10 +454,11 @@ impl Session {
         audiences::check(&self.payload, self.index)?;
         let others = entries.iter().enumerate().filter(|(index, _)| Some(*index) != self.index);
         let payload = audiences::join(others.map(|(_, entry)| entry));
-        let mut session = Self { payload, index: None, audience: self.current_audience(), ..self.clone() };
+        let mut session =
+            Self { payload, rewritten: true, index: None, audience: self.current_audience(), ..self.clone() };
         session.drop_info_of_others()?;
-        if context.marks_sessions() {
-            Box::pin(self.mark_own_sign_in(context)).await?;
+        if let Some(meta) = &self.meta {
+            Box::pin(self.mark_own_sign_in(context, &meta.header)).await?;
         }
         self.delete_other_sessions(context).await?;
         session.write(context, Kind::Session).await?;
@@ -481,13 +483,11 @@ impl Session {
             Box::pin(self.end_unopened_instance(context, false)).await?;
             return Err(Error::DestroyNonexistent);
         };
-        if !context.configuration.stored {
+        if !context.ends_copies() {
             context.check_sendable("destroy")?;
         }
         // First, because no copy may open once a cookie is cleared.
-        if context.marks_sessions() {
-            Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
-        }
+        Box::pin(self.mark_sign_ins(context, &meta.header)).await?;
         let mut lines = self.erase(context, Kind::Session, meta).await?;
         self.delete_other_sessions(context).await?;
         self.delete_remembered(context).await?;

@@ -206,22 +206,21 @@ pub(super) fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secr
     array(&entries.into_iter().map(|entry| entry.text).collect::<Vec<_>>())
 }
 
-/// The payload with a sign-in id in each entry that has an audience and lacks one, or `None` if
+/// The payload of entries with a sign-in id in each that has an audience and lacks one, or `None` if
 /// none does.
 ///
 /// # Errors
 ///
-/// The payload is not an array of arrays, or `sign_in` fails.
+/// `sign_in` fails.
 pub(super) fn with_sign_ins(
-    payload: &[u8],
+    entries: &[Entry<'_>],
     sign_in: impl Fn(&Entry<'_>) -> Result<String, Error>,
 ) -> Result<Option<Secret>, Error> {
-    let entries = entries(payload)?;
-    let lacks = |entry: &&Entry| entry.audience.is_some() && entry.sign_in().is_none();
-    if !entries.iter().any(|entry| lacks(&entry)) {
+    let lacks = |entry: &Entry| entry.audience.is_some() && entry.sign_in().is_none();
+    if !entries.iter().any(lacks) {
         return Ok(None);
     }
-    let text = |entry: &Entry| match lacks(&entry) {
+    let text = |entry: &Entry| match lacks(entry) {
         true => sign_in(entry).and_then(|id| entry.with_sign_in(&id)),
         false => Ok(Secret::from(entry.text)),
     };

@@ -138,13 +138,13 @@ impl Environment {
         done(self.perform(delete.into()).await)
     }
 
-    /// Returns the values of marks, in the order in which they were asked for; `None` for one that
-    /// does not exist.
+    /// Looks marks up. Returns their values in the order in which they were asked for, `None` for one
+    /// that does not exist; or why one could not be looked up.
     ///
     /// # Errors
     ///
-    /// The store of marks cannot tell.
-    pub(super) async fn look_up(&self, mut marks: Vec<Get>) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    /// None of them could be looked up.
+    pub(super) async fn look_up(&self, mut marks: Vec<Get>) -> Result<Vec<Result<Option<Vec<u8>>, Error>>, Error> {
         let count = marks.len();
         let request = match (count, marks.pop()) {
             (1, Some(mark)) => mark.into(),
@@ -154,8 +154,8 @@ impl Environment {
             }
         };
         match self.revocation(request).await? {
-            Reply::Record(value) if count == 1 => Ok(vec![Some(value)]),
-            Reply::Absent if count == 1 => Ok(vec![None]),
+            Reply::Record(value) if count == 1 => Ok(vec![Ok(Some(value))]),
+            Reply::Absent if count == 1 => Ok(vec![Ok(None)]),
             Reply::Records(values) if count == values.len() => Ok(values),
             _ => Err(Error::Mismatch),
         }

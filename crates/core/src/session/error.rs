@@ -61,6 +61,9 @@ pub enum Error {
     /// A program revokes sessions, and the option `revocation` is not set.
     #[error("session revocation is not enabled")]
     RevocationOff,
+    /// The id of the session to revoke is the key of a mark.
+    #[error("invalid session id")]
+    InvalidId,
     /// The remember cookie comes from a sign-in that was revoked.
     #[error("session remember cookie was revoked, because a copy of it or of a former one was used")]
     Revoked,

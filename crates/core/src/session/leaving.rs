@@ -2,19 +2,20 @@
 //! with their records, and cookies that don't open.
 
 use super::audiences;
+use super::reading::{Opened, Verified};
 use super::{Context, Error, Kind, Session};
+use crate::cookie::header::ENCODED_SIZE;
 use crate::cookie::set_cookie::{self, Lines};
 use crate::cookie::{Flags, Header, chunks};
 
 /// What happens to a remember cookie if the session cookie does not open.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It is kept, because it may belong to another audience, or its storage can't be asked.
     Stays,
     /// It is cleared, because it will never open.
     IsDead,
     /// It is ended, because it would sign the current audience in again.
-    Ends,
+    Ends(Box<Opened>),
 }
 
 impl Session {
@@ -27,12 +28,23 @@ impl Session {
     /// Deletes the remember records and clears the remember cookies of a user who is not to be
     /// remembered. A storage that fails is only a warning: the browser forgets all the same.
     pub(super) async fn forget_user(&mut self, context: &Context) {
-        if let Err(error) = self.delete_remembered(context).await {
+        if let Err(error) = self.forget_remembered(context).await {
             self.warning = Some(error.to_string());
         }
         let lines = self.clear_remembered(context);
         set_cookie::merge(&mut self.lines, lines);
         self.remember_meta = None;
+    }
+
+    /// Deletes the remember records, and marks the copies of the remember cookies that came from the
+    /// same sign-in.
+    async fn forget_remembered(&self, context: &Context) -> Result<(), Error> {
+        let carried = context.candidates(Kind::Remember).next().is_some();
+        if context.marks_sessions() && (carried || self.remember_meta.is_some()) {
+            let entries = audiences::entries(&self.payload).unwrap_or_default();
+            Box::pin(context.mark_forgotten(&entries)).await?;
+        }
+        self.delete_remembered(context).await
     }
 
     /// Saves the remember cookie without the audience that has just left. If the user is not to be
@@ -123,18 +135,56 @@ impl Session {
 
     async fn end_what_is_left(&mut self, context: &Context, fate: Fate) -> Result<bool, Error> {
         let sendable = context.unsendable.is_none();
+        if self.refused.session {
+            self.end_refused(context).await;
+        }
         if self.refused.session && sendable {
             set_cookie::merge(&mut self.lines, context.clear_carried(Kind::Session));
         }
-        if fate == Fate::Stays {
-            return Ok(false);
-        }
+        let ends = match fate {
+            Fate::Stays => return Ok(false),
+            Fate::IsDead => false,
+            Fate::Ends(opened) => {
+                let remembered = Self { payload: opened.payload, ..Self::new(&context.configuration) };
+                remembered.mark_sign_ins(context, &opened.meta.header).await?;
+                true
+            }
+        };
         self.delete_remembered(context).await?;
         if sendable {
             let lines = self.clear_remembered(context);
             set_cookie::merge(&mut self.lines, lines);
         }
-        Ok(!sendable && context.configuration.stored && self.remember && fate == Fate::Ends)
+        Ok(!sendable && context.configuration.stored && self.remember && ends)
+    }
+
+    /// Ends the session cookies that a key authenticates but that don't open, as those that have
+    /// idled for too long: somebody may have used a copy meanwhile. A storage that fails is only a
+    /// warning, because these cookies don't open.
+    async fn end_refused(&mut self, context: &Context) {
+        if !context.ends_copies() {
+            return;
+        }
+        for (number, value) in context.candidates(Kind::Session).enumerate() {
+            // A stored session's cookie with anything behind the header is not its cookie.
+            if context.configuration.stored && value.len() > ENCODED_SIZE {
+                continue;
+            }
+            let Some(refused) = context.authenticate(Kind::Session, value).await else { continue };
+            if let Err(error) = self.end_one_refused(context, &refused, (number, value)).await {
+                self.warning = Some(error.to_string());
+            }
+        }
+    }
+
+    async fn end_one_refused(&self, context: &Context, refused: &Verified, place: (usize, &[u8])) -> Result<(), Error> {
+        if context.marks_sessions()
+            && let Ok(payload) = context.payload_of(Kind::Session, refused, place).await
+        {
+            let session = Self { payload, ..Self::new(&context.configuration) };
+            session.mark_sign_ins(context, refused.header()).await?;
+        }
+        self.end(context, Kind::Session, refused.header()).await
     }
 
     async fn fate_after_open(&mut self, context: &Context, alone: bool) -> Result<Fate, Error> {
@@ -156,7 +206,7 @@ impl Session {
             Ok(opened) => opened,
         };
         let stays = alone && self.remember && audiences::entries(&opened.payload)?.len() > 1;
-        Ok(if opened.index.is_none() || stays { Fate::Stays } else { Fate::Ends })
+        Ok(if opened.index.is_none() || stays { Fate::Stays } else { Fate::Ends(Box::new(opened)) })
     }
 }
 

@@ -14,6 +14,8 @@ use crate::time::{Seconds, Timestamp};
 
 /// How many marks a worker knows at most.
 const PLACES: usize = 1024;
+/// The longest text of a mark that is kept as it is, in bytes.
+const MAX_TEXT: usize = 64;
 
 /// What a mark is about.
 #[derive(Clone)]
@@ -26,6 +28,8 @@ pub(super) enum Mark<'a> {
     Sid(Cow<'a, [u8]>),
     /// All sessions of one sign-in.
     SignIn(Cow<'a, [u8]>),
+    /// The remember cookies of one sign-in, whose user asked to be forgotten.
+    Forgotten(Cow<'a, [u8]>),
 }
 
 /// How the keys of marks are made.
@@ -43,6 +47,7 @@ impl Mark<'_> {
             Self::Subject(text) => Mark::Subject(text.into_owned().into()),
             Self::Sid(text) => Mark::Sid(text.into_owned().into()),
             Self::SignIn(text) => Mark::SignIn(text.into_owned().into()),
+            Self::Forgotten(text) => Mark::Forgotten(text.into_owned().into()),
         }
     }
 
@@ -57,8 +62,17 @@ impl Mark<'_> {
             Self::Sid(sid) => [b"sid:", &**sid].concat(),
             // Only this library reads these, so their keys always have the same length.
             Self::SignIn(sign_in) => return base64url::encode(&sha256(&[b"sign-in:", &**sign_in].concat())),
+            Self::Forgotten(sign_in) => return base64url::encode(&sha256(&[b"forgotten:", &**sign_in].concat())),
         };
         if keys.hash_storage_key { base64url::encode(&sha256(&text)) } else { base64url::encode(&text) }
+    }
+
+    /// The mark of the remember cookies of a sign-in.
+    pub(super) fn forgotten(&self) -> Option<Mark<'static>> {
+        match self {
+            Self::SignIn(sign_in) => Some(Mark::Forgotten(sign_in.to_vec().into())),
+            _ => None,
+        }
     }
 
     /// Whether it is about nothing, as that of an empty subject.
@@ -73,18 +87,23 @@ impl Mark<'_> {
             Self::Subject(text) => (1, text),
             Self::Sid(text) => (2, text),
             Self::SignIn(text) => (3, text),
+            Self::Forgotten(text) => (4, text),
         }
     }
 
     /// Writes the name of its place over `buffer`.
-    fn write_place(&self, buffer: &mut Vec<u8>, store: u64, name: &str) {
+    fn write_place(&self, buffer: &mut Vec<u8>, (store, keys): (u64, Keys), name: &str) {
         let (kind, text) = self.parts();
         buffer.clear();
         buffer.extend_from_slice(&store.to_le_bytes());
-        buffer.push(kind);
+        buffer.push(kind | u8::from(keys.hash_storage_key) << 3 | u8::from(keys.hash_subject) << 4);
         buffer.extend_from_slice(name.as_bytes());
         buffer.push(0);
-        buffer.extend_from_slice(text);
+        // A name may be as long as a session's data.
+        match text.len() > MAX_TEXT {
+            true => buffer.extend_from_slice(&sha256(text)),
+            false => buffer.extend_from_slice(text),
+        }
     }
 }
 
@@ -140,22 +159,23 @@ impl KnownMarks {
         Self { store, places: self.places.clone() }
     }
 
-    /// What is known of a mark in records of that name.
-    pub(super) fn get(&self, name: &str, mark: &Mark<'_>, now: Timestamp) -> Option<Answer> {
+    /// What was found out about a mark in records of that name, and when.
+    pub(super) fn get(&self, name: &str, mark: &Mark<'_>, keys: Keys) -> Option<Known> {
         let Places { answers, buffer, .. } = &mut *self.places.borrow_mut();
-        mark.write_place(buffer, self.store, name);
-        let known = answers.get(buffer.as_slice())?;
-        (now < known.end).then(|| known.answer.clone())
+        mark.write_place(buffer, (self.store, keys), name);
+        answers.get(buffer.as_slice()).cloned()
     }
 
-    /// Remembers what was found out about a mark, for that long.
-    pub(super) fn put(&self, name: &str, mark: &Mark<'_>, answer: Answer, (now, ttl): (Timestamp, Seconds)) {
+    /// Remembers what was found out about a mark. If it says less than what is known, and that is
+    /// younger than `ttl`, it is too late: it was asked for before the mark was written.
+    pub(super) fn put(&self, name: &str, mark: &Mark<'_>, keys: Keys, (known, ttl): (Known, Seconds)) {
         let Places { answers, order, buffer } = &mut *self.places.borrow_mut();
-        mark.write_place(buffer, self.store, name);
-        // An answer that counts for no time replaces an older one all the same.
-        let known = Known { answer, end: now + ttl };
+        mark.write_place(buffer, (self.store, keys), name);
         if let Some(older) = answers.get_mut(buffer.as_slice()) {
-            *older = known;
+            let is_late = older.found_at + ttl > known.found_at && older.strength() > known.strength();
+            if !is_late {
+                *older = known;
+            }
             return;
         } else if ttl.is_zero() {
             return;
@@ -173,7 +193,7 @@ impl KnownMarks {
 
 #[derive(Default)]
 struct Places {
-    /// By place. Ids and sign-ins are random, so nobody can choose places that collide.
+    /// By place. Who chooses names that collide, makes few look-ups slower: there are few places.
     answers: FxHashMap<Box<[u8]>, Known>,
     /// The places in the order in which they were taken.
     order: VecDeque<Box<[u8]>>,
@@ -181,9 +201,22 @@ struct Places {
     buffer: Vec<u8>,
 }
 
-struct Known {
-    answer: Answer,
-    end: Timestamp,
+/// What was found out about a mark, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Known {
+    pub answer: Answer,
+    pub found_at: Timestamp,
+}
+
+impl Known {
+    /// How much it revokes: the time up to which sessions are revoked, or all of them.
+    fn strength(&self) -> f64 {
+        match self.answer {
+            Err(_) | Ok(Verdict::Valid) => f64::NEG_INFINITY,
+            Ok(Verdict::RevokedUntil(time)) => time,
+            Ok(Verdict::Revoked) => f64::INFINITY,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,24 +258,54 @@ mod tests {
         }
     }
 
+    const TTL: Seconds = Seconds::from_secs(5);
+
+    fn put(known: &KnownMarks, number: u16, verdict: Verdict, now: u64, ttl: Seconds) {
+        known.put("session", &id(number), PLAIN, (Known { answer: Ok(verdict), found_at: at(now) }, ttl));
+    }
+
+    fn get(known: &KnownMarks, number: u16) -> Option<Verdict> {
+        known.get("session", &id(number), PLAIN)?.answer.ok()
+    }
+
     #[test]
-    fn what_is_known_ends_and_places_are_taken_again() {
+    fn marks_of_other_names_stores_and_keys_are_others() {
         let known = KnownMarks::default();
-        let put = |number, verdict, ttl| {
-            known.put("session", &id(number), Ok(verdict), (at(100), Seconds::from_secs(ttl)));
-        };
-        let get = |number, now| known.get("session", &id(number), at(now));
-        put(0, Verdict::Valid, 5);
-        assert_eq!((get(0, 104), get(0, 105)), (Some(Ok(Verdict::Valid)), None));
-        put(0, Verdict::Revoked, 5);
-        assert_eq!(get(0, 104), Some(Ok(Verdict::Revoked)));
-        assert_eq!(known.get("remember", &id(0), at(100)), None, "another name");
-        assert_eq!(known.of_store(1).get("session", &id(0), at(100)), None, "another store");
-        put(0, Verdict::Valid, 0);
-        assert_eq!(get(0, 100), None);
+        put(&known, 0, Verdict::Revoked, 100, TTL);
+        assert_eq!(get(&known, 0), Some(Verdict::Revoked));
+        assert_eq!(known.get("remember", &id(0), PLAIN), None);
+        assert_eq!(known.of_store(1).get("session", &id(0), PLAIN), None);
+        assert_eq!(known.get("session", &id(0), Keys { hash_storage_key: true, ..PLAIN }), None);
+        let (long, longer) = (vec![7; 1000], vec![7; 1001]);
+        let answer = Known { answer: Ok(Verdict::Revoked), found_at: at(100) };
+        known.put("session", &Mark::Subject(long.as_slice().into()), PLAIN, (answer, TTL));
+        assert!(known.get("session", &Mark::Subject(long.into()), PLAIN).is_some());
+        assert_eq!(known.get("session", &Mark::Subject(longer.into()), PLAIN), None);
+    }
+
+    #[test]
+    fn a_late_answer_does_not_hide_a_mark() {
+        let known = KnownMarks::default();
+        put(&known, 0, Verdict::Revoked, 100, TTL);
+        put(&known, 0, Verdict::Valid, 104, TTL);
+        assert_eq!(get(&known, 0), Some(Verdict::Revoked));
+        put(&known, 0, Verdict::RevokedUntil(50.0), 104, TTL);
+        assert_eq!(get(&known, 0), Some(Verdict::Revoked));
+        put(&known, 0, Verdict::Valid, 105, TTL);
+        assert_eq!(get(&known, 0), Some(Verdict::Valid));
+        put(&known, 0, Verdict::RevokedUntil(50.0), 105, TTL);
+        assert_eq!(get(&known, 0), Some(Verdict::RevokedUntil(50.0)));
+    }
+
+    #[test]
+    fn places_are_taken_again() {
+        let known = KnownMarks::default();
+        put(&known, 0, Verdict::Valid, 100, Seconds::ZERO);
+        assert_eq!(get(&known, 0), None, "nothing is kept for no time");
         for number in 0..=1024 {
-            put(number, Verdict::Valid, 5);
+            put(&known, number, Verdict::Valid, 100, TTL);
         }
-        assert_eq!((get(1024, 100).is_some(), known.places.borrow().answers.len() <= PLACES), (true, true));
+        assert_eq!((get(&known, 0), get(&known, 1024)), (None, Some(Verdict::Valid)));
+        assert_eq!(known.places.borrow().answers.len(), PLACES);
     }
 }

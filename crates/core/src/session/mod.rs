@@ -46,6 +46,7 @@ mod error;
 mod info;
 mod keys;
 mod leaving;
+mod limit;
 mod marks;
 pub mod name;
 pub mod note;

@@ -8,13 +8,16 @@
 //!
 //! | offset | size | what is encrypted |
 //! | --- | --- | --- |
-//! | 0 | 8 | when the cookies were saved, or the session ended: seconds since the Unix epoch |
-//! | 8 | 8 | when the session was last saved or touched |
-//! | 16 | 2 | the number n of ids: at least 1, at most [`MAX_IDS`] |
-//! | 18 | 8 n | the first 8 bytes of session ids: of the newest, then of those that it replaced |
-//! | 18 + 8 n | | the cookies as a Cookie header; nothing if the session has ended |
+//! | 0 | 8 | when the session was last saved or touched, or ended: seconds since the Unix epoch |
+//! | 8 | 2 | the number n of ids: at least 1, at most [`MAX_IDS`] |
+//! | 10 | 8 n | the first 8 bytes of session ids: of the newest, then of those that it replaced |
+//! | 10 + 8 n | | the cookies as a Cookie header; nothing if the session has ended |
 //!
 //! Integers are unsigned and little-endian.
+//!
+//! Only a cookie whose id is among these leads to the note's cookies. The lock alone does not tell
+//! whose they are: somebody may have made a user sign in over a cookie that he knows, and both
+//! cookies then come from one sign-in.
 
 use super::configuration::Random;
 use super::{Configuration, Kind};
@@ -56,37 +59,45 @@ pub enum Error {
 /// A note.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Note {
-    saved_at: Timestamp,
     touched_at: Timestamp,
     /// The newest first.
     ids: Vec<Id>,
     cookies: Secret,
 }
 
-show_only!(Note { saved_at, touched_at });
+show_only!(Note { touched_at });
 
 impl Note {
-    /// A note of a session that has these cookies now, or has ended.
+    /// The note of a turn, whose response has set cookies by these Set-Cookie lines.
     ///
-    /// `cookies` is a Cookie header; without a cookie of that `name` in it the session has ended.
-    /// `opened` is what the request has opened. `now` is when the session ended, if it has.
+    /// `names` are those of the session's cookie and of its remember cookie. `cookies` is the Cookie
+    /// header that the turn began with, and `opened` what it has opened there. `now` is when the
+    /// session ended, if the lines delete its cookie.
     ///
-    /// Returns `None` if nothing has changed.
-    pub fn new(name: &str, cookies: &[u8], opened: &Header, now: Timestamp) -> Option<Self> {
-        let found = request::values(cookies, name).next().map(Header::decode);
-        match found {
-            Some(Ok(newest)) if newest == *opened => None,
-            Some(Ok(newest)) => Some(Self {
-                saved_at: newest.save_time(),
-                touched_at: newest.touch_time(),
-                ids: vec![id(&newest)],
-                cookies: cookies.to_vec().into(),
-            }),
-            Some(Err(_)) | None => {
-                Some(Self { saved_at: now, touched_at: now, ids: vec![id(opened)], cookies: Secret::default() })
-            }
+    /// Returns `None` if nothing has changed. What the client has sent changes nothing: it may send
+    /// other cookies of the same name. The note does not know the cookie that was opened, unless the
+    /// session has ended.
+    pub fn of_turn(
+        names: [&str; 2],
+        cookies: &[u8],
+        lines: &[impl AsRef<[u8]>],
+        opened: &Header,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let pairs = lines.iter().filter_map(|line| request::pairs(line.as_ref()).next());
+        let values: Vec<_> = pairs.filter(|(name, ..)| *name == names[0].as_bytes()).collect();
+        let set: Vec<_> = values.iter().filter_map(|(_, value, _)| Header::decode((*value)?).ok()).collect();
+        if values.is_empty() || set.contains(opened) {
+            return None;
         }
-        .map(|note| note.replacing([id(opened)]))
+        let Some(newest) = set.last() else { return Some(Self::of_end(opened, now)) };
+        let cookies = request::after_response(cookies, lines, &names).into();
+        Some(Self { touched_at: newest.touch_time(), ids: vec![id(newest)], cookies })
+    }
+
+    /// The note of a turn that has opened this cookie, and in which the session ended at this time.
+    pub fn of_end(opened: &Header, now: Timestamp) -> Self {
+        Self { touched_at: now, ids: vec![id(opened)], cookies: Secret::default() }
     }
 
     /// The same note, which comes after another one of the same session.
@@ -95,7 +106,7 @@ impl Note {
         self.replacing(previous.ids.iter().copied())
     }
 
-    /// The same note, whose session has replaced this cookie.
+    /// The same note, whose session has replaced this cookie in a turn.
     #[must_use]
     pub fn replacing_header(self, header: &Header) -> Self {
         self.replacing([id(header)])
@@ -110,20 +121,16 @@ impl Note {
         self
     }
 
-    /// Whether the note's session is known to be the one with this cookie, at an earlier or at the
-    /// same time.
+    /// Whether this cookie is the session's newest one, or one that turns have replaced.
     pub fn knows(&self, own: &Header) -> bool {
         self.ids.contains(&id(own))
     }
 
-    /// Whether the note is newer than this cookie of the same session.
-    ///
-    /// A cookie that the note does not know was saved at another time, by a request that did not
-    /// wait for its turn. It is the newer one if it was not saved earlier.
+    /// Whether the note is newer than this cookie, which it knows.
     pub fn is_newer_than(&self, own: &Header) -> bool {
         match self.ids.first() {
             Some(newest) if *newest == id(own) => self.has_ended() || self.touched_at > own.touch_time(),
-            _ => self.knows(own) || self.saved_at > own.save_time(),
+            _ => self.knows(own),
         }
     }
 
@@ -173,8 +180,7 @@ impl Note {
     }
 
     fn encode(&self) -> Secret {
-        let mut data = Secret::from(Vec::with_capacity(18 + 8 * self.ids.len() + self.cookies.len()));
-        data.extend_from_slice(&self.saved_at.as_secs().to_le_bytes());
+        let mut data = Secret::from(Vec::with_capacity(10 + 8 * self.ids.len() + self.cookies.len()));
         data.extend_from_slice(&self.touched_at.as_secs().to_le_bytes());
         // There are never more than MAX_IDS.
         data.extend_from_slice(&(self.ids.len() as u16).to_le_bytes());
@@ -184,8 +190,7 @@ impl Note {
     }
 
     fn decode(data: &[u8]) -> Option<Self> {
-        let (saved_at, rest) = data.split_first_chunk()?;
-        let (touched_at, rest) = rest.split_first_chunk()?;
+        let (touched_at, rest) = data.split_first_chunk()?;
         let (count, rest) = rest.split_first_chunk()?;
         let count = usize::from(u16::from_le_bytes(*count));
         if count == 0 || count > MAX_IDS {
@@ -193,7 +198,6 @@ impl Note {
         }
         let (ids, cookies) = rest.split_at_checked(count * size_of::<Id>())?;
         Some(Self {
-            saved_at: Timestamp::from_secs(u64::from_le_bytes(*saved_at)),
             touched_at: Timestamp::from_secs(u64::from_le_bytes(*touched_at)),
             ids: ids.as_chunks().0.to_vec(),
             cookies: cookies.to_vec().into(),
@@ -226,13 +230,22 @@ mod tests {
         Header::new(&Fields { flags: Flags::empty(), sid, creation_time, rolling_offset, data_size: 4 }).unwrap()
     }
 
+    /// The note of a turn that began with the cookie that it has opened, and others.
+    fn turn(cookies: &str, opened: &Header, lines: &[String]) -> Option<Note> {
+        let cookies = format!("{cookies}; session={}", opened.encode());
+        Note::of_turn(["session", "remember"], cookies.as_bytes(), lines, opened, Timestamp::from_secs(1000))
+    }
+
+    fn line(header: &Header) -> String {
+        format!("session={}; Path=/; HttpOnly", header.encode())
+    }
+
     fn note(opened: &Header, newest: &Header) -> Note {
-        let cookies = format!("session={}abcd; session2=more", newest.encode());
-        Note::new("session", cookies.as_bytes(), opened, Timestamp::from_secs(1000)).unwrap()
+        turn("a=1; session2=more", opened, &[line(newest)]).unwrap().replacing_header(opened)
     }
 
     fn end(opened: &Header, now: u64) -> Note {
-        Note::new("session", b"remember=x", opened, Timestamp::from_secs(now)).unwrap()
+        Note::of_end(opened, Timestamp::from_secs(now))
     }
 
     #[test]
@@ -266,23 +279,32 @@ mod tests {
                 let _ = Note::decode(&vec![byte; size]);
             }
         }
-        assert!(Note::decode(&[0; 18]).is_none(), "without an id");
+        assert!(Note::decode(&[0; 10]).is_none(), "without an id");
     }
 
     #[test]
-    fn it_tells_whether_it_is_newer() {
-        let [first, second, third] = [header([1; 32], 0), header([2; 32], 5), header([3; 32], 5)];
+    fn it_is_newer_than_the_cookies_that_it_knows() {
+        let [first, second] = [header([1; 32], 0), header([2; 32], 5)];
         let made = note(&first, &second);
         assert!(made.is_newer_than(&first));
         assert!(!made.is_newer_than(&second), "the same cookie");
-        assert!(!made.is_newer_than(&third) && !made.knows(&third), "another one of the same second");
-        assert!(made.is_newer_than(&header([4; 32], 4)) && !made.is_newer_than(&header([4; 32], 6)));
+        for other in [header([3; 32], 5), header([4; 32], 4), header([4; 32], 6)] {
+            assert!(!made.is_newer_than(&other) && !made.knows(&other), "the times do not matter");
+        }
         let next = note(&second, &header([5; 32], 3)).after(&made);
         assert!(next.is_newer_than(&first) && next.is_newer_than(&second), "although this server's clock is behind");
         let ended = end(&second, 104).after(&made).replacing_header(&header([6; 32], 50));
         assert!(ended.has_ended() && !made.has_ended());
         assert!(ended.is_newer_than(&first) && ended.is_newer_than(&second));
         assert!(ended.is_newer_than(&header([6; 32], 50)) && !ended.is_newer_than(&header([7; 32], 4)));
+    }
+
+    #[test]
+    fn it_knows_only_what_it_is_told() {
+        let [opened, newest] = [header([1; 32], 0), header([2; 32], 5)];
+        let made = turn("", &opened, &[line(&newest)]).unwrap();
+        assert!(!made.knows(&opened) && made.knows(&newest));
+        assert!(end(&opened, 7).knows(&opened));
     }
 
     #[test]
@@ -297,8 +319,20 @@ mod tests {
     #[test]
     fn nothing_is_noted_if_nothing_has_changed() {
         let own = header([1; 32], 0);
-        let cookies = format!("session={}", own.encode());
-        assert!(Note::new("session", cookies.as_bytes(), &own, Timestamp::default()).is_none());
+        for cookies in ["", "session=x", "session=", "session2=x; session=x"] {
+            for lines in [vec![], vec!["other=1".to_owned(), "session2=".to_owned()], vec![line(&own)]] {
+                assert!(turn(cookies, &own, &lines).is_none(), "{cookies} {lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_response_sets_is_noted() {
+        let [own, newest] = [header([1; 32], 0), header([2; 32], 5)];
+        let made = turn("session=x; remember=r; a=1", &own, &[line(&newest), "remember=s; Path=/".to_owned()]).unwrap();
+        assert_eq!(made.cookies(), format!("session={}; remember=s", newest.encode()).as_bytes());
+        let deleted = turn("session=x; remember=r", &own, &["session=; Max-Age=0".to_owned()]).unwrap();
+        assert!(deleted == end(&own, 1000) && deleted.has_ended());
     }
 
     #[test]

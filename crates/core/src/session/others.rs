@@ -21,9 +21,9 @@ impl Session {
                 continue;
             }
             match reader.read_candidate(context, kind, cookie, number).await {
-                Ok(Opened { meta, payload, index: Some(_), .. }) => {
-                    let other = Self { payload, ..Self::new(&context.configuration) };
-                    other.mark_sign_ins(context, &meta.header).await?;
+                Ok(Opened { meta, payload, index: Some(index), .. }) => {
+                    let other = Self { payload, index: Some(index), ..Self::new(&context.configuration) };
+                    other.mark_own_sign_in(context, &meta.header).await?;
                     other.end(context, kind, &meta.header).await?;
                 }
                 Err(error) if error.is_fault() => return Err(error),

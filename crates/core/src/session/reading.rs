@@ -126,7 +126,12 @@ impl Session {
         let index = audiences::position(&entries, audience);
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
         let unknown = context.check_marks(cookie, &verified.header, &entries, index)?;
+        let with_sign_ins = context.with_sign_ins(&verified.header, &entries)?;
         context.look_up(&verified.header, unknown).await?;
+        let (payload, sole) = match with_sign_ins {
+            Some(payload) => (payload, sole.map(|_| Sole::Entry)),
+            None => (payload, sole),
+        };
         let place = request::place(&context.cookies, value);
         let Verified { header, key } = verified;
         let meta = Meta { header, key, initial_chunk, known_at: context.now, place };
@@ -142,6 +147,10 @@ pub(super) struct Verified {
 }
 
 impl Verified {
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
     fn key_of<'a>(&self, cookie: &'a CookieSettings) -> &'a Key {
         &cookie.keys[self.key]
     }
@@ -174,23 +183,50 @@ impl Context {
     /// open or not, and however old they are. Each session id once, and only the first few. Any
     /// client can send hundreds of cookies of one name, so most of them are not looked at.
     pub(super) async fn authentic(&self, kind: Kind) -> Vec<Header> {
-        let cookie = self.cookie(kind);
         let mut authentic: Vec<Header> = Vec::new();
-        for value in request::values(&self.cookies, &cookie.name).take(MAX_SEARCHED) {
-            let Ok(header) = Header::decode(value) else { continue };
-            let is_known = authentic.iter().any(|other| other.sid() == header.sid());
-            if is_known || header.flags().contains(Flags::STORED) != self.configuration.stored {
+        for value in request::values(&self.cookies, &self.cookie(kind).name).take(MAX_SEARCHED) {
+            let is_known = |header: &Header| authentic.iter().any(|other| other.sid() == header.sid());
+            if Header::decode(value).is_ok_and(|header| is_known(&header)) {
                 continue;
             }
-            let binding = self.binding(header.flags()).await;
-            if seal::verify(&header, &cookie.keys, &binding).is_ok() {
-                authentic.push(header);
-            }
+            authentic.extend(self.authenticate(kind, value).await.map(|verified| verified.header));
             if authentic.len() == MAX_CANDIDATES {
                 break;
             }
         }
         authentic
+    }
+
+    /// A cookie's header if a key authenticates it, whether the cookie opens or not, and however old
+    /// it is.
+    pub(super) async fn authenticate(&self, kind: Kind, value: &[u8]) -> Option<Verified> {
+        let header = Header::decode(value).ok()?;
+        if header.flags().contains(Flags::STORED) != self.configuration.stored {
+            return None;
+        }
+        let binding = self.binding(header.flags()).await;
+        let key = seal::verify(&header, &self.cookie(kind).keys, &binding).ok()?;
+        Some(Verified { header, key })
+    }
+
+    /// The payload of a cookie that a key authenticates, however old it is. `value` is the
+    /// `number`-th of those of its name.
+    ///
+    /// # Errors
+    ///
+    /// The payload is missing, damaged or not readable now.
+    pub(super) async fn payload_of(
+        &self,
+        kind: Kind,
+        verified: &Verified,
+        (number, value): (usize, &[u8]),
+    ) -> Result<Secret, Error> {
+        let cookie = self.cookie(kind);
+        if self.configuration.stored {
+            let record = self.load(cookie, &verified.header).await?;
+            return self.open_payload(cookie, verified, &record.ciphertext).await;
+        }
+        self.open_cookies(cookie, verified, &value[ENCODED_SIZE..], number).await
     }
 
     /// The first of the request's cookies of that kind that a key authenticates.

@@ -8,14 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::audiences::{self, Entry};
-use super::marks::{Answer, Keys, KnownMarks, Mark, Verdict};
+use super::marks::{Answer, Keys, Known, KnownMarks, Mark, Verdict};
 use super::name::Name;
 use super::options::{FailMode, Options};
 use super::{Configuration, Context, CookieSettings, Error, Kind, Session, sign_in};
 use crate::cookie::attributes::MAX_AGE;
 use crate::cookie::{Header, Sid, base64url};
-use crate::storage::{Get, Reply, Set};
-use crate::time::Seconds;
+use crate::secret::Secret;
+use crate::storage::{Error as StorageError, Get, Reply, Set};
+use crate::time::{Seconds, Timestamp};
 
 /// How much longer a sign-in's mark lives than the cookies that exist when it is written: a request
 /// that opened one before may still save it. In seconds.
@@ -60,6 +61,19 @@ impl Revocation {
     }
 }
 
+impl Revocation {
+    /// What is known of a mark, if these options let it count now. A failure counts only if it keeps
+    /// sessions from opening.
+    fn counts(&self, known: Known, now: Timestamp) -> Option<Answer> {
+        let ttl = match known.answer {
+            Ok(_) => self.cache_ttl,
+            Err(_) if self.closed => self.error_cache_ttl,
+            Err(_) => Seconds::ZERO,
+        };
+        (now < known.found_at + ttl).then_some(known.answer)
+    }
+}
+
 /// A mark that is to be looked up.
 pub(super) struct Unknown {
     mark: Mark<'static>,
@@ -74,10 +88,10 @@ impl Context {
     }
 
     /// The name of the record of a mark of a session in that cookie.
-    fn mark_name(&self, cookie: &CookieSettings, mark: &Mark<'_>) -> Arc<str> {
+    fn mark_name<'a>(&'a self, cookie: &'a CookieSettings, mark: &Mark<'_>) -> &'a Arc<str> {
         match mark {
-            Mark::Id(_) => cookie.name.clone(),
-            _ => self.cookie(Kind::Session).name.clone(),
+            Mark::Id(_) => &cookie.name,
+            _ => &self.cookie(Kind::Session).name,
         }
     }
 
@@ -123,10 +137,20 @@ impl Context {
                 unknown.extend(self.check_known(cookie, header, marks)?);
             }
             if counts || index.is_none() {
-                unknown.extend(self.check_known(cookie, header, sign_in_mark(entry, sign_in, header))?);
+                let mark = sign_in_mark(entry, sign_in, header);
+                let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
+                unknown.extend(self.check_known(cookie, header, mark.into_iter().chain(forgotten))?);
             }
         }
         Ok(unknown)
+    }
+
+    /// Checks a cookie's id, and the marks of all entries.
+    async fn check_all(&self, kind: Kind, header: &Header, entries: &[Entry<'_>]) -> Result<(), Error> {
+        let cookie = self.cookie(kind);
+        let mut unknown = self.check_id(cookie, header)?;
+        unknown.extend(self.check_marks(cookie, header, entries, None)?);
+        self.look_up(header, unknown).await
     }
 
     fn check_known<'a>(
@@ -139,14 +163,33 @@ impl Context {
         let mut unknown = Vec::new();
         for mark in marks {
             let name = self.mark_name(cookie, &mark);
-            match revocation.known.get(&name, &mark, self.now) {
+            let known = revocation.known.get(name, &mark, self.mark_keys());
+            match known.and_then(|known| revocation.counts(known, self.now)) {
                 Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => return Err(Error::SessionRevoked),
                 Some(Ok(_)) => {}
                 Some(Err(cause)) => return Err(Error::CheckRevocation(cause.to_string())),
-                None => unknown.push(Unknown { mark: mark.into_owned(), name }),
+                None => unknown.push(Unknown { name: name.clone(), mark: mark.into_owned() }),
             }
         }
         Ok(unknown)
+    }
+
+    /// The payload of an opened session with the sign-in ids that its cookie implies written in it,
+    /// if it lacks any: later, a program may have changed the names that they are derived from.
+    ///
+    /// # Errors
+    ///
+    /// The data have not the form of a payload.
+    pub(super) fn with_sign_ins(&self, header: &Header, entries: &[Entry<'_>]) -> Result<Option<Secret>, Error> {
+        if !self.marks_sessions() {
+            return Ok(None);
+        }
+        audiences::with_sign_ins(entries, |entry| {
+            Ok(entry
+                .audience
+                .as_ref()
+                .map_or_else(String::new, |audience| sign_in::derived(header, audience, entry.subject.as_ref())))
+        })
     }
 
     /// Looks marks up, in one request. A store that fails in `open` mode is a warning.
@@ -163,33 +206,44 @@ impl Context {
     }
 
     async fn look_up_all(&self, header: &Header, unknown: Vec<Unknown>) -> Result<(), Error> {
-        let Some(revocation) = &self.configuration.revocation else { return Ok(()) };
         let (keys, current_time) = (self.mark_keys(), self.now.as_secs());
         let get = |Unknown { mark, name }: &Unknown| Get { name: name.clone(), key: mark.key(keys), current_time };
-        let gets: Vec<Get> = unknown.iter().map(get).collect();
-        let values = match self.environment.look_up(gets).await {
-            Ok(values) => values,
-            Err(error) if revocation.closed => {
-                let cause = error.to_string();
-                self.remember(unknown, |_| Err(cause.as_str().into()), revocation.error_cache_ttl);
-                return Err(Error::CheckRevocation(cause));
-            }
-            Err(error) => {
-                self.environment.warn(format!("unable to check session revocation: {error}"));
-                return Ok(());
-            }
+        let found = self.environment.look_up(unknown.iter().map(get).collect()).await;
+        let answer = |result: Result<Option<Vec<u8>>, StorageError>| match result {
+            Ok(value) => Ok(Verdict::of(value.as_deref())),
+            Err(error) => Err(Rc::from(error.to_string())),
         };
-        let verdicts: Vec<Verdict> = values.iter().map(|value| Verdict::of(value.as_deref())).collect();
-        self.remember(unknown, |number| Ok(verdicts[number]), revocation.cache_ttl);
-        let is_revoked = verdicts.iter().any(|verdict| verdict.revokes(header.creation_time()));
-        if is_revoked { Err(Error::SessionRevoked) } else { Ok(()) }
+        let answers: Vec<Answer> = match found {
+            Ok(results) => results.into_iter().map(answer).collect(),
+            Err(error) => unknown.iter().map(|_| answer(Err(error.clone()))).collect(),
+        };
+        for (Unknown { mark, name }, answer) in unknown.iter().zip(&answers) {
+            self.remember(name, mark, answer.clone());
+        }
+        let verdict = |answer: &Answer| answer.as_ref().is_ok_and(|verdict| verdict.revokes(header.creation_time()));
+        if answers.iter().any(verdict) {
+            return Err(Error::SessionRevoked);
+        }
+        match answers.into_iter().find_map(Result::err) {
+            None => Ok(()),
+            Some(cause) if self.fails_closed() => Err(Error::CheckRevocation(cause.to_string())),
+            Some(cause) => {
+                self.environment.warn(format!("unable to check session revocation: {cause}"));
+                Ok(())
+            }
+        }
     }
 
-    fn remember(&self, unknown: Vec<Unknown>, answer: impl Fn(usize) -> Answer, ttl: Seconds) {
+    fn fails_closed(&self) -> bool {
+        self.configuration.revocation.as_ref().is_some_and(|revocation| revocation.closed)
+    }
+
+    /// Remembers what was found out about a mark just now.
+    fn remember(&self, name: &str, mark: &Mark<'_>, answer: Answer) {
         let Some(revocation) = &self.configuration.revocation else { return };
-        for (number, Unknown { mark, name }) in unknown.iter().enumerate() {
-            revocation.known.put(name, mark, answer(number), (self.now, ttl));
-        }
+        let ttl = if answer.is_ok() { revocation.cache_ttl } else { revocation.error_cache_ttl };
+        let known = Known { answer, found_at: self.now };
+        revocation.known.put(name, mark, self.mark_keys(), (known, ttl));
     }
 
     /// Whether sessions are marked when they end.
@@ -203,7 +257,7 @@ impl Context {
     ///
     /// The store failed in `closed` mode.
     pub(super) async fn mark_id(&self, kind: Kind, header: &Header) -> Result<(), Error> {
-        if self.configuration.stored {
+        if self.configuration.stored || !self.marks_sessions() {
             return Ok(());
         }
         let (age, since_save) = (self.now.since(header.creation_time()), self.now.since(header.save_time()));
@@ -220,10 +274,26 @@ impl Context {
         Ok(())
     }
 
+    /// Marks the remember cookies that exist of the entries' sign-ins, whose user asked to be
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// The store failed in `closed` mode.
+    pub(super) async fn mark_forgotten(&self, entries: &[Entry<'_>]) -> Result<(), Error> {
+        let ttl = self.cookie(Kind::Remember).timeouts.longest_life();
+        for id in entries.iter().filter_map(Entry::sign_in) {
+            self.try_to_mark(Kind::Remember, Mark::Forgotten(id.text()), ttl).await?;
+        }
+        Ok(())
+    }
+
     async fn try_to_mark(&self, kind: Kind, mark: Mark<'_>, ttl: Seconds) -> Result<(), Error> {
-        let Some(revocation) = &self.configuration.revocation else { return Ok(()) };
         match self.mark(kind, mark, ttl).await {
-            Err(cause) if revocation.closed => Err(Error::MarkRevoked(cause)),
+            // A cookie that can't be cleared any more would go on working.
+            Err(cause) if self.fails_closed() || !self.configuration.stored && self.unsendable.is_some() => {
+                Err(Error::MarkRevoked(cause))
+            }
             Err(cause) => {
                 self.environment.warn(format!("unable to mark session revoked: {cause}"));
                 Ok(())
@@ -238,7 +308,6 @@ impl Context {
     ///
     /// The store's message.
     async fn mark(&self, kind: Kind, mark: Mark<'_>, ttl: Seconds) -> Result<(), String> {
-        let Some(revocation) = &self.configuration.revocation else { return Ok(()) };
         let name = self.mark_name(self.cookie(kind), &mark);
         let (value, verdict) = match mark {
             Mark::Id(_) | Mark::SignIn(_) => ("1".to_owned(), Verdict::Revoked),
@@ -257,7 +326,7 @@ impl Context {
         };
         match self.environment.revocation(set.into()).await {
             Ok(Reply::Done) => {
-                revocation.known.put(&name, &mark, Ok(verdict), (self.now, revocation.cache_ttl));
+                self.remember(name, &mark, Ok(verdict));
                 Ok(())
             }
             Ok(_) => Err("the store gives no reason".to_owned()),
@@ -268,28 +337,24 @@ impl Context {
 
 impl Session {
     /// Gives a sign-in id to each audience of the data that has none, so that all cookies that come
-    /// from this save are known to belong together. A session that goes on keeps the id that its
-    /// cookie implies.
+    /// from this save are known to belong together.
     ///
     /// # Errors
     ///
     /// The operating system has no randomness, or the data have not the form of a payload.
-    pub(super) fn begin_sign_in(&mut self, context: &Context, kind: Kind) -> Result<(), Error> {
+    pub(super) fn begin_sign_in(&mut self, context: &Context) -> Result<(), Error> {
         if !context.marks_sessions() {
             return Ok(());
         }
-        let header = self.meta_of(kind).map(|meta| &meta.header);
-        let with_ids = audiences::with_sign_ins(&self.payload, |entry| match (header, &entry.audience) {
-            (Some(header), Some(audience)) => Ok(sign_in::derived(header, audience, entry.subject.as_ref())),
-            _ => {
-                let mut id = base64url::encode(&context.fresh_sid()?);
-                id.truncate(sign_in::SIZE);
-                Ok(id)
-            }
+        let with_ids = audiences::with_sign_ins(&audiences::entries(&self.payload)?, |_| {
+            let mut id = base64url::encode(&context.fresh_sid()?);
+            id.truncate(sign_in::SIZE);
+            Ok(id)
         })?;
         if let Some(payload) = with_ids {
             self.payload = payload;
             self.sole = None;
+            self.rewritten = true;
         }
         Ok(())
     }
@@ -309,15 +374,33 @@ impl Session {
         context.mark_sign_ins(header, &entries).await
     }
 
-    /// Marks the sign-in of the current audience, which leaves the session.
+    /// Whether a cookie that was not decrypted is revoked, if it belongs to the same user.
     ///
     /// # Errors
     ///
     /// The store failed in `closed` mode.
-    pub(super) async fn mark_own_sign_in(&self, context: &Context) -> Result<(), Error> {
-        let (Some(meta), Some(index), true) = (&self.meta, self.index, context.marks_sessions()) else { return Ok(()) };
+    pub(super) async fn is_revoked(&self, context: &Context, kind: Kind, header: &Header) -> Result<bool, Error> {
+        if !context.marks_sessions() {
+            return Ok(false);
+        }
+        let entries = audiences::entries(&self.payload).unwrap_or_default();
+        match Box::pin(context.check_all(kind, header, &entries)).await {
+            Ok(()) => Ok(false),
+            Err(Error::SessionRevoked) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Marks the sign-in of the current audience, which leaves the session. `header` is that of its
+    /// cookie.
+    ///
+    /// # Errors
+    ///
+    /// The store failed in `closed` mode.
+    pub(super) async fn mark_own_sign_in(&self, context: &Context, header: &Header) -> Result<(), Error> {
+        let (Some(index), true) = (self.index, context.marks_sessions()) else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
-        context.mark_sign_ins(&meta.header, entries.get(index).map(std::slice::from_ref).unwrap_or_default()).await
+        context.mark_sign_ins(header, entries.get(index).map(std::slice::from_ref).unwrap_or_default()).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sessions of a subject: listing them, ending them, and limiting how many there are.
+//! The sessions of a subject: listing them, and ending them.
 //!
 //! A storage with metadata knows them by the cookie's name, the audience and the subject. Remember
 //! records are kept apart under the remember cookie's name, and would sign a browser in again, so
@@ -23,11 +23,14 @@ const BATCH: usize = 128;
 /// meanwhile.
 const MAX_ROUNDS: usize = 3;
 
+/// How the keys of the marks of subjects and sids start. If an id started like that, its mark would
+/// be that of a user, and its record a mark.
+const MARK_STARTS: [&[u8]; 2] = [b"subject:", b"sid:"];
+
 const LIST: &str = "list sessions";
 const REVOKE: &str = "revoke sessions";
 const REVOKE_ID: &str = "revoke session";
 const REVOKE_OTHERS: &str = "revoke other sessions";
-const LIMIT: &str = "end the sessions beyond max_sessions";
 
 /// The sessions of a subject, the one that expires last first.
 ///
@@ -100,7 +103,8 @@ pub async fn revoke_subject(context: &Context, subject: &Name<'static>, ttl: Sec
         let mut ended = 0;
         for kind in [Kind::Remember, Kind::Session] {
             let sessions = context.sessions(kind, &owner).await.map_err(failed(REVOKE))?;
-            ended += context.end(kind, sessions, std::slice::from_ref(&owner)).await.map_err(failed(REVOKE))?;
+            ended +=
+                context.delete_records(kind, sessions, std::slice::from_ref(&owner)).await.map_err(failed(REVOKE))?;
         }
         if ended == 0 {
             break;
@@ -118,8 +122,12 @@ pub async fn revoke_subject(context: &Context, subject: &Name<'static>, ttl: Sec
 ///
 /// # Errors
 ///
-/// Sessions are kept in cookies and there is no store of marks, or a storage failed.
+/// The id starts as only the keys of marks do; sessions are kept in cookies and there is no store of
+/// marks; or a storage failed.
 pub async fn revoke_id(context: &Context, id: &Sid) -> Result<(), Error> {
+    if MARK_STARTS.iter().any(|start| id.starts_with(start)) {
+        return Err(Error::InvalidId);
+    }
     let configuration = &context.configuration;
     if !configuration.stored {
         return revoke(context, Revoked::Id(*id), context.longest_life()).await;
@@ -162,36 +170,17 @@ impl Session {
             revoke(context, Revoked::Subject(subject), context.longest_life()).await?;
             return Ok(None);
         }
-        let mut ended = 0;
-        for kind in [Kind::Remember, Kind::Session] {
-            let others = self.others(context, kind, &owner).await.map_err(failed(REVOKE_OTHERS))?;
-            ended = context.end(kind, others, std::slice::from_ref(&owner)).await.map_err(failed(REVOKE_OTHERS))?;
-        }
+        let end_others = async |kind| {
+            let others = self.others(context, kind, &owner).await?;
+            context.delete_records(kind, others, std::slice::from_ref(&owner)).await
+        };
+        end_others(Kind::Remember).await.map_err(failed(REVOKE_OTHERS))?;
+        let ended = end_others(Kind::Session).await.map_err(failed(REVOKE_OTHERS))?;
         Ok(Some(ended))
     }
 
-    /// Ends the sessions of the current audience's subject that are more than `max_sessions`, those
-    /// that expire first, and never this one. Does the same to remember records, which would sign
-    /// the browsers in again whose sessions ended. A failure is only a warning.
-    pub(super) async fn limit_sessions(&mut self, context: &Context, limit: usize) {
-        if let Err(error) = self.try_to_limit_sessions(context, limit).await {
-            self.warning.get_or_insert(error.to_string());
-        }
-    }
-
-    async fn try_to_limit_sessions(&self, context: &Context, limit: usize) -> Result<(), Error> {
-        let Some((_, owner)) = self.subject_and_owner(context)? else { return Ok(()) };
-        for kind in [Kind::Remember, Kind::Session] {
-            let mut others = self.others(context, kind, &owner).await.map_err(failed(LIMIT))?;
-            others.sort_by_key(|session| session.expiry);
-            others.truncate((others.len() + 1).saturating_sub(limit));
-            context.end(kind, others, std::slice::from_ref(&owner)).await.map_err(failed(LIMIT))?;
-        }
-        Ok(())
-    }
-
     /// The current audience's subject, and both as metadata hold them, if it has one.
-    fn subject_and_owner(&self, context: &Context) -> Result<Option<(Name<'static>, Owner)>, Error> {
+    pub(super) fn subject_and_owner(&self, context: &Context) -> Result<Option<(Name<'static>, Owner)>, Error> {
         let entries = audiences::entries(&self.payload)?;
         let owner = self.index.and_then(|index| entries.get(index)).and_then(audiences::Entry::owner);
         Ok(owner.map(|(audience, subject)| (subject.clone().into_owned(), context.owner(audience, subject))))
@@ -199,7 +188,7 @@ impl Session {
 
     /// The owner's sessions except for this one, or the remember records except for those of this
     /// browser.
-    async fn others(&self, context: &Context, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
+    pub(super) async fn others(&self, context: &Context, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
         let mut own: Vec<String> = self.meta_of(kind).iter().map(|meta| context.storage_key(&meta.header)).collect();
         if kind == Kind::Remember {
             own.extend(context.carried_keys(kind).await);
@@ -257,7 +246,7 @@ impl Context {
         self.authentic(kind).await.iter().map(|header| self.storage_key(header)).collect()
     }
 
-    async fn sessions(&self, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
+    pub(super) async fn sessions(&self, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
         let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
         let sessions = Sessions { name, owner: owner.clone(), current_time };
         let mut sessions = self.environment.sessions(sessions).await.map_err(Cause::from)?;
@@ -266,13 +255,18 @@ impl Context {
         Ok(sessions)
     }
 
-    /// Deletes the records of sessions, and returns how many those were.
-    async fn end(&self, kind: Kind, sessions: Vec<LiveSession>, owners: &[Owner]) -> Result<usize, Cause> {
-        let count = sessions.len();
-        let mut sessions = sessions.into_iter();
-        while sessions.len() > 0 {
-            let batch = sessions.by_ref().take(BATCH);
-            let deletes = batch.map(|session| self.deletion(kind, session.key, owners.to_vec())).collect();
+    /// Deletes records, and returns how many those were.
+    pub(super) async fn delete_records(
+        &self,
+        kind: Kind,
+        records: Vec<LiveSession>,
+        owners: &[Owner],
+    ) -> Result<usize, Cause> {
+        let count = records.len();
+        let mut records = records.into_iter();
+        while records.len() > 0 {
+            let batch = records.by_ref().take(BATCH);
+            let deletes = batch.map(|record| self.deletion(kind, record.key, owners.to_vec())).collect();
             self.environment.delete_each(deletes).await?;
         }
         Ok(count)
@@ -283,6 +277,7 @@ impl Context {
     }
 }
 
-fn failed(act: &'static str) -> impl Fn(Cause) -> Error {
+/// The error of an act on the sessions of a subject.
+pub(super) fn failed(act: &'static str) -> impl Fn(Cause) -> Error {
     move |cause| Error::Sessions { act, cause }
 }

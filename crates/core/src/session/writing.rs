@@ -30,7 +30,6 @@ impl Session {
         }
         let unnoted = if context.watches_lines() { Box::pin(self.continue_line(context, kind)).await? } else { None };
         let dropped = self.enforce_same_subject(context)?;
-        self.begin_sign_in(context, kind)?;
         let result = self.write_all(context, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);
@@ -42,6 +41,7 @@ impl Session {
     }
 
     async fn write_all(&mut self, context: &Context, kind: Kind) -> Result<(), Error> {
+        self.begin_sign_in(context)?;
         let (cookie, previous) = (context.cookie(kind), self.meta_of(kind));
         let sealed = self.seal(context, cookie, previous).await?;
         let attributes = cookie.attributes_at(sealed.header.creation_time());
@@ -172,6 +172,7 @@ impl Session {
         }
         let dropped = entries[..index].iter().filter(|entry| entry.subject != *subject).count();
         let payload = audiences::join(entries.iter().filter(|entry| entry.subject == *subject));
+        self.rewritten = true;
         let before = (std::mem::replace(&mut self.payload, payload), self.index, self.info.clone());
         self.index = Some(index - dropped);
         self.drop_info_of_others()?;

@@ -61,6 +61,13 @@ impl std::error::Error for Error {
     }
 }
 
+/// Two errors are equal if they are of one kind and have the same text.
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.to_string() == other.to_string()
+    }
+}
+
 type Source = dyn std::error::Error + Send + Sync;
 
 fn upcast(source: &Source) -> &(dyn std::error::Error + 'static) {

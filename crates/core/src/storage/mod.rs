@@ -13,7 +13,7 @@ mod request;
 use std::future::Future;
 use std::pin::Pin;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 pub use error::{Cause, Error};
@@ -347,9 +347,16 @@ impl dyn Storage {
         })
     }
 
-    /// Starts all gets at the same time, so that a driver that pipelines needs one round trip.
-    fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Option<Vec<u8>>>> {
-        Box::pin(try_join_all(gets.iter().map(|get| self.get(get))))
+    /// Starts all gets at the same time, so that a driver that pipelines needs one round trip. Fails
+    /// if all of them do.
+    fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
+        Box::pin(async move {
+            let results = join_all(gets.iter().map(|get| self.get(get))).await;
+            match results.first() {
+                Some(Err(error)) if results.iter().all(Result::is_err) => Err(error.clone()),
+                _ => Ok(results),
+            }
+        })
     }
 }
 
@@ -438,9 +445,11 @@ mod tests {
     fn several_records_are_read_at_once_and_come_in_order() {
         let keys: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         let (result, most) = perform(keys.iter().map(|key| get(key)).collect::<Vec<_>>());
-        assert_eq!(result.unwrap(), Reply::Records(keys.into_iter().map(|key| Some(key.into())).collect()));
+        assert_eq!(result.unwrap(), Reply::Records(keys.into_iter().map(|key| Ok(Some(key.into()))).collect()));
         assert_eq!(most, 100);
-        assert!(matches!(perform(vec![get("a"), get("fails")]).0, Err(Error::Busy)));
+        let partly = perform(vec![get("a"), get("fails")]).0.unwrap();
+        assert_eq!(partly, Reply::Records(vec![Ok(Some(b"a".to_vec())), Err(Error::Busy)]));
+        assert!(matches!(perform(vec![get("fails"), get("fails")]).0, Err(Error::Busy)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Error;
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
 use crate::secret::show_only;
@@ -265,9 +266,9 @@ pub enum Reply {
     Done,
     /// The owner's live sessions: the reply to a [`Sessions`].
     Sessions(Vec<LiveSession>),
-    /// The records, in the order of the requests, `None` for those that do not exist: the reply to
-    /// a [`Request::GetEach`].
-    Records(Vec<Option<Vec<u8>>>),
+    /// The results in the order of the requests, `None` for records that do not exist: the reply to
+    /// a [`Request::GetEach`]. At least one of them is not an error.
+    Records(Vec<Result<Option<Vec<u8>>, Error>>),
 }
 
 /// A session that has not expired.

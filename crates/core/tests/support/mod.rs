@@ -41,6 +41,8 @@ pub struct Memory {
     pub owners: HashMap<String, Vec<Owner>>,
     /// Fails the storage calls with these numbers, counting from 1.
     pub failing: Vec<usize>,
+    /// Fails the reads of these places among several, counting from 0.
+    pub unreadable: Vec<usize>,
     pub calls: Vec<Request>,
 }
 
@@ -65,7 +67,15 @@ impl Memory {
         let record = |get: &storage::Get| live(&name(&get.name, &get.key)).map(String::into_bytes);
         Ok(match request {
             Request::Get(get) => record(get).map_or(Reply::Absent, Reply::Record),
-            Request::GetEach(gets) => Reply::Records(gets.iter().map(record).collect()),
+            Request::GetEach(gets) => Reply::Records(
+                gets.iter()
+                    .enumerate()
+                    .map(|(place, get)| match self.unreadable.contains(&place) {
+                        true => Err(storage::Error::Busy),
+                        false => Ok(record(get)),
+                    })
+                    .collect(),
+            ),
             Request::Set(set) => {
                 let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
                 if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
@@ -147,6 +157,7 @@ pub struct World {
     pub memory: Memory,
     /// The store of marks, if it is not the storage.
     pub marks: Memory,
+    pub has_marks: bool,
     /// How often an act read the values that cookies are bound to.
     pub bound: usize,
     /// How many slow keys acts have asked for.
@@ -169,6 +180,7 @@ impl World {
             binding: Binding::default(),
             memory: Memory::default(),
             marks: Memory::default(),
+            has_marks: false,
             bound: 0,
             derived: 0,
             crowded: false,
@@ -196,31 +208,70 @@ impl World {
         &mut self,
         act: impl FnOnce(Context) -> F,
     ) -> (Session, T) {
-        let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
-        let now = Timestamp::from_secs(self.now);
-        let cookies = self.header().into_bytes();
-        let mut task =
-            Task::new(|environment| act(Context { configuration, environment, cookies, unsendable, now, random }));
+        let mut task = self.task(act);
         let mut step = task.start();
         loop {
-            let supply = match step {
+            step = match step {
                 Step::Done((mut session, result)) => {
                     session.warning = task.take_warning().or(session.warning.take());
                     self.lines = std::mem::take(&mut session.lines);
                     self.receive();
                     return (session, result);
                 }
-                Step::Needs(Need::Binding) => {
-                    self.bound += 1;
-                    Supply::Binding(self.binding.clone())
-                }
-                Step::Needs(Need::Derive(derivation)) => self.derive(&derivation),
-                Step::Needs(Need::Revocation(request)) => Supply::Storage(self.marks.perform(request, self.now)),
-                Step::Needs(Need::Storage(request)) => Supply::Storage(self.memory.perform(request, self.now)),
+                Step::Needs(need) => task.resume(self.supply(need)),
                 Step::Over => panic!("nothing to go on with"),
             };
-            step = task.resume(supply);
         }
+    }
+
+    fn task<T: 'static, F: Future<Output = T> + 'static>(&self, act: impl FnOnce(Context) -> F) -> Task<T> {
+        let (configuration, unsendable) = (self.configuration.clone(), self.unsendable.clone());
+        let (now, cookies) = (Timestamp::from_secs(self.now), self.header().into_bytes());
+        Task::new(|environment| act(Context { configuration, environment, cookies, unsendable, now, random }))
+    }
+
+    fn supply(&mut self, need: Need) -> Supply {
+        match need {
+            Need::Binding => {
+                self.bound += 1;
+                Supply::Binding(self.binding.clone())
+            }
+            Need::Derive(derivation) => self.derive(&derivation),
+            Need::Revocation(_) if !self.has_marks => panic!("there is no store of marks"),
+            Need::Revocation(request) => Supply::Storage(self.marks.perform(request, self.now)),
+            Need::Storage(request) => Supply::Storage(self.memory.perform(request, self.now)),
+        }
+    }
+
+    /// Runs acts of several browsers at once: each gets one thing that it needs, then the next one
+    /// does. Each begins `pause` turns after the one before it. Returns what cookies each browser
+    /// has then.
+    pub fn at_once<F: Future<Output = Session> + 'static>(
+        &mut self,
+        acts: impl IntoIterator<Item = impl FnOnce(Context) -> F>,
+        pause: usize,
+    ) -> Vec<BTreeMap<String, String>> {
+        let own = self.cookies.clone();
+        let mut running = VecDeque::new();
+        for (number, act) in acts.into_iter().enumerate() {
+            let mut task = self.task(act);
+            running.push_back((number, number * pause, task.start(), task));
+        }
+        let mut given = vec![BTreeMap::new(); running.len()];
+        while let Some((number, pause, step, mut task)) = running.pop_front() {
+            match step {
+                Step::Done(session) => {
+                    (self.lines, self.cookies) = (session.lines, own.clone());
+                    self.receive();
+                    given[number] = std::mem::take(&mut self.cookies);
+                }
+                step @ Step::Needs(_) if pause > 0 => running.push_back((number, pause - 1, step, task)),
+                Step::Needs(need) => running.push_back((number, 0, task.resume(self.supply(need)), task)),
+                Step::Over => panic!("nothing to go on with"),
+            }
+        }
+        self.cookies = own;
+        given
     }
 
     fn derive(&mut self, derivation: &Derivation) -> Supply {

@@ -340,7 +340,7 @@ end
 ---@return table<string, integer>? sessions
 ---@return string? err
 function lists.read(self, list, names, current_time)
-  if (self.dict:llen(list) or 0) > SLICE then
+  if (self.dict:llen(list) or 0) > SLICE or self.dict:get(list .. READER_SUFFIX) then
     return read_in_slices(self, list, names)
   end
   return tidy(self, list, current_time)

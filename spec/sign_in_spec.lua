@@ -1,0 +1,116 @@
+-- The id of the sign-in that a session comes from, as a program's calls change it.
+
+local session = require "resty.session"
+local support = require "spec.support"
+
+describe("a sign-in", function()
+  local browser, options
+
+  before_each(function()
+    browser = support.browser()
+    options = { secret = "sign-in", revocation = support.memory(), revocation_cache_ttl = 0 }
+    session.init(options)
+  end)
+  after_each(support.restore)
+
+  local function sign_in(subject)
+    local s = session.new()
+    s:set_subject(subject)
+    assert.is_true(s:save())
+    browser:next()
+    return s, browser.cookies.session
+  end
+
+  local function save(s)
+    assert.is_true(s:save())
+    browser:next()
+  end
+
+  -- Whether a cookie opens, in a browser of its own.
+  local function opens(cookie)
+    local own = browser.cookies.session
+    browser.cookies.session = cookie
+    local _, _, exists = session.open()
+    browser.cookies.session = own
+    return exists
+  end
+
+  it("is known to an instance after a save and after an open", function()
+    local s = sign_in("ada")
+    local id = s.data[1][5]
+    assert.equal(22, #id)
+    save(s)
+    assert.equal(id, s.data[1][5])
+    assert.equal(id, session.open().data[1][5])
+    assert.equal("ada", session.open():get_subject())
+  end)
+
+  it("has false for a missing subject, after an open too", function()
+    local s = sign_in(nil)
+    for _ = 1, 2 do
+      assert.is_false(s.data[1][3])
+      assert.is_nil(s:get_subject())
+      assert.is_nil(s:get_property("subject"))
+      assert.is_nil(s:get_sid())
+      s = session.open()
+      save(s)
+    end
+    s:set_subject("ada")
+    s:set_subject(nil)
+    assert.is_false(s.data[1][3])
+  end)
+
+  it("is another one for another user", function()
+    local s, anonymous = sign_in(nil)
+    local first = s.data[1][5]
+    s:set_subject("ada")
+    assert.equal(first, s.data[1][5])
+    save(s)
+    local second = s.data[1][5]
+    assert.not_equal(first, second)
+    s:set_subject("ada")
+    save(s)
+    assert.equal(second, s.data[1][5])
+    assert.is_true(s:destroy())
+    assert.is_true(opens(anonymous), "a planted cookie neither ends with the session nor ends it")
+  end)
+
+  it("keeps its id if the save fails", function()
+    local s = sign_in("ada")
+    local id = s.data[1][5]
+    s:set_subject("bob")
+    s:set("function", print)
+    assert.is_nil(s:save())
+    assert.equal(id, s.data[1][5])
+    s:set("function", nil)
+    save(s)
+    assert.not_equal(id, s.data[1][5])
+  end)
+
+  it("ends with a session whose data can't be encoded, or whose subject was taken away", function()
+    for _, change in ipairs { function(s) s:set("function", print) end, function(s) s:set_subject(nil) end } do
+      local s, older = sign_in("ada")
+      save(s)
+      change(s)
+      assert.is_true(s:destroy())
+      assert.is_false(opens(older))
+    end
+  end)
+
+  it("begins anew for the only session that is left", function()
+    session.init(support.with(options, { remember = true, remember_safety = "Low" }))
+    local _, other = sign_in("ada")
+    browser.cookies.session, browser.cookies.remember = nil, nil
+    local s = sign_in("ada")
+    s:set_remember(false)
+    save(s)
+    s = session.open()
+    assert.is_false(s:get_remember())
+    assert.is_true(s:revoke_others())
+    browser:next()
+    assert.is_false(s:get_remember())
+    assert.is_nil(browser.cookies.remember)
+    assert.is_false(opens(other))
+    assert.is_true(opens(browser.cookies.session))
+  end)
+end)
