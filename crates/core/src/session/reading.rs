@@ -21,7 +21,7 @@ const MAX_COMBINATIONS: usize = 32;
 pub(super) struct Opened {
     /// Its cookie.
     pub meta: Meta,
-    /// JSON, one `[data, audience, subject]` an audience.
+    /// JSON, one `[data, audience, subject, sid, sign-in id]` an audience.
     pub payload: Secret,
     /// The current audience's place in the payload.
     pub index: Option<usize>,
