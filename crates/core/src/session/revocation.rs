@@ -406,11 +406,7 @@ impl Session {
 
 /// The mark of the sign-in that an entry of a session comes from. `written` is the id in the entry.
 fn sign_in_mark<'a>(entry: &Entry<'a>, written: Option<Name<'a>>, header: &Header) -> Option<Mark<'a>> {
-    let id = match written {
-        Some(Name::Text(id)) => id,
-        _ => sign_in::derived(header, entry.audience.as_ref()?, entry.subject.as_ref()).into_bytes().into(),
-    };
-    Some(Mark::SignIn(id))
+    sign_in::of(header, entry.audience.as_ref(), entry.subject.as_ref(), written).map(Mark::SignIn)
 }
 
 /// Revokes sessions on behalf of a program, for `ttl` seconds.
