@@ -265,15 +265,15 @@ impl Running {
                 let (session, payload_size) = (&mut session, self.payload_size);
                 Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
             }
-            Done::Success(result) => Ok(rows::returned(result.map(|()| rows::boolean(true)))),
+            Done::Success(result) => Ok(rows::of_value(result.map(|()| rows::boolean(true)))),
             Done::Count(result) => {
                 let field = |count: Option<usize>| count.map_or(rows::boolean(true), |count| number(count as u64));
-                Ok(rows::returned(result.map(field)))
+                Ok(rows::of_value(result.map(field)))
             }
             Done::List(Err(error)) => Ok(failed(&error)),
             Done::List(Ok(sessions)) => {
                 let list = LuaValue::UserData(lua.create_userdata(List(sessions))?);
-                Ok(rows::returned(Ok(Either::Right(list))))
+                Ok(rows::of_value(Ok(Either::Right(list))))
             }
         }
     }

@@ -303,7 +303,7 @@ pub fn failed(error: &dyn std::fmt::Display) -> Row {
 }
 
 /// The row of an act that has no session: its value, or its error.
-pub fn returned(result: Result<Field, Error>) -> Row {
+pub fn of_value(result: Result<Field, Error>) -> Row {
     match result {
         Ok(value) => Next::Done.row([nil(), value]),
         Err(error) => failed(&error),

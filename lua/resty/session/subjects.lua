@@ -145,11 +145,9 @@ function subjects.install(session, metatable, shim)
     end
     local profile, meta, now = self.profile, self.meta, time()
     local handle, problem = handle_of(profile)
-    if profile.revocation then
-      problem = waiting.prepare()
-      if problem then
-        return nil, "unable to revoke other sessions (" .. problem .. ")"
-      end
+    local unready = profile.revocation and waiting.prepare() -- `begin_anew` waits
+    if unready then
+      return nil, "unable to revoke other sessions (" .. unready .. ")"
     end
     local _, failure, count = run_act(profile, acts.revoke_others(
       handle, now, self.hidden or http.any_cookies(profile), http.unsendable(), problem,
