@@ -83,7 +83,8 @@ local function handle_of(profile)
 end
 
 -- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_SIGNED`,
--- `OPENED_ENTRY`, `DONE` or `TOUCHED`, and their values. `Next` in the native module tells what the values after `todo` are.
+-- `OPENED_ENTRY`, `DONE` or `TOUCHED`, and their values. `Next` in the native module tells what the
+-- values after `todo` are.
 local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
