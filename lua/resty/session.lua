@@ -30,7 +30,7 @@ local encode_part = json.encode_part
 local new_entry, resolve = outcomes.new_entry, profiles.resolve
 
 local NEXT = native.NEXT
-local OPENED, OPENED_ENTRY, TOUCHED = NEXT.OPENED, NEXT.OPENED_ENTRY, NEXT.TOUCHED
+local OPENED, OPENED_SIGNED, OPENED_ENTRY, TOUCHED = NEXT.OPENED, NEXT.OPENED_SIGNED, NEXT.OPENED_ENTRY, NEXT.TOUCHED
 local WAIT, GET, CALL, DERIVE, ASK, GET_MARK = NEXT.WAIT, NEXT.GET, NEXT.CALL, NEXT.DERIVE, NEXT.ASK, NEXT.GET_MARK
 local FLAG_FORGET = native.FLAG_FORGET
 
@@ -82,8 +82,9 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
--- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_ENTRY`, `DONE`
--- or `TOUCHED`, and their values. `Next` in the native module tells what the values after `todo` are.
+-- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_SIGNED`,
+-- `OPENED_ENTRY`, `DONE` or `TOUCHED`, and their values. `Next` in the native module tells what the
+-- values after `todo` are.
 local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
@@ -153,6 +154,8 @@ local function open(self, act, audience, remember, given)
   local err, position
   if done == OPENED then
     err, position = outcomes.apply_opened(self, a, b, c), d
+  elseif done == OPENED_SIGNED then
+    err, position = outcomes.apply_opened_signed(self, a, audience or profile.audience, b, c), d
   elseif done == OPENED_ENTRY then
     err, position = outcomes.apply_opened_entry(self, a), b
   else

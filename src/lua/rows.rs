@@ -12,6 +12,7 @@ use mlua::{BString, Either, Variadic};
 
 use super::configuration::HandleRef;
 use super::storages::Submitted;
+use resty_session_core::session::audiences::SignedParts;
 use resty_session_core::session::{Error, Meta, Outcome, Session, State};
 use resty_session_core::time::Timestamp;
 
@@ -33,6 +34,10 @@ pub enum Next {
     /// header the value of the session's first cookie is: see [`POSITION_FACTOR`]. The
     /// configuration's first key authenticates it.
     Opened,
+    /// Apply an opened session whose only entry also holds the id of its sign-in: `data, subject,
+    /// ids, position`. The audience is the one that was asked for. The ids are that of the sign-in,
+    /// of 22 characters, and right behind it the identity provider's session id, if there is one.
+    OpenedSigned,
     /// Apply an opened session as [`Opened`](Self::Opened) does; the entry of its only audience
     /// holds more, or other names: `payload, position`. The payload is the JSON of an array with
     /// that entry.
@@ -80,8 +85,9 @@ fn position(place: &Range<usize>) -> u64 {
 
 impl Next {
     /// All of them by name, for the shim.
-    pub const ALL: [(&str, Self); 11] = [
+    pub const ALL: [(&str, Self); 12] = [
         ("OPENED", Self::Opened),
+        ("OPENED_SIGNED", Self::OpenedSigned),
         ("OPENED_ENTRY", Self::OpenedEntry),
         ("DONE", Self::Done),
         ("TOUCHED", Self::Touched),
@@ -204,14 +210,17 @@ impl Finished<'_> {
         if *known_at != self.now || !self.has_new_data() || !is_all {
             return Ok(None);
         }
+        let position = number(position(place));
         let Some(parts) = sole.split(payload) else {
-            let payload = string(lua.create_string(payload)?);
-            return Ok(Some(Next::OpenedEntry.row([payload, number(position(place))])));
+            return match sole.split_signed(payload) {
+                Some(parts) => signed(lua, &parts, position).map(Some),
+                None => Ok(Some(Next::OpenedEntry.row([string(lua.create_string(payload)?), position]))),
+            };
         };
         // The data are copied once, into Lua's memory.
         let data = string(lua.create_string(parts.data)?);
         let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
-        Ok(Some(Next::Opened.row([data, audience, subject, number(position(place))])))
+        Ok(Some(Next::Opened.row([data, audience, subject, position])))
     }
 
     fn touched(&self) -> Option<Row> {
@@ -279,6 +288,16 @@ impl Finished<'_> {
         more.set(lua, "remembered", remembered.map(|meta| remembered_table(lua, meta)).transpose()?)?;
         Ok(more.0.map_or_else(nil, |table| Either::Right(LuaValue::Table(table))))
     }
+}
+
+/// A row of [`Next::OpenedSigned`].
+// By itself, so that sessions without marks, which have no such row, don't get slower by it.
+#[inline(never)]
+fn signed(lua: &Lua, parts: &SignedParts, position: Field) -> LuaResult<Row> {
+    let data = string(lua.create_string(parts.data)?);
+    let ids = parts.sid.map(|sid| [parts.sign_in, sid].concat());
+    let ids = bytes(lua, Some(ids.as_deref().unwrap_or(parts.sign_in)))?;
+    Ok(Next::OpenedSigned.row([data, bytes(lua, parts.subject)?, ids, position]))
 }
 
 /// A table that is only made once a field has a value.

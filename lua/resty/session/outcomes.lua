@@ -12,6 +12,7 @@ local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 
 local null = ngx.null
+local sub = string.sub
 local respond = http.respond
 local decode_part = json.decode_part
 
@@ -59,6 +60,28 @@ function outcomes.apply_opened(self, data, audience, subject)
     return err
   end
   self.state, self.data, self.data_index = "open", { { decoded, audience, subject } }, 1
+end
+
+local SIGN_IN_SIZE = 22 -- characters
+
+--- Applies a session that was opened, whose only entry also holds the id of its sign-in.
+---@param self resty.session.instance
+---@param data string JSON: the data of its only audience
+---@param audience string
+---@param subject string?
+---@param ids string the id of the sign-in, and right behind it the identity provider's session id, if there is one
+---@return string? err
+function outcomes.apply_opened_signed(self, data, audience, subject, ids)
+  local decoded, err = decode_part("data", data, 1)
+  if err then
+    return err
+  end
+  local sid
+  if #ids > SIGN_IN_SIZE then
+    sid, ids = sub(ids, SIGN_IN_SIZE + 1), sub(ids, 1, SIGN_IN_SIZE)
+  end
+  -- Without a subject it is false: see `normalize`.
+  self.state, self.data, self.data_index = "open", { { decoded, audience, subject or false, sid, ids } }, 1
 end
 
 -- Replaces the nulls and falses that stand for a missing subject or sid in an entry. Where more

@@ -73,6 +73,7 @@ function native.unknown_options(options, sections) end
 ---What to do next, and the values that come with it.
 ---@class resty.session.native.next
 ---@field OPENED integer a session was opened and nothing else is to be told: `data, audience, subject, position`
+---@field OPENED_SIGNED integer the same of an entry with the id of its sign-in: `data, subject, ids, position`
 ---@field OPENED_ENTRY integer the same, where the only entry holds more than its names: `payload, position`
 ---@field DONE integer the act is done: `err, lines, cookie, more`; the last is a `resty.session.outcome` or nil
 ---@field TOUCHED integer the session was touched: `line, cookie`

@@ -6,11 +6,12 @@
 //! counted without recursion, so that deep data can't exhaust the stack.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 mod scanner;
+mod sole;
 
 use self::scanner::Scanner;
+pub use self::sole::{Parts, SignedParts, Sole};
 use super::Error;
 use super::name::Name;
 use crate::secret::{Secret, show_only};
@@ -28,6 +29,8 @@ pub struct Entry<'a> {
     /// What follows the subject, as it was written.
     more: &'a [u8],
 }
+
+show_only!(Entry<'_> {});
 
 impl<'a> Entry<'a> {
     /// The id of the sign-in that the entry comes from, if it is written in the entry.
@@ -66,77 +69,6 @@ impl<'a> Entry<'a> {
     pub(super) fn owner(&self) -> Option<(&Name<'a>, &Name<'a>)> {
         let subject = self.subject.as_ref().filter(|subject| !subject.text().is_empty())?;
         Some((self.audience.as_ref()?, subject))
-    }
-}
-
-/// The shape of a payload with one audience, as most have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sole {
-    /// Names that are written without escapes, and no more: `[[data,"audience"]]` or
-    /// `[[data,"audience","subject"]]`. These are the places of its parts.
-    Parts {
-        /// The data.
-        data: Range<usize>,
-        /// The audience's name.
-        audience: Range<usize>,
-        /// The subject's name, if there is a subject.
-        subject: Option<Range<usize>>,
-    },
-    /// Anything else.
-    Entry,
-}
-
-/// The parts of a payload with one audience.
-#[derive(PartialEq, Eq)]
-pub struct Parts<'a> {
-    /// The data, as JSON.
-    pub data: &'a [u8],
-    /// The audience's name.
-    pub audience: &'a [u8],
-    /// The subject's name, if there is a subject.
-    pub subject: Option<&'a [u8]>,
-}
-
-show_only!(Entry<'_> {});
-show_only!(Parts<'_> {});
-
-impl Sole {
-    /// The shape of a payload, or `None` if it has not exactly one audience.
-    pub(super) fn of(payload: &[u8], entries: &[Entry<'_>]) -> Option<Self> {
-        let [entry] = entries else { return None };
-        Some(Self::parts(payload, entry).unwrap_or(Self::Entry))
-    }
-
-    fn parts(payload: &[u8], entry: &Entry<'_>) -> Option<Self> {
-        let Entry { data, audience: Some(Name::Text(audience)), subject, .. } = entry else { return None };
-        let subject = match subject {
-            None => None,
-            Some(Name::Text(subject)) => Some(subject),
-            Some(_) => return None,
-        };
-        // An escaped quote could end another name here, and a program's JSON library ends a text at
-        // a NUL.
-        let is_odd = |name: &Cow<[u8]>| name.iter().any(|byte| matches!(byte, b'"' | 0));
-        if is_odd(audience) || subject.is_some_and(is_odd) {
-            return None;
-        }
-        let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?.strip_prefix(b",\"")?.strip_prefix(&**audience)?;
-        let data = 2..2 + data.len();
-        let audience = data.end + 2..data.end + 2 + audience.len();
-        let Some(subject) = subject else {
-            return (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: None });
-        };
-        let rest = rest.strip_prefix(b"\",\"")?.strip_prefix(&**subject)?;
-        let subject = audience.end + 3..audience.end + 3 + subject.len();
-        (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: Some(subject) })
-    }
-
-    /// The parts of the payload that it was made of, or `None` if it does not tell them, or if the
-    /// payload is shorter.
-    pub fn split<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
-        let Self::Parts { data, audience, subject } = self else { return None };
-        let part = |range: &Range<usize>| payload.get(range.clone());
-        Some(Parts { data: part(data)?, audience: part(audience)?, subject: subject.as_ref().and_then(part) })
     }
 }
 
@@ -323,39 +255,6 @@ mod tests {
             names(b"[[{\"k\":\"\xff\xfe\"},\"\xff\",\"\x80\\n\"]]"),
             [(Some(vec![0xff]), Some(vec![0x80, b'\n']))]
         );
-    }
-
-    #[test]
-    fn the_parts_of_one_audience_are_known_if_they_are_written_without_escapes() {
-        let as_text = |bytes| std::str::from_utf8(bytes).unwrap();
-        let sole = |payload: &'static str| {
-            let payload = payload.as_bytes();
-            let parts = Sole::of(payload, &entries(payload).unwrap())?.split(payload)?;
-            Some((as_text(parts.data), as_text(parts.audience), parts.subject.map(as_text)))
-        };
-        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, "shop", Some("ada"))));
-        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, "", Some(""))));
-        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", "j\u{f6}hn", None)));
-        for other in [
-            r"[]",
-            r"[[1]]",
-            r#"[[1,"a"],[2,"b"]]"#,
-            r#"[[1,"a\n"]]"#,
-            r#"[[1,"a","\u0062"]]"#,
-            r"[[1,2]]",
-            r"[[1, 2 ]]",
-            r#"[[1,"a",2]]"#,
-            r#"[[1,"a",null]]"#,
-            r#"[[1,null,"b"]]"#,
-            r#"[[1,"a","b",3]]"#,
-            r#"[[1, "a"]]"#,
-            r#" [[1,"a"]]"#,
-            r#"[[1,"a"]] "#,
-            "[[1,\"a\0\"]]",
-            r#"[[1,"a\"]]"]]"#,
-        ] {
-            assert_eq!(sole(other), None, "{other}");
-        }
     }
 
     #[test]
