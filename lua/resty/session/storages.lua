@@ -172,7 +172,7 @@ local function delete_each(storage, requests)
 end
 
 -- How many sessions are packed before other requests have their turn.
-local PACKED_AT_ONCE = 500
+local PACKED_AT_ONCE = 250
 
 -- Packs sessions into texts, which are read faster than a table of thousands of sessions.
 local function pack(sessions)
