@@ -26,6 +26,12 @@ return function(make, checks_old)
     storage = make()
   end)
 
+  local function refused(...)
+    local ok, err = ...
+    assert.is_nil(ok)
+    assert.matches("^invalid argument %([^\n]+%)$", err)
+  end
+
   it("returns what was set, byte for byte", function()
     local k = key()
     local value = '["' .. ("x"):rep(5000) .. '"]'
@@ -57,11 +63,6 @@ return function(make, checks_old)
 
   it("refuses arguments that are not valid, and stores nothing", function()
     local k, now = key(), ngx.time()
-    local function refused(...)
-      local ok, err = ...
-      assert.is_nil(ok)
-      assert.matches("^invalid argument %([^\n]+%)$", err)
-    end
     for _, bad in ipairs { -1, 0 / 0, 1 / 0, "soon", {}, true } do
       refused(storage:set(NAME, k, "v", bad, now))
       refused(storage:set(NAME, k, "v", 60, bad))
@@ -260,11 +261,6 @@ return function(make, checks_old)
 
   it("refuses a lock whose arguments are not valid", function()
     local k, now = key(), ngx.time()
-    local function refused(...)
-      local ok, err = ...
-      assert.is_nil(ok)
-      assert.matches("^invalid argument %([^\n]+%)$", err)
-    end
     for _, bad in ipairs { -1, 0 / 0, 1 / 0, "soon", {}, true } do
       refused(storage:lock(NAME, k, "h", bad, now))
       refused(storage:lock(NAME, k, "h", 5, bad))

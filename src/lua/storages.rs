@@ -204,7 +204,7 @@ fn read_metadata(lua: &Lua, args: (StorageRef, String, String, (String, u64))) -
 /// The longest name of a lock's holder, in characters.
 const MAX_HOLDER: usize = 255;
 
-/// Who takes a lock: visible ASCII characters, which every storage can hold.
+/// The name of a lock's holder: visible ASCII characters, which every storage can hold.
 struct Holder(String);
 
 impl FromLua for Holder {

@@ -75,12 +75,29 @@ function revocation.check_ttl(ttl)
   end
 end
 
+--- Returns a function that runs an act that has no session. It returns the act's value, or nil and an
+--- error.
+---@param shim resty.session.revocation.shim
+---@return fun(act: function, profile: resty.session.profile, argument: any, ttl: number?): any, string? run
+function revocation.runner(shim)
+  local run_act, handle_of = shim.run_act, shim.handle_of
+  return function(act, profile, argument, ttl)
+    local handle, problem = handle_of(profile)
+    local _, err, value = run_act(profile, act(
+      handle, time(), http.any_cookies(profile), nil, problem, argument, ttl))
+    if err then
+      return nil, err
+    end
+    return value
+  end
+end
+
 --- Adds the functions to the module `resty.session`, and the methods to its instances.
 ---@param session table
 ---@param metatable table
 ---@param shim resty.session.revocation.shim
 function revocation.install(session, metatable, shim)
-  local run_act, handle_of = shim.run_act, shim.handle_of
+  local run = revocation.runner(shim)
 
   --- Revokes all sessions that exist now and have a session id of an identity provider.
   ---@param sid string as it was given to `set_sid`
@@ -93,14 +110,7 @@ function revocation.install(session, metatable, shim)
       error("invalid sid", 0)
     end
     revocation.check_ttl(ttl)
-    local profile = profiles.resolve(configuration)
-    local handle, problem = handle_of(profile)
-    local _, err, ok = run_act(profile, native.revoke_sid(
-      handle, time(), http.any_cookies(profile), nil, problem, sid, ttl))
-    if err then
-      return nil, err
-    end
-    return ok
+    return run(native.revoke_sid, profiles.resolve(configuration), sid, ttl)
   end
 
   --- Sets the current audience's session id of the identity provider.

@@ -280,7 +280,7 @@ end
 --- Loads the store of marks that the option `revocation` says.
 ---@param revocation any false, a storage's name, or a table with the methods `set` and `get`
 ---@param configuration table the session's
----@return table|false store false if there is none
+---@return table|false store false if sessions are not revoked by marks
 ---@raise a string that names what is wrong
 function storages.load_revocation(revocation, configuration)
   if revocation == false then
@@ -299,7 +299,7 @@ end
 local numbers = setmetatable({}, { __mode = "k" }) ---@type table<table, integer> by store of marks
 local last_number = 0
 
---- Returns a number that tells a store of marks from others, or nil if there is none.
+--- Returns a number that tells a store of marks from others, or nil without a store.
 ---@param store table|false
 ---@return integer? number
 function storages.number_of(store)

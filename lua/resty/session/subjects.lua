@@ -26,10 +26,6 @@ local MOMENT = 0.05 -- seconds between two looks at the clock
 ---@field expires integer when its record expires: seconds since the epoch
 ---@field current true? whether the request carries its cookie
 
----@class resty.session.subjects.shim What this module needs of the shim
----@field run_act function runs an act until it is done, and returns its outcome
----@field handle_of function returns the native handle for an act, and why this thread can't wait for the storage
-
 local function check_subject(subject)
   local kind = type(subject)
   if kind == "string" and subject ~= "" or kind == "number" and subject - subject == 0 then
@@ -60,20 +56,10 @@ local subjects = {}
 --- Adds the functions to the module `resty.session`, and the methods to its instances.
 ---@param session table
 ---@param metatable table
----@param shim resty.session.subjects.shim
+---@param shim resty.session.revocation.shim
 function subjects.install(session, metatable, shim)
   local run_act, handle_of = shim.run_act, shim.handle_of
-
-  -- Runs an act that has no session. Returns its value, or nil and an error.
-  local function run(act, profile, argument, ttl)
-    local handle, problem = handle_of(profile)
-    local _, err, value = run_act(profile, act(
-      handle, time(), http.any_cookies(profile), nil, problem, argument, ttl))
-    if err then
-      return nil, err
-    end
-    return value
-  end
+  local run = revocation.runner(shim)
 
   --- Lists the sessions of a subject in the configured audience, the one that expires last first.
   --- Needs a storage, and `store_metadata`.

@@ -8,6 +8,7 @@ use aes_gcm::{Aes256Gcm, Nonce};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::base64url;
 use super::header::Tag;
 
 /// The size of a key in bytes.
@@ -35,6 +36,19 @@ pub enum CipherError {
     Size,
 }
 
+/// The bytes of a nonce, a ciphertext of `plaintext` bytes, and a tag.
+pub(crate) const fn sealed_size(plaintext: usize) -> usize {
+    NONCE_SIZE + plaintext + size_of::<Tag>()
+}
+
+/// The nonce, the ciphertext and the tag of a sealed text that was decoded, or `None` if it is too
+/// short.
+pub(crate) fn split_sealed(sealed: &[u8]) -> Option<([u8; NONCE_SIZE], &[u8], Tag)> {
+    let (nonce, rest) = sealed.split_first_chunk()?;
+    let (ciphertext, tag) = rest.split_last_chunk()?;
+    Some((*nonce, ciphertext, *tag))
+}
+
 impl OneTimeKey {
     /// From the key's bytes, followed by the nonce's.
     pub(super) fn from_bytes(bytes: &[u8; KEY_SIZE + NONCE_SIZE]) -> Self {
@@ -54,6 +68,21 @@ impl OneTimeKey {
             .encrypt_inout_detached(&Nonce::from(self.nonce), additional_data, data.into())
             .map(Into::into)
             .map_err(|_| CipherError::Size)
+    }
+
+    /// Encrypts `plaintext`, and returns base64url of the nonce, the ciphertext and the tag:
+    /// [`split_sealed`] takes what was decoded apart.
+    ///
+    /// # Errors
+    ///
+    /// [`CipherError::Size`]
+    pub(crate) fn seal_text(&self, plaintext: &[u8], additional_data: &[u8]) -> Result<String, CipherError> {
+        let mut sealed = Vec::with_capacity(sealed_size(plaintext.len()));
+        sealed.extend_from_slice(&self.nonce);
+        sealed.extend_from_slice(plaintext);
+        let tag = self.encrypt(&mut sealed[NONCE_SIZE..], additional_data)?;
+        sealed.extend_from_slice(&tag);
+        Ok(base64url::encode(&sealed))
     }
 
     /// Decrypts `data` in place. If the tag is wrong, it stays ciphertext.

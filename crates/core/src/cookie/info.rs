@@ -6,11 +6,9 @@
 //! 0–46 of the header, which a touch does not change.
 
 use super::base64url::{self, DecodeError};
-use super::cipher::{CipherError, NONCE_SIZE, OneTimeKey};
-use super::header::{Header, Tag};
+use super::cipher::{self, CipherError, NONCE_SIZE, OneTimeKey};
+use super::header::Header;
 use super::keys::Key;
-
-const TAG_SIZE: usize = size_of::<Tag>();
 
 /// A nonce, which must be random and used once.
 pub(crate) type Nonce = [u8; NONCE_SIZE];
@@ -31,7 +29,7 @@ pub enum Error {
 
 /// The length of the text that [`seal`] makes of `info` bytes.
 pub(crate) const fn sealed_size(info: usize) -> usize {
-    base64url::encoded_size(NONCE_SIZE + info + TAG_SIZE)
+    base64url::encoded_size(cipher::sealed_size(info))
 }
 
 /// Encrypts the info of the session with this header, and returns its text.
@@ -40,13 +38,7 @@ pub(crate) const fn sealed_size(info: usize) -> usize {
 ///
 /// There is more info than AES-GCM can encrypt.
 pub(crate) fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Result<String, Error> {
-    let mut sealed = Vec::with_capacity(NONCE_SIZE + info.len() + TAG_SIZE);
-    sealed.extend_from_slice(&nonce);
-    sealed.extend_from_slice(info);
-    let cipher = cipher(key, header, nonce);
-    let tag = cipher.encrypt(&mut sealed[NONCE_SIZE..], header.additional_data())?;
-    sealed.extend_from_slice(&tag);
-    Ok(base64url::encode(&sealed))
+    Ok(one_time_key(key, header, nonce).seal_text(info, header.additional_data())?)
 }
 
 /// Decrypts the text of the info of the session with this header.
@@ -55,16 +47,14 @@ pub(crate) fn seal(key: &Key, header: &Header, nonce: Nonce, info: &[u8]) -> Res
 ///
 /// The text was not made by [`seal`] with this key for this header.
 pub(crate) fn open(key: &Key, header: &Header, sealed: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut data = base64url::decode(sealed)?;
-    let tag: Tag = *data.last_chunk().ok_or(Error::Size)?;
-    data.truncate(data.len() - TAG_SIZE);
-    let nonce: Nonce = *data.first_chunk().ok_or(Error::Size)?;
-    data.drain(..NONCE_SIZE);
-    cipher(key, header, nonce).decrypt(&mut data, header.additional_data(), &tag)?;
+    let sealed = base64url::decode(sealed)?;
+    let (nonce, ciphertext, tag) = cipher::split_sealed(&sealed).ok_or(Error::Size)?;
+    let mut data = ciphertext.to_vec();
+    one_time_key(key, header, nonce).decrypt(&mut data, header.additional_data(), &tag)?;
     Ok(data)
 }
 
-fn cipher(key: &Key, header: &Header, nonce: Nonce) -> OneTimeKey {
+fn one_time_key(key: &Key, header: &Header, nonce: Nonce) -> OneTimeKey {
     OneTimeKey { key: *key.info(header.sid()), nonce }
 }
 

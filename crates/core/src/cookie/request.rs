@@ -102,7 +102,7 @@ fn is_session(value: &[u8], now: Timestamp) -> bool {
 }
 
 /// The cookies and the chunks of these names, as a browser sends them that sent `cookies` and then
-/// got these Set-Cookie lines; empty if there are none.
+/// got these Set-Cookie lines. Empty if no cookie is left.
 pub fn after_response(cookies: &[u8], lines: &[impl AsRef<[u8]>], names: &[&str]) -> Vec<u8> {
     let is_own =
         |other: &[u8]| names.iter().any(|name| other == name.as_bytes() || chunk_number(other, name).is_some());

@@ -9,11 +9,14 @@ use rustc_hash::FxHashMap;
 
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
-use crate::storage::Owner;
+use crate::storage::{NAMED_MARKS, Owner};
 use crate::time::{Seconds, Timestamp};
 
 /// How many marks a worker knows at most.
 const PLACES: usize = 1024;
+/// How the keys of the marks of subjects and of identity providers' session ids start.
+const OF_SUBJECT: &[u8] = NAMED_MARKS[0];
+const OF_SID: &[u8] = NAMED_MARKS[1];
 /// The longest text of a mark that is kept as it is, in bytes.
 const MAX_TEXT: usize = 64;
 
@@ -57,9 +60,9 @@ impl Mark<'_> {
             Self::Id(sid) => sid.to_vec(),
             Self::Subject(subject) => {
                 let subject = Owner::new(b"", subject, keys.hash_subject).subject;
-                [b"subject:", subject.as_bytes()].concat()
+                [OF_SUBJECT, subject.as_bytes()].concat()
             }
-            Self::Sid(sid) => [b"sid:", &**sid].concat(),
+            Self::Sid(sid) => [OF_SID, &**sid].concat(),
             // Only this library reads these, so their keys always have the same length.
             Self::SignIn(sign_in) => return base64url::encode(&sha256(&[b"sign-in:", &**sign_in].concat())),
             Self::Forgotten(sign_in) => return base64url::encode(&sha256(&[b"forgotten:", &**sign_in].concat())),
@@ -193,7 +196,8 @@ impl KnownMarks {
 
 #[derive(Default)]
 struct Places {
-    /// By place. Who chooses names that collide, makes few look-ups slower: there are few places.
+    /// By place. Names that were chosen to collide make few look-ups slower, because there are few
+    /// places.
     answers: FxHashMap<Box<[u8]>, Known>,
     /// The places in the order in which they were taken.
     order: VecDeque<Box<[u8]>>,

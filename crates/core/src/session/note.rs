@@ -22,8 +22,7 @@
 use super::configuration::Random;
 use super::{Configuration, Kind};
 use crate::cookie::base64url::{self, DecodeError};
-use crate::cookie::cipher::{CipherError, NONCE_SIZE, OneTimeKey};
-use crate::cookie::header::Tag;
+use crate::cookie::cipher::{self, CipherError, NONCE_SIZE, OneTimeKey};
 use crate::cookie::{Header, Key, request};
 use crate::secret::{Secret, show_only};
 use crate::time::Timestamp;
@@ -32,7 +31,6 @@ use crate::time::Timestamp;
 pub const MAX_IDS: usize = 256;
 /// The most characters of a note: two sessions of nine full cookies take less.
 const MAX_SIZE: usize = 128 * 1024;
-const TAG_SIZE: usize = size_of::<Tag>();
 
 type Id = [u8; 8];
 
@@ -152,10 +150,8 @@ impl Note {
     pub fn seal(&self, configuration: &Configuration, lock: &[u8], random: Random) -> Result<String, Error> {
         let mut nonce = [0; NONCE_SIZE];
         random(&mut nonce)?;
-        let mut data = self.encode();
         let key = configuration.cookie(Kind::Session).keys.writing();
-        let tag = cipher(key, lock, nonce).encrypt(&mut data, lock)?;
-        let sealed = base64url::encode(&[&nonce[..], &data[..], &tag[..]].concat());
+        let sealed = one_time_key(key, lock, nonce).seal_text(&self.encode(), lock)?;
         if sealed.len() > MAX_SIZE { Err(Error::Size) } else { Ok(sealed) }
     }
 
@@ -169,10 +165,9 @@ impl Note {
             return Err(Error::Size);
         }
         let sealed = base64url::decode(sealed)?;
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_SIZE>().ok_or(Error::Size)?;
-        let (ciphertext, tag) = rest.split_last_chunk::<TAG_SIZE>().ok_or(Error::Size)?;
+        let (nonce, ciphertext, tag) = cipher::split_sealed(&sealed).ok_or(Error::Size)?;
         let mut data = Secret::from(ciphertext.to_vec());
-        let opens = |key| cipher(key, lock, *nonce).decrypt(&mut data, lock, tag).is_ok();
+        let opens = |key| one_time_key(key, lock, nonce).decrypt(&mut data, lock, &tag).is_ok();
         if !configuration.cookie(Kind::Session).keys.iter().any(opens) {
             return Err(CipherError::Tag.into());
         }
@@ -210,7 +205,7 @@ fn id(header: &Header) -> Id {
     *header.sid().first_chunk().unwrap_or(&[0; 8])
 }
 
-fn cipher(key: &Key, lock: &[u8], nonce: [u8; NONCE_SIZE]) -> OneTimeKey {
+fn one_time_key(key: &Key, lock: &[u8], nonce: [u8; NONCE_SIZE]) -> OneTimeKey {
     OneTimeKey { key: *key.separate(&[b"newest:", lock]).ikm(), nonce }
 }
 

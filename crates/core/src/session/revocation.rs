@@ -59,9 +59,7 @@ impl Revocation {
         let error_cache_ttl = seconds(options.revocation_error_cache_ttl.or(cache_ttl));
         Ok(known.map(|known| Rc::new(Self { closed, cache_ttl: seconds(cache_ttl), error_cache_ttl, known })))
     }
-}
 
-impl Revocation {
     /// What is known of a mark, if these options let it count now. A failure counts only if it keeps
     /// sessions from opening.
     fn counts(&self, known: Known, now: Timestamp) -> Option<Answer> {
@@ -265,6 +263,12 @@ impl Context {
         self.try_to_mark(kind, Mark::Id(header.sid().into()), ttl).await
     }
 
+    /// Marks the sign-ins of entries, as long as a copy of any cookie that comes from them could
+    /// open. `header` is that of the cookie that they were read from.
+    ///
+    /// # Errors
+    ///
+    /// The store failed in `closed` mode.
     async fn mark_sign_ins(&self, header: &Header, entries: &[Entry<'_>]) -> Result<(), Error> {
         let longest = |kind| self.cookie(kind).timeouts.record_ttl(Seconds::ZERO, Seconds::ZERO);
         let ttl = longest(Kind::Session).max(longest(Kind::Remember)) + SLACK;
@@ -313,17 +317,8 @@ impl Context {
             Mark::Id(_) | Mark::SignIn(_) => ("1".to_owned(), Verdict::Revoked),
             _ => (self.now.as_secs().to_string(), Verdict::RevokedUntil(self.now.as_secs() as f64)),
         };
-        let set = Set {
-            name: name.clone(),
-            key: mark.key(self.mark_keys()),
-            value: value.into_bytes(),
-            ttl: ttl.as_secs(),
-            current_time: self.now.as_secs(),
-            old_key: None,
-            old_must_exist: false,
-            stale_ttl: 0,
-            owners: Vec::new(),
-        };
+        let place = (name.clone(), mark.key(self.mark_keys()));
+        let set = Set::alone(place, value.into_bytes(), ttl, self.now);
         match self.environment.revocation(set.into()).await {
             Ok(Reply::Done) => {
                 self.remember(name, &mark, Ok(verdict));

@@ -13,7 +13,7 @@ use super::{Context, Error, Kind, Session, State, audiences};
 use crate::cookie::keys::sha256;
 use crate::cookie::{Sid, base64url};
 use crate::secret::show_only;
-use crate::storage::{Delete, LiveSession, Owner, Sessions};
+use crate::storage::{Delete, LiveSession, NAMED_MARKS, Owner, Sessions};
 use crate::time::Seconds;
 
 /// How many records one request to the storage deletes. Between two of them, other requests have
@@ -22,10 +22,6 @@ const BATCH: usize = 128;
 /// How often the sessions of a subject are looked for again, to end those that were saved
 /// meanwhile.
 const MAX_ROUNDS: usize = 3;
-
-/// How the keys of the marks of subjects and sids start. If an id started like that, its mark would
-/// be that of a user, and its record a mark.
-const MARK_STARTS: [&[u8]; 2] = [b"subject:", b"sid:"];
 
 const LIST: &str = "list sessions";
 const REVOKE: &str = "revoke sessions";
@@ -125,7 +121,8 @@ pub async fn revoke_subject(context: &Context, subject: &Name<'static>, ttl: Sec
 /// The id starts as only the keys of marks do; sessions are kept in cookies and there is no store of
 /// marks; or a storage failed.
 pub async fn revoke_id(context: &Context, id: &Sid) -> Result<(), Error> {
-    if MARK_STARTS.iter().any(|start| id.starts_with(start)) {
+    // The mark of such an id would be that of a user, and its record a mark.
+    if NAMED_MARKS.iter().any(|start| id.starts_with(start)) {
         return Err(Error::InvalidId);
     }
     let configuration = &context.configuration;

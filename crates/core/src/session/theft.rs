@@ -204,17 +204,8 @@ impl Context {
 
     /// Stores a note for that long. It looks like a record, so that every storage can hold it.
     async fn note(&self, note: Note, about: &str, key: &str, ttl: Seconds) -> Result<(), Error> {
-        let set = Set {
-            name: self.cookie(Kind::Remember).name.clone(),
-            key: note.key(about),
-            value: format!("[\"{key}\"]").into_bytes(),
-            ttl: ttl.as_secs(),
-            current_time: self.now.as_secs(),
-            old_key: None,
-            old_must_exist: false,
-            stale_ttl: 0,
-            owners: Vec::new(),
-        };
+        let place = (self.cookie(Kind::Remember).name.clone(), note.key(about));
+        let set = Set::alone(place, format!("[\"{key}\"]").into_bytes(), ttl, self.now);
         self.environment.set(set).await.map_err(Error::Store)
     }
 

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 pub use error::{Cause, Error};
-pub use request::{Delete, Get, LiveSession, Lock, Owner, Reply, Request, Sessions, Set, Unlock, Update};
+pub use request::{Delete, Get, LiveSession, Lock, NAMED_MARKS, Owner, Reply, Request, Sessions, Set, Unlock, Update};
 
 /// An operation under way. It borrows the storage and the request.
 pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

@@ -7,6 +7,11 @@ use super::Error;
 use crate::cookie::base64url;
 use crate::cookie::keys::sha256;
 use crate::secret::show_only;
+use crate::time::{Seconds, Timestamp};
+
+/// How the texts start whose base64url is the key of a mark: of a subject's, and of an identity
+/// provider's session id's.
+pub const NAMED_MARKS: [&[u8]; 2] = [b"subject:", b"sid:"];
 
 /// Any operation of a storage, as it travels from an act to a driver.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +117,7 @@ pub struct Lock {
     pub name: Arc<str>,
     /// The lock's key: base64url of a hash, so that no record has it.
     pub key: String,
-    /// Who takes the lock: a text that nobody else uses, of letters, digits, `-` and `_`.
+    /// The request that takes the lock: a text that no other request uses, of letters, digits, `-` and `_`.
     pub holder: String,
     /// For how many milliseconds the lock is held unless it is renewed or freed, at least 1.
     pub ttl_ms: u64,
@@ -127,7 +132,7 @@ pub struct Unlock {
     pub name: Arc<str>,
     /// The lock's key.
     pub key: String,
-    /// Who has taken the lock.
+    /// The request that took the lock.
     pub holder: String,
 }
 
@@ -156,6 +161,22 @@ impl Owner {
 }
 
 impl Set {
+    /// Stores a record for `ttl` seconds that replaces no other and is nobody's session.
+    pub(crate) fn alone((name, key): (Arc<str>, String), value: Vec<u8>, ttl: Seconds, now: Timestamp) -> Self {
+        let (ttl, current_time) = (ttl.as_secs(), now.as_secs());
+        Self {
+            name,
+            key,
+            value,
+            ttl,
+            current_time,
+            old_key: None,
+            old_must_exist: false,
+            stale_ttl: 0,
+            owners: Vec::new(),
+        }
+    }
+
     /// When the record expires, in seconds since the epoch.
     pub fn expiry(&self) -> u64 {
         self.current_time.saturating_add(self.ttl)

@@ -12,6 +12,7 @@ use nix::unistd::geteuid;
 use super::Error;
 use crate::{KEY_SIZE, Naming, Owner};
 use resty_session_core::cookie::base64url;
+use resty_session_core::storage::NAMED_MARKS;
 
 /// The longest name of a file that file systems accept, in bytes.
 const MAX_NAME: usize = 255;
@@ -21,8 +22,6 @@ const OWN: &str = ".resty-session.";
 const TEMPORARY: &str = ".resty-session.tmp.";
 /// What stands before the name that a record of the same key would have.
 const HELD: &str = ".resty-session.held.";
-/// How the texts start whose base64url is the key of a revocation mark.
-const MARKS: [&[u8]; 2] = [b"subject:", b"sid:"];
 
 /// The name of the lock for removing expired files. Each system user has locks of their own,
 /// because only their owner may open them.
@@ -140,7 +139,7 @@ fn is_record(name: &[u8]) -> bool {
 /// Whether a name is `cookie name _ key`, where the key is that of a mark which revokes a subject or
 /// an identity provider's session. Such keys have any length, so they are told by what they say.
 fn is_mark(name: &[u8]) -> bool {
-    let says_so = |text: Vec<u8>| MARKS.iter().any(|start| text.starts_with(start));
+    let says_so = |text: Vec<u8>| NAMED_MARKS.iter().any(|start| text.starts_with(start));
     splits(name).any(|(name, key)| is_cookie_name(name) && base64url::decode(key).is_ok_and(says_so))
 }
 
