@@ -1,76 +1,73 @@
 //! The storages of a process, by their options.
 //!
 //! Programs make a storage on every request, or pass its configuration with each call. Here, equal
-//! options share one storage, and so its connections.
+//! options share one storage. Storages of one server share its connections; see [`Servers`].
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use resty_session_storages::connections::Servers;
+use resty_session_storages::journal::Journal;
 use resty_session_storages::{Options, Storage};
 
-/// How many storages are kept at most. Beyond that, the one that was asked for longest ago is
-/// dropped.
-const CAPACITY: usize = 64;
+/// A storage that nobody has asked for in this time is dropped.
+const DROPPED_AFTER: Duration = Duration::from_secs(300);
 
 struct Entry {
     options: Box<dyn Any + Send>,
     storage: Arc<dyn Storage>,
-    last_asked: u64,
+    last_asked: Instant,
 }
 
-#[derive(Default)]
-struct Entries {
-    by_hash: HashMap<u64, Vec<Entry>>,
-    asked: u64,
-    size: usize,
-}
+type Entries = HashMap<u64, Vec<Entry>>;
 
-#[derive(Default)]
-pub struct Registry(Mutex<Entries>);
+/// The storages, and the servers that they are on.
+pub struct Registry {
+    entries: Mutex<Entries>,
+    servers: Servers,
+}
 
 impl Registry {
+    /// What happens to servers is told to the journal.
+    pub fn new(journal: Arc<dyn Journal>) -> Self {
+        Self { entries: Mutex::default(), servers: Servers::new(journal) }
+    }
+
     /// Returns the storage of these options, and makes it if it does not exist yet.
     pub fn get<O: Options>(&self, options: &O) -> Arc<dyn Storage> {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.asked += 1;
-        let now = entries.asked;
-        let hash = hash_of(options);
-        if let Some(entry) = entries.by_hash.entry(hash).or_default().iter_mut().find(|entry| is(entry, options)) {
-            entry.last_asked = now;
+        let mut entries = self.entries();
+        let same_hash = entries.entry(hash_of(options)).or_default();
+        if let Some(entry) = same_hash.iter_mut().find(|entry| is(entry, options)) {
+            entry.last_asked = Instant::now();
             return entry.storage.clone();
         }
-        if entries.size >= CAPACITY {
-            entries.drop_oldest();
-        }
-        let storage = options.clone().storage();
-        let entry = Entry { options: Box::new(options.clone()), storage: storage.clone(), last_asked: now };
-        entries.by_hash.entry(hash).or_default().push(entry);
-        entries.size += 1;
+        let storage = options.clone().storage(&self.servers);
+        let entry = Entry { options: Box::new(options.clone()), storage: storage.clone(), last_asked: Instant::now() };
+        same_hash.push(entry);
         storage
     }
-}
 
-impl Registry {
-    /// Closes the connections of all storages that have been unused for too long.
+    /// Drops storages that nobody has asked for in a while, and closes connections that have been
+    /// unused for too long.
     pub fn close_idle(&self) {
-        let storages: Vec<_> = {
-            let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            entries.by_hash.values().flatten().map(|entry| entry.storage.clone()).collect()
-        };
-        storages.iter().for_each(|storage| storage.close_idle());
+        let now = Instant::now();
+        self.entries().retain(|_, same_hash| {
+            same_hash.retain(|entry| now.saturating_duration_since(entry.last_asked) < DROPPED_AFTER);
+            !same_hash.is_empty()
+        });
+        self.servers.close_idle();
     }
-}
 
-impl Entries {
-    fn drop_oldest(&mut self) {
-        let oldest = self.by_hash.values().flatten().map(|entry| entry.last_asked).min();
-        for entries in self.by_hash.values_mut() {
-            entries.retain(|entry| Some(entry.last_asked) != oldest);
-        }
-        self.by_hash.retain(|_, entries| !entries.is_empty());
-        self.size = self.by_hash.values().map(Vec::len).sum();
+    /// The servers that the storages are on.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

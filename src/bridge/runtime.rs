@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Handle};
 use super::process::PerProcess;
 use super::processors;
 use super::registry::Registry;
+use resty_session_storages::journal::Silent;
 
 /// How many threads may do blocking work at most, which is looking up hosts. The file storages have
 /// threads of their own.
@@ -52,7 +53,7 @@ fn start() -> io::Result<Runtime> {
     });
     mask.thread_set_mask()?;
     thread?;
-    let registry = Arc::<Registry>::default();
+    let registry = Arc::new(Registry::new(Arc::new(Silent)));
     handle.spawn(close_idle(registry.clone()));
     Ok(Runtime { handle, registry })
 }

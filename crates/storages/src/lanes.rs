@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::connections::Timeouts;
 use super::link::{Handle, Link};
-use super::network::Timeouts;
 
 /// Links to one server. Earlier ones are preferred, so that there is only one connection while one
 /// is enough.
@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn operations_spread_only_while_others_are_in_flight() {
         let second = Duration::from_secs(1);
-        let lanes = Lanes::<u64>::new(2, &Timeouts { connect: second, response: second, keepalive: second });
+        let lanes =
+            Lanes::<u64>::new(2, &Timeouts { connect: second, response: second, keepalive: second, lifetime: second });
         let first: *const _ = lanes.least_busy().link();
         let again = lanes.least_busy();
         assert!(std::ptr::eq(again.link(), first));

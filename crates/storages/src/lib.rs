@@ -20,12 +20,14 @@
 
 #[cfg(feature = "_cleanup")]
 pub mod cleanup;
+pub mod connections;
 #[cfg(feature = "dshm")]
 pub mod dshm;
 #[cfg(feature = "_pipeline")]
 mod escape;
 #[cfg(feature = "file")]
 pub mod file;
+pub mod journal;
 #[cfg(feature = "postgres")]
 mod lanes;
 #[cfg(feature = "_network")]

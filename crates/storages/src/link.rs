@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::Error;
-use super::network::Timeouts;
+use super::connections::Timeouts;
 
 /// The pause before the next attempt to connect after one has failed: long enough not to flood a
 /// server that refuses connections, and short enough to find out soon that it accepts them again.
@@ -173,7 +173,7 @@ mod tests {
     }
 
     const CLOSED: u64 = 0;
-    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
+    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND, lifetime: SECOND };
 
     fn run(test: impl Future<Output = ()>) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);

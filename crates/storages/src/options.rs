@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use resty_session_core::settings::{Error, Reader, Section};
 
+use crate::connections::Servers;
 use crate::{Naming, Storage};
 
 /// Other names of storages, and the storage whose options each takes.
@@ -37,8 +38,9 @@ pub trait Options: Section + Clone + Eq + Hash + Send + 'static {
     /// How long an operation may take.
     fn limit(&self) -> Duration;
 
-    /// Makes the storage. Nothing connects yet.
-    fn storage(self) -> Arc<dyn Storage>;
+    /// Makes the storage, on a server of the process that it may share with others. Nothing connects
+    /// yet.
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage>;
 }
 
 /// The names of all storages, also of those that this build leaves out.

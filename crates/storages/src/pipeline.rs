@@ -12,16 +12,18 @@
 //! requests and replies are used here.
 
 use std::collections::VecDeque;
+use std::hash::Hash;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
-use super::Error;
-use super::link::{Handle, Link};
-use super::network::{Endpoint, Stream, connect};
+use super::connections::{Connector, Endpoint, Failure, Handle, Identity, Link, Server};
+use super::journal::Journal;
+use super::network::{Stream, Target, connect};
+use super::{Cause, Error, Operation};
 
 /// The longest line of a reply, in bytes.
 pub const MAX_LINE: usize = 2048;
@@ -33,8 +35,14 @@ pub const MAX_VALUE: usize = 32 << 20;
 const READ_SIZE: usize = 64 << 10;
 
 /// How a server's replies are parsed.
-pub trait Protocol: Send + 'static {
+pub trait Protocol: Copy + Eq + Hash + Send + Sync + 'static {
     type Reply: Send + 'static;
+
+    /// The storage's name.
+    const STORAGE: &'static str;
+
+    /// A request that changes nothing. Its reply shows that the server serves.
+    const GREETING: &'static [u8];
 
     /// Returns the first reply in the bytes and its size in bytes, or `None` if its end has not
     /// arrived yet.
@@ -103,17 +111,49 @@ pub fn invalid_reply() -> Error {
     Error::Server("the server sent an invalid reply".into())
 }
 
+/// A server that speaks `P`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ServerOf<P> {
+    target: Target,
+    protocol: PhantomData<P>,
+}
+
+impl<P: Protocol> ServerOf<P> {
+    /// The server of these options.
+    pub fn new(target: Target) -> Self {
+        Self { target, protocol: PhantomData }
+    }
+}
+
+impl<P: Protocol> Identity for ServerOf<P> {
+    type Server = Client<P>;
+
+    fn server(&self, journal: Arc<dyn Journal>) -> Arc<Client<P>> {
+        let endpoint = Endpoint::new(P::STORAGE, &self.target.address, self.target.timeouts, journal);
+        Arc::new(Client { link: Link::new(endpoint, self.clone()) })
+    }
+}
+
+impl<P: Protocol> Connector for ServerOf<P> {
+    type Connection = Pipeline<P>;
+
+    fn connect(&self) -> Operation<'static, Pipeline<P>> {
+        let target = self.target.clone();
+        Box::pin(async move {
+            let pipeline = Pipeline::start(connect(&target.address, target.tls.as_ref()).await?);
+            let greeted = pipeline.ask([P::GREETING]).await;
+            greeted.map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
+            Ok(pipeline)
+        })
+    }
+}
+
 /// A server and the connection to it, which is made when it is first needed.
 pub struct Client<P: Protocol> {
-    link: Link<Pipeline<P>>,
-    endpoint: Endpoint,
+    link: Arc<Link<ServerOf<P>>>,
 }
 
 impl<P: Protocol> Client<P> {
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { link: Link::new(&endpoint.timeouts), endpoint }
-    }
-
     /// Sends a request and waits for its reply.
     ///
     /// # Errors
@@ -131,31 +171,25 @@ impl<P: Protocol> Client<P> {
     ///
     /// As for a single request. The server may have carried out some of them.
     pub async fn ask_all<const N: usize>(&self, requests: [&[u8]; N]) -> Result<[P::Reply; N], Error> {
-        let connection = self.link.get(|| self.connect()).await?;
-        match timeout(self.endpoint.timeouts.response, connection.handle.ask(requests)).await {
-            Ok(Err(Error::Server(cause))) if connection.handle.is_closed() => Err(Error::Lost(cause.into())),
-            Ok(replies) => replies,
-            Err(_) => {
-                connection.handle.0.shared.fail(&Error::Timeout);
-                Err(Error::Timeout)
-            }
-        }
+        // Every error closes the connection.
+        self.link.run(|pipeline| async move { pipeline.ask(requests).await.map_err(Failure::Lost) }).await
+    }
+}
+
+impl<P: Protocol> Server for Client<P> {
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        vec![self.link.endpoint().clone()]
     }
 
-    /// Closes the connection if it was unused for too long.
-    pub fn close_idle(&self) {
+    fn close_idle(&self) {
         self.link.close_idle();
-    }
-
-    async fn connect(&self) -> Result<Pipeline<P>, Error> {
-        Ok(Pipeline::start(connect(&self.endpoint.address, self.endpoint.tls.as_ref()).await?))
     }
 }
 
 type Waiting<R> = oneshot::Sender<Result<R, Error>>;
 
 /// A connection. All clones share it, and it is closed when the last of them is dropped.
-struct Pipeline<P: Protocol>(Arc<Inner<P>>);
+pub struct Pipeline<P: Protocol>(Arc<Inner<P>>);
 
 impl<P: Protocol> Clone for Pipeline<P> {
     fn clone(&self) -> Self {
@@ -166,6 +200,10 @@ impl<P: Protocol> Clone for Pipeline<P> {
 impl<P: Protocol> Handle for Pipeline<P> {
     fn is_closed(&self) -> bool {
         self.0.shared.has_failed()
+    }
+
+    fn close(&self) {
+        self.0.shared.fail(&Error::Lost("the connection was closed, because a reply did not come".into()));
     }
 }
 
@@ -322,10 +360,13 @@ mod tests {
     use tokio::io::DuplexStream;
 
     /// Replies are lines.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     struct Lines;
 
     impl Protocol for Lines {
         type Reply = String;
+        const STORAGE: &'static str = "lines";
+        const GREETING: &'static [u8] = b"hello\r\n";
 
         fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, Error> {
             let Some((line, size)) = line(bytes)? else { return Ok(None) };

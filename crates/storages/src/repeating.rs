@@ -74,10 +74,6 @@ impl Storage for Repeating {
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
         repeat_if_lost(|| self.0.unlock(unlock))
     }
-
-    fn close_idle(&self) {
-        self.0.close_idle();
-    }
 }
 
 #[cfg(test)]

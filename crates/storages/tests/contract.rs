@@ -13,6 +13,7 @@ use std::thread;
 use clauses::{Contract, Tells};
 use resty_session_core::settings::{self, Value};
 use resty_session_storages::Options;
+use resty_session_storages::connections::Servers;
 use resty_session_storages::dshm::DshmOptions;
 use resty_session_storages::file::FileOptions;
 use resty_session_storages::memcached::MemcachedOptions;
@@ -31,7 +32,7 @@ fn check<O: Options>(options: serde_json::Value, tells: Tells) {
     let storage = || {
         let (options, hints) = settings::parse::<O>(Value::from_json(options.clone()).as_ref()).unwrap();
         assert_eq!(hints, [""; 0]);
-        options.storage()
+        options.storage(&Servers::default())
     };
     resty_session_storages::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

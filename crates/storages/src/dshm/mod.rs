@@ -16,8 +16,9 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
+use super::connections::Servers;
 use super::metadata::{Departure, Departures};
-use super::pipeline::Client;
+use super::pipeline::{Client, ServerOf};
 use super::repeating::Repeating;
 use super::{
     Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
@@ -29,17 +30,18 @@ use wire::{Lines, Name};
 
 impl Options for DshmOptions {
     fn limit(&self) -> Duration {
-        self.endpoint.timeouts.limit()
+        self.target.timeouts.limit()
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
-        Repeating::new(Arc::new(Dshm { client: Client::new(self.endpoint), naming: self.naming, locks: Locks::new() }))
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
+        let client = servers.get(&ServerOf::new(self.target));
+        Repeating::new(Arc::new(Dshm { client, naming: self.naming, locks: Locks::new() }))
     }
 }
 
 /// The storage.
 pub struct Dshm {
-    client: Client<Lines>,
+    client: Arc<Client<Lines>>,
     naming: Naming,
     locks: Locks,
 }
@@ -236,16 +238,14 @@ impl Storage for Dshm {
             }
         })
     }
-
-    fn close_idle(&self) {
-        self.client.close_idle();
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Address, Endpoint, Node, Timeouts};
+    use crate::connections::Timeouts;
+    use crate::network::{Address, Node, Target};
+    use crate::pipeline::Protocol as _;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
@@ -257,7 +257,8 @@ mod tests {
         let node = Node { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            for (request, reply) in dialogue {
+            let greeting = (str::from_utf8(Lines::GREETING).unwrap(), "ERROR not_found\r\n");
+            for (request, reply) in std::iter::once(&greeting).chain(dialogue) {
                 let mut bytes = vec![0; request.len()];
                 stream.read_exact(&mut bytes).unwrap();
                 assert_eq!(&String::from_utf8(bytes).unwrap(), request);
@@ -265,10 +266,10 @@ mod tests {
             }
             assert_eq!(stream.read(&mut [0]).unwrap(), 0, "there is another request");
         });
-        let timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND };
-        let endpoint = Endpoint { address: Address::Tcp(node), tls: None, timeouts, pool: None };
+        let timeouts = Timeouts { connect: SECOND, response: SECOND, keepalive: SECOND, lifetime: SECOND };
+        let target = Target { address: Address::Tcp(node), tls: None, timeouts, pool: None };
         let naming = Naming { prefix: Some("p q".into()), suffix: None };
-        let storage = Dshm { client: Client::new(endpoint), naming, locks: Locks::new() };
+        let storage = Dshm { client: Servers::default().get(&ServerOf::new(target)), naming, locks: Locks::new() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let result = runtime.block_on(run(&storage));
         drop((storage, runtime));

@@ -3,24 +3,24 @@
 use resty_session_core::settings::{Error, Names, Reader, Section};
 
 use crate::Naming;
-use crate::network::Endpoint;
+use crate::network::{Target, Tls};
 use crate::options::TIMEOUTS;
 
 /// Which server, and how records are named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DshmOptions {
     /// The server.
-    pub endpoint: Endpoint,
+    pub target: Target,
     /// How records and metadata are named.
     pub naming: Naming,
 }
 
 impl Section for DshmOptions {
     const STORAGE: &'static str = "dshm";
-    const OPTIONS: Names = &[Endpoint::OPTIONS, TIMEOUTS, Naming::OPTIONS];
+    const OPTIONS: Names = &[Target::OPTIONS, Tls::OPTIONS, TIMEOUTS, Naming::OPTIONS];
 
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 4321;
-        Ok(Self { endpoint: Endpoint::read(reader, PORT)?, naming: Naming::read(reader)? })
+        Ok(Self { target: Target::read(reader, PORT)?, naming: Naming::read(reader)? })
     }
 }

@@ -98,10 +98,13 @@ impl Reply {
 }
 
 /// The line protocol of dshm.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lines;
 
 impl Protocol for Lines {
     type Reply = Reply;
+    const STORAGE: &'static str = "dshm";
+    const GREETING: &'static [u8] = b"get resty-session:greeting\r\n";
 
     fn parse(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Error> {
         const DONE: &[u8] = b"DONE\r\n";

@@ -8,6 +8,7 @@ use resty_session_core::settings::{Error, Names, Reader, Section};
 
 use super::{Files, is_safe};
 use crate::cleanup::Cleanup;
+use crate::connections::Servers;
 use crate::options::{TIMEOUTS, response_timeout};
 use crate::{Naming, Options, Storage};
 
@@ -60,7 +61,7 @@ impl Options for FileOptions {
         self.limit
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
+    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
         Files::new(self)
     }
 }

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
+use super::connections::Servers;
 use super::metadata::{Departure, Departures};
-use super::pipeline::{Client, invalid_reply};
+use super::pipeline::{Client, ServerOf, invalid_reply};
 use super::repeating::Repeating;
 use super::{
     Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
@@ -27,17 +28,18 @@ use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
 
 impl Options for MemcachedOptions {
     fn limit(&self) -> Duration {
-        self.endpoint.timeouts.limit()
+        self.target.timeouts.limit()
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
-        Repeating::new(Arc::new(Memcached { client: Client::new(self.endpoint), naming: self.naming }))
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
+        let client = servers.get(&ServerOf::new(self.target));
+        Repeating::new(Arc::new(Memcached { client, naming: self.naming }))
     }
 }
 
 /// The storage.
 pub struct Memcached {
-    client: Client<Meta>,
+    client: Arc<Client<Meta>>,
     naming: Naming,
 }
 
@@ -187,9 +189,5 @@ impl Storage for Memcached {
             let name = self.record_name(&unlock.name, &unlock.key)?;
             locks::unlock(&self.client, &name, &unlock.holder).await
         })
-    }
-
-    fn close_idle(&self) {
-        self.client.close_idle();
     }
 }

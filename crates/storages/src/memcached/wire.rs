@@ -212,10 +212,13 @@ impl Reply {
 }
 
 /// The protocol of memcached's meta commands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Meta;
 
 impl Protocol for Meta {
     type Reply = Reply;
+    const STORAGE: &'static str = "memcached";
+    const GREETING: &'static [u8] = b"mg resty-session t\r\n";
 
     fn parse(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Error> {
         let Some((line, size)) = line(bytes)? else { return Ok(None) };
@@ -258,7 +261,7 @@ impl Protocol for Meta {
 /// more, because the server may take the request's value for another request.
 fn rejected(line: &str) -> Error {
     Error::Server(match line.trim().split_once(' ').unwrap_or((line, "")) {
-        ("ERROR", "") => "the server is not memcached 1.6 or later".into(),
+        ("ERROR", "") => "the server is not memcached 1.6.10 or later".into(),
         ("ERROR", cause) => format!("the server says: {cause}"),
         (_, cause) => format!("the server refuses a request: {cause}"),
     })
@@ -359,7 +362,7 @@ mod tests {
             (&b"CLIENT_ERROR bad data chunk\r\n"[..], "the server refuses a request: bad data chunk"),
             (b"CLIENT_ERROR ERROR\r\n", "the server refuses a request: ERROR"),
             (b"ERROR Too many open connections\r\n", "the server says: Too many open connections"),
-            (b"ERROR\r\n", "the server is not memcached 1.6 or later"),
+            (b"ERROR\r\n", "the server is not memcached 1.6.10 or later"),
         ] {
             assert_eq!(Meta::parse(bytes).unwrap_err().to_string(), expected);
         }

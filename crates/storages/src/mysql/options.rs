@@ -9,12 +9,13 @@ use resty_session_core::settings::{self, Names, Reader, Section};
 
 use super::MySql;
 use crate::cleanup::Cleanup;
-use crate::network::{Address, Endpoint, Timeouts, Tls};
+use crate::connections::{Servers, Timeouts};
+use crate::network::{self, Address, Target, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
 use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
-use crate::{Cause, Error, Options, Storage};
+use crate::{Error, Options, Storage};
 
 /// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../../sql/mysql.sql") };
@@ -53,8 +54,15 @@ pub struct MySqlOptions {
 
 impl Section for MySqlOptions {
     const STORAGE: &'static str = "mysql";
-    const OPTIONS: Names =
-        &[Endpoint::OPTIONS, TIMEOUTS, LOGIN, Tables::OPTIONS, Cleanup::OPTIONS, &["charset", "max_packet_size"]];
+    const OPTIONS: Names = &[
+        Target::OPTIONS,
+        Tls::OPTIONS,
+        TIMEOUTS,
+        LOGIN,
+        Tables::OPTIONS,
+        Cleanup::OPTIONS,
+        &["charset", "max_packet_size"],
+    ];
 
     fn read(reader: &Reader) -> Result<Self, settings::Error> {
         const PORT: u16 = 3306;
@@ -92,7 +100,7 @@ impl Options for MySqlOptions {
         self.timeouts.limit()
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
+    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
         Repeating::new(MySql::new(self))
     }
 }
@@ -153,8 +161,8 @@ fn ssl(tls: &Tls) -> Result<SslOpts, Error> {
     if !tls.verify {
         return Ok(options.with_danger_accept_invalid_certs(true));
     }
-    let roots = Tls::roots().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
-    let roots = roots.into_iter().map(|root| root.to_vec().into()).collect();
+    let roots = network::system_roots().map_err(network::connect_error)?;
+    let roots = roots.iter().map(|root| root.to_vec().into()).collect();
     Ok(options.with_disable_built_in_roots(true).with_root_certs(roots))
 }
 

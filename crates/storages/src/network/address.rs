@@ -1,5 +1,6 @@
 //! Addresses of servers, in the forms in which programs write them.
 
+use std::fmt;
 use std::net::Ipv6Addr;
 
 /// A server's address.
@@ -64,6 +65,25 @@ impl Node {
     }
 }
 
+/// As operators read it, and as it can be written in the options.
+impl fmt::Display for Node {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(formatter, "[{}]:{}", self.host, self.port),
+            false => write!(formatter, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(node) => node.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "{UNIX_PREFIX}{path}"),
+        }
+    }
+}
+
 /// Splits a text into the host, without brackets, and the text of the port if there is one.
 fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
     let (address, port) = match text.strip_prefix('[') {
@@ -116,7 +136,9 @@ mod tests {
         ] {
             let node = Node { host: host.into(), port };
             assert_eq!(Node::parse(text, 7), Ok(node.clone()), "{text}");
-            assert_eq!(Address::parse(text, 7), Ok(Address::Tcp(node)), "{text}");
+            let address = Address::Tcp(node);
+            assert_eq!(Address::parse(&address.to_string(), 9), Ok(address.clone()), "{text}");
+            assert_eq!(Address::parse(text, 7), Ok(address), "{text}");
         }
     }
 

@@ -1,52 +1,32 @@
 //! Settings of all storages that are reached over a network, and how they connect.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
+use super::connections::Timeouts;
 use super::{Cause, Error};
 
 mod address;
 mod options;
+mod race;
 mod tls;
 
 pub use address::{Address, Node};
-pub use tls::Tls;
+pub use race::{addresses, race};
+pub use tls::{ClientIdentity, Tls, system_roots};
 
-/// Time limits of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Timeouts {
-    /// For connecting, with everything that belongs to it: DNS, TLS, authentication.
-    pub connect: Duration,
-    /// From sending a command to receiving its reply.
-    pub response: Duration,
-    /// How long a connection may be unused. After that it is closed instead of used again.
-    pub keepalive: Duration,
-}
-
-impl Timeouts {
-    /// How long an operation may take, including connecting.
-    pub fn limit(&self) -> Duration {
-        self.connect + self.response + LIMIT_MARGIN
-    }
-}
-
-/// A server and how to connect to it.
+/// A server of one address, and how to connect to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct Target {
     pub address: Address,
     pub tls: Option<Tls>,
     pub timeouts: Timeouts,
     /// Storages with different pool names do not share connections.
     pub pool: Option<String>,
 }
-
-/// How much longer an operation may take than its parts, so that a part's time limit, whose error
-/// says more, ends first.
-const LIMIT_MARGIN: Duration = Duration::from_millis(100);
 
 /// A connection without TLS.
 pub type Plain = Either<TcpStream, UnixStream>;
@@ -70,7 +50,7 @@ pub async fn connect(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Str
     }
 }
 
-/// Connects to an address without TLS.
+/// Connects to an address without TLS. The addresses of a name are tried staggered.
 ///
 /// # Errors
 ///
@@ -79,13 +59,15 @@ pub async fn connect_plain(address: &Address) -> Result<Plain, Error> {
     match address {
         Address::Unix(path) => Ok(Either::Right(UnixStream::connect(path).await.map_err(connect_error)?)),
         Address::Tcp(Node { host, port }) => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(connect_error)?;
+            let connect = async |address| TcpStream::connect(address).await.map_err(connect_error);
+            let stream = race(addresses(host, *port).await?, connect).await?;
             stream.set_nodelay(true).map_err(connect_error)?;
             Ok(Either::Left(stream))
         }
     }
 }
 
-fn connect_error(error: io::Error) -> Error {
+/// The error of an attempt to connect that the system or TLS reports.
+pub fn connect_error(error: io::Error) -> Error {
     Error::Connect(Cause::new(error.to_string(), error))
 }

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use resty_session_core::settings::{Error, Names, Reader};
 
-use super::{Address, Endpoint, Node, Timeouts, Tls};
+use super::{Address, ClientIdentity, Node, Target, Tls};
+use crate::connections::Timeouts;
 use crate::options::{NODE_LISTS, NODE_OPTIONS, TIMEOUT, milliseconds, response_timeout};
 
 /// How long a connection may be unused if the options don't say so.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How old a connection may become if the options don't say so.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 fn port(reader: &Reader, default: u16) -> Result<u16, Error> {
     match reader.whole("port")? {
@@ -67,7 +71,15 @@ impl Tls {
     pub(crate) fn read(reader: &Reader) -> Result<Option<Self>, Error> {
         let ssl = reader.switch("ssl")?;
         let verify = reader.switch("ssl_verify")? != Some(false);
-        let tls = Self { verify, server_name: reader.text("server_name")? };
+        let (certificate, key) = (reader.text("ssl_cert")?, reader.text("ssl_key")?);
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(ClientIdentity { certificate, key }),
+            (Some(_), None) => return Err(reader.invalid("ssl_cert", "it needs ssl_key")),
+            (None, Some(_)) => return Err(reader.invalid("ssl_key", "it needs ssl_cert")),
+            (None, None) => None,
+        };
+        let (server_name, authorities) = (reader.text("server_name")?, reader.text("ssl_ca")?);
+        let tls = Self { verify, server_name, authorities, identity };
         Ok(Some(tls).filter(|_| ssl == Some(true)))
     }
 }
@@ -78,13 +90,17 @@ impl Timeouts {
             connect: milliseconds(reader, "connect_timeout")?.unwrap_or(TIMEOUT),
             response: response_timeout(reader)?,
             keepalive: milliseconds(reader, "keepalive_timeout")?.unwrap_or(KEEPALIVE),
+            lifetime: milliseconds(reader, "max_lifetime")?.unwrap_or(LIFETIME),
         })
     }
 }
 
-impl Endpoint {
-    pub(crate) const OPTIONS: &[&str] =
-        &["host", "port", "socket", "ssl", "ssl_verify", "server_name", "pool", "pool_size", "backlog"];
+impl Tls {
+    pub(crate) const OPTIONS: &[&str] = &["ssl", "ssl_verify", "server_name", "ssl_ca", "ssl_cert", "ssl_key"];
+}
+
+impl Target {
+    pub(crate) const OPTIONS: &[&str] = &["host", "port", "socket", "pool", "pool_size", "backlog", "max_lifetime"];
 
     /// Reads a server of one address that has one connection.
     #[cfg(feature = "_pipeline")]

@@ -89,7 +89,7 @@ type Connector = <MakeRustlsConnect as MakeTlsConnect<Plain>>::TlsConnect;
 
 fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
     let config = tls.config().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
-    let mut make = MakeRustlsConnect::new(config);
+    let mut make = MakeRustlsConnect::new((*config).clone());
     MakeTlsConnect::<Plain>::make_tls_connect(&mut make, tls.name(host))
         .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
 }

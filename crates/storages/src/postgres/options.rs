@@ -8,7 +8,8 @@ use resty_session_core::settings::{Error, Names, Reader, Section};
 
 use super::Postgres;
 use crate::cleanup::Cleanup;
-use crate::network::{Address, Endpoint, Timeouts, Tls};
+use crate::connections::{Servers, Timeouts};
+use crate::network::{Address, Target, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
 use crate::sql::options::pool_size;
@@ -69,8 +70,15 @@ impl Transport {
 
 impl Section for PostgresOptions {
     const STORAGE: &'static str = "postgres";
-    const OPTIONS: Names =
-        &[Endpoint::OPTIONS, TIMEOUTS, LOGIN, Tables::OPTIONS, Cleanup::OPTIONS, &["application", "ssl_required"]];
+    const OPTIONS: Names = &[
+        Target::OPTIONS,
+        Tls::OPTIONS,
+        TIMEOUTS,
+        LOGIN,
+        Tables::OPTIONS,
+        Cleanup::OPTIONS,
+        &["application", "ssl_required"],
+    ];
 
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 5432;
@@ -96,7 +104,7 @@ impl Options for PostgresOptions {
         self.timeouts.limit()
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
+    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
         Repeating::new(Postgres::new(self))
     }
 }
@@ -122,7 +130,7 @@ mod tests {
 
     #[test]
     fn tls_is_preferred_or_required() {
-        let tls = Tls { verify: true, server_name: None };
+        let tls = Tls { verify: true, server_name: None, authorities: None, identity: None };
         assert_eq!(options(json!({ "ssl": true })).transport, Transport::Preferred(tls.clone()));
         assert_eq!(options(json!({ "ssl": true, "ssl_required": true })).transport, Transport::Required(tls));
         let problem = problem::<PostgresOptions>(json!({ "ssl": false, "ssl_required": true }));

@@ -4,7 +4,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConne
 use resty_session_core::secret::Password;
 
 use super::errors::failed;
-use crate::network::{Address, Node, Timeouts, Tls};
+use crate::connections::Timeouts;
+use crate::network::{Address, Node, Tls};
 use crate::{Error, Naming};
 
 /// The settings that all servers of a storage share: credentials, TLS, time limits and the naming

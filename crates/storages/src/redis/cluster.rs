@@ -11,8 +11,8 @@ use super::commands;
 use super::errors::{connect_error, failed, is_broken, lost};
 use super::node::Node;
 use super::options::ClusterNodes;
+use crate::connections::Timeouts;
 use crate::link::{Connection, Handle, Link};
-use crate::network::Timeouts;
 use crate::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 /// All nodes are tried at once, then the slots are asked for: a node that does not reply must leave

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::connections::Servers;
 use crate::repeating::Repeating;
 use crate::{Options, Storage};
 
@@ -34,7 +35,7 @@ impl Options for RedisOptions {
         }
     }
 
-    fn storage(self) -> Arc<dyn Storage> {
+    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
         let server = |location| Repeating::new(Arc::new(RedisServer::new(location, self.access.clone())));
         match self.target {
             Target::Single(address) => server(Location::Configured(address)),

@@ -13,8 +13,8 @@ use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, Re
 
 use super::errors::connect_error;
 use crate::Error;
+use crate::connections::Timeouts;
 use crate::link::{Connection, Link};
-use crate::network::Timeouts;
 
 /// Clones are the same connection.
 #[derive(Clone)]
@@ -28,7 +28,8 @@ struct Inner {
 
 /// The driver keeps the time of connects and commands, and [`Cluster`](super::Cluster) that of idle
 /// connections.
-const UNLIMITED: Timeouts = Timeouts { connect: Duration::MAX, response: Duration::MAX, keepalive: Duration::MAX };
+const UNLIMITED: Timeouts =
+    Timeouts { connect: Duration::MAX, response: Duration::MAX, keepalive: Duration::MAX, lifetime: Duration::MAX };
 
 impl Connect for Node {
     fn connect_with_config<'a, T>(info: T, config: AsyncConnectionConfig) -> RedisFuture<'a, Self>

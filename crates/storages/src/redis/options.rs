@@ -5,7 +5,8 @@ use resty_session_core::settings::{Error, Names, Reader, Section};
 
 use super::access::Access;
 use crate::Naming;
-use crate::network::{Address, Endpoint, Node, Timeouts, Tls};
+use crate::connections::Timeouts;
+use crate::network::{self, Address, Node, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 
 const SENTINEL: &[&str] = &["sentinels", "master", "role", "sentinel_username", "sentinel_password"];
@@ -62,7 +63,8 @@ pub struct ClusterNodes {
 impl Section for RedisOptions {
     const STORAGE: &'static str = "redis";
     const OPTIONS: Names = &[
-        Endpoint::OPTIONS,
+        network::Target::OPTIONS,
+        Tls::OPTIONS,
         TIMEOUTS,
         Naming::OPTIONS,
         LOGIN,
@@ -237,6 +239,6 @@ mod tests {
         assert_eq!(name(json!({ "ssl": true, "server_name": "a", "nodes": [{ "host": "b" }] })), None);
         assert!(options(json!({ "ssl_verify": false })).access.tls.is_none());
         let tls = options(json!({ "ssl": true, "ssl_verify": false })).access.tls;
-        assert_eq!(tls, Some(Tls { verify: false, server_name: None }));
+        assert_eq!(tls, Some(Tls { verify: false, server_name: None, authorities: None, identity: None }));
     }
 }

@@ -1,0 +1,102 @@
+//! Trying the addresses of a name, staggered, as [RFC 8305](https://www.rfc-editor.org/rfc/rfc8305)
+//! describes: an address that is silent must not keep the next one from being tried.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use super::connect_error;
+use crate::Error;
+
+/// How long an attempt has before the next address is tried beside it (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Looks up a name's addresses, in the order in which they are to be tried: IPv6 and IPv4 take
+/// turns, and the family that the system prefers begins (RFC 8305, section 4).
+///
+/// # Errors
+///
+/// The name has no address, or the system cannot look it up.
+pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    let found: Vec<_> = tokio::net::lookup_host((host, port)).await.map_err(connect_error)?.collect();
+    let Some(first) = found.first() else {
+        return Err(connect_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    };
+    let is_preferred = first.is_ipv6();
+    let (preferred, others): (Vec<_>, Vec<_>) = found.iter().partition(|address| address.is_ipv6() == is_preferred);
+    let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
+    let take_turns = std::iter::from_fn(|| Some([preferred.next(), others.next()]).filter(|pair| *pair != [None; 2]));
+    Ok(take_turns.flatten().flatten().collect())
+}
+
+/// Runs an attempt for each target until one succeeds. The next one starts when one fails, or beside
+/// it when it has taken [`STAGGER`].
+///
+/// # Errors
+///
+/// All attempts failed. The error is the last one's.
+pub async fn race<A, T, F>(targets: Vec<A>, attempt: impl Fn(A) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut targets = targets.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut problem = Error::ConnectTimeout;
+    loop {
+        let next = targets.next();
+        let is_last = next.is_none();
+        attempts.extend(next.map(&attempt));
+        let ended = if is_last {
+            attempts.next().await
+        } else {
+            match timeout_at(Instant::now() + STAGGER, attempts.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            }
+        };
+        match ended {
+            Some(Ok(won)) => return Ok(won),
+            Some(Err(error)) => problem = error,
+            None => return Err(problem),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    }
+
+    #[test]
+    fn a_silent_target_does_not_hold_up_the_next_one() {
+        let start = Instant::now();
+        let attempt = |target| async move {
+            match target {
+                "silent" => std::future::pending().await,
+                "refuses" => Err(Error::Connect("refused".into())),
+                target => Ok(target),
+            }
+        };
+        assert_eq!(run(race(vec!["refuses", "serves"], attempt)), Ok("serves"));
+        assert!(start.elapsed() < STAGGER);
+        assert_eq!(run(race(vec!["silent", "refuses", "serves"], attempt)), Ok("serves"));
+        assert!(start.elapsed() < 2 * STAGGER);
+        assert_eq!(run(race(vec!["refuses", "refuses"], attempt)), Err(Error::Connect("refused".into())));
+        assert_eq!(run(race(Vec::new(), attempt)), Err(Error::ConnectTimeout));
+    }
+
+    #[test]
+    fn the_families_take_turns() {
+        let found = run(addresses("localhost", 7)).unwrap();
+        assert!(!found.is_empty());
+        let alternates = found.windows(2).all(|pair| pair[0].is_ipv6() != pair[1].is_ipv6());
+        assert!(alternates || found.iter().all(|address| address.is_ipv4()), "{found:?}");
+        assert!(run(addresses("a.name.that.is.not.registered.invalid", 7)).is_err());
+    }
+}
