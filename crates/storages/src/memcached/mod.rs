@@ -1,4 +1,4 @@
-//! Sessions in memcached 1.6 or later.
+//! Sessions in memcached 1.6.10 or later, on one server or several.
 //!
 //! Each record is an item with the session's time to live. An owner's sessions are one item that
 //! holds the text of [`super::metadata`]. Requests are meta commands, because other commands do not
@@ -7,6 +7,7 @@
 mod locks;
 mod notes;
 mod options;
+mod ring;
 mod wire;
 
 use std::slice;
@@ -17,29 +18,30 @@ use futures_util::future::try_join_all;
 
 use super::connections::Servers;
 use super::metadata::{Departure, Departures};
-use super::pipeline::{Client, ServerOf, invalid_reply};
+use super::pipeline::invalid_reply;
 use super::repeating::Repeating;
 use super::{
     Delete, Error, Get, LiveSession, Lock, Naming, Operation, Options, Owner, Sessions, Set, Storage, Unlock, Update,
     metadata, one_by_one,
 };
 pub use options::MemcachedOptions;
-use wire::{Expiry, Meta, Mode, Name, Reply, Ttl};
+use ring::Ring;
+use wire::{Expiry, Mode, Name, Reply, Ttl};
 
 impl Options for MemcachedOptions {
     fn limit(&self) -> Duration {
-        self.target.timeouts.limit()
+        self.targets.first().map_or(Duration::ZERO, |target| target.timeouts.limit())
     }
 
     fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
-        let client = servers.get(&ServerOf::new(self.target));
-        Repeating::new(Arc::new(Memcached { client, naming: self.naming }))
+        let servers = Ring::new(self.targets, servers);
+        Repeating::new(Arc::new(Memcached { servers, naming: self.naming }))
     }
 }
 
 /// The storage.
 pub struct Memcached {
-    client: Arc<Client<Meta>>,
+    servers: Ring,
     naming: Naming,
 }
 
@@ -53,7 +55,7 @@ impl Memcached {
     }
 
     async fn store(&self, name: &Name, value: &[u8], expiry: Expiry, mode: Mode) -> Result<Reply, Error> {
-        match self.client.ask(&wire::store(name, value, expiry, mode)?).await? {
+        match self.servers.of(name).ask(&wire::store(name, value, expiry, mode)?).await? {
             Reply::Failed(cause) => {
                 let size = value.len();
                 Err(Error::Server(format!("the server refuses a record of {size} bytes: {cause}")))
@@ -64,7 +66,7 @@ impl Memcached {
 
     /// Returns the record's remaining time to live, or `None` if there is no such record.
     async fn time_left(&self, name: &Name) -> Result<Option<Ttl>, Error> {
-        match self.client.ask(&wire::get_info(name)?).await? {
+        match self.servers.of(name).ask(&wire::get_info(name)?).await? {
             Reply::Done(info) => Ok(Some(info.ttl.ok_or_else(invalid_reply)?)),
             Reply::Absent => Ok(None),
             other => other.unexpected(),
@@ -80,7 +82,7 @@ impl Memcached {
             0 => wire::delete(name)?,
             _ => wire::touch(name, Expiry::after(stale_ttl, current_time))?,
         };
-        match self.client.ask(&request).await? {
+        match self.servers.of(name).ask(&request).await? {
             Reply::Done(_) | Reply::Absent => Ok(()),
             other => other.unexpected(),
         }
@@ -101,7 +103,8 @@ impl Storage for Memcached {
                 Reply::Done(_) => {}
                 other => return other.unexpected(),
             }
-            let notes = owners.iter().map(|owner| notes::add(&self.client, owner, &items, set.ttl, set.current_time));
+            let notes =
+                owners.iter().map(|owner| notes::add(self.servers.of(owner), owner, &items, set.ttl, set.current_time));
             try_join_all(notes).await?;
             match old {
                 Some(old) => self.shorten(&old, set.stale_ttl, set.current_time).await,
@@ -131,7 +134,8 @@ impl Storage for Memcached {
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            match self.client.ask(&wire::get(&self.record_name(&get.name, &get.key)?)?).await? {
+            let name = self.record_name(&get.name, &get.key)?;
+            match self.servers.of(&name).ask(&wire::get(&name)?).await? {
                 Reply::Value(value, _) => Ok(Some(value)),
                 Reply::Absent => Ok(None),
                 other => other.unexpected(),
@@ -144,11 +148,12 @@ impl Storage for Memcached {
             let record = self.record_name(&delete.name, &delete.key)?;
             let owners = self.owner_names(&delete.name, &delete.owners)?;
             let item = if owners.is_empty() { Vec::new() } else { metadata::deleted(&delete.key)? };
-            match self.client.ask(&wire::delete(&record)?).await? {
+            match self.servers.of(&record).ask(&wire::delete(&record)?).await? {
                 Reply::Done(_) | Reply::Absent => {}
                 other => return other.unexpected(),
             }
-            let notes = owners.iter().map(|owner| notes::remove(&self.client, owner, &item, delete.current_time));
+            let notes =
+                owners.iter().map(|owner| notes::remove(self.servers.of(owner), owner, &item, delete.current_time));
             try_join_all(notes).await.map(|_| ())
         })
     }
@@ -159,7 +164,7 @@ impl Storage for Memcached {
             one_by_one(&records, |delete| self.delete(delete)).await?;
             for Departure { name, owner, items, current_time } in &owners {
                 for name in self.owner_names(name, slice::from_ref(owner))? {
-                    notes::remove(&self.client, &name, items, *current_time).await?;
+                    notes::remove(self.servers.of(&name), &name, items, *current_time).await?;
                 }
             }
             Ok(())
@@ -169,7 +174,7 @@ impl Storage for Memcached {
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
             let name = Name::new(&self.naming.metadata(&sessions.name, &sessions.owner))?;
-            match self.client.ask(&wire::get(&name)?).await? {
+            match self.servers.of(&name).ask(&wire::get(&name)?).await? {
                 Reply::Value(text, _) => metadata::live(&text, sessions.current_time),
                 Reply::Absent => Ok(Vec::new()),
                 other => other.unexpected(),
@@ -180,14 +185,14 @@ impl Storage for Memcached {
     fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
         Box::pin(async move {
             let name = self.record_name(&lock.name, &lock.key)?;
-            locks::lock(&self.client, &name, lock).await
+            locks::lock(self.servers.of(&name), &name, lock).await
         })
     }
 
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
         Box::pin(async move {
             let name = self.record_name(&unlock.name, &unlock.key)?;
-            locks::unlock(&self.client, &name, &unlock.holder).await
+            locks::unlock(self.servers.of(&name), &name, &unlock.holder).await
         })
     }
 }

@@ -6,11 +6,11 @@ use crate::Naming;
 use crate::network::{Target, Tls};
 use crate::options::TIMEOUTS;
 
-/// Which server, and how records are named.
+/// Which servers, and how records are named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemcachedOptions {
-    /// The server.
-    pub target: Target,
+    /// The servers, at least one. Each holds a share of the items.
+    pub targets: Vec<Target>,
     /// How records and metadata are named.
     pub naming: Naming,
 }
@@ -21,6 +21,6 @@ impl Section for MemcachedOptions {
 
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 11211;
-        Ok(Self { target: Target::read(reader, PORT)?, naming: Naming::read(reader)? })
+        Ok(Self { targets: vec![Target::read(reader, PORT)?], naming: Naming::read(reader)? })
     }
 }

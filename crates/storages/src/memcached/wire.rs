@@ -51,6 +51,11 @@ impl Name {
         }
         Ok(Self(escaped))
     }
+
+    /// The name as the server gets it.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 /// When an item expires, as the server wants it.
