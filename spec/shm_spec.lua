@@ -141,11 +141,12 @@ describe("shared memory", function()
           local subject = "s" .. user % subjects
           current[user] = { save(subject, former and former[1], value), subject }
         end
-        local there, unlisted = 0, 0
+        local there, unlisted, listed = 0, 0, {}
         for _, one in pairs(current) do
           if dict:ttl(NAME .. ":" .. one[1]) then
             there = there + 1
-            unlisted = unlisted + (sessions(one[2])[one[1]] and 0 or 1)
+            listed[one[2]] = listed[one[2]] or sessions(one[2])
+            unlisted = unlisted + (listed[one[2]][one[1]] and 0 or 1)
           end
         end
         -- A list is an entry like any other: it may be dropped before the sessions in it.
