@@ -141,11 +141,12 @@ describe("shared memory", function()
           local subject = "s" .. user % subjects
           current[user] = { save(subject, former and former[1], value), subject }
         end
-        local there, unlisted = 0, 0
+        local there, unlisted, listed = 0, 0, {}
         for _, one in pairs(current) do
           if dict:ttl(NAME .. ":" .. one[1]) then
             there = there + 1
-            unlisted = unlisted + (sessions(one[2])[one[1]] and 0 or 1)
+            listed[one[2]] = listed[one[2]] or sessions(one[2])
+            unlisted = unlisted + (listed[one[2]][one[1]] and 0 or 1)
           end
         end
         -- A list is an entry like any other: it may be dropped before the sessions in it.
@@ -212,11 +213,104 @@ describe("shared memory", function()
     for i = 0, 39 do
       for _, expiry in ipairs { 2 ^ i, 2 ^ i - 1, 2 ^ 40 - 1 - 2 ^ i, now + 2 ^ i } do
         local k = key()
+        dict:set(NAME .. ":" .. k, "v", 60)
         dict:rpush(list_of("ada"), utils.meta_get_value(k, expiry))
         expected[k] = expiry > now and expiry < 2 ^ 40 and expiry or nil
       end
     end
     assert.same(expected, sessions("ada"))
+  end)
+
+  -- Returns the keys of sessions, sorted.
+  local function keys_of(listed)
+    local keys = {}
+    for k in pairs(listed) do
+      keys[#keys + 1] = k
+    end
+    table.sort(keys)
+    return keys
+  end
+
+  it("lists no session whose record is gone, and forgets it, in short lists and in long ones", function()
+    for _, count in ipairs { 3, 20, 350 } do
+      local expected, subject = {}, "s" .. count
+      for i = 1, count do
+        local k = save(subject)
+        if i % 2 == 0 then
+          assert(storage:delete(NAME, k, ngx.time()))
+        else
+          expected[k] = true
+        end
+      end
+      assert.same(keys_of(expected), keys_of(sessions(subject)))
+      assert.equal(#keys_of(expected), dict:llen(list_of(subject)))
+    end
+  end)
+
+  it("keeps one item, and the session, if one key is stored again and again", function()
+    local k, now = key(), ngx.time()
+    for i = 1, 50 do
+      assert(storage:set(NAME, k, "v", 60 + i, now, nil, nil, owner("ada")))
+      assert.is_true(dict:llen(list_of("ada")) <= 8)
+    end
+    assert.same({ [k] = now + 110 }, sessions("ada"))
+    assert.equal(1, dict:llen(list_of("ada")))
+    dict:rpush(list_of("ada"), utils.meta_get_value(k, now - 1)) -- as if it had been moved behind the other
+    assert.same({ [k] = now + 110 }, sessions("ada"))
+    assert.is_near(110, dict:ttl(list_of("ada")), 2)
+  end)
+
+  it("reads a list at once where it can't wait for another reader, who misses nothing", function()
+    local expected = {}
+    for _ = 1, 350 do
+      expected[save("many")] = true
+    end
+    expected = keys_of(expected)
+    local start, in_thread, in_callback = real_now(), nil, nil
+    local thread = ngx.thread.spawn(function() in_thread = sessions("many") end)
+    assert.is_nil(in_thread)
+    local _ = ("x"):gsub("x", function() in_callback = sessions("many") end)
+    assert.is_nil(in_thread)
+    ngx.update_time()
+    assert.is_true(real_now() - start < 1)
+    assert(ngx.thread.wait(thread))
+    assert.same(expected, keys_of(in_callback))
+    assert.same(expected, keys_of(in_thread))
+  end)
+
+  it("lists what stays while others are saved and deleted between the slices", function()
+    local staying, passing = {}, {}
+    for i = 1, 450 do
+      local k = save("many")
+      if i % 3 == 0 then
+        passing[#passing + 1] = k
+      else
+        staying[k] = true
+      end
+    end
+    local listed, second
+    local first = ngx.thread.spawn(function() listed = sessions("many") end)
+    local other = ngx.thread.spawn(function() second = sessions("many") end)
+    for i, k in ipairs(passing) do
+      if i % 2 == 0 then
+        passing[i] = save("many", k)
+      else
+        assert(storage:delete(NAME, k, ngx.time(), owner("many")))
+      end
+      if i % 30 == 0 then
+        ngx.sleep(0.001)
+      end
+    end
+    assert(ngx.thread.wait(first))
+    assert(ngx.thread.wait(other))
+    for k in pairs(staying) do
+      assert.is_number(listed[k])
+      assert.is_number(second[k])
+    end
+    for i, k in ipairs(passing) do
+      staying[k] = i % 2 == 0 or nil
+    end
+    assert.same(keys_of(staying), keys_of(sessions("many")))
   end)
 
   it("does not shorten a list's life", function()

@@ -19,7 +19,7 @@ use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next
 use super::rows::{failed, number, text, waits};
 use super::running::{Awaited, Done, Running};
 use super::storages::{DELIVERY, submit};
-use super::subjects::List;
+use super::subjects::{Gathered, List};
 use crate::bridge::{Ticket, derivations, runtime};
 use resty_session_core::cookie::cipher::OneTimeKey;
 use resty_session_core::cookie::keys::Derivation;
@@ -27,7 +27,7 @@ use resty_session_core::cookie::{Binding, Error as CookieError};
 use resty_session_core::secret::Secret;
 use resty_session_core::session::effect::{Environment, Need, Step, Supply, Task};
 use resty_session_core::session::{self, Configuration, Context, Error, Kind, Meta, Outcome, Session, State};
-use resty_session_core::storage::{Error as StorageError, LiveSession, Owner, Reply, Request};
+use resty_session_core::storage::{Delete, Error as StorageError, LiveSession, Owner, Reply, Request};
 use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
@@ -398,6 +398,9 @@ pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result
             Err(error) => Err(StorageError::Program(error.to_string())),
         };
     }
+    if let (Awaited::Sessions, Some(gathered)) = (awaited, Gathered::from_value(value)) {
+        return Ok(Reply::Sessions(gathered.into_sessions()));
+    }
     let succeeded = !matches!(value, LuaValue::Nil | LuaValue::Boolean(false));
     let message = || if error.is_nil() { None } else { error.to_string().ok() };
     match (awaited, value.as_string()) {
@@ -413,30 +416,17 @@ pub fn returned(awaited: &Awaited, value: &LuaValue, error: &LuaValue) -> Result
     }
 }
 
-/// The sessions in a table `{ [key] = expiry, … }`, or in the shim's array of texts `key:expiry;…`.
-/// Whatever else it holds is left out.
+/// The sessions in a table `{ [key] = expiry, … }`. Whatever else it holds is left out.
 fn live_sessions(table: &LuaTable) -> LuaResult<Vec<LiveSession>> {
     let mut sessions = Vec::new();
     table.for_each(|key: LuaValue, value: LuaValue| {
         let expiry = value.as_f64().or_else(|| value.as_i64().map(|expiry| expiry as f64));
-        match (key, expiry, value.as_string()) {
-            (LuaValue::String(key), Some(expiry), _) => {
-                sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
-            }
-            (LuaValue::Integer(_), _, Some(packed)) => sessions.extend(packed_sessions(&packed.as_bytes())),
-            _ => {}
+        if let (LuaValue::String(key), Some(expiry)) = (key, expiry) {
+            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
         }
         Ok(())
     })?;
     Ok(sessions)
-}
-
-fn packed_sessions(packed: &[u8]) -> Vec<LiveSession> {
-    let items = packed.split(|byte| *byte == b';').filter_map(|item| {
-        let (key, expiry) = std::str::from_utf8(item).ok()?.rsplit_once(':')?;
-        Some(LiveSession { key: key.to_owned(), expiry: expiry.parse().ok()? })
-    });
-    items.collect()
 }
 
 /// A request to a program's own storage as a table: its `method`, and the method's arguments by
@@ -471,9 +461,7 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
         }
         Request::DeleteEach(deletes) => {
             table.raw_set("method", "delete_each")?;
-            for delete in deletes {
-                table.raw_push(request_table(lua, delete.into())?)?;
-            }
+            fill_deletes(lua, &table, deletes)?;
         }
         Request::Sessions(sessions) => {
             table.raw_set("method", "read_metadata")?;
@@ -487,6 +475,24 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
         }
     }
     Ok(table)
+}
+
+/// Appends deletes to an array. Successive ones of the same owners share the table of these, because
+/// there may be more than a hundred.
+fn fill_deletes(lua: &Lua, array: &LuaTable, deletes: Vec<Delete>) -> LuaResult<()> {
+    let mut last: Option<(Vec<Owner>, Option<LuaTable>)> = None;
+    for Delete { name, key, current_time, owners } in deletes {
+        let metadata = match last.take() {
+            Some((last_owners, metadata)) if last_owners == owners => metadata,
+            _ => metadata(lua, owners.clone())?,
+        };
+        let table = lua.create_table_with_capacity(0, 4)?;
+        identify(&table, (&name, key, current_time))?;
+        table.raw_set("metadata", metadata.as_ref())?;
+        array.raw_push(table)?;
+        last = Some((owners, metadata));
+    }
+    Ok(())
 }
 
 fn identify(table: &LuaTable, (name, key, current_time): (&str, String, u64)) -> LuaResult<()> {

@@ -1,5 +1,7 @@
 //! The acts on the sessions of a subject, and the list that one of them returns.
 
+use std::collections::BTreeMap;
+
 use mlua::prelude::*;
 
 use super::acts::session_of;
@@ -9,6 +11,7 @@ use super::rows::{self, Args, InstanceArgs, InstanceRow, Row, failed};
 use super::running::{Done, Running};
 use resty_session_core::cookie::{Sid, base64url};
 use resty_session_core::session::subjects;
+use resty_session_core::storage::LiveSession;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     let table = lua.create_table()?;
@@ -17,6 +20,8 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     table.set("revoke_id", lua.create_function(revoke_id)?)?;
     table.set("revoke_others", lua.create_function(revoke_others)?)?;
     table.set("take", lua.create_function(take)?)?;
+    table.set("gather", lua.create_function(gather)?)?;
+    table.set("add", lua.create_function(add)?)?;
     module.set("subjects", table)
 }
 
@@ -78,4 +83,47 @@ fn take(lua: &Lua, args: (LuaUserDataRefMut<List>, LuaTable, usize, LuaValue)) -
         into.raw_push(table)?;
     }
     Ok(list.0.len() > 0)
+}
+
+/// The sessions of a storage that is written in Lua, on their way to an act. The storage adds them in
+/// pieces, because reading thousands at once would hold the worker up. So would moving thousands when
+/// a hash table grows.
+#[derive(Default)]
+pub struct Gathered(BTreeMap<String, u64>);
+
+impl LuaUserData for Gathered {}
+
+impl Gathered {
+    /// What a method of a storage returned, if it is gathered sessions. Nothing is left in the value.
+    pub fn from_value(value: &LuaValue) -> Option<Self> {
+        let mut gathered = value.as_userdata()?.borrow_mut::<Self>().ok()?;
+        Some(std::mem::take(&mut *gathered))
+    }
+
+    pub fn into_sessions(self) -> Vec<LiveSession> {
+        self.0.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
+    }
+
+    /// Adds the sessions in a text `key:expiry;…`. Of those with the same key, the one that expires
+    /// last counts. Leaves out what is not a session.
+    fn add(&mut self, text: &[u8]) {
+        for item in text.split(|byte| *byte == b';') {
+            let session = std::str::from_utf8(item).ok().and_then(|item| item.rsplit_once(':'));
+            if let Some((key, Ok(expiry))) = session.map(|(key, expiry)| (key, expiry.parse())) {
+                let latest = self.0.entry(key.to_owned()).or_insert(expiry);
+                *latest = expiry.max(*latest);
+            }
+        }
+    }
+}
+
+/// `gather()`: no sessions yet.
+fn gather(lua: &Lua, (): ()) -> LuaResult<LuaAnyUserData> {
+    lua.create_userdata(Gathered::default())
+}
+
+/// `add(gathered, text)`: adds the sessions in a text `key:expiry;…`.
+fn add(_: &Lua, (mut gathered, text): (LuaUserDataRefMut<Gathered>, LuaString)) -> LuaResult<()> {
+    gathered.add(&text.as_bytes());
+    Ok(())
 }

@@ -19,6 +19,7 @@ local storages = require "resty.session.storages"
 local utils = require "resty.session.utils"
 
 local get_name = utils.get_name
+local concat = table.concat
 local floor, max, min = math.floor, math.max, math.min
 local time = ngx.time
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
@@ -243,10 +244,8 @@ end
 ---@param metadata table? `{ audiences = {…}, subjects = {…} }`
 ---@return true? ok, string? err
 function metatable:delete(name, key, current_time, metadata)
-  local err, owners = problem_of_name(name, key), nil
-  if not err then
-    current_time, err = seconds("current_time", current_time or time())
-  end
+  local err = problem_of_name(name, key) or select(2, seconds("current_time", current_time or time()))
+  local owners
   if not err then
     owners, err = lists_of(self, name, metadata)
   end
@@ -255,20 +254,13 @@ function metatable:delete(name, key, current_time, metadata)
   end
   local names = names_of(self, name)
   self.dict:delete(names.before .. key .. names.after)
-  lists.remove(self, owners, key, names, current_time)
+  lists.remove(self, owners, key, names)
   return true
 end
 
---- Returns the live sessions of a subject. Other requests have their turn between the slices of a
---- long list, if this thread can wait; otherwise it takes the worker a millisecond or two for each
---- thousand sessions.
----@param name string the cookie's name
----@param audience string as in the metadata: base64url
----@param subject string as in the metadata
----@param current_time number? seconds since the epoch
----@return table<string, integer>? sessions `{ key = expiry, … }`
----@return string? err
-function metatable:read_metadata(name, audience, subject, current_time)
+-- Reads a subject's sessions, and gives the live ones to `take`, slice by slice. Returns true, or nil
+-- and an error.
+local function read(self, name, audience, subject, current_time, take)
   local err = not is_text(name) and invalid("name", "string", name)
               or not is_text(audience) and invalid("audience", "string", audience)
               or not is_text(subject) and invalid("subject", "string", subject)
@@ -278,17 +270,48 @@ function metatable:read_metadata(name, audience, subject, current_time)
   if err then
     return nil, err
   end
-  local sessions
-  sessions, err = lists.read(self, get_name(self, name, audience, subject), names_of(self, name), current_time)
-  if not sessions then
-    return nil, err
-  end
-  for key, expiry in following, sessions do
-    if expiry <= current_time then
-      sessions[key] = nil
+  return lists.read(self, get_name(self, name, audience, subject), names_of(self, name), function(sessions)
+    for key, expiry in following, sessions do
+      if expiry <= current_time then
+        sessions[key] = nil
+      end
     end
-  end
-  return sessions
+    take(sessions)
+  end)
+end
+
+--- Returns the live sessions of a subject: those whose records exist and were not replaced. Other
+--- requests have their turn between the slices of a long list, if this thread can wait; otherwise it
+--- takes the worker some five milliseconds for each thousand sessions.
+---@param name string the cookie's name
+---@param audience string as in the metadata: base64url
+---@param subject string as in the metadata
+---@param current_time number? seconds since the epoch
+---@return table<string, integer>? sessions `{ key = expiry, … }`
+---@return string? err
+function metatable:read_metadata(name, audience, subject, current_time)
+  local all = {}
+  local ok, err = read(self, name, audience, subject, current_time, function(sessions)
+    for key, expiry in following, sessions do
+      all[key] = max(all[key] or 0, expiry)
+    end
+  end)
+  return ok and all, err
+end
+
+-- As `read_metadata`, but returns the sessions outside Lua's memory, as acts take them: a table of
+-- thousands would hold up other requests when it grows, and when the garbage collector looks at it.
+function metatable:__gather(name, audience, subject, current_time)
+  local gathered, items = native.subjects.gather(), {}
+  local ok, err = read(self, name, audience, subject, current_time, function(sessions)
+    local count = 0
+    for key, expiry in following, sessions do
+      count = count + 1
+      items[count] = key .. ":" .. expiry
+    end
+    native.subjects.add(gathered, concat(items, ";", 1, count))
+  end)
+  return ok and gathered, err
 end
 
 --- Takes a lock, or renews it for its holder. It expires by itself. In a full zone, this drops the

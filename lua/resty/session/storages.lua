@@ -68,7 +68,7 @@ local on_bridge = setmetatable({}, { __mode = "k" }) ---@type table<table, table
 --- is noticed.
 ---@param meta table the metatable of the storage's objects
 function storages.keep_originals(meta)
-  originals[meta] = { get = meta.get, set = meta.set, delete = meta.delete }
+  originals[meta] = { get = meta.get, set = meta.set, delete = meta.delete, read_metadata = meta.read_metadata }
 end
 
 --- Registers a storage on the bridge: sessions' acts may call its native storage directly.
@@ -158,6 +158,9 @@ local DELETES_AT_ONCE = 16
 
 -- Deletes records one by one, up to the first failure.
 local function delete_each(storage, requests)
+  if #requests > DELETES_AT_ONCE then
+    waiting.pause() -- making so many requests has taken a while, too
+  end
   for i = 1, #requests do
     local request = requests[i]
     local ok, err = storage:delete(request.name, request.key, request.current_time, request.metadata)
@@ -171,36 +174,18 @@ local function delete_each(storage, requests)
   return true
 end
 
--- How many sessions are packed before other requests have their turn.
-local PACKED_AT_ONCE = 250
-
--- Packs sessions into texts, which are read faster than a table of thousands of sessions.
-local function pack(sessions)
-  local texts, items, count = {}, {}, 0
-  for key, expiry in following, sessions do
-    count = count + 1
-    items[count] = key .. ":" .. expiry
-    if count == PACKED_AT_ONCE then
-      texts[#texts + 1] = table.concat(items, ";")
-      items, count = {}, 0
-      waiting.pause()
-    end
-  end
-  texts[#texts + 1] = table.concat(items, ";")
-  return texts
-end
-
--- Lists the sessions of an owner, if the storage can. Returns them in a table, or packed into texts.
+-- Lists the sessions of an owner, if the storage can. Returns them in a table, or as the original
+-- `read_metadata` of shared memory gathers them for acts.
 local function read_metadata(storage, request)
   if not storage.read_metadata then
     return nil, "the storage has no method read_metadata"
   end
-  local sessions, err = storage:read_metadata(request.name, request.audience, request.subject, request.current_time)
-  -- A program may change a table of its own meanwhile.
-  if sessions and is_original(storage) and not on_bridge[storage] then
-    return pack(sessions)
+  local name, audience, subject, current_time = request.name, request.audience, request.subject, request.current_time
+  local original, meta = originals_of(storage)
+  if original and meta.__gather and storage.read_metadata == original.read_metadata then
+    return meta.__gather(storage, name, audience, subject, current_time)
   end
-  return sessions, err
+  return storage:read_metadata(name, audience, subject, current_time)
 end
 
 --- Calls the storage method that an act needs, other than `get`.

@@ -17,7 +17,7 @@ local check_ttl, time = revocation.check_ttl, ngx.time
 local ID_SIZE = 32 -- bytes
 -- How many sessions of a list are made into tables at once. Other requests have their turn between
 -- two pieces: a list of thousands would hold them up for several milliseconds.
-local PIECE = 200
+local PIECE = 100
 local MOMENT = 0.05 -- seconds between two looks at the clock
 
 ---@class resty.session.listed A session of a subject

@@ -290,6 +290,17 @@ native.subjects.revoke_others = nil
 ---@return boolean more whether the list has more
 function native.subjects.take(list, into, count, audience) end
 
+--- The sessions of a storage in Lua, which are added in pieces. `read_metadata` may return it to an act.
+---@class resty.session.native.gathered: userdata
+
+---@return resty.session.native.gathered gathered without sessions
+function native.subjects.gather() end
+
+--- Adds sessions. Of those with the same key, the one that expires last counts.
+---@param gathered resty.session.native.gathered
+---@param text string `key:expiry;…`
+function native.subjects.add(gathered, text) end
+
 -- Cookies and headers -------------------------------------------------------------------------------------------------
 
 ---@class resty.session.native.header

@@ -97,11 +97,15 @@ impl Context {
 /// Those of the records that are more than `limit`. `own` is when the one expires that was just saved.
 fn excess(mut records: Vec<LiveSession>, own: u64, limit: usize, beginning: Beginning) -> Vec<LiveSession> {
     let is_at_once = |record: &LiveSession| record.expiry.abs_diff(own) <= AT_ONCE.as_secs();
-    records.sort_by(|one, other| {
-        let place = |record: &LiveSession| (is_at_once(record), record.expiry);
-        place(one).cmp(&place(other)).then_with(|| one.key.cmp(&other.key))
-    });
-    records.truncate(records.len().saturating_sub(limit));
+    let count = records.len().saturating_sub(limit);
+    // Not sorted: with thousands of records, that would hold other requests up.
+    if let Some(last) = count.checked_sub(1) {
+        records.select_nth_unstable_by(last, |one, other| {
+            let place = |record: &LiveSession| (is_at_once(record), record.expiry);
+            place(one).cmp(&place(other)).then_with(|| one.key.cmp(&other.key))
+        });
+    }
+    records.truncate(count);
     records.retain(|record| beginning == Beginning::Save || !is_at_once(record));
     records
 }

@@ -2,10 +2,14 @@
 -- The lists of sessions in nginx's shared memory, one for each audience and subject.
 --
 -- An item `key:expiry;` adds a session, and `key;` says that it has ended or was replaced; see
--- `resty.session.utils`. The last item of each key counts. A list's items can be read only by taking
--- them out. So a list is tidied in two ways: each write checks a few items, however long the list is,
--- and a reader takes out all items, or a slice of them after the other, and puts back those that are
--- of use.
+-- `resty.session.utils`. A list's items can be read only by taking them out. So each write takes out
+-- a few items, however long the list is, and a reader takes out all, one slice after the other. Both
+-- put those back that are of use, at the end.
+--
+-- An item is of use as long as the session's record exists and was not replaced. The record alone
+-- tells, because a list may lack the item which says that a session has ended: a record may be dropped
+-- for others in a full zone, or deleted by a program that does not know whose it is. And a record is
+-- stored before its item is added, so no live session is forgotten.
 --
 -- @module resty.session.shm.lists
 -- @license BSD-2-Clause
@@ -16,15 +20,14 @@ local waiting = require "resty.session.waiting"
 
 local decode_base64url, bunpack = utils.decode_base64url, utils.bunpack
 local meta_get_value = utils.meta_get_value
-local max, min = math.max, math.min
+local huge, max, min = math.huge, math.max, math.min
 local time = ngx.time
-local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- How many items a write checks. It adds two at most, so that at most about half of the items of a
 -- list in use are useless.
 local TIDY_ITEMS = 4
--- How many items a reader takes out at once. Longer lists are read in slices.
-local SLICE = 200
+-- How many items a reader takes out at once, which takes about half a millisecond.
+local SLICE = 100
 -- Seconds. A list is locked while it is tidied, and so is an entry while it is compared and changed.
 -- This never takes long, because a worker does not yield meanwhile. The lock of a worker that was
 -- killed expires after this time.
@@ -72,18 +75,17 @@ local function make_room(self, size)
   end
 end
 
--- Adds an item to the end of a list (`rpush`) or to its beginning (`lpush`). Returns the list's
--- length, or nil and an error.
-local function add(self, method, list, item)
+-- Adds an item to the end of a list. Returns the list's length, or nil and an error.
+local function add(self, list, item)
   local dict = self.dict
-  local length, err = dict[method](dict, list, item)
+  local length, err = dict:rpush(list, item)
   local size = #list + #item
   for _ = 1, 3 do
     if length or err ~= "no memory" then
       break
     end
     make_room(self, size)
-    length, err = dict[method](dict, list, item)
+    length, err = dict:rpush(list, item)
     size = size * 4
   end
   return length, err
@@ -123,135 +125,133 @@ local function is_current(dict, record)
   return value ~= nil and flags ~= REPLACED
 end
 
--- Takes the first items of a list, drops the useless ones, and moves the others to the end. Notes
--- the sessions of those by their keys, with their expiries. An item must not move behind a later item
--- of the same key which says that the session has ended. But such an item is added only after the
--- record was deleted or marked as replaced. So an item whose record is current may move.
-local function turn(self, list, names, count, sessions)
-  local dict, now, known = self.dict, time(), {}
+-- Takes out the first items of a list. Returns the keys, in the order of their items, and by the keys
+-- the items and the expiries. Of the items of one key, the one that expires last counts: a write may
+-- have moved an older one behind it. An item without an expiry ends those before it.
+local function take_out(dict, list, count, now)
+  local keys, items, expiries, known = {}, {}, {}, {}
   for _ = 1, count do
     local item = dict:lpop(list)
     if not item then
       break
     end
     local key, expiry = parse(item, known)
-    local record = names.before .. key .. names.after
-    if expiry and expiry > now and is_current(dict, record) then
-      sessions[key] = expiry
-      add(self, "rpush", list, item)
-      if not is_current(dict, record) then
+    if not expiry then
+      items[key] = nil
+    elseif expiry > now and not (items[key] and expiries[key] > expiry) then
+      if not expiries[key] then
+        keys[#keys + 1] = key
+      end
+      items[key], expiries[key] = item, expiry
+    end
+  end
+  return keys, items, expiries
+end
+
+-- Takes out the first items of a list, drops the useless ones, and moves the others to the end, in
+-- their order. Returns the sessions of those by their keys, with their expiries. An item must not move
+-- behind a later item of the same key which says that the session has ended. But such an item is added
+-- only after the record was deleted or marked as replaced. So an item whose record is current may move.
+local function turn(self, list, names, count)
+  local dict, now, sessions = self.dict, time(), {}
+  local keys, items, expiries = take_out(dict, list, count, now)
+  local latest, first_length = now, nil
+  for i = 1, #keys do
+    local key = keys[i]
+    local item, record = items[key], names.before .. key .. names.after
+    if item and is_current(dict, record) then
+      sessions[key], latest = expiries[key], max(latest, expiries[key])
+      local length = add(self, list, item)
+      first_length = first_length or length
+      if not length then
+        count_full_zone(self, "unlisted")
+      elseif not is_current(dict, record) then
         -- The session has ended meanwhile, and the item that says so may stand before the one that
         -- was moved.
-        add(self, "rpush", list, meta_get_value(key))
+        add(self, list, meta_get_value(key))
       end
     end
   end
+  if first_length then
+    extend_ttl(dict, list, latest - now, first_length) -- if all items were taken out, it is a new list
+  end
+  return sessions
 end
 
--- Checks the first few items of a list, unless it is being read or tidied.
-local function tidy_some(self, list, names)
-  local dict = self.dict
-  if (dict:llen(list) or 0) <= TIDY_ITEMS or dict:get(list .. READER_SUFFIX)
-     or not dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME) then
-    return
+-- Locks -------------------------------------------------------------------------------------------------------------
+
+-- Adds an entry that locks a list, if there is none yet, even if the zone is full. Returns true, or
+-- nil and an error, which is `exists` if there is one.
+local function claim(dict, list, entry, seconds)
+  local ok, err = dict:safe_add(entry, true, seconds)
+  if not ok and err == "no memory" then
+    dict:get(list) -- so that it is not the list that was unused longest and makes room for the entry
+    ok, err = dict:add(entry, true, seconds)
   end
-  turn(self, list, names, TIDY_ITEMS, {})
-  dict:delete(list .. LOCK_SUFFIX)
+  return ok or nil, err
 end
 
 -- Locks a list or another entry against other workers that would change it. Spins, because this runs
 -- in phases that cannot wait, too.
 local function lock(dict, list)
-  local ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
-  while not ok and err == "exists" do
+  local ok, err = claim(dict, list, list .. LOCK_SUFFIX, LOCK_TIME)
+  while err == "exists" do
     ngx.update_time() -- the lock expires by nginx's clock
-    ok, err = dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME)
-  end
-  if not ok and err == "no memory" then
-    dict:get(list) -- so that it is not the list that was unused longest and makes room for the lock
-    ok, err = dict:add(list .. LOCK_SUFFIX, true, LOCK_TIME)
+    ok, err = claim(dict, list, list .. LOCK_SUFFIX, LOCK_TIME)
   end
   return ok, err
 end
 
--- Takes out the items that a list has now. Returns those of live sessions by their keys, and the
--- sessions' expiries.
-local function take_out(dict, list, now)
-  local items, sessions, known = {}, {}, {}
-  for _ = 1, dict:llen(list) or 0 do
-    local item = dict:lpop(list)
-    if not item then
-      break
-    end
-    local key, expiry = parse(item, known)
-    local is_live = expiry and expiry > now
-    items[key], sessions[key] = is_live and item or nil, is_live and expiry or nil
+-- Checks the first few items of a list, unless it is being read or tidied. A shorter list than `least`
+-- is left as it is.
+local function tidy_some(self, list, names, least)
+  local dict = self.dict
+  if (dict:llen(list) or 0) < least or dict:get(list .. READER_SUFFIX)
+     or not dict:safe_add(list .. LOCK_SUFFIX, true, LOCK_TIME) then
+    return
   end
-  return items, sessions
-end
-
--- Puts items back before those that others added meanwhile, which are newer.
-local function put_back(self, list, items, sessions, now)
-  local latest, length, problem = now, nil, nil
-  for key, item in following, items do
-    local new_length, err = add(self, "lpush", list, item)
-    length = length or new_length
-    problem = not new_length and err or problem -- the other items are put back all the same
-    latest = max(latest, sessions[key])
+  if not dict:get(list .. READER_SUFFIX) then -- again, because a reader may have begun before the list was locked
+    turn(self, list, names, TIDY_ITEMS)
   end
-  if latest > now then
-    extend_ttl(self.dict, list, latest - now, length)
-  end
-  return not problem or nil, problem
-end
-
--- Leaves one item for each live session in a list, and returns the sessions. If the caller's time
--- is in the future, sessions that are live now stay in the list.
-local function tidy(self, list, current_time)
-  local dict, now = self.dict, min(current_time, time())
-  local ok, err = lock(dict, list)
-  if not ok then
-    return nil, err
-  end
-  local items, sessions = take_out(dict, list, now)
-  ok, err = put_back(self, list, items, sessions, now)
   dict:delete(list .. LOCK_SUFFIX)
-  return ok and sessions, err
 end
 
--- Waits until no other reader moves the items of a list. Returns true, or nil and an error.
+-- Waits until no other reader moves the items of a list, so that each item is seen once. Returns true;
+-- false if there is another, and this thread cannot wait for it; or nil and an error.
 local function begin_reading(dict, list)
-  local ok, err = dict:safe_add(list .. READER_SUFFIX, true, READ_TIME)
-  while not ok and err == "exists" do
+  local ok, err = claim(dict, list, list .. READER_SUFFIX, READ_TIME)
+  while err == "exists" do
+    if waiting.prepare() then
+      return false
+    end
     waiting.pause()
     ngx.update_time() -- the entry expires by nginx's clock
-    ok, err = dict:safe_add(list .. READER_SUFFIX, true, READ_TIME)
+    ok, err = claim(dict, list, list .. READER_SUFFIX, READ_TIME)
   end
-  return ok or nil, err
+  return ok, err
 end
 
--- Reads a long list in slices, between which other requests have their turn if this thread can wait.
--- Meanwhile nobody else moves items, so each is seen once. Returns the live sessions, or nil and an
--- error.
-local function read_in_slices(self, list, names)
-  local dict, sessions = self.dict, {}
-  local reader = list .. READER_SUFFIX
-  local ok, err = begin_reading(dict, list)
-  for left = ok and dict:llen(list) or 0, 1, -SLICE do
-    ok, err = lock(dict, list)
+-- Reads a list in slices, between which other requests have their turn if this thread can wait.
+-- `take` gets the sessions of each slice, and returns nothing. Returns true, or nil and an error.
+local function read_slices(self, list, names, slice, take)
+  local dict, left, is_long = self.dict, nil, nil
+  repeat
+    local ok, err = lock(dict, list)
     if not ok then
-      break
+      return nil, err
     end
-    turn(self, list, names, min(SLICE, left), sessions)
+    left = left or dict:llen(list) or 0
+    is_long = is_long or left > slice
+    local sessions = turn(self, list, names, min(slice, left))
     dict:delete(list .. LOCK_SUFFIX)
-    dict:expire(reader, READ_TIME)
-    waiting.pause()
-  end
-  dict:delete(reader)
-  if not ok then
-    return nil, err
-  end
-  return sessions
+    left = left - slice
+    take(sessions)
+    if is_long then -- also after the last slice, because the caller may look at all sessions now
+      dict:expire(list .. READER_SUFFIX, READ_TIME)
+      waiting.pause()
+    end
+  until left <= 0
+  return true
 end
 
 local function is_locked(dict, list)
@@ -262,7 +262,7 @@ end
 -- tidying the list, it has taken the items out, and puts them back before this one.
 local function add_end(self, list, key)
   if (self.dict:llen(list) or 0) > 0 or is_locked(self.dict, list) then
-    add(self, "rpush", list, meta_get_value(key))
+    add(self, list, meta_get_value(key))
   end
 end
 
@@ -293,7 +293,7 @@ end
 ---@param old_key string?
 function lists.add(self, owners, key, expiry, ttl, old_key)
   for _, list in ipairs(owners) do
-    local length = add(self, "rpush", list, meta_get_value(key, expiry))
+    local length = add(self, list, meta_get_value(key, expiry))
     if length then
       extend_ttl(self.dict, list, ttl, length)
     else
@@ -311,39 +311,44 @@ end
 ---@param names resty.session.shm.names
 function lists.tidy(self, owners, names)
   for _, list in ipairs(owners) do
-    tidy_some(self, list, names)
+    tidy_some(self, list, names, TIDY_ITEMS + 1)
   end
 end
 
---- Says in lists that a session has ended.
+--- Says in lists that a session has ended. A list goes with its last session.
 ---@param self resty.session.shm
 ---@param owners string[] the lists
 ---@param key string
 ---@param names resty.session.shm.names
----@param current_time integer seconds since the epoch
-function lists.remove(self, owners, key, names, current_time)
+function lists.remove(self, owners, key, names)
   for _, list in ipairs(owners) do
     add_end(self, list, key)
-    if (self.dict:llen(list) or 0) <= TIDY_ITEMS and not is_locked(self.dict, list) then
-      tidy(self, list, current_time) -- which deletes the list with its last session
-    else
-      tidy_some(self, list, names)
-    end
+    tidy_some(self, list, names, 1)
   end
 end
 
---- Returns the live sessions of a list by their keys, with their expiries.
+--- Reads the live sessions of a list, slice by slice. Other requests have their turn between two
+--- slices, if this thread can wait.
 ---@param self resty.session.shm
 ---@param list string
 ---@param names resty.session.shm.names
----@param current_time integer seconds since the epoch
----@return table<string, integer>? sessions
----@return string? err
-function lists.read(self, list, names, current_time)
-  if (self.dict:llen(list) or 0) > SLICE or self.dict:get(list .. READER_SUFFIX) then
-    return read_in_slices(self, list, names)
+---@param take fun(sessions: table<string, integer>) gets those of each slice: their expiries by their keys
+---@return true? ok, string? err
+function lists.read(self, list, names, take)
+  if (self.dict:llen(list) or 0) == 0 and not is_locked(self.dict, list) then
+    return true
   end
-  return tidy(self, list, current_time)
+  local alone, err = begin_reading(self.dict, list)
+  if alone then
+    local ok
+    ok, err = read_slices(self, list, names, SLICE, take)
+    self.dict:delete(list .. READER_SUFFIX)
+    return ok, err
+  elseif alone == false then
+    -- All items in one go: they keep their order, so the other reader misses none.
+    return read_slices(self, list, names, huge, take)
+  end
+  return nil, err
 end
 
 return lists
