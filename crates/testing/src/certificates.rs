@@ -22,6 +22,16 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
+/// What a server speaks TLS with.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    pub identity: Identity,
+    /// The authority whose clients are trusted.
+    pub ca: PathBuf,
+    /// Whether clients must have a certificate.
+    pub asks_clients: bool,
+}
+
 impl Default for Authority {
     fn default() -> Self {
         Self::new()
@@ -40,12 +50,10 @@ impl Authority {
         Self { directory, issuer: Issuer::new(params, key) }
     }
 
-    /// The authority, and `server.pem` and `server.key`: good for a name, and for the addresses
-    /// `::1` and `127.0.0.2`, but not for `127.0.0.1`.
-    pub fn with_server(name: &str) -> Self {
-        let authority = Self::new();
-        authority.server("server", &[name, "::1", "127.0.0.2"]);
-        authority
+    /// What a server speaks TLS with that has a certificate for names and IP addresses, and does not
+    /// ask clients for theirs.
+    pub fn tls(&self, names: &[&str]) -> ServerTls {
+        ServerTls { identity: self.server("server", names), ca: self.ca(), asks_clients: false }
     }
 
     /// Where the files are.

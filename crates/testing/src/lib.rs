@@ -19,4 +19,6 @@ pub mod redis_servers;
 pub mod server;
 #[cfg(feature = "servers")]
 pub mod sql_servers;
+#[cfg(feature = "servers")]
+pub mod tls_front;
 pub mod vectors;

@@ -50,6 +50,9 @@ pub enum Accept {
     Wait,
 }
 
+/// Makes what is sent instead of a piece.
+pub type Edit = fn(&[u8]) -> Vec<u8>;
+
 /// What becomes of the bytes of one direction. Offsets are counted in each connection from the last
 /// [`Proxy::set`], or from its beginning if that is later.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +64,7 @@ pub struct Flow {
     /// The offset of a byte whose lowest bit is flipped.
     pub flip_at: Option<u64>,
     /// What is sent instead of each piece.
-    pub edit: Option<fn(&[u8]) -> Vec<u8>>,
+    pub edit: Option<Edit>,
 }
 
 /// How the proxy behaves. By default it passes everything on.
