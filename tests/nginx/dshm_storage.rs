@@ -1,11 +1,13 @@
 //! Sessions in ngx-distributed-shm: what stands there, and what happens when it fails.
 
-use super::faults::{Spoil, certificates, id, open_records};
+use super::faults::{Spoil, id, open_records};
 use super::http::Browser;
 use super::specs;
 use super::storages::{self, nginx as site, now, port_of};
+use resty_session_testing::certificates::Authority;
 use resty_session_testing::dshm_server::Dshm;
 use resty_session_testing::server::Server;
+use resty_session_testing::tls_front::tls_front;
 
 /// base64url of "default" and "ada".
 const OWNER: &str = "session:ZGVmYXVsdA:YWRh";
@@ -99,7 +101,7 @@ fn a_session_outlives_the_node_that_it_was_saved_at() {
     assert_eq!(browser.get(there.url("/get")), "1");
     let [first, second] = nodes.each_ref().map(Dshm::entries);
     assert!(first.len() == 3 && first.keys().eq(second.keys()), "{first:?} {second:?}");
-    nodes[0].process().kill();
+    nodes[0].kill();
     assert!(browser.get(here.url("/get")).starts_with("unable to load session ("));
     assert_eq!(browser.get(there.url("/get")), "1");
     assert_eq!(browser.get(there.url("/set?v=2")), "saved");
@@ -124,10 +126,9 @@ fn names_stand_around_and_each_part_is_escaped() {
 
 #[test]
 fn tls_is_verified_unless_the_program_says_not_to() {
-    let directory = tempfile::tempdir().unwrap();
-    certificates(directory.path(), "dshm.test");
+    let authority = Authority::new();
     let dshm = Dshm::start();
-    storages::verifies_tls("dshm", dshm.behind_tls(directory.path()), directory.path());
+    storages::verifies_tls("dshm", tls_front(&authority.tls(&["dshm.test", "::1"]), dshm.port()), &authority);
     assert!(dshm.entries().contains_key("tls:key"));
 }
 

@@ -155,22 +155,6 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// A certificate authority of its own, `ca.pem`, and a server's certificate and key, `server.pem`
-/// and `server.key`. The certificate is good for the name, and for the address `::1`.
-pub fn certificates(directory: &std::path::Path, name: &str) {
-    let openssl = |arguments: &str| {
-        let output =
-            std::process::Command::new("openssl").current_dir(directory).args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    std::fs::write(directory.join("extensions"), format!("subjectAltName = DNS:{name}, IP:::1\n")).unwrap();
-    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority");
-    openssl(&format!("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name}"));
-    openssl(
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
-    );
-}
-
 /// Stands between nginx and a server, can spoil what the server answers, and can cut connections.
 pub struct Spoiler {
     pub port: u16,

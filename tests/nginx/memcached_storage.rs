@@ -1,9 +1,10 @@
 //! Sessions in memcached: what stands there, and what happens when it fails.
 
-use super::faults::{Spoil, certificates, id, open_records};
+use super::faults::{Spoil, id, open_records};
 use super::http::Browser;
 use super::storages::{self, now, port_of};
 use super::{specs, storages::nginx as site};
+use resty_session_testing::certificates::Authority;
 use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::server::{Nginx, Site};
 
@@ -172,12 +173,9 @@ fn a_unix_socket_will_do_and_so_will_a_name_around() {
 
 #[test]
 fn tls_is_verified_unless_the_program_says_not_to() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    certificates(directory.path(), "memcached.test");
-    let files = format!("ssl_chain_cert={},ssl_key={}", path("server.pem"), path("server.key"));
-    let memcached = Memcached::start(&["-Z", "-o", &files]);
-    storages::verifies_tls("memcached", memcached.port, directory.path());
+    let authority = Authority::new();
+    let memcached = Memcached::start_with(&authority.tls(&["memcached.test", "::1"]));
+    storages::verifies_tls("memcached", memcached.port, &authority);
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, Spoil, certificates, id, open_records, recovery};
+use super::faults::{Load, Spoil, id, open_records, recovery};
 use super::http::Browser;
 use super::specs;
 use super::storages::{self, PATIENT, now, port_of};
-use resty_session_testing::redis_servers::{Cluster, Group, Redis};
+use resty_session_testing::certificates::Authority;
+use resty_session_testing::redis_servers::{Cluster, Group, Redis, Settings};
 use resty_session_testing::server::{Nginx, Site, wait_for};
 
 fn nginx(options: &str) -> Nginx {
@@ -181,21 +182,10 @@ fn redis_may_close_idle_connections() {
 
 #[test]
 fn tls_is_verified_unless_the_program_says_not_to() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    certificates(directory.path(), "redis.test");
-    let tls_port = resty_session_testing::server::free_port();
-    let _redis = Redis::start(&[
-        "--tls-port",
-        &tls_port.to_string(),
-        "--tls-cert-file",
-        &path("server.pem"),
-        "--tls-key-file",
-        &path("server.key"),
-        "--tls-auth-clients",
-        "no",
-    ]);
-    storages::verifies_tls("redis", tls_port, directory.path());
+    let authority = Authority::new();
+    let tls = Some(authority.tls(&["redis.test", "::1"]));
+    let redis = Redis::start_with(&Settings { tls, login: None }, &[]);
+    storages::verifies_tls("redis", redis.port_for_clients(), &authority);
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Store {
 
     fn stop(&mut self) {
         match self {
-            Self::Server(_, server) => server.process().kill(),
+            Self::Server(_, server) => server.kill(),
             Self::Database(database) => database.stop(),
         }
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, PROGRAM, Spoil, Spoiler, certificates, id, open_records, recovery, timed};
+use super::faults::{Load, PROGRAM, Spoil, Spoiler, id, open_records, recovery, timed};
 use super::http::Browser;
 use super::specs;
 use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
-use resty_session_testing::server::{Nginx, Site, wait_for};
+use resty_session_testing::certificates::Authority;
+use resty_session_testing::server::{Nginx, Server as _, Site, wait_for};
 use resty_session_testing::sql_servers::Database;
 
 /// Each test runs with both servers, each started with settings of the test's own, as Postgres and
@@ -215,7 +216,7 @@ with_both! {
         let browser = Browser::new();
         assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
         assert_eq!(browser.get(nginx.url("/get")), "1");
-        database.stop_all(Signal::SIGSTOP);
+        database.signal(Signal::SIGSTOP);
         for _ in 0..3 {
             let (answer, took) = timed(&browser, nginx.url("/get"));
             assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
@@ -224,7 +225,7 @@ with_both! {
             assert_eq!(answer, "ok");
             assert!(took < Duration::from_millis(200), "{took:?}");
         }
-        database.stop_all(Signal::SIGCONT);
+        database.signal(Signal::SIGCONT);
         wait_for("the session", || browser.get(nginx.url("/get")) == "1");
     }
 
@@ -470,9 +471,8 @@ impl Drop for SmallDisk {
 
 #[test]
 fn postgres_takes_every_way_in() {
-    let certificate = tempfile::tempdir().unwrap();
-    certificates(certificate.path(), "database.test");
-    let database = Database::postgres_with_certificate(certificate.path());
+    let authority = Authority::new();
+    let database = Database::postgres_with(Some(&authority.tls(&["database.test", "::1"])), &[]);
     database.ask(
         "SET password_encryption = 'md5'; CREATE ROLE md5_user LOGIN PASSWORD 'secret'; \
          SET password_encryption = 'scram-sha-256'; CREATE ROLE scram_user LOGIN PASSWORD 'secret'; \
@@ -508,15 +508,14 @@ fn postgres_takes_every_way_in() {
         (format!(r#"port = {}, ssl = true, ssl_required = true"#, plain.port), "does not support TLS"),
         (format!(r#"{tcp}, database = "none""#), "database \"none\" does not exist"),
     ];
-    check_ways_in("postgres", &certificate, &good, &bad);
+    check_ways_in("postgres", &authority, &good, &bad);
     assert_eq!(database.ask("SELECT count(*) FROM app.s"), "1");
 }
 
 #[test]
 fn mariadb_takes_every_way_in() {
-    let certificate = tempfile::tempdir().unwrap();
-    certificates(certificate.path(), "database.test");
-    let database = Database::mariadb_with_certificate(certificate.path());
+    let authority = Authority::new();
+    let database = Database::mariadb_with(&authority.tls(&["database.test", "::1"]));
     database.ask(
         "CREATE USER native@127.0.0.1 IDENTIFIED VIA mysql_native_password USING PASSWORD('secret'); \
          CREATE USER ed@127.0.0.1 IDENTIFIED VIA ed25519 USING PASSWORD('secret'); \
@@ -547,17 +546,17 @@ fn mariadb_takes_every_way_in() {
         (format!(r#"{tcp}, username = "native", password = "wrong""#), "Access denied"),
         (format!(r#"{}, max_packet_size = 16384"#, user("native")), "packet"),
     ];
-    check_ways_in("mysql", &certificate, &good, &bad);
+    check_ways_in("mysql", &authority, &good, &bad);
     assert_eq!(database.ask("SELECT count(*) FROM app.s"), "1");
 }
 
 /// Saves and reads with each of the good options; the bad ones' errors hold what they are to say.
-fn check_ways_in(storage: &str, certificate: &tempfile::TempDir, good: &[String], bad: &[(String, &str)]) {
+fn check_ways_in(storage: &str, authority: &Authority, good: &[String], bad: &[(String, &str)]) {
     let options: Vec<&String> = good.iter().chain(bad.iter().map(|(options, _)| options)).collect();
     let tables: Vec<String> =
         options.iter().map(|options| format!("{{ connect_timeout = 2000, read_timeout = 2000, {options} }}")).collect();
     let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", certificate.path().join("ca.pem").display()),
+        main: &format!("env SSL_CERT_FILE={};", authority.ca().display()),
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local options = ({{ {} }})[tonumber(ngx.var.arg_n)]

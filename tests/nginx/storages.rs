@@ -1,7 +1,6 @@
 //! What the tests of storages behind a network share: sites over them, and what each must do when
 //! its server fails.
 
-use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::faults::{Cut, PROGRAM, Spoil, Spoiler, timed};
 use super::http::Browser;
+use resty_session_testing::certificates::Authority;
 use resty_session_testing::server::{Nginx, Server, Site};
 
 /// The program over a storage, with these options and timeouts of half a second.
@@ -48,7 +48,7 @@ pub fn hangs(storage: &str, server: &mut impl Server) {
     let nginx = nginx(storage, &port_of(server));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    server.process().signal(Signal::SIGSTOP);
+    server.signal(Signal::SIGSTOP);
     for _ in 0..3 {
         let (answer, took) = timed(&browser, nginx.url("/get"));
         assert!(answer.starts_with("unable to load session (") && answer.contains("timeout"), "{answer}");
@@ -57,7 +57,7 @@ pub fn hangs(storage: &str, server: &mut impl Server) {
         assert_eq!(answer, "ok");
         assert!(took < Duration::from_millis(200), "{took:?}");
     }
-    server.process().signal(Signal::SIGCONT);
+    server.signal(Signal::SIGCONT);
     assert_eq!(once_available(|| browser.get(nginx.url("/get"))), "1");
     assert_eq!(nginx.complaints(), [""; 0]);
 }
@@ -67,7 +67,7 @@ pub fn refuses(storage: &str, server: &mut impl Server) {
     let nginx = nginx(storage, &port_of(server));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
-    server.process().kill();
+    server.kill();
     for _ in 0..3 {
         let (answer, took) = timed(&browser, nginx.url("/set?v=2"));
         assert!(answer.starts_with("unable to store session data ("), "{answer}");
@@ -178,7 +178,7 @@ pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
     let spoiler = Spoiler::start(server.port());
     let nginx = nginx(storage, &format!("port = {}, {PATIENT}", spoiler.port));
     let restart = || {
-        server.process().kill();
+        server.kill();
         server.start_again();
     };
     let mut closes = cuts(&spoiler);
@@ -186,12 +186,12 @@ pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
     outlives_closes(&nginx, &mut closes);
 }
 
-/// A server at this port, whose certificate is for `STORAGE.test` and from the directory, is
+/// A server at this port, whose certificate is for `STORAGE.test` and `::1`, by this authority, is
 /// verified unless the program says not to.
-pub fn verifies_tls(storage: &str, port: u16, directory: &Path) {
+pub fn verifies_tls(storage: &str, port: u16, authority: &Authority) {
     let proxy = Spoiler::start_on("::1", port);
     let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", directory.join("ca.pem").display()),
+        main: &format!("env SSL_CERT_FILE={};", authority.ca().display()),
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local ok, err = require("resty.session.{storage}").new({{

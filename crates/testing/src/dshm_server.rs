@@ -1,19 +1,13 @@
-//! Nodes of the stand-in for ngx-distributed-shm, `crates/testing/examples/dshm.rs`, and TLS in
-//! front of one, which speaks none itself.
+//! Nodes of the stand-in for ngx-distributed-shm, `crates/testing/examples/dshm.rs`.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::OnceLock;
 
-use rustls::ServerConfig;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
+use nix::sys::signal::Signal;
 
 use crate::server::{Process, Server, free_port, root};
 
@@ -86,46 +80,6 @@ impl Dshm {
         stream.read_to_string(&mut answer).unwrap();
         answer
     }
-
-    /// The port of a proxy that speaks TLS with `server.pem` and `server.key` of the directory.
-    pub fn behind_tls(&self, directory: &Path) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        listener.set_nonblocking(true).unwrap();
-        let (acceptor, server) = (acceptor(directory), self.port);
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(carry(listener, acceptor, server));
-        });
-        port
-    }
-}
-
-fn acceptor(directory: &Path) -> TlsAcceptor {
-    let chain = CertificateDer::pem_file_iter(directory.join("server.pem")).unwrap();
-    let chain = chain.collect::<Result<_, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
-
-/// Carries what clients say in TLS to the server, and back.
-async fn carry(listener: TcpListener, acceptor: TlsAcceptor, server: u16) {
-    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-    while let Ok((client, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            // Who does not trust the certificate says so here.
-            let mut client = acceptor.accept(client).await?;
-            let mut server = tokio::net::TcpStream::connect(("127.0.0.1", server)).await?;
-            tokio::io::copy_bidirectional(&mut client, &mut server).await
-        });
-    }
 }
 
 impl Server for Dshm {
@@ -133,8 +87,12 @@ impl Server for Dshm {
         self.port
     }
 
-    fn process(&mut self) -> &mut Process {
-        &mut self.process
+    fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
     }
 
     fn start_again(&mut self) {

@@ -4,13 +4,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[cfg(feature = "servers")]
+pub mod certificates;
+#[cfg(feature = "servers")]
 pub mod dshm_server;
 #[cfg(feature = "servers")]
+pub mod hosts;
+#[cfg(feature = "servers")]
 pub mod memcached_server;
+#[cfg(feature = "servers")]
+pub mod proxy;
 #[cfg(feature = "servers")]
 pub mod redis_servers;
 #[cfg(feature = "servers")]
 pub mod server;
 #[cfg(feature = "servers")]
 pub mod sql_servers;
+#[cfg(feature = "servers")]
+pub mod tls_front;
 pub mod vectors;

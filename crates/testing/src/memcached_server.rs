@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::Signal;
+
+use crate::certificates::ServerTls;
 use crate::server::{Process, Server, free_port};
 
 pub struct Memcached {
@@ -18,6 +21,16 @@ impl Memcached {
         let mut memcached = Self::run(port, &[&listen, arguments].concat());
         memcached.process.wait_for("memcached", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         memcached
+    }
+
+    /// One that speaks TLS only, so that [`Self::ask`] does not work.
+    pub fn start_with(tls: &ServerTls) -> Self {
+        let ServerTls { identity, ca, asks_clients } = tls;
+        let files = [("chain_cert", &identity.certificate), ("key", &identity.key), ("ca_cert", ca)];
+        let files = files.map(|(name, path)| format!("ssl_{name}={}", path.display())).join(",");
+        // 2 demands a certificate.
+        let mode = if *asks_clients { 2 } else { 0 };
+        Self::start(&["-Z", "-o", &format!("{files},ssl_verify_mode={mode}")])
     }
 
     /// One that listens at a Unix socket alone.
@@ -74,8 +87,12 @@ impl Server for Memcached {
         self.port
     }
 
-    fn process(&mut self) -> &mut Process {
-        &mut self.process
+    fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
     }
 
     fn start_again(&mut self) {

@@ -1,37 +1,75 @@
 //! Redis servers of their own: one, a Sentinel group, a Cluster.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use redis::{Client, Connection};
 
+use crate::certificates::ServerTls;
 use crate::server::{Process, Server, free_port, wait_for};
+
+/// How a server is started.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// With which it also speaks TLS, on a port of its own, and with which it speaks to others.
+    pub tls: Option<ServerTls>,
+    /// A user and password without which it does nothing.
+    pub login: Option<(String, String)>,
+}
 
 pub struct Redis {
     pub process: Process,
+    /// Where it speaks without TLS.
     pub port: u16,
+    /// Where it speaks TLS, if it does.
+    pub tls_port: Option<u16>,
+    login: Option<(String, String)>,
     _directory: tempfile::TempDir,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server,
+    Sentinel,
+}
+
+/// The server's program: Redis, or what the environment variable `REDIS_SERVER` names, such as
+/// Valkey.
+fn program() -> PathBuf {
+    std::env::var_os("REDIS_SERVER").filter(|path| !path.is_empty()).map_or("redis-server".into(), PathBuf::from)
 }
 
 impl Redis {
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_on(free_port(), "redis-server", arguments, None)
+        Self::start_with(&Settings::default(), arguments)
     }
 
-    fn start_on(port: u16, program: &'static str, arguments: &[&str], configuration: Option<String>) -> Self {
+    pub fn start_with(settings: &Settings, arguments: &[&str]) -> Self {
+        Self::start_as(Kind::Server, settings, "", arguments)
+    }
+
+    fn start_as(kind: Kind, settings: &Settings, configuration: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut all = Vec::new();
-        if let Some(configuration) = configuration {
-            let path = directory.path().join("redis.conf");
-            fs::write(&path, configuration).unwrap();
-            all.push(path.display().to_string());
+        let path = directory.path().join("redis.conf");
+        let port = free_port();
+        let tls_port = settings.tls.is_some().then(free_port);
+        let mut lines = vec![format!("port {port}"), format!("dir {}", directory.path().display())];
+        lines.extend(settings.tls.iter().zip(tls_port).flat_map(tls_lines));
+        lines.extend(settings.login.iter().flat_map(login_lines));
+        if kind == Kind::Server {
+            lines.extend(["save \"\"", "appendonly no", "repl-diskless-sync-delay 0"].map(str::to_owned));
+            let signing_in = |(user, password)| format!("masteruser {user}\nmasterauth {password}");
+            lines.extend(settings.login.clone().map(signing_in));
         }
-        all.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned(), directory.path().display().to_string()]);
-        if program == "redis-server" {
-            all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
-        }
-        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let mut redis = Self { process: Process::start(program, all), port, _directory: directory };
+        lines.push(configuration.to_owned());
+        fs::write(&path, lines.join("\n")).unwrap();
+        let path = path.display().to_string();
+        let sentinel: &[&str] = if kind == Kind::Sentinel { &["--sentinel"] } else { &[] };
+        let all = [&[path.as_str()], sentinel, arguments].concat().into_iter().map(Into::into).collect();
+        let process = Process::start(program(), all);
+        let mut redis = Self { process, port, tls_port, login: settings.login.clone(), _directory: directory };
         redis.wait();
         redis
     }
@@ -42,7 +80,13 @@ impl Redis {
     }
 
     pub fn connect(&self) -> Connection {
-        Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap().get_connection().unwrap()
+        let login = self.login.as_ref().map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
+        Client::open(format!("redis://{login}127.0.0.1:{}/", self.port)).unwrap().get_connection().unwrap()
+    }
+
+    /// The port for clients: with TLS, if the server speaks it.
+    pub fn port_for_clients(&self) -> u16 {
+        self.tls_port.unwrap_or(self.port)
     }
 
     pub fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
@@ -61,6 +105,22 @@ impl Redis {
     }
 }
 
+fn tls_lines((tls, port): (&ServerTls, u16)) -> Vec<String> {
+    let ServerTls { identity, ca, asks_clients } = tls;
+    vec![
+        format!("tls-port {port}"),
+        format!("tls-cert-file {}", identity.certificate.display()),
+        format!("tls-key-file {}", identity.key.display()),
+        format!("tls-ca-cert-file {}", ca.display()),
+        format!("tls-auth-clients {}", if *asks_clients { "yes" } else { "no" }),
+        "tls-replication yes".to_owned(),
+    ]
+}
+
+fn login_lines((user, password): &(String, String)) -> Vec<String> {
+    vec![format!("user {user} on >{password} ~* &* +@all"), "user default off".to_owned()]
+}
+
 /// A master, two replicas, three sentinels that watch them.
 pub struct Group {
     pub servers: Vec<Redis>,
@@ -69,27 +129,37 @@ pub struct Group {
 
 impl Group {
     pub fn start() -> Self {
-        let master = Redis::start(&["--repl-timeout", "5"]);
-        let port = master.port.to_string();
-        let mut servers = vec![master];
-        for _ in 0..2 {
-            servers.push(Redis::start(&["--replicaof", "127.0.0.1", &port, "--repl-timeout", "5"]));
-        }
+        Self::start_with(&Settings::default(), &Settings::default())
+    }
+
+    /// The sentinels are started with settings of their own. Only both speak TLS, or none.
+    pub fn start_with(servers: &Settings, sentinels: &Settings) -> Self {
+        let start =
+            |replica_of: &str| Redis::start_as(Kind::Server, servers, &format!("repl-timeout 5\n{replica_of}"), &[]);
+        let master = start("");
+        let port = master.port_for_clients();
+        let replica_of = format!("replicaof 127.0.0.1 {port}");
+        let servers_of_group = vec![master, start(&replica_of), start(&replica_of)];
         let replicated = |redis: &Redis| redis.ask::<String>("INFO replication").contains("master_link_status:up");
-        wait_for("the replicas", || servers[1..].iter().all(replicated));
-        let configuration = format!(
-            "sentinel monitor sessions 127.0.0.1 {port} 2\nsentinel down-after-milliseconds sessions 1000\n\
-             sentinel failover-timeout sessions 5000\n"
-        );
+        wait_for("the replicas", || servers_of_group[1..].iter().all(replicated));
+        let configuration = watching(port, servers, sentinels);
         let sentinels: Vec<Redis> =
-            (0..3).map(|_| Redis::start_on(free_port(), "redis-sentinel", &[], Some(configuration.clone()))).collect();
+            (0..3).map(|_| Redis::start_as(Kind::Sentinel, sentinels, &configuration, &[])).collect();
         let knows = |sentinel: &Redis| {
             let others: Vec<redis::Value> = sentinel.ask("SENTINEL sentinels sessions");
             let replicas: Vec<redis::Value> = sentinel.ask("SENTINEL replicas sessions");
             others.len() == 2 && replicas.len() == 2
         };
         wait_for("the sentinels", || sentinels.iter().all(knows));
-        Self { servers, sentinels }
+        Self { servers: servers_of_group, sentinels }
+    }
+
+    /// Makes a replica the master, and waits until it is, and the old master its replica.
+    pub fn fail_over(&self) {
+        let (before, old) = (self.master(), self.master_server());
+        self.sentinels[0].ask::<()>("SENTINEL FAILOVER sessions");
+        wait_for("a failover", || self.master() != before);
+        wait_for("the old master", || old.ask::<String>("INFO replication").contains("role:slave"));
     }
 
     /// The port of the server that the sentinels call the master.
@@ -98,9 +168,32 @@ impl Group {
         port.parse().unwrap()
     }
 
+    /// The server that the sentinels call the master.
+    pub fn master_server(&self) -> &Redis {
+        let port = self.master();
+        self.servers.iter().find(|server| server.port_for_clients() == port).unwrap()
+    }
+
     pub fn sentinel_ports(&self) -> String {
         ports(&self.sentinels)
     }
+}
+
+/// What a sentinel's configuration says of the group.
+fn watching(port: u16, servers: &Settings, sentinels: &Settings) -> String {
+    let mut lines = vec![
+        format!("sentinel monitor sessions 127.0.0.1 {port} 2"),
+        "sentinel down-after-milliseconds sessions 1000".to_owned(),
+        "sentinel failover-timeout sessions 5000".to_owned(),
+    ];
+    if let Some((user, password)) = &servers.login {
+        lines
+            .extend([format!("sentinel auth-user sessions {user}"), format!("sentinel auth-pass sessions {password}")]);
+    }
+    if let Some((user, password)) = &sentinels.login {
+        lines.extend([format!("sentinel sentinel-user {user}"), format!("sentinel sentinel-pass {password}")]);
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Three masters, and a replica each.
@@ -108,15 +201,26 @@ pub struct Cluster(pub Vec<Redis>);
 
 impl Cluster {
     pub fn start() -> Self {
-        let nodes: Vec<Redis> =
-            (0..6).map(|_| Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])).collect();
-        let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        let output = Command::new("redis-cli")
-            .args(["--cluster", "create"])
-            .args(&addresses)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
-            .output()
-            .unwrap();
+        Self::start_with(&Settings::default())
+    }
+
+    /// With TLS, the nodes speak it to each other and to clients, who get the ports for it.
+    pub fn start_with(settings: &Settings) -> Self {
+        let tls: &[&str] = if settings.tls.is_some() { &["--tls-cluster", "yes"] } else { &[] };
+        let arguments = [&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"], tls].concat();
+        let nodes: Vec<Redis> = (0..6).map(|_| Redis::start_with(settings, &arguments)).collect();
+        let mut command = Command::new("redis-cli");
+        command.args(["--cluster", "create"]);
+        command.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port_for_clients())));
+        command.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        if let Some(tls) = &settings.tls {
+            command.args(["--tls", "--insecure", "--cert"]).arg(&tls.identity.certificate);
+            command.arg("--key").arg(&tls.identity.key);
+        }
+        if let Some((user, password)) = &settings.login {
+            command.args(["--user", user, "--pass", password, "--no-auth-warning"]);
+        }
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         let cluster = Self(nodes);
         wait_for("the cluster", || {
@@ -151,8 +255,12 @@ impl Server for Redis {
         self.port
     }
 
-    fn process(&mut self) -> &mut Process {
-        &mut self.process
+    fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
     }
 
     fn start_again(&mut self) {

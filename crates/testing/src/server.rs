@@ -91,7 +91,11 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 /// A server that can be made to fail.
 pub trait Server {
     fn port(&self) -> u16;
-    fn process(&mut self) -> &mut Process;
+    /// Sends a signal to all of its processes. `SIGSTOP` makes it hang: the system still accepts
+    /// connections for it.
+    fn signal(&self, signal: Signal);
+    /// Kills it.
+    fn kill(&mut self);
     /// Starts the server again after it was killed, on its port, without what was stored.
     fn start_again(&mut self);
 }

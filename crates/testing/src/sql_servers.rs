@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
-use crate::server::{free_port, root, send, wait_for};
+use crate::certificates::ServerTls;
+use crate::server::{Server, free_port, root, send, wait_for};
 
 /// A server, its data in a directory of its own.
 pub struct Database {
@@ -54,6 +55,19 @@ fn run(command: &mut Command) -> String {
     text
 }
 
+/// Copies what a server speaks TLS with into its directory, where its user can read it, and nobody
+/// else the key.
+fn copy(user: &str, directory: &Path, tls: &ServerTls) -> [String; 3] {
+    let files = [("server.pem", &tls.identity.certificate), ("server.key", &tls.identity.key), ("ca.pem", &tls.ca)];
+    files.map(|(name, from)| {
+        let to = directory.join(name);
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
+        give_to(user, &to);
+        to.display().to_string()
+    })
+}
+
 /// Where Debian keeps the programs of the newest Postgres.
 fn postgres_program(name: &str) -> PathBuf {
     let mut versions: Vec<PathBuf> =
@@ -64,48 +78,78 @@ fn postgres_program(name: &str) -> PathBuf {
 
 impl Database {
     pub fn postgres(arguments: &[&str]) -> Self {
+        Self::postgres_with(None, arguments)
+    }
+
+    /// One with TLS. If it asks clients for certificates, they need one even to connect by TCP.
+    pub fn postgres_with(tls: Option<&ServerTls>, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         give_to("postgres", directory.path());
         let data = directory.path().join("data");
         run(as_user("postgres", postgres_program("initdb"))
             .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
             .arg(&data));
+        let certified = match tls {
+            Some(tls) if tls.asks_clients => {
+                "hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\nhost all all 127.0.0.1/32 reject\n"
+            }
+            _ => "",
+        };
         // Whoever has a password uses it.
-        let access = "local all all trust\nhost all postgres 127.0.0.1/32 trust\n\
+        let access = "local all,replication all trust\nhost all postgres 127.0.0.1/32 trust\n\
                       host all md5_user 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 scram-sha-256\n";
-        fs::write(data.join("pg_hba.conf"), access).unwrap();
+        fs::write(data.join("pg_hba.conf"), format!("{certified}{access}")).unwrap();
+        let mut settings: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        if let Some(tls) = tls {
+            let [certificate, key, ca] = copy("postgres", directory.path(), tls);
+            let files = [("ssl_cert_file", certificate), ("ssl_key_file", key), ("ssl_ca_file", ca)];
+            settings.extend(files.map(|(name, path)| format!("{name}={path}")));
+            settings.push("ssl=on".to_owned());
+        }
+        Self::start_postgres(directory, &settings).with_tables()
+    }
+
+    /// A server that follows another, of which it has all that is written there, and that reads
+    /// only.
+    pub fn standby(primary: &Self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        give_to("postgres", directory.path());
+        let mut command = as_user("postgres", postgres_program("pg_basebackup"));
+        command.args(["-U", "postgres", "-R", "--no-sync", "--checkpoint=fast", "-p", &primary.port.to_string()]);
+        run(command.arg("-h").arg(primary.path()).arg("-D").arg(directory.path().join("data")));
+        Self::start_postgres(directory, &[])
+    }
+
+    fn start_postgres(directory: tempfile::TempDir, settings: &[String]) -> Self {
         let port = free_port();
-        let own = ["-D", data.to_str().unwrap(), "-p", &port.to_string(), "-k", directory.path().to_str().unwrap()]
-            .map(str::to_owned);
-        let settings = ["fsync=off", "listen_addresses=127.0.0.1", "log_min_messages=fatal"];
-        let settings = settings.iter().chain(arguments).flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]);
-        let arguments = own.into_iter().chain(settings).collect();
+        let (data, sockets) = (directory.path().join("data"), directory.path());
+        let own = ["-D", data.to_str().unwrap(), "-p", &port.to_string(), "-k", sockets.to_str().unwrap()];
+        let always = ["fsync=off", "listen_addresses=127.0.0.1", "log_min_messages=fatal"];
+        let settings = always.into_iter().chain(settings.iter().map(String::as_str));
+        let arguments = own.into_iter().chain(settings.flat_map(|setting| ["-c", setting]));
+        let arguments = arguments.map(str::to_owned).collect();
         Self::start(Kind::Postgres, port, directory, arguments)
     }
 
-    /// One with TLS, by the certificate that `faults::certificates` made.
-    pub fn postgres_with_certificate(directory: &Path) -> Self {
-        for name in [".", "server.pem", "server.key"] {
-            give_to("postgres", &directory.join(name));
+    /// One with TLS. If it asks clients for certificates, the user `app` needs one.
+    pub fn mariadb_with(tls: &ServerTls) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key, ca] = copy("mysql", directory.path(), tls);
+        let options = [format!("--ssl-cert={certificate}"), format!("--ssl-key={key}"), format!("--ssl-ca={ca}")];
+        let database = Self::start_mariadb(directory, &options.each_ref().map(String::as_str));
+        if tls.asks_clients {
+            database.ask("ALTER USER app@127.0.0.1 REQUIRE X509");
         }
-        let key = directory.join("server.key");
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-        let setting = |name: &str, file: &str| format!("{name}={}", directory.join(file).display());
-        let (certificate, key) = (setting("ssl_cert_file", "server.pem"), setting("ssl_key_file", "server.key"));
-        Self::postgres(&["ssl=on", &certificate, &key])
-    }
-
-    /// One with TLS, by the certificate that `faults::certificates` made.
-    pub fn mariadb_with_certificate(directory: &Path) -> Self {
-        for name in [".", "server.pem", "server.key"] {
-            give_to("mysql", &directory.join(name));
-        }
-        let option = |name: &str, file: &str| format!("--{name}={}", directory.join(file).display());
-        Self::mariadb(&[&option("ssl-cert", "server.pem"), &option("ssl-key", "server.key")])
+        database
     }
 
     pub fn mariadb(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_mariadb(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// `app` is a user who has no rights but those of a program, and so cannot write while the
+    /// server is read-only.
+    fn start_mariadb(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
         give_to("mysql", directory.path());
         let data = directory.path().join("data").display().to_string();
         run(as_user("mysql", "mariadb-install-db").args([
@@ -129,17 +173,34 @@ impl Database {
             "--plugin-load-add=auth_ed25519".to_owned(),
         ];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        Self::start(Kind::MariaDb, port, directory, all)
+        let database = Self::start(Kind::MariaDb, port, directory, all);
+        database.ask_in("", "CREATE DATABASE sessions");
+        database.ask("CREATE USER app@127.0.0.1; GRANT ALL ON sessions.* TO app@127.0.0.1");
+        database.with_tables()
     }
 
     fn start(kind: Kind, port: u16, directory: tempfile::TempDir, arguments: Vec<String>) -> Self {
         let mut database = Self { kind, child: None, port, directory, arguments };
         database.start_again();
-        if kind == Kind::MariaDb {
-            database.ask_in("", "CREATE DATABASE sessions");
-        }
-        database.ask(&fs::read_to_string(root().join("sql").join(kind.schema())).unwrap());
         database
+    }
+
+    fn with_tables(self) -> Self {
+        self.ask(&fs::read_to_string(root().join("sql").join(self.kind.schema())).unwrap());
+        self
+    }
+
+    /// Makes the server refuse to write, or write again, for connections that are open too.
+    pub fn set_read_only(&self, read_only: bool) {
+        match self.kind {
+            Kind::Postgres => {
+                self.ask(&format!("ALTER SYSTEM SET default_transaction_read_only = {read_only}"));
+                self.ask("SELECT pg_reload_conf()");
+                let setting = if read_only { "on" } else { "off" };
+                wait_for("the setting", || self.ask("SHOW default_transaction_read_only") == setting);
+            }
+            Kind::MariaDb => drop(self.ask(&format!("SET GLOBAL read_only = {read_only}"))),
+        }
     }
 
     /// Starts a server that was stopped, on its port.
@@ -251,7 +312,7 @@ impl Database {
     }
 
     /// Sends a signal to the server and, where it has a process a connection, to those.
-    pub fn stop_all(&self, signal: Signal) {
+    fn send_to_all(&self, signal: Signal) {
         let pid = self.child.as_ref().unwrap().id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         for process in children.split_whitespace().map(|pid| pid.parse().unwrap()).chain([i32::try_from(pid).unwrap()])
@@ -303,5 +364,27 @@ impl Drop for Held {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Server for Database {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.send_to_all(signal);
+    }
+
+    /// Postgres is stopped at once, as by a crash, so that its processes do not outlive it.
+    fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let signal = if self.kind == Kind::Postgres { Signal::SIGQUIT } else { Signal::SIGKILL };
+        send(i32::try_from(child.id()).unwrap(), signal);
+        child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        Self::start_again(self);
     }
 }
