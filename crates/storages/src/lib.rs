@@ -56,7 +56,8 @@ pub use options::Options;
 use resty_session_core::cookie::base64url;
 use resty_session_core::cookie::header::SID_SIZE;
 pub use resty_session_core::storage::{
-    Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update, one_by_one,
+    Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update, any_of,
+    one_by_one,
 };
 
 /// Prepares the process for the drivers, once or often.

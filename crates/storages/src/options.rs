@@ -18,10 +18,10 @@ pub const ALIASES: [(&str, &str); 5] = [
     ("redis-sentinel", "redis"),
 ];
 
-/// The options of one server in a list of servers.
-pub const NODE_OPTIONS: &[&str] = &["host", "ip", "port"];
+/// The options of one server in a list of servers. Not every list takes all of them.
+pub const NODE_OPTIONS: &[&str] = &["host", "ip", "port", "username", "password"];
 /// The options that hold such a list.
-pub const NODE_LISTS: [&str; 2] = ["nodes", "sentinels"];
+pub const NODE_LISTS: [&str; 3] = ["nodes", "replicas", "sentinels"];
 
 /// How long a server may take if the options don't say so.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(5000);

@@ -55,6 +55,10 @@ impl Storage for Repeating {
         repeat_if_lost(|| self.0.get(get))
     }
 
+    fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
+        repeat_if_lost(|| self.0.get_each(gets))
+    }
+
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         repeat_if_lost(|| self.0.delete(delete))
     }

@@ -44,10 +44,25 @@ fn redis() {
     check::<RedisOptions>(json!({ "port": server.port, "prefix": "contract" }), Tells::Yes);
 }
 
+fn redis_without_scripts() {
+    let server = Redis::start_for_plain_commands();
+    let login = json!({ "port": server.port, "prefix": "contract", "username": "plain", "password": "secret" });
+    check::<RedisOptions>(login, Tells::Yes);
+    let server = Redis::start(&[]);
+    let options = json!({ "port": server.port, "prefix": "contract", "scripts": "none" });
+    check::<RedisOptions>(options, Tells::Yes);
+    assert!(!server.ask::<String>("INFO commandstats").contains("cmdstat_eval"));
+}
+
+fn redis_shard() {
+    let server = Redis::start_shard();
+    check::<RedisOptions>(json!({ "port": server.port, "prefix": "contract" }), Tells::Yes);
+}
+
 fn redis_cluster() {
     let cluster = Cluster::start();
     let nodes: Vec<_> = cluster.0.iter().map(|server| json!({ "host": "127.0.0.1", "port": server.port })).collect();
-    check::<RedisOptions>(json!({ "nodes": nodes, "prefix": "contract" }), Tells::No);
+    check::<RedisOptions>(json!({ "nodes": nodes, "prefix": "contract" }), Tells::Yes);
 }
 
 fn memcached() {
@@ -92,7 +107,15 @@ fn check_all(storages: &[(&str, fn())]) {
 
 #[test]
 fn every_driver_keeps_the_contract() {
-    check_all(&[("redis", redis), ("memcached", memcached), ("dshm", dshm), ("files", files), ("postgres", postgres)]);
+    check_all(&[
+        ("redis", redis),
+        ("redis without scripts", redis_without_scripts),
+        ("a shard of redis", redis_shard),
+        ("memcached", memcached),
+        ("dshm", dshm),
+        ("files", files),
+        ("postgres", postgres),
+    ]);
 }
 
 #[test]

@@ -19,6 +19,9 @@ pub struct Settings {
     pub login: Option<(String, String)>,
 }
 
+const PLAIN: &str =
+    "--user plain on >secret ~* -@all +get +set +unlink +ttl +expire +zadd +zrem +zremrangebyscore +zrangebyscore";
+
 pub struct Redis {
     pub process: Process,
     /// Where it speaks without TLS.
@@ -48,6 +51,20 @@ impl Redis {
 
     pub fn start_with(settings: &Settings, arguments: &[&str]) -> Self {
         Self::start_as(Kind::Server, settings, "", arguments)
+    }
+
+    /// One with a user `plain` (password `secret`), who has the rights that lua-resty-session needs, and
+    /// so none to run scripts.
+    pub fn start_for_plain_commands() -> Self {
+        Self::start(&PLAIN.split(' ').collect::<Vec<_>>())
+    }
+
+    /// A Cluster of one server, which holds all slots.
+    pub fn start_shard() -> Self {
+        let server = Self::start(&["--cluster-enabled", "yes"]);
+        server.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+        wait_for("the cluster", || server.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"));
+        server
     }
 
     fn start_as(kind: Kind, settings: &Settings, configuration: &str, arguments: &[&str]) -> Self {

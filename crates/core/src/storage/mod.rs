@@ -288,8 +288,30 @@ pub trait Storage: Send + Sync {
         one_by_one(deletes, |delete| self.delete(delete))
     }
 
+    /// Reads records as [`get`](Self::get) does, all at the same time. Returns a result for each, in
+    /// their order.
+    ///
+    /// # Errors
+    ///
+    /// None of the records can be read.
+    fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
+        Box::pin(async move { any_of(join_all(gets.iter().map(|get| self.get(get))).await) })
+    }
+
     /// Closes connections that have been unused for too long. Called every few seconds.
     fn close_idle(&self) {}
+}
+
+/// Returns the results of several operations if any of them succeeded.
+///
+/// # Errors
+///
+/// All have failed; the error is that of the first.
+pub fn any_of<T>(results: Vec<Result<T, Error>>) -> Result<Vec<Result<T, Error>>, Error> {
+    match results.first() {
+        Some(Err(error)) if results.iter().all(Result::is_err) => Err(error.clone()),
+        _ => Ok(results),
+    }
 }
 
 /// How many deletes of one request are under way at most, so that operations of other requests come
@@ -343,18 +365,6 @@ impl dyn Storage {
             Request::Unlock(unlock) => {
                 self.unlock(unlock).await?;
                 Reply::Done
-            }
-        })
-    }
-
-    /// Starts all gets at the same time, so that a driver that pipelines needs one round trip. Fails
-    /// if all of them do.
-    fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
-        Box::pin(async move {
-            let results = join_all(gets.iter().map(|get| self.get(get))).await;
-            match results.first() {
-                Some(Err(error)) if results.iter().all(Result::is_err) => Err(error.clone()),
-                _ => Ok(results),
             }
         })
     }

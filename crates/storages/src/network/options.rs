@@ -23,20 +23,31 @@ fn port(reader: &Reader, default: u16) -> Result<u16, Error> {
 }
 
 impl Node {
+    pub(crate) const OPTIONS: &[&str] = &["host", "ip", "port"];
+
     /// Reads servers, each `{ host = …, port = … }`; `ip` stands for `host` too.
     pub(crate) fn read_all(reader: &Reader, option: &str, default_port: u16) -> Result<Option<Vec<Self>>, Error> {
-        const NAMES: Names = &[NODE_OPTIONS];
+        Self::read_each(reader, (option, &[Self::OPTIONS]), default_port, |_, node| Ok(node))
+    }
+
+    /// Reads servers that have more options than an address. `names` are the names of all of them;
+    /// `read` makes an element from a server's options and its address.
+    pub(crate) fn read_each<T>(
+        reader: &Reader,
+        (option, names): (&str, Names),
+        default_port: u16,
+        read: impl Fn(&Reader, Self) -> Result<T, Error>,
+    ) -> Result<Option<Vec<T>>, Error> {
         debug_assert!(NODE_LISTS.contains(&option), "the shim does not know the list {option}");
-        let Some(tables) = reader.tables(option, NAMES, "{ host = …, port = … }")? else { return Ok(None) };
-        if tables.is_empty() {
-            return Err(reader.invalid(option, "it is empty"));
-        }
-        let read = |table: &Reader| {
+        debug_assert!(names.concat().iter().all(|name| NODE_OPTIONS.contains(name)));
+        let Some(tables) = reader.tables(option, names, "{ host = …, port = … }")? else { return Ok(None) };
+        let parse = |table: &Reader| {
             let host = table.text("host")?.or(table.text("ip")?);
             let host = host.ok_or_else(|| reader.invalid(option, "a host is missing"))?;
-            Self::parse(&host, port(table, default_port)?).map_err(|cause| reader.invalid(option, cause))
+            let node = Self::parse(&host, port(table, default_port)?);
+            read(table, node.map_err(|cause| reader.invalid(option, cause))?)
         };
-        tables.iter().map(read).collect::<Result<_, _>>().map(Some)
+        tables.iter().map(parse).collect::<Result<_, _>>().map(Some)
     }
 }
 

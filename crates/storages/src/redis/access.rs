@@ -1,23 +1,23 @@
 //! How connections to Redis servers are made.
 
-use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, RedisResult, Value};
 use resty_session_core::secret::Password;
+use tokio::task::JoinHandle;
 
-use super::errors::failed;
-use crate::connections::Timeouts;
-use crate::network::{Address, Node, Tls};
-use crate::{Error, Naming};
+use super::errors::connect_error;
+use crate::Error;
+use crate::connections::{Handle, Timeouts};
+use crate::network::{self, Address, Tls};
 
-/// The settings that all servers of a storage share: credentials, TLS, time limits and the naming
-/// of records. It has no `Debug`, because it holds a password.
+/// The settings that all servers of a storage share. Equal settings for the same servers share
+/// connections. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// How records and metadata are named.
-    pub naming: Naming,
-    /// The user to sign in as.
-    pub username: Option<String>,
-    /// The password that the user signs in with.
-    pub password: Option<Password>,
+    /// Who signs in.
+    pub login: Login,
     /// The database's number; a Cluster has only 0.
     pub database: i64,
     /// The TLS settings, or `None` to connect without TLS.
@@ -28,33 +28,38 @@ pub struct Access {
     pub pool: Option<String>,
 }
 
+/// Who signs in. It has no `Debug`, because it holds a password.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The user, or `None` for the default user.
+    pub username: Option<String>,
+    /// The password, or `None` not to sign in.
+    pub password: Option<Password>,
+}
+
 impl Access {
-    /// How the driver calls the address of a server.
-    pub(super) fn address(&self, node: &Node) -> ConnectionAddr {
-        match &self.tls {
-            None => ConnectionAddr::Tcp(node.host.clone(), node.port),
-            Some(tls) => ConnectionAddr::TcpTls {
-                host: tls.name(&node.host).to_owned(),
-                port: node.port,
-                insecure: !tls.verify,
-                tls_params: None,
-            },
-        }
+    /// Connects to a server, signs in, and chooses the database.
+    pub(super) async fn connect(&self, address: &Address) -> Result<Connection, Error> {
+        self.connect_as(address, self.login.settings().set_db(self.database)).await
     }
 
-    /// A client of one server, which has not connected yet.
-    pub(super) fn client(&self, address: &Address) -> Result<redis::Client, Error> {
-        let address = match address {
-            Address::Tcp(node) => self.address(node),
-            Address::Unix(path) => ConnectionAddr::Unix(path.into()),
-        };
-        let settings = self.credentials().set_db(self.database);
-        let info = address.into_connection_info().map_err(failed)?.set_redis_settings(settings);
-        redis::Client::open(info).map_err(failed)
+    /// Connects to a Sentinel, as to the servers, but with a login of its own.
+    pub(super) async fn connect_to_sentinel(&self, address: &Address, login: &Login) -> Result<Connection, Error> {
+        self.connect_as(address, login.settings()).await
     }
 
-    /// Returns the credentials, with database 0.
-    pub(super) fn credentials(&self) -> RedisConnectionInfo {
+    async fn connect_as(&self, address: &Address, settings: RedisConnectionInfo) -> Result<Connection, Error> {
+        let stream = network::connect(address, self.tls.as_ref()).await?;
+        // The link keeps the time.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let (commands, driver) =
+            MultiplexedConnection::new_with_config(&settings, stream, config).await.map_err(connect_error)?;
+        Ok(Connection { commands, driver: Arc::new(Driver(tokio::spawn(driver))) })
+    }
+}
+
+impl Login {
+    fn settings(&self) -> RedisConnectionInfo {
         let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
         if let Some(username) = &self.username {
             info = info.set_username(username);
@@ -66,18 +71,40 @@ impl Access {
     }
 }
 
-/// Resolves every name to one host: to reach a server by another name than its certificate's.
-pub(super) struct FixedHost(pub(super) String);
+/// A connection that many commands share. Clones are the same connection, which ends with the last.
+#[derive(Clone)]
+pub struct Connection {
+    commands: MultiplexedConnection,
+    driver: Arc<Driver>,
+}
 
-impl redis::io::AsyncDNSResolver for FixedHost {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        _: &'b str,
-        port: u16,
-    ) -> redis::RedisFuture<'a, Box<dyn Iterator<Item = std::net::SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let addresses: Vec<_> = tokio::net::lookup_host((self.0.as_str(), port)).await?.collect();
-            Ok(Box::new(addresses.into_iter()) as Box<dyn Iterator<Item = _> + Send>)
-        })
+/// The task that writes commands and reads replies. It ends when the connection does.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connection {
+    /// Sends a command and waits for its reply.
+    pub async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.commands.send_packed_command(command).await
+    }
+
+    /// Sends commands at once and waits for their replies. Errors of the server are among them.
+    pub async fn send_all(&mut self, commands: &redis::Pipeline) -> RedisResult<Vec<Value>> {
+        self.commands.send_packed_commands(commands, 0, commands.len()).await
+    }
+}
+
+impl Handle for Connection {
+    fn is_closed(&self) -> bool {
+        self.driver.0.is_finished()
+    }
+
+    fn close(&self) {
+        self.driver.0.abort();
     }
 }

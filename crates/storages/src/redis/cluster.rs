@@ -1,154 +1,274 @@
-//! A Redis Cluster. Keys lie in different slots, so an operation on several keys is several
-//! commands, sent at once to the nodes that hold them.
+//! A Redis Cluster. A command goes to the node that holds its key's slot. Each node has a connection
+//! of its own: one that fails or hangs keeps no other from being used.
 
-use redis::Cmd;
-use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::cluster_async::ClusterConnection;
-use redis::{FromRedisValue, IntoConnectionInfo as _, ProtocolVersion, TlsMode};
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{Cmd, RedisError, ServerError, ServerErrorKind, Value, cmd};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::access::Access;
 use super::commands;
-use super::errors::{connect_error, failed, is_broken, lost};
-use super::node::Node;
+use super::errors::failed;
 use super::options::ClusterNodes;
-use crate::connections::Timeouts;
-use crate::link::{Connection, Handle, Link};
-use crate::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
+use super::replicas::{Changes, read_any};
+use super::scripts::{Learnt, Scripts};
+use super::server::{Location, Place, RedisServer};
+use super::slots::{SlotMap, redirected, slot};
+use super::staggered::first_reply;
+use super::storage::Commands;
+use crate::Error;
+use crate::connections::{Endpoint, Identity, Server};
+use crate::journal::Journal;
+use crate::network::{Address, Node};
 
-/// All nodes are tried at once, then the slots are asked for: a node that does not reply must leave
-/// time for that.
-pub(super) fn timeouts(of_a_node: &Timeouts) -> Timeouts {
-    Timeouts { connect: of_a_node.connect * 3, ..*of_a_node }
+/// The pause between two questions for the slots: they are asked for a few times a second at most.
+const REFRESH_PAUSE: Duration = Duration::from_millis(200);
+/// The pauses before a command is sent again that the Cluster cannot carry out at the moment.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+
+/// The servers of a Cluster, and how to connect to them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ClusterPlace {
+    pub configured: ClusterNodes,
+    pub access: Access,
+    /// Whether replicas are read from.
+    pub reads_replicas: bool,
 }
 
-/// The storage on all servers of a Cluster.
-pub struct Cluster {
-    link: Link<ClusterConnection<Node>>,
-    nodes: ClusterNodes,
-    access: Access,
+/// The servers of a Cluster.
+pub struct Cluster(Arc<Shared>);
+
+struct Shared {
+    place: ClusterPlace,
+    journal: Arc<dyn Journal>,
+    /// What is known of the nodes. Never locked across an await.
+    known: Mutex<Known>,
+    /// How many times the slots have been asked for, and the error of the last time.
+    refreshes: watch::Sender<(u64, Option<Error>)>,
+    learnt: Learnt,
+    changes: Changes,
+    turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Known {
+    slots: SlotMap,
+    /// The connections, by node and by whether it is a replica that is read from.
+    nodes: HashMap<(Node, bool), Arc<RedisServer>>,
+    is_refreshing: bool,
+    refreshed: Option<Instant>,
+}
+
+/// What a reply asks the sender of a command to do.
+enum Next {
+    /// Nothing: this is the reply.
+    Done(Value),
+    /// Send it to another node.
+    Moved(Node),
+    /// Send it to another node once, with `ASKING`.
+    Ask(Node),
+    /// Send it again after a while.
+    Wait(ServerError),
+}
+
+impl Identity for ClusterPlace {
+    type Server = Cluster;
+
+    fn server(&self, journal: Arc<dyn Journal>) -> Arc<Cluster> {
+        let learnt = Learnt::default();
+        learnt.learn(Scripts::SingleKey);
+        Arc::new(Cluster(Arc::new(Shared {
+            place: self.clone(),
+            journal,
+            known: Mutex::default(),
+            refreshes: watch::Sender::new((0, None)),
+            learnt,
+            changes: Changes::default(),
+            turn: AtomicUsize::new(0),
+        })))
+    }
 }
 
 impl Cluster {
-    /// Nothing connects yet.
-    pub fn new(nodes: ClusterNodes, access: Access) -> Self {
-        Self { link: Link::new(&timeouts(&access.timeouts)), nodes, access }
-    }
-
-    /// Returns the connection, which follows changes of the Cluster by itself.
-    /// [`run_on`](Self::run_on) says when it is replaced.
-    async fn connection(&self) -> Result<Connection<ClusterConnection<Node>>, Error> {
-        self.link
-            .get(|| async {
-                let client = self.client()?;
-                client.get_async_generic_connection::<Node>().await.map_err(connect_error)
-            })
-            .await
-    }
-
-    fn client(&self) -> Result<ClusterClient, Error> {
-        let nodes = self.nodes.nodes.iter().map(|node| {
-            let info = self.access.address(node).into_connection_info()?;
-            Ok(info.set_redis_settings(self.access.credentials()))
-        });
-        let nodes = nodes.collect::<Result<Vec<_>, redis::RedisError>>().map_err(failed)?;
-        let mut builder = ClusterClientBuilder::new(nodes)
-            .use_protocol(ProtocolVersion::RESP2)
-            .connection_timeout(self.access.timeouts.connect)
-            .response_timeout(self.access.timeouts.response)
-            .overall_response_timeout(Some(self.access.timeouts.response))
-            .retries(self.nodes.max_redirections)
-            .min_retry_wait(10)
-            .max_retry_wait(100);
-        if let Some(tls) = &self.access.tls {
-            builder = builder.tls(if tls.verify { TlsMode::Secure } else { TlsMode::Insecure });
-        }
-        builder.build().map_err(failed)
-    }
-
-    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
-        let connection = self.connection().await?;
-        self.run_on(&connection, command).await
-    }
-
-    /// A connection whose node does not reply, or that has lost it, is given up: the next one asks
-    /// again who holds what.
-    async fn run_on<T: FromRedisValue>(
-        &self,
-        connection: &Connection<ClusterConnection<Node>>,
-        command: &Cmd,
-    ) -> Result<T, Error> {
-        let result = command.query_async(&mut connection.handle.clone()).await;
-        match result {
-            Err(error) if is_broken(&error) || error.kind() == redis::ErrorKind::ClusterConnectionNotFound => {
-                self.link.give_up(connection);
-                Err(lost(error))
+    /// Sends a command to the node of its key, and follows it where it has moved to.
+    async fn run(&self, command: Cmd) -> Result<Value, Error> {
+        let shared = &self.0;
+        let slot = slot(commands::key(&command).unwrap_or_default());
+        let (mut node, mut is_asking) = (shared.master(slot).await?, false);
+        let mut pauses = RETRY_PAUSES[0];
+        for _ in 0..=shared.place.configured.max_redirections {
+            let result = shared.send(&node, command.clone(), is_asking).await;
+            is_asking = false;
+            match result.map(|value| next(value, &node)) {
+                Ok(Next::Done(value)) => return Ok(value),
+                Ok(Next::Moved(to)) => {
+                    shared.known().slots.note_move(slot, to.clone());
+                    shared.refresh();
+                    node = to;
+                }
+                Ok(Next::Ask(to)) => (node, is_asking) = (to, true),
+                Ok(Next::Wait(error)) => {
+                    shared.refresh();
+                    sleep(pauses).await;
+                    pauses = (pauses * 2).min(RETRY_PAUSES[1]);
+                    node = shared.master(slot).await.map_err(|_| failed(error))?;
+                }
+                Err(error) => {
+                    shared.refresh();
+                    return Err(error);
+                }
             }
-            result => result.map_err(failed),
         }
-    }
-
-    /// Runs commands at the same time and waits for all of them. Returns the first error.
-    async fn run_all(&self, commands: Vec<Cmd>) -> Result<(), Error> {
-        let connection = self.connection().await?;
-        let running = commands.iter().map(|command| self.run_on::<()>(&connection, command));
-        futures_util::future::join_all(running).await.into_iter().collect()
+        Err(Error::Server("the Cluster redirects the command too often".into()))
     }
 }
 
-/// Never closed as a whole. Connections to single nodes are replaced: see [`Node`].
-impl Handle for ClusterConnection<Node> {
-    fn is_closed(&self) -> bool {
-        false
+/// Says what to do after a node's reply.
+fn next(value: Value, asked: &Node) -> Next {
+    let Value::ServerError(error) = &value else { return Next::Done(value) };
+    let redirection = RedisError::from(error.clone());
+    let to = redirection.redirect_node().and_then(|(address, _)| redirected(address, asked));
+    match (error.kind(), to) {
+        (Some(ServerErrorKind::Moved), Some(to)) => Next::Moved(to),
+        (Some(ServerErrorKind::Ask), Some(to)) => Next::Ask(to),
+        (Some(kind), _) if is_passing(kind) => Next::Wait(error.clone()),
+        _ => Next::Done(value),
     }
 }
 
-impl Storage for Cluster {
-    /// Stores the record first and shortens the replaced one last, because the replaced record must
-    /// still work if anything before fails.
-    fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
-        Box::pin(async move {
-            self.run::<()>(&commands::set_record(&self.access.naming, set)).await?;
-            self.run_all(commands::notes(&self.access.naming, set)).await?;
-            match commands::shorten(&self.access.naming, set) {
-                Some(shorten) => self.run(&shorten).await,
-                None => Ok(()),
+/// Whether an error is one of a Cluster that is about to change.
+fn is_passing(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly, TryAgain};
+    matches!(kind, TryAgain | ClusterDown | MasterDown | BusyLoading | ReadOnly)
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the connection to a node.
+    fn server(&self, node: &Node, is_replica: bool) -> Arc<RedisServer> {
+        let connect = || {
+            let address = Address::Tcp(node.clone());
+            let location = if is_replica { Location::ClusterReplica } else { Location::ClusterMaster };
+            let place = Place { location: location(address), access: self.place.access.clone() };
+            Arc::new(RedisServer::new(place, self.journal.clone()))
+        };
+        self.known().nodes.entry((node.clone(), is_replica)).or_insert_with(connect).clone()
+    }
+
+    async fn send(&self, node: &Node, command: Cmd, is_asking: bool) -> Result<Value, Error> {
+        let server = self.server(node, false);
+        match is_asking {
+            true => server.all(vec![cmd("ASKING"), command]).await?.pop().ok_or(Error::Broken),
+            false => server.one(command).await,
+        }
+    }
+
+    /// Returns the master of a slot. Waits for the slots if they are not known yet.
+    async fn master(self: &Arc<Self>, slot: u16) -> Result<Node, Error> {
+        let mut refreshes = self.refreshes.subscribe();
+        if let Some(node) = self.known().slots.master(slot) {
+            return Ok(node.clone());
+        }
+        self.refresh();
+        // The sender is part of `self`.
+        let _ = refreshes.changed().await;
+        let error = refreshes.borrow().1.clone();
+        let none = || Error::Server("no node of the Cluster holds the key's slot".into());
+        self.known().slots.master(slot).cloned().ok_or_else(|| error.unwrap_or_else(none))
+    }
+
+    /// Asks for the slots, if nobody does yet.
+    fn refresh(self: &Arc<Self>) {
+        let mut known = self.known();
+        if !std::mem::replace(&mut known.is_refreshing, true) {
+            let start = known.refreshed.map(|last| last + REFRESH_PAUSE);
+            let shared = self.clone();
+            tokio::spawn(async move {
+                if let Some(start) = start {
+                    sleep_until(start).await;
+                }
+                let found = shared.ask_for_slots().await;
+                shared.refreshed(found);
+            });
+        }
+    }
+
+    /// Asks the nodes for the slots: those that have some first.
+    async fn ask_for_slots(&self) -> Result<SlotMap, Error> {
+        let mut nodes: Vec<Node> = self.known().slots.masters().into_iter().cloned().collect();
+        let others = self.place.configured.nodes.iter().filter(|node| !nodes.contains(node)).cloned();
+        nodes.extend(others.collect::<Vec<_>>());
+        let time = self.place.access.timeouts.connect.max(self.place.access.timeouts.response);
+        first_reply(nodes.iter(), time, |node| async {
+            let mut ask = cmd("CLUSTER");
+            ask.arg("SLOTS");
+            let reply = self.server(node, false).one(ask).await?.extract_error().map_err(failed)?;
+            let slots = SlotMap::read(&reply, node).filter(|slots| !slots.is_empty());
+            slots.ok_or_else(|| Error::Server("a node of the Cluster knows no slots".into()))
+        })
+        .await
+    }
+
+    /// Notes the slots, and forgets nodes that hold none.
+    fn refreshed(&self, found: Result<SlotMap, Error>) {
+        let mut known = self.known();
+        known.is_refreshing = false;
+        known.refreshed = Some(Instant::now());
+        let error = match found {
+            Ok(slots) => {
+                known.nodes.retain(|(node, _), _| slots.contains(node) || self.place.configured.nodes.contains(node));
+                known.slots = slots;
+                None
             }
-        })
+            Err(error) => Some(error),
+        };
+        drop(known);
+        self.refreshes.send_modify(|(count, last)| (*count, *last) = (*count + 1, error));
+    }
+}
+
+impl Commands for Cluster {
+    fn one(&self, command: Cmd) -> impl Future<Output = Result<Value, Error>> + Send {
+        self.run(command)
     }
 
-    fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
-        Box::pin(async move { self.run(&commands::update(&self.access.naming, update)).await })
+    /// Commands to one node are in one pipeline. A node that fails keeps no other from running its
+    /// commands.
+    async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, Error> {
+        join_all(commands.into_iter().map(|command| self.run(command))).await.into_iter().collect()
     }
 
-    fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
-        Box::pin(async move { self.run(&commands::get(&self.access.naming, get)).await })
+    async fn read(&self, command: Cmd) -> Option<Value> {
+        let slot = slot(commands::key(&command)?);
+        let replicas = self.0.known().slots.replicas(slot).to_vec();
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        read_any(&replicas, turn, |node| self.0.server(node, true), &command).await
     }
 
-    fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
-        Box::pin(async move {
-            let forget = |owner| commands::forget(&self.access.naming, delete, owner);
-            let mut all = vec![commands::unlink(&self.access.naming, delete)];
-            all.extend(delete.owners.iter().flat_map(forget));
-            self.run_all(all).await
-        })
+    fn changes(&self) -> Option<&Changes> {
+        Some(&self.0.changes).filter(|_| self.0.place.reads_replicas)
     }
 
-    fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
-        Box::pin(async move {
-            let found = self.run(&commands::sessions(&self.access.naming, sessions)).await?;
-            Ok(commands::live(found))
-        })
+    fn learnt(&self) -> &Learnt {
+        &self.0.learnt
     }
+}
 
-    fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(async move { self.run(&commands::lock(&self.access.naming, lock)).await })
-    }
-
-    fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
-        Box::pin(async move { self.run(&commands::unlock(&self.access.naming, unlock)).await })
+impl Server for Cluster {
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.0.known().nodes.values().flat_map(|node| node.endpoints()).collect()
     }
 
     fn close_idle(&self) {
-        self.link.close_idle();
+        self.0.known().nodes.values().for_each(|node| node.close_idle());
     }
 }

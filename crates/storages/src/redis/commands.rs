@@ -1,8 +1,8 @@
 //! The commands of the operations.
 
-use redis::{Cmd, Pipeline, cmd, pipe};
+use redis::{Arg, Cmd, cmd};
 
-use crate::{Delete, Get, LiveSession, Lock, Naming, Owner, Sessions, Set, Unlock, Update};
+use crate::{Delete, Get, LiveSession, Lock, Naming, Sessions, Set, Unlock, Update};
 
 /// Stores a record, lists it among its owners' sessions, and shortens the life of the record that
 /// it replaces: in one round trip, with no other command in between. The replaced record comes
@@ -26,8 +26,11 @@ for i = 3, #KEYS do
     redis.call('EXPIRE', KEYS[i], ARGV[2])
   end
 end
-if ARGV[6] ~= '' and redis.call('TTL', KEYS[2]) > tonumber(ARGV[3]) then
-  redis.call('EXPIRE', KEYS[2], ARGV[3])
+if ARGV[6] ~= '' then
+  local left = redis.call('TTL', KEYS[2])
+  if left == -1 or left > tonumber(ARGV[3]) then
+    redis.call('EXPIRE', KEYS[2], ARGV[3])
+  end
 end
 return 1
 ";
@@ -46,23 +49,23 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', math.max(left, 1))
 return 1
 ";
 
-/// Lets a replaced record expire soon, if it would live longer. `KEYS`: the record. `ARGV`: stale
-/// ttl.
+/// Lets a replaced record expire soon, if it would live longer. Returns 0 if it is gone. `KEYS`: the
+/// record. `ARGV`: stale ttl.
 const SHORTEN: &str = r"
-if redis.call('TTL', KEYS[1]) > tonumber(ARGV[1]) then
+local left = redis.call('TTL', KEYS[1])
+if left == -2 then
+  return 0
+end
+if left == -1 or left > tonumber(ARGV[1]) then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
 end
 return 1
 ";
 
-/// Notes a session among its owner's. `KEYS`: the owner's set. `ARGV`: ttl, the time, the key, the
-/// old key.
+/// Notes a session among its owner's. `KEYS`: the owner's set. `ARGV`: ttl, the time, the key.
 const NOTE: &str = r"
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2])
 redis.call('ZADD', KEYS[1], ARGV[2] + ARGV[1], ARGV[3])
-if ARGV[4] ~= '' then
-  redis.call('ZREM', KEYS[1], ARGV[4])
-end
 if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
 end
@@ -88,14 +91,53 @@ end
 return 1
 ";
 
-/// A record alone needs no script.
-pub fn set_record(naming: &Naming, set: &Set) -> Cmd {
-    let mut command = cmd("SET");
-    command.arg(naming.record(&set.name, &set.key)).arg(&set.value[..]).arg("EX").arg(set.ttl);
+/// The `TTL` of a key that is not there.
+pub const GONE: i64 = -2;
+/// The `TTL` of a key that does not expire.
+const FOREVER: i64 = -1;
+
+/// Whether a key with this `TTL` would outlive some seconds.
+pub fn outlives(left: i64, seconds: u64) -> bool {
+    left == FOREVER || u64::try_from(left).is_ok_and(|left| left > seconds)
+}
+
+/// A command on one key, which is its first argument: [`key`] finds it.
+fn on(name: &str, key: impl AsRef<str>) -> Cmd {
+    let key = key.as_ref();
+    // Allocated once, because most commands have no more.
+    let mut command = Cmd::with_capacity(2, name.len() + key.len());
+    command.arg(name).arg(key);
     command
 }
 
-/// The whole of a set, for keys that one server holds.
+/// A script on one key.
+fn eval(script: &str, key: impl AsRef<str>) -> Cmd {
+    let mut eval = cmd("EVAL");
+    eval.arg(script).arg(1).arg(key.as_ref());
+    eval
+}
+
+/// The key of a command for one key.
+pub fn key(command: &Cmd) -> Option<&[u8]> {
+    let mut arguments = command.args_iter().map(|argument| match argument {
+        Arg::Simple(bytes) => bytes,
+        _ => b"",
+    });
+    match arguments.next()? {
+        b"EVAL" => arguments.nth(2),
+        _ => arguments.next(),
+    }
+}
+
+/// Stores a record.
+fn set_record(naming: &Naming, set: &Set) -> Cmd {
+    let mut command = on("SET", naming.record(&set.name, &set.key));
+    command.arg(&set.value[..]).arg("EX").arg(set.ttl);
+    command
+}
+
+/// The whole of a set, for keys that one server holds. Returns 0 if the replaced record had to
+/// exist and does not.
 pub fn set(naming: &Naming, set: &Set) -> Cmd {
     if set.old_key.is_none() && set.owners.is_empty() {
         return set_record(naming, set);
@@ -114,81 +156,155 @@ pub fn set(naming: &Naming, set: &Set) -> Cmd {
     eval
 }
 
+/// Stores a record and notes it among its owners' sessions.
+pub fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
+    let note = set.owners.iter().map(|owner| {
+        let mut note = eval(NOTE, naming.metadata(&set.name, owner));
+        note.arg(set.ttl).arg(set.current_time).arg(&set.key);
+        note
+    });
+    std::iter::once(set_record(naming, set)).chain(note).collect()
+}
+
+/// Takes the replaced record from its owners' sessions, and then shortens its life. The last reply is
+/// 0 if the record is gone.
+pub fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
+    let mut shorten = eval(SHORTEN, naming.record(&set.name, old_key));
+    shorten.arg(set.stale_ttl);
+    unlist(naming, set, old_key).chain([shorten]).collect()
+}
+
+/// As [`store`], without scripts. The last replies are the `TTL` of each owner's set, and that of the
+/// replaced record if there is one.
+pub fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
+    let mut commands = vec![set_record(naming, set)];
+    for owner in &set.owners {
+        let owner = naming.metadata(&set.name, owner);
+        let mut add = on("ZADD", &owner);
+        add.arg(set.expiry()).arg(&set.key);
+        commands.extend([remove_expired(&owner, set.current_time), add]);
+    }
+    let owners = set.owners.iter().map(|owner| naming.metadata(&set.name, owner));
+    let old = set.old_key.iter().map(|old_key| naming.record(&set.name, old_key));
+    commands.extend(owners.chain(old).map(|key| on("TTL", key)));
+    commands
+}
+
+/// As [`retire`], without scripts, after the replies to [`store_plainly`]. Also lets the owners' sets
+/// live as long as the new record.
+pub fn retire_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
+    let prolong = set.owners.iter().zip(ttls).filter(|(_, left)| **left != FOREVER && !outlives(**left, set.ttl));
+    let prolong = prolong.map(|(owner, _)| expire(naming.metadata(&set.name, owner), set.ttl));
+    let mut commands: Vec<Cmd> = prolong.collect();
+    if let (Some(old_key), Some(left)) = (&set.old_key, ttls.get(set.owners.len())) {
+        commands.extend(unlist(naming, set, old_key));
+        if outlives(*left, set.stale_ttl) {
+            commands.push(expire(naming.record(&set.name, old_key), set.stale_ttl));
+        }
+    }
+    commands
+}
+
+fn unlist<'a>(naming: &'a Naming, set: &'a Set, old_key: &'a str) -> impl Iterator<Item = Cmd> + 'a {
+    set.owners.iter().map(|owner| remove(&naming.metadata(&set.name, owner), old_key))
+}
+
+/// Takes a session from an owner's set.
+fn remove(owner: &str, key: &str) -> Cmd {
+    let mut remove = on("ZREM", owner);
+    remove.arg(key);
+    remove
+}
+
+fn remove_expired(owner: &str, current_time: u64) -> Cmd {
+    let mut remove = on("ZREMRANGEBYSCORE", owner);
+    remove.arg("-inf").arg(format!("({current_time}"));
+    remove
+}
+
+fn expire(key: String, seconds: u64) -> Cmd {
+    let mut expire = on("EXPIRE", key);
+    expire.arg(seconds);
+    expire
+}
+
+/// Asks how long a record has to live.
+pub fn ttl(naming: &Naming, name: &str, key: &str) -> Cmd {
+    on("TTL", naming.record(name, key))
+}
+
+/// Writes a record anew. Returns 0 if it is gone.
 pub fn update(naming: &Naming, update: &Update) -> Cmd {
-    let mut eval = cmd("EVAL");
-    eval.arg(UPDATE).arg(1).arg(naming.record(&update.name, &update.key)).arg(&update.value[..]).arg(update.ttl);
+    let mut eval = eval(UPDATE, naming.record(&update.name, &update.key));
+    eval.arg(&update.value[..]).arg(update.ttl);
     eval
 }
 
-/// Shortens the life of the record that is replaced, if there is one.
-pub fn shorten(naming: &Naming, set: &Set) -> Option<Cmd> {
-    let old_key = set.old_key.as_ref()?;
-    let mut eval = cmd("EVAL");
-    eval.arg(SHORTEN).arg(1).arg(naming.record(&set.name, old_key)).arg(set.stale_ttl);
-    Some(eval)
-}
-
-/// Notes a record among its owners' sessions, one owner a command.
-pub fn notes(naming: &Naming, set: &Set) -> Vec<Cmd> {
-    let old_key = set.old_key.as_deref().unwrap_or_default();
-    let note = set.owners.iter().map(|owner| {
-        let mut eval = cmd("EVAL");
-        eval.arg(NOTE).arg(1).arg(naming.metadata(&set.name, owner));
-        eval.arg(set.ttl).arg(set.current_time).arg(&set.key).arg(old_key);
-        eval
-    });
-    note.collect()
+/// As [`update`], without a script, for a record with this `TTL`. Returns nil if it is gone.
+pub fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
+    let ttl = u64::try_from(left).map_or(update.ttl, |left| left.min(update.ttl));
+    let mut set = on("SET", naming.record(&update.name, &update.key));
+    set.arg(&update.value[..]).arg("XX").arg("EX").arg(ttl.max(1));
+    set
 }
 
 pub fn get(naming: &Naming, get: &Get) -> Cmd {
-    let key = naming.record(&get.name, &get.key);
-    // Allocated once, because this is the most frequent command.
-    let mut command = Cmd::with_capacity(2, "GET".len() + key.len());
-    command.arg("GET").arg(key);
-    command
+    on("GET", naming.record(&get.name, &get.key))
 }
 
-pub fn unlink(naming: &Naming, delete: &Delete) -> Cmd {
-    let mut unlink = cmd("UNLINK");
-    unlink.arg(naming.record(&delete.name, &delete.key));
-    unlink
+/// Deletes a record, and takes it and all that have expired from its owners' sessions.
+pub fn delete(naming: &Naming, delete: &Delete) -> Vec<Cmd> {
+    let forget = delete.owners.iter().flat_map(|owner| {
+        let owner = naming.metadata(&delete.name, owner);
+        [remove_expired(&owner, delete.current_time), remove(&owner, &delete.key)]
+    });
+    std::iter::once(unlink(naming.record(&delete.name, &delete.key))).chain(forget).collect()
 }
 
-/// Removes a session and all expired ones from its owner's set: two commands on one key.
-pub fn forget(naming: &Naming, delete: &Delete, owner: &Owner) -> [Cmd; 2] {
-    let set = naming.metadata(&delete.name, owner);
-    let (mut expired, mut this) = (cmd("ZREMRANGEBYSCORE"), cmd("ZREM"));
-    expired.arg(&set).arg("-inf").arg(format!("({}", delete.current_time));
-    this.arg(&set).arg(&delete.key);
-    [expired, this]
+fn unlink(key: String) -> Cmd {
+    on("UNLINK", key)
 }
 
-/// The whole of a delete with owners, for keys that one server holds.
-pub fn delete(naming: &Naming, delete: &Delete) -> Pipeline {
-    let mut pipeline = pipe();
-    pipeline.atomic().add_command(unlink(naming, delete)).ignore();
-    for command in delete.owners.iter().flat_map(|owner| forget(naming, delete, owner)) {
-        pipeline.add_command(command).ignore();
-    }
-    pipeline
-}
-
+/// Takes a lock, or renews it. Returns 0 if another holder has it.
 pub fn lock(naming: &Naming, lock: &Lock) -> Cmd {
-    let mut eval = cmd("EVAL");
-    eval.arg(LOCK).arg(1).arg(naming.record(&lock.name, &lock.key)).arg(&lock.holder).arg(lock.ttl_ms);
+    let mut eval = eval(LOCK, naming.record(&lock.name, &lock.key));
+    eval.arg(&lock.holder).arg(lock.ttl_ms);
     eval
 }
 
+/// Takes a lock that is free, without a script. Then returns who has it.
+pub fn lock_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
+    let mut set = on("SET", naming.record(&lock.name, &lock.key));
+    set.arg(&lock.holder).arg("NX").arg("PX").arg(lock.ttl_ms);
+    vec![set, holder(naming, &lock.name, &lock.key)]
+}
+
+/// Starts the time of a lock anew, in whole seconds, without a script. Then returns who has it.
+pub fn renew_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
+    let key = naming.record(&lock.name, &lock.key);
+    vec![expire(key, lock.ttl_ms.div_ceil(1000)), holder(naming, &lock.name, &lock.key)]
+}
+
+/// Returns who has a lock.
+pub fn holder(naming: &Naming, name: &str, key: &str) -> Cmd {
+    on("GET", naming.record(name, key))
+}
+
+/// Frees a lock if this holder has it.
 pub fn unlock(naming: &Naming, unlock: &Unlock) -> Cmd {
-    let mut eval = cmd("EVAL");
-    eval.arg(UNLOCK).arg(1).arg(naming.record(&unlock.name, &unlock.key)).arg(&unlock.holder);
+    let mut eval = eval(UNLOCK, naming.record(&unlock.name, &unlock.key));
+    eval.arg(&unlock.holder);
     eval
+}
+
+/// Frees a lock, whoever has it.
+pub fn free(naming: &Naming, lock: &Unlock) -> Cmd {
+    unlink(naming.record(&lock.name, &lock.key))
 }
 
 /// Asks for an owner's sessions: [`live`] reads the reply.
 pub fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
-    let mut range = cmd("ZRANGEBYSCORE");
-    range.arg(naming.metadata(&sessions.name, &sessions.owner));
+    let mut range = on("ZRANGEBYSCORE", naming.metadata(&sessions.name, &sessions.owner));
     // One that expires now is expired.
     range.arg(format!("({}", sessions.current_time)).arg("+inf").arg("WITHSCORES");
     range
@@ -197,4 +313,25 @@ pub fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
 /// The sessions from the members and scores of a sorted set.
 pub fn live(found: Vec<(String, u64)>) -> Vec<LiveSession> {
     found.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_each_command_is_found() {
+        for command in [on("GET", "k"), eval(SHORTEN, "k"), remove("k", "x"), expire("k".into(), 5)] {
+            assert_eq!(key(&command), Some(&b"k"[..]));
+        }
+        assert_eq!(key(&cmd("PING")), None);
+        assert_eq!(key(&cmd("EVAL")), None);
+    }
+
+    #[test]
+    fn what_does_not_expire_outlives_everything() {
+        let outliving = [(FOREVER, 10), (11, 10)];
+        assert!(outliving.into_iter().all(|(left, seconds)| outlives(left, seconds)));
+        assert!([(GONE, 0), (10, 10), (0, 0)].into_iter().all(|(left, seconds)| !outlives(left, seconds)));
+    }
 }

@@ -1,11 +1,13 @@
 //! The driver's errors: their texts, and what they mean for an operation and its connection.
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, ServerError, Value};
 
+use crate::connections::Failure;
 use crate::{Cause, Error};
 
 /// The error of an operation that leaves its connection as good as it was.
-pub fn failed(error: RedisError) -> Error {
+pub fn failed(error: impl Into<RedisError>) -> Error {
+    let error = error.into();
     if error.is_timeout() { Error::Timeout } else { Error::Driver(cause(error)) }
 }
 
@@ -26,14 +28,12 @@ fn describe(error: &RedisError) -> String {
     }
 }
 
-/// The error of an operation after which its connection is given up.
-pub fn lost(error: RedisError) -> Error {
-    if error.is_timeout() { Error::Timeout } else { Error::Lost(cause(error)) }
-}
-
-/// Whether the error means that the connection itself is broken.
-pub fn is_broken(error: &RedisError) -> bool {
-    error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error()
+/// What the error of an operation means for its connection.
+pub fn failure(error: RedisError) -> Failure {
+    match error.is_connection_dropped() || error.is_unrecoverable_error() {
+        true => Failure::Lost(Error::Lost(cause(error))),
+        false => Failure::Failed(failed(error)),
+    }
 }
 
 /// Why a connection could not be made.
@@ -41,9 +41,21 @@ pub fn connect_error(error: RedisError) -> Error {
     if error.is_timeout() { Error::ConnectTimeout } else { Error::Connect(cause(error)) }
 }
 
-/// Whether the connection must be replaced: it is broken, or its server refuses commands or writes.
-pub fn is_lost(error: &RedisError) -> bool {
-    is_broken(error)
-        || error.detail().is_some_and(|detail| detail.contains("READONLY"))
-        || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS"))
+/// Returns the error of a server that is in a state in which it refuses commands or writes. Another
+/// connection may lead to a better one.
+pub fn refusal(value: &Value) -> Option<&ServerError> {
+    let Value::ServerError(error) = value else { return None };
+    // A script's error has the code of its own, and that of the command in its text.
+    let is_refusal = matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS")
+        || error.details().is_some_and(|details| details.contains("READONLY"));
+    is_refusal.then_some(error)
+}
+
+/// Converts a reply.
+///
+/// # Errors
+///
+/// No server should have sent it.
+pub fn converted<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
+    redis::from_redis_value(value).map_err(|error| Error::Driver(Cause::new(error.to_string(), error)))
 }

@@ -5,28 +5,33 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::oneshot;
 
+use super::access::Connection;
 use crate::Error;
 
 /// Commands that wait to be sent, and who waits for their replies.
 #[derive(Default)]
 pub struct Gathering(Mutex<Vec<Gathered>>);
 
-pub type Gathered = (Cmd, Responder);
+/// The commands of one operation, and who waits for the replies.
+pub enum Gathered {
+    One(Cmd, Responder<Value>),
+    /// They follow each other without others in between.
+    Several(Vec<Cmd>, Responder<Vec<Value>>),
+}
 
-pub type Responder = oneshot::Sender<Result<Value, Error>>;
+/// Receives the replies of an operation; errors of the server are among them.
+pub type Responder<T> = oneshot::Sender<Result<T, Error>>;
 
 impl Gathering {
-    /// Adds a command. Returns the receiver of its reply, and whether it is the first command: then
-    /// the caller must [take](Self::take) all of them soon and send them.
-    pub fn add(&self, command: Cmd) -> (bool, oneshot::Receiver<Result<Value, Error>>) {
-        let (reply, receiver) = oneshot::channel();
-        let mut gathered = self.gathered();
-        gathered.push((command, reply));
-        (gathered.len() == 1, receiver)
+    /// Adds commands. Returns whether they are the first: then the caller must [take](Self::take)
+    /// all of them soon and send them.
+    pub fn add(&self, gathered: Gathered) -> bool {
+        let mut all = self.gathered();
+        all.push(gathered);
+        all.len() == 1
     }
 
     pub fn take(&self) -> Vec<Gathered> {
@@ -38,32 +43,97 @@ impl Gathering {
     }
 }
 
-/// Commands of one pipeline, at most: its replies come together, within the time for one.
-const LONGEST: usize = 64;
+impl Gathered {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(..) => 1,
+            Self::Several(commands, _) => commands.len(),
+        }
+    }
 
-/// Divides commands into pipelines, without those that nobody waits for any more.
-pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = Vec<Gathered>> {
-    let mut rest = gathered.into_iter().filter(|(_, reply)| !reply.is_closed());
-    std::iter::from_fn(move || Some(rest.by_ref().take(LONGEST).collect::<Vec<_>>()).filter(|some| !some.is_empty()))
-}
+    /// Whether nobody waits for the replies any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::One(_, reply) => reply.is_closed(),
+            Self::Several(_, reply) => reply.is_closed(),
+        }
+    }
 
-pub fn refuse(replies: impl IntoIterator<Item = Responder>, error: &Error) {
-    for reply in replies {
-        let _ = reply.send(Err(error.clone()));
+    /// Moves the commands into a pipeline. Returns who waits for their replies.
+    fn moved_to(self, pipeline: &mut Pipeline) -> Waiting {
+        match self {
+            Self::One(command, reply) => {
+                pipeline.add_command(command);
+                Waiting::One(reply)
+            }
+            Self::Several(commands, reply) => {
+                let count = commands.len();
+                for command in commands {
+                    pipeline.add_command(command);
+                }
+                Waiting::Several(count, reply)
+            }
+        }
     }
 }
 
-/// Sends commands, and waits for their replies: one for each, in their order.
-pub async fn send(connection: &mut MultiplexedConnection, commands: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
-    let values = if let [command] = commands.as_slice() {
-        vec![connection.send_packed_command(command).await?]
-    } else {
-        let count = commands.len();
-        let mut pipeline = Pipeline::with_capacity(count);
-        for command in commands {
-            pipeline.add_command(command);
+/// Who waits for replies.
+pub enum Waiting {
+    One(Responder<Value>),
+    /// So many replies, together.
+    Several(usize, Responder<Vec<Value>>),
+}
+
+impl Waiting {
+    /// Hands over the next of the replies. `check` may make an error of one. Nobody receives them if
+    /// their operation was dropped.
+    pub fn reply(self, values: &mut impl Iterator<Item = Value>, check: impl Fn(Value) -> Result<Value, Error>) {
+        match self {
+            Self::One(reply) => drop(reply.send(values.next().ok_or(Error::Broken).and_then(check))),
+            Self::Several(count, reply) => {
+                // All are taken, also those after one that is an error.
+                let own: Vec<Value> = values.take(count).collect();
+                drop(reply.send(own.into_iter().map(check).collect()));
+            }
         }
-        connection.send_packed_commands(&pipeline, 0, count).await?
-    };
-    Ok(values.into_iter().map(Value::extract_error).collect())
+    }
+
+    pub fn fail(self, error: Error) {
+        match self {
+            Self::One(reply) => drop(reply.send(Err(error))),
+            Self::Several(_, reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// Commands of one pipeline, at most, unless one operation has more: their replies come together,
+/// within the time for one.
+const LONGEST: usize = 64;
+
+/// Makes pipelines of commands, without those that nobody waits for any more.
+pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = (Pipeline, Vec<Waiting>)> {
+    let mut rest = gathered.into_iter().filter(|gathered| !gathered.is_abandoned()).peekable();
+    std::iter::from_fn(move || {
+        let first = rest.next()?;
+        let mut pipeline = Pipeline::with_capacity(first.len().max(rest.size_hint().1.unwrap_or(0).min(LONGEST)));
+        let mut waiting = vec![first.moved_to(&mut pipeline)];
+        while let Some(next) = rest.next_if(|next| pipeline.len() + next.len() <= LONGEST) {
+            waiting.push(next.moved_to(&mut pipeline));
+        }
+        Some((pipeline, waiting))
+    })
+}
+
+/// Sends commands, and waits for their replies: one for each, in their order.
+pub async fn send(connection: &mut Connection, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+    match (pipeline.len(), pipeline.cmd_iter().next()) {
+        (1, Some(command)) => Ok(vec![connection.send(command).await?]),
+        _ => connection.send_all(pipeline).await,
+    }
+}
+
+pub fn refuse(gathered: Vec<Gathered>, error: &Error) {
+    for (_, waiting) in pipelines(gathered) {
+        waiting.into_iter().for_each(|waiting| waiting.fail(error.clone()));
+    }
 }

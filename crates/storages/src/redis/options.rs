@@ -1,9 +1,9 @@
 //! The options of the Redis storage.
 
-use resty_session_core::secret::Password;
 use resty_session_core::settings::{Error, Names, Reader, Section};
 
-use super::access::Access;
+use super::access::{Access, Login};
+use super::scripts::Scripts;
 use crate::Naming;
 use crate::connections::Timeouts;
 use crate::network::{self, Address, Node, Tls};
@@ -11,17 +11,25 @@ use crate::options::{LOGIN, TIMEOUTS};
 
 const SENTINEL: &[&str] = &["sentinels", "master", "role", "sentinel_username", "sentinel_password"];
 const CLUSTER: &[&str] = &["nodes", "max_redirections"];
+const OPERATIONS: &[&str] = &["scripts", "read_from", "replicas"];
 const UNNEEDED_NUMBERS: &[&str] = &["pool_size", "backlog", "max_connection_attempts", "max_connection_timeout"];
 const UNNEEDED_TEXTS: &[&str] = &["name", "lock_zone", "lock_prefix"];
 const UNNEEDED_SWITCH: &str = "force_auth";
 
-/// The servers and how to connect to them. It has no `Debug`, because it holds passwords.
+/// The servers, how to connect to them, and what to use of them. It has no `Debug`, because it
+/// holds passwords.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RedisOptions {
     /// Which servers.
     pub target: Target,
     /// How to connect to them.
     pub access: Access,
+    /// How records and metadata are named.
+    pub naming: Naming,
+    /// Which scripts the servers run.
+    pub scripts: Scripts,
+    /// Which server reads come from.
+    pub read_from: ReadFrom,
 }
 
 /// Which servers, and how they are found.
@@ -35,20 +43,35 @@ pub enum Target {
     Cluster(ClusterNodes),
 }
 
-/// The Sentinels, and which of the servers that they watch. It has no `Debug`, because it holds a
-/// password.
+/// Which server records are read from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// The one that is written to.
+    Master,
+    /// A replica, if it has the record. The addresses are those of a single server's replicas:
+    /// Sentinels and Clusters name theirs.
+    Replica(Vec<Node>),
+}
+
+/// The Sentinels, and which of the servers that they watch. It has no `Debug`, because it holds
+/// passwords.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Sentinels {
-    /// Their addresses.
-    pub nodes: Vec<Node>,
+    /// The Sentinels.
+    pub sentinels: Vec<Sentinel>,
     /// The name that the Sentinels have for the servers.
     pub master: String,
     /// Whether to use one of the replicas, not the master itself.
     pub replica: bool,
-    /// The user to sign in as at the Sentinels.
-    pub username: Option<String>,
-    /// The password that the user signs in with there.
-    pub password: Option<Password>,
+}
+
+/// A Sentinel's address, and who signs in there.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Sentinel {
+    /// Where it listens.
+    pub node: Node,
+    /// Who signs in.
+    pub login: Login,
 }
 
 /// Some servers of a Cluster, which tell the others.
@@ -70,6 +93,7 @@ impl Section for RedisOptions {
         LOGIN,
         SENTINEL,
         CLUSTER,
+        OPERATIONS,
         UNNEEDED_NUMBERS,
         UNNEEDED_TEXTS,
         &[UNNEEDED_SWITCH],
@@ -79,28 +103,21 @@ impl Section for RedisOptions {
         reader.check_unneeded(UNNEEDED_NUMBERS, UNNEEDED_TEXTS)?;
         reader.switch(UNNEEDED_SWITCH)?;
         let target = Target::read(reader)?;
-        let mut access = Access::read(reader)?;
-        if let (Some(tls), Target::Sentinel(_) | Target::Cluster(_)) = (&mut access.tls, &target) {
-            // One name cannot be that of several servers: each certificate must bear its own
-            // server's.
-            tls.server_name = None;
-        }
-        Ok(Self { target, access })
+        Ok(Self {
+            read_from: ReadFrom::read(reader, &target)?,
+            target,
+            access: Access::read(reader)?,
+            naming: Naming::read(reader)?,
+            scripts: Scripts::read(reader)?,
+        })
     }
 }
 
 impl Access {
     fn read(reader: &Reader) -> Result<Self, Error> {
-        let username = reader.text("username")?;
-        let password = reader.password("password")?;
-        if username.is_some() && password.is_none() {
-            return Err(reader.invalid("username", "a username needs a password"));
-        }
         let database = reader.whole("database")?.unwrap_or_default();
         Ok(Self {
-            naming: Naming::read(reader)?,
-            username,
-            password,
+            login: Login::read(reader, "username", "password")?,
             database: i64::try_from(database).map_err(|_| reader.invalid("database", "too large"))?,
             tls: Tls::read(reader)?,
             timeouts: Timeouts::read(reader)?,
@@ -109,34 +126,85 @@ impl Access {
     }
 }
 
+impl Login {
+    fn read(reader: &Reader, username: &str, password: &str) -> Result<Self, Error> {
+        let login = Self { username: reader.text(username)?, password: reader.password(password)? };
+        if login.username.is_some() && login.password.is_none() {
+            return Err(reader.invalid(username, "a username needs a password"));
+        }
+        Ok(login)
+    }
+}
+
 impl Target {
     /// With `nodes` a Cluster, with `sentinels` what these name, else one server. The options of
-    /// all three are checked, but a Cluster's Sentinels are not looked at.
+    /// all three are checked. An empty list counts as absent if the servers are given in another
+    /// way.
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 6379;
         const SENTINEL_PORT: u16 = 26379;
         let address = Address::read(reader, PORT)?;
-        let sentinels = Sentinels::read_without_nodes(reader)?;
-        if let Some(nodes) = ClusterNodes::read(reader, PORT)? {
-            return Ok(Self::Cluster(nodes));
-        }
-        Ok(match Node::read_all(reader, "sentinels", SENTINEL_PORT)? {
-            Some(nodes) => Self::Sentinel(Sentinels { nodes, ..sentinels }),
-            None => Self::Single(address),
+        let (sentinels, cluster) = (Sentinels::read(reader, SENTINEL_PORT)?, ClusterNodes::read(reader, PORT)?);
+        let is_empty = |list: Option<usize>| list == Some(0);
+        let lists = [
+            ("nodes", cluster.as_ref().map(|cluster| cluster.nodes.len())),
+            ("sentinels", sentinels.as_ref().map(|sentinels| sentinels.sentinels.len())),
+        ];
+        Ok(match (cluster, sentinels) {
+            (Some(cluster), _) if !cluster.nodes.is_empty() => Self::Cluster(cluster),
+            (_, Some(sentinels)) if !sentinels.sentinels.is_empty() => Self::Sentinel(sentinels),
+            _ => {
+                let is_given = reader.text("host")?.is_some() || reader.text("socket")?.is_some();
+                if let Some((option, _)) = lists.iter().find(|(_, list)| is_empty(*list) && !is_given) {
+                    return Err(reader.invalid(option, "it is empty"));
+                }
+                Self::Single(address)
+            }
         })
     }
 }
 
+impl ReadFrom {
+    fn read(reader: &Reader, target: &Target) -> Result<Self, Error> {
+        const PORT: u16 = 6379;
+        let replicas = Node::read_all(reader, "replicas", PORT)?.unwrap_or_default();
+        match reader.text("read_from")?.as_deref() {
+            None | Some("master") => Ok(Self::Master),
+            Some("replica") if replicas.is_empty() && matches!(target, Target::Single(_)) => {
+                Err(reader.invalid("read_from", "the option replicas must name some"))
+            }
+            Some("replica") => Ok(Self::Replica(replicas)),
+            Some(_) => Err(reader.invalid("read_from", "\"master\" or \"replica\" expected")),
+        }
+    }
+}
+
+impl Scripts {
+    fn read(reader: &Reader) -> Result<Self, Error> {
+        match reader.text("scripts")?.as_deref() {
+            None | Some("all") => Ok(Self::All),
+            Some("single-key") => Ok(Self::SingleKey),
+            Some("none") => Ok(Self::None),
+            Some(_) => Err(reader.invalid("scripts", "\"all\", \"single-key\" or \"none\" expected")),
+        }
+    }
+}
+
 impl Sentinels {
-    fn read_without_nodes(reader: &Reader) -> Result<Self, Error> {
+    fn read(reader: &Reader, default_port: u16) -> Result<Option<Self>, Error> {
+        const NAMES: Names = &[Node::OPTIONS, &["username", "password"]];
         let replica = match reader.text("role")?.as_deref() {
             None | Some("master") => false,
             Some("slave" | "replica") => true,
             Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
         };
         let master = reader.text("master")?.unwrap_or_else(|| "mymaster".into());
-        let (username, password) = (reader.text("sentinel_username")?, reader.password("sentinel_password")?);
-        Ok(Self { nodes: Vec::new(), master, replica, username, password })
+        let shared = Login::read(reader, "sentinel_username", "sentinel_password")?;
+        let sentinels = Node::read_each(reader, ("sentinels", NAMES), default_port, |table, node| {
+            let own = Login::read(table, "username", "password")?;
+            Ok(Sentinel { node, login: if own.password.is_some() { own } else { shared.clone() } })
+        })?;
+        Ok(sentinels.map(|sentinels| Self { sentinels, master, replica }))
     }
 }
 
@@ -173,16 +241,64 @@ mod tests {
         let Target::Sentinel(found) = options(json!({ "sentinels": sentinels, "role": "slave" })).target else {
             panic!()
         };
-        assert_eq!((found.nodes, found.replica), (vec![node("a", 26379), node("::1", 5)], true));
-        assert_eq!((found.master.as_str(), found.username), ("mymaster", None));
+        let nodes: Vec<Node> = found.sentinels.into_iter().map(|sentinel| sentinel.node).collect();
+        assert_eq!((nodes, found.replica), (vec![node("a", 26379), node("::1", 5)], true));
+        assert_eq!(found.master, "mymaster");
         let both =
             json!({ "sentinels": sentinels, "nodes": [{ "host": "b:7" }, { "ip": "c" }], "max_redirections": 1e6 });
-        let Target::Cluster(_) = options(json!({ "sentinels": [], "nodes": [{ "host": "b" }] })).target else {
-            panic!()
-        };
         let Target::Cluster(cluster) = options(both).target else { panic!() };
         assert_eq!(cluster.nodes, [node("b", 7), node("c", 6379)]);
         assert_eq!(cluster.max_redirections, 1000);
+    }
+
+    #[test]
+    fn an_empty_list_is_absent_beside_other_servers() {
+        let nodes = json!([{ "host": "b" }]);
+        let target = |json: serde_json::Value| options(json).target;
+        assert!(matches!(target(json!({ "sentinels": [], "nodes": nodes })), Target::Cluster(_)));
+        assert!(matches!(target(json!({ "sentinels": nodes, "nodes": [] })), Target::Sentinel(_)));
+        for list in ["nodes", "sentinels"] {
+            assert!(matches!(target(json!({ list: [], "host": "a" })), Target::Single(Address::Tcp(_))));
+            assert!(matches!(target(json!({ list: [], "socket": "/a" })), Target::Single(Address::Unix(_))));
+            assert_eq!(problem::<RedisOptions>(json!({ list: [] })), format!("invalid redis {list} (it is empty)"));
+        }
+    }
+
+    #[test]
+    fn a_sentinel_may_have_a_login_of_its_own() {
+        let sentinels = json!([{ "host": "a" }, { "host": "b", "username": "u", "password": "p" }]);
+        let all = json!({ "sentinels": sentinels, "sentinel_password": "shared" });
+        let Target::Sentinel(found) = options(all).target else { panic!() };
+        let logins = found.sentinels.iter().map(|one| (one.login.username.as_deref(), one.login.password.as_deref()));
+        assert_eq!(logins.collect::<Vec<_>>(), [(None, Some("shared")), (Some("u"), Some("p"))]);
+        for (json, option) in [
+            (json!({ "sentinels": [{ "host": "a", "username": "u" }], "sentinel_password": "p" }), "username"),
+            (json!({ "sentinel_username": "u" }), "sentinel_username"),
+        ] {
+            let expected = format!("invalid redis {option} (a username needs a password)");
+            assert_eq!(problem::<RedisOptions>(json), expected);
+        }
+    }
+
+    #[test]
+    fn scripts_and_replicas_are_chosen() {
+        let sentinels = json!([{ "host": "a" }]);
+        assert!(options(json!({})).scripts == Scripts::All);
+        assert!(options(json!({ "scripts": "single-key" })).scripts == Scripts::SingleKey);
+        assert!(options(json!({ "scripts": "none" })).scripts == Scripts::None);
+        let read_from = |json: serde_json::Value| options(json).read_from;
+        assert_eq!(read_from(json!({ "replicas": [{ "host": "b" }] })), ReadFrom::Master);
+        let replicas = json!({ "replicas": [{ "host": "b" }], "read_from": "replica" });
+        assert_eq!(read_from(replicas), ReadFrom::Replica(vec![node("b", 6379)]));
+        let named = json!({ "sentinels": sentinels, "read_from": "replica" });
+        assert_eq!(read_from(named), ReadFrom::Replica(Vec::new()));
+        for (json, problem_of) in [
+            (json!({ "scripts": "few" }), "scripts (\"all\", \"single-key\" or \"none\" expected)"),
+            (json!({ "read_from": "any" }), "read_from (\"master\" or \"replica\" expected)"),
+            (json!({ "read_from": "replica" }), "read_from (the option replicas must name some)"),
+        ] {
+            assert_eq!(problem::<RedisOptions>(json), format!("invalid redis {problem_of}"));
+        }
     }
 
     #[test]
@@ -225,7 +341,7 @@ mod tests {
     #[test]
     fn a_user_signs_in_with_a_password() {
         let access = options(json!({ "username": "u", "password": 5, "database": "3" })).access;
-        assert_eq!((access.username.as_deref(), access.password.as_deref()), (Some("u"), Some("5")));
+        assert_eq!((access.login.username.as_deref(), access.login.password.as_deref()), (Some("u"), Some("5")));
         assert_eq!(access.database, 3);
         let alone = problem::<RedisOptions>(json!({ "username": "u", "password": "" }));
         assert_eq!(alone, "invalid redis username (a username needs a password)");
@@ -233,10 +349,10 @@ mod tests {
     }
 
     #[test]
-    fn a_server_name_is_that_of_one_server() {
+    fn a_server_name_is_that_of_all_servers() {
         let name = |json: serde_json::Value| options(json).access.tls.and_then(|tls| tls.server_name);
         assert_eq!(name(json!({ "ssl": true, "server_name": "a" })).as_deref(), Some("a"));
-        assert_eq!(name(json!({ "ssl": true, "server_name": "a", "nodes": [{ "host": "b" }] })), None);
+        assert_eq!(name(json!({ "ssl": true, "server_name": "a", "nodes": [{ "host": "b" }] })).as_deref(), Some("a"));
         assert!(options(json!({ "ssl_verify": false })).access.tls.is_none());
         let tls = options(json!({ "ssl": true, "ssl_verify": false })).access.tls;
         assert_eq!(tls, Some(Tls { verify: false, server_name: None, authorities: None, identity: None }));

@@ -1,69 +1,107 @@
 //! The Redis server that Sentinels name: the master, or a replica, whichever that is when a
 //! connection is made.
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{Client, ConnectionAddr, ProtocolVersion, TlsMode};
-use tokio::time::{Instant, timeout_at};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::access::Access;
-use super::errors::{connect_error, failed};
-use super::options::Sentinels;
+use redis::{FromRedisValue, Value, cmd};
+
+use super::access::{Access, Connection};
+use super::errors::{connect_error, converted};
+use super::options::{Sentinel, Sentinels};
+use super::staggered::first_reply;
 use crate::Error;
-use crate::network::Node;
+use crate::network::{Address, Node};
 
-/// Asks the Sentinels for the server. The next one is asked when one fails, or beside it when it
-/// has not replied after its share of the time: one that hangs must not keep the others from being
-/// asked. A quarter of the time is left for connecting.
-pub(super) async fn client(sentinels: &Sentinels, access: &Access) -> Result<Client, Error> {
-    let time = access.timeouts.connect * 3 / 4;
-    let (share, end) = (time / sentinels.nodes.len().max(1) as u32, Instant::now() + time);
-    let mut asked = FuturesUnordered::new();
-    let mut problem = Error::ConnectTimeout;
-    let mut nodes = sentinels.nodes.iter();
-    loop {
-        let until = match nodes.next() {
-            Some(node) => {
-                asked.push(ask(node, sentinels, access));
-                Instant::now() + share
-            }
-            None => end,
-        };
-        match timeout_at(until, asked.next()).await {
-            Ok(Some(Ok(client))) => return Ok(client),
-            // The error of another Sentinel tells more than that one was too slow.
-            Ok(Some(Err(Error::ConnectTimeout))) => {}
-            Ok(Some(Err(error))) => problem = error,
-            Err(_) if until < end => {}
-            Ok(None) | Err(_) => return Err(problem),
+/// Asks the Sentinels for the server, and connects to it.
+pub async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connection, Error> {
+    let each = sentinels.sentinels.iter();
+    // The share of the last is left for connecting to the server.
+    first_reply(each, access.timeouts.connect, |sentinel| async {
+        let mut asked = access.connect_to_sentinel(&Address::Tcp(sentinel.node.clone()), &sentinel.login).await?;
+        match sentinels.replica {
+            true => connect_to_any(replicas(&mut asked, sentinels).await?, access).await,
+            false => connect_to(master(&mut asked, sentinels, sentinel).await?, access, "master").await,
+        }
+    })
+    .await
+}
+
+async fn ask<T: FromRedisValue>(sentinel: &mut Connection, what: &str, group: &str) -> Result<T, Error> {
+    let mut command = cmd("SENTINEL");
+    command.arg(what).arg(group);
+    let reply = sentinel.send(&command).await.and_then(Value::extract_error).map_err(connect_error)?;
+    converted(reply)
+}
+
+/// Returns the master that a Sentinel names.
+async fn master(asked: &mut Connection, sentinels: &Sentinels, sentinel: &Sentinel) -> Result<Node, Error> {
+    match ask::<Option<(String, u16)>>(asked, "get-master-addr-by-name", &sentinels.master).await? {
+        Some((host, port)) => Ok(Node { host, port }),
+        None => {
+            let Node { host, port } = &sentinel.node;
+            Err(Error::Connect(format!("the Sentinel {host}:{port} does not know this master's name").into()))
         }
     }
 }
 
-/// Returns the server that one Sentinel names, after that server has confirmed its role.
-async fn ask(node: &Node, sentinels: &Sentinels, access: &Access) -> Result<Client, Error> {
-    let addresses = [ConnectionAddr::Tcp(node.host.clone(), node.port)];
-    let server_type = if sentinels.replica { SentinelServerType::Replica } else { SentinelServerType::Master };
-    let mut builder = SentinelClientBuilder::new(addresses, &sentinels.master, server_type)
-        .map_err(failed)?
-        .set_client_to_redis_db(access.database)
-        .set_client_to_redis_protocol(ProtocolVersion::RESP2)
-        .set_client_to_sentinel_protocol(ProtocolVersion::RESP2);
-    if let Some(username) = &access.username {
-        builder = builder.set_client_to_redis_username(username);
+/// Returns the replicas that a Sentinel names, without those that it cannot reach.
+async fn replicas(asked: &mut Connection, sentinels: &Sentinels) -> Result<Vec<Node>, Error> {
+    // Redis 5 and later also call them `replicas`; users may have the right to this command alone.
+    let found: Vec<HashMap<String, String>> = ask(asked, "slaves", &sentinels.master).await?;
+    Ok(found.into_iter().filter_map(usable).collect())
+}
+
+fn usable(mut replica: HashMap<String, String>) -> Option<Node> {
+    let flags = replica.get("flags")?;
+    let is_down = flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected"));
+    let is_linked = replica.get("master-link-status").is_none_or(|status| status == "ok");
+    let port = replica.get("port")?.parse().ok().filter(|_| !is_down && is_linked)?;
+    Some(Node { host: replica.remove("ip")?, port })
+}
+
+/// Connects to one of the replicas, each time to another.
+async fn connect_to_any(mut replicas: Vec<Node>, access: &Access) -> Result<Connection, Error> {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    if replicas.is_empty() {
+        return Err(Error::Connect("the Sentinels know no replica that is usable".into()));
     }
-    if let Some(password) = &access.password {
-        builder = builder.set_client_to_redis_password(&**password);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed) % replicas.len();
+    replicas.rotate_left(turn);
+    first_reply(replicas.into_iter(), access.timeouts.connect, |node| connect_to(node, access, "slave")).await
+}
+
+/// Connects to a server, which must confirm its role: a Sentinel may not know yet that it has changed.
+async fn connect_to(node: Node, access: &Access, role: &str) -> Result<Connection, Error> {
+    let name = format!("{}:{}", node.host, node.port);
+    let mut connection = access.connect(&Address::Tcp(node)).await?;
+    let reply = connection.send(&cmd("ROLE")).await.and_then(Value::extract_error).map_err(connect_error)?;
+    let parts: Vec<Value> = converted(reply)?;
+    match parts.into_iter().next().map(converted::<String>) {
+        Some(Ok(found)) if found == role => Ok(connection),
+        _ => Err(Error::Connect(format!("{name}, which a Sentinel names, is not a {role}").into())),
     }
-    if let Some(username) = &sentinels.username {
-        builder = builder.set_client_to_sentinel_username(username);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_that_are_down_or_cut_off_are_left_out() {
+        for (flags, status, is_usable) in [
+            ("slave", Some("ok"), true),
+            ("slave", None, true),
+            ("slave", Some("err"), false),
+            ("s_down,slave", Some("ok"), false),
+            ("slave,disconnected", Some("ok"), false),
+        ] {
+            let fields =
+                [("ip", Some("::1")), ("port", Some("7")), ("flags", Some(flags)), ("master-link-status", status)];
+            let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+            let node = Node { host: "::1".into(), port: 7 };
+            assert_eq!(usable(fields.collect()), is_usable.then_some(node), "{flags} {status:?}");
+        }
+        assert_eq!(usable(HashMap::new()), None);
     }
-    if let Some(password) = &sentinels.password {
-        builder = builder.set_client_to_sentinel_password(&**password);
-    }
-    if let Some(tls) = &access.tls {
-        let mode = if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };
-        builder = builder.set_client_to_redis_tls_mode(mode);
-    }
-    builder.build().map_err(failed)?.async_get_client().await.map_err(connect_error)
 }

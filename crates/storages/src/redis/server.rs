@@ -1,0 +1,184 @@
+//! One Redis server, by a connection that all operations share.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, Value, cmd};
+use tokio::sync::oneshot;
+
+use super::access::{Access, Connection};
+use super::errors::{connect_error, failed, failure, refusal};
+use super::gathering::{self, Gathered, Gathering, Responder, Waiting};
+use super::options::Sentinels;
+use super::scripts::Learnt;
+use super::sentinel;
+use super::storage::Commands;
+use crate::connections::{Connector, Endpoint, Failure, Held, Identity, Link, Server};
+use crate::journal::Journal;
+use crate::network::Address;
+use crate::{Error, Operation};
+
+/// A server, and how to connect to it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub location: Location,
+    pub access: Access,
+}
+
+/// How to find a server.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// The one at this address.
+    Configured(Address),
+    /// The one that Sentinels name when a connection is made.
+    Named(Sentinels),
+    /// A node of a Cluster, which is written to.
+    ClusterMaster(Address),
+    /// A node of a Cluster, which is read from.
+    ClusterReplica(Address),
+}
+
+/// One server.
+pub struct RedisServer(Arc<Shared>);
+
+/// What requests that run at the same time share.
+struct Shared {
+    link: Arc<Link<Place>>,
+    gathering: Gathering,
+    /// Whether a server that refuses commands may have been replaced by another.
+    is_renewed: bool,
+    learnt: Learnt,
+}
+
+impl Identity for Place {
+    type Server = RedisServer;
+
+    fn server(&self, journal: Arc<dyn Journal>) -> Arc<RedisServer> {
+        Arc::new(RedisServer::new(self.clone(), journal))
+    }
+}
+
+impl Place {
+    /// The server's name for operators.
+    fn name(&self) -> String {
+        match &self.location {
+            Location::Configured(address) | Location::ClusterMaster(address) => address.to_string(),
+            Location::ClusterReplica(address) => format!("{address} (replica)"),
+            Location::Named(sentinels) if sentinels.replica => format!("{} (a replica, by Sentinel)", sentinels.master),
+            Location::Named(sentinels) => format!("{} (by Sentinel)", sentinels.master),
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, Error> {
+        let mut connection = match &self.location {
+            Location::Configured(address) | Location::ClusterMaster(address) | Location::ClusterReplica(address) => {
+                self.access.connect(address).await?
+            }
+            Location::Named(sentinels) => sentinel::connect(sentinels, &self.access).await?,
+        };
+        if let Location::ClusterReplica(_) = &self.location {
+            let reply = connection.send(&cmd("READONLY")).await.and_then(Value::extract_error);
+            reply.map_err(connect_error)?;
+        }
+        // A user without the right to this command gets a reply too.
+        let reply = connection.send(&cmd("PING")).await.map_err(connect_error)?;
+        match refusal(&reply) {
+            Some(error) => Err(connect_error(error.clone().into())),
+            None => Ok(connection),
+        }
+    }
+}
+
+impl Connector for Place {
+    type Connection = Connection;
+
+    fn connect(&self) -> Operation<'static, Connection> {
+        let place = self.clone();
+        Box::pin(async move { place.connection().await })
+    }
+}
+
+impl RedisServer {
+    /// Nothing connects yet.
+    pub fn new(place: Place, journal: Arc<dyn Journal>) -> Self {
+        let is_renewed = matches!(place.location, Location::Configured(_) | Location::Named(_));
+        let endpoint = Endpoint::new("redis", place.name(), place.access.timeouts, journal);
+        let (gathering, learnt) = (Gathering::default(), Learnt::default());
+        Self(Arc::new(Shared { link: Link::new(endpoint, place), gathering, is_renewed, learnt }))
+    }
+
+    /// Sends commands in one pipeline with those that are requested at the same time.
+    async fn gather<T>(&self, gathered: impl FnOnce(Responder<T>) -> Gathered) -> Result<T, Error> {
+        let _in_flight = self.0.link.admit()?;
+        let (reply, replies) = oneshot::channel();
+        if self.0.gathering.add(gathered(reply)) {
+            // In a task: it starts after the operations that run already have added their commands,
+            // and is not dropped with this operation.
+            let shared = self.0.clone();
+            tokio::spawn(async move { shared.send_gathered().await });
+        }
+        replies.await.unwrap_or(Err(Error::Broken))
+    }
+}
+
+impl Commands for RedisServer {
+    fn one(&self, command: Cmd) -> impl Future<Output = Result<Value, Error>> + Send {
+        self.gather(|reply| Gathered::One(command, reply))
+    }
+
+    fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send {
+        self.gather(|replies| Gathered::Several(commands, replies))
+    }
+
+    fn learnt(&self) -> &Learnt {
+        &self.0.learnt
+    }
+}
+
+impl Server for RedisServer {
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        vec![self.0.link.endpoint().clone()]
+    }
+
+    fn close_idle(&self) {
+        self.0.link.close_idle();
+    }
+}
+
+impl Shared {
+    async fn send_gathered(&self) {
+        let gathered = self.gathering.take();
+        match self.link.get().await {
+            Ok(held) => {
+                let pipelines = gathering::pipelines(gathered);
+                let sends = pipelines.map(|(pipeline, waiting)| self.send(&held, pipeline, waiting));
+                futures_util::future::join_all(sends).await;
+            }
+            Err(error) => gathering::refuse(gathered, &error),
+        }
+    }
+
+    async fn send(&self, held: &Held<Connection>, pipeline: Pipeline, waiting: Vec<Waiting>) {
+        let mut connection = held.handle.clone();
+        let sending = async move { gathering::send(&mut connection, &pipeline).await.map_err(failure) };
+        match self.link.run_on(held, sending).await {
+            Ok(values) => {
+                let refused = self.note_refusal(held, &values);
+                let check = |value: Value| match &refused {
+                    Some(error) if refusal(&value).is_some() => Err(error.clone()),
+                    _ => Ok(value),
+                };
+                let mut values = values.into_iter();
+                waiting.into_iter().for_each(|waiting| waiting.reply(&mut values, check));
+            }
+            Err(error) => waiting.into_iter().for_each(|waiting| waiting.fail(error.clone())),
+        }
+    }
+
+    /// Renews the connection if the server is in a state in which it refuses commands. Returns the
+    /// error of the commands that it refused.
+    fn note_refusal(&self, held: &Held<Connection>, values: &[Value]) -> Option<Error> {
+        let refusal = values.iter().find_map(refusal).filter(|_| self.is_renewed)?;
+        self.link.conclude::<()>(held, Err(Failure::Refused(failed(refusal.clone())))).err()
+    }
+}

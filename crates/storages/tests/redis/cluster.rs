@@ -1,0 +1,136 @@
+//! A Cluster whose slots move, and of which one node hangs.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::wait_for;
+use serde_json::json;
+
+use super::*;
+
+/// Two masters, each with half of the slots, and a replica of the first.
+fn start() -> [Redis; 3] {
+    let node = || Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"]);
+    let nodes = [node(), node(), node()];
+    nodes[0].ask::<()>("CLUSTER ADDSLOTSRANGE 0 8191");
+    nodes[1].ask::<()>("CLUSTER ADDSLOTSRANGE 8192 16383");
+    for (at, other) in nodes[1..].iter().enumerate() {
+        other.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", at + 2));
+        for node in &nodes[..=at] {
+            node.ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {}", other.port));
+        }
+    }
+    let knows_all = |node: &Redis| node.ask::<String>("CLUSTER INFO").contains("cluster_known_nodes:3");
+    wait_for("the nodes to meet", || nodes.iter().all(knows_all));
+    let is_ok = |node: &Redis| node.ask::<String>("CLUSTER INFO").contains("cluster_state:ok");
+    wait_for("the cluster", || nodes.iter().all(is_ok));
+    nodes[2].ask::<()>(&format!("CLUSTER REPLICATE {}", id(&nodes[0])));
+    wait_for("the replica", || nodes[2].ask::<String>("INFO replication").contains("master_link_status:up"));
+    let lists_it = |node: &Redis| {
+        let slots: Vec<Vec<redis::Value>> = node.ask("CLUSTER SLOTS");
+        slots.iter().map(Vec::len).max() == Some(4)
+    };
+    wait_for("the replica to be known", || nodes.iter().all(lists_it));
+    nodes
+}
+
+fn id(node: &Redis) -> String {
+    node.ask("CLUSTER MYID")
+}
+
+fn options(nodes: &[Redis]) -> serde_json::Value {
+    let nodes: Vec<_> = nodes.iter().map(|node| json!({ "ip": "127.0.0.1", "port": node.port })).collect();
+    json!({ "nodes": nodes, "read_timeout": 500, "send_timeout": 500, "connect_timeout": 1000 })
+}
+
+/// A key whose record lies on the first node, or on the second.
+fn key_on(node: &Redis, is_first: bool) -> String {
+    loop {
+        let key = unique("k");
+        if (node.ask::<u16>(&format!("CLUSTER KEYSLOT {NAME}:{key}")) < 8192) == is_first {
+            return key;
+        }
+    }
+}
+
+#[test]
+fn a_cluster_moves_slots_and_has_a_node_that_hangs() {
+    let nodes = start();
+    run(async {
+        follows_slots(&nodes).await;
+        reads_from_replicas(&nodes).await;
+        one_node_hangs_alone(&nodes).await;
+    });
+}
+
+async fn follows_slots(nodes: &[Redis; 3]) {
+    let [from, to, _] = nodes;
+    let storage = alone(options(&nodes[..1]));
+    let key = key_on(from, true);
+    let slot: u16 = from.ask(&format!("CLUSTER KEYSLOT {NAME}:{key}"));
+    get(&*storage, &key).await.unwrap();
+    to.ask::<()>(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(from)));
+    from.ask::<()>(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(to)));
+    // The first node asks the sender to ask the second one.
+    storage.set(&Set { owners: Vec::new(), ..record(&key) }).await.unwrap();
+    assert_eq!(calls(to, "asking"), 1);
+    assert_eq!(get(&*storage, &key).await.unwrap(), Some(key.clone()));
+    for node in [to, from] {
+        node.ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {}", id(to)));
+    }
+    for _ in 0..3 {
+        assert_eq!(get(&*storage, &key).await.unwrap(), Some(key.clone()));
+    }
+    let errors: String = from.ask("INFO errorstats");
+    assert!(errors.contains("errorstat_MOVED:count=1\r"), "it is remembered: {errors}");
+}
+
+async fn reads_from_replicas(nodes: &[Redis; 3]) {
+    let mut options = options(&nodes[..1]);
+    let writer = alone(options.clone());
+    options["read_from"] = "replica".into();
+    let storage = alone(options);
+    let key = key_on(&nodes[0], true);
+    writer.set(&Set { owners: Vec::new(), ..record(&key) }).await.unwrap();
+    nodes[0].ask::<u8>("WAIT 1 1000");
+    let before = [calls(&nodes[0], "get"), calls(&nodes[2], "get")];
+    // The first read learns the slots.
+    get(&*storage, &key).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(get(&*storage, &key).await.unwrap(), Some(key.clone()));
+    }
+    assert_eq!(calls(&nodes[2], "get") - before[1], 3);
+    assert_eq!(calls(&nodes[0], "get") - before[0], 1);
+    storage.delete(&Delete { owners: Vec::new(), ..deletion(&key) }).await.unwrap();
+    assert_eq!(get(&*storage, &key).await.unwrap(), None);
+}
+
+async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
+    let storage = alone(options(&nodes[..2]));
+    let (good, hanging) = (key_on(&nodes[0], true), key_on(&nodes[0], false));
+    join_all([get(&*storage, &good), get(&*storage, &hanging)]).await;
+    nodes[1].process.signal(Signal::SIGSTOP);
+    let start = Instant::now();
+    let (mut slowest, mut count) = (Duration::ZERO, 0);
+    let hangs = async {
+        let error = get(&*storage, &hanging).await.unwrap_err();
+        assert_eq!(error, Error::Timeout);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        let after = Instant::now();
+        let error = get(&*storage, &hanging).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)) && after.elapsed() < Duration::from_millis(50), "{error}");
+    };
+    let goes_on = async {
+        while start.elapsed() < Duration::from_secs(1) {
+            let begin = Instant::now();
+            get(&*storage, &good).await.unwrap();
+            slowest = slowest.max(begin.elapsed());
+            count += 1;
+        }
+    };
+    futures_util::join!(hangs, goes_on);
+    nodes[1].process.signal(Signal::SIGCONT);
+    assert!(slowest < Duration::from_millis(100) && count > 200, "{slowest:?} {count}");
+}

@@ -1,0 +1,75 @@
+//! Servers that refuse scripts, and records that do not expire.
+
+use resty_session_storages::{Sessions, Update};
+use resty_session_testing::redis_servers::Redis;
+use serde_json::json;
+
+use super::*;
+
+/// Saves, and saves again over that, on a server that refuses the first script.
+async fn no_save_fails(storage: &dyn Storage) {
+    let first = record(&unique("first"));
+    storage.set(&first).await.unwrap();
+    let second = replacing(&first.key);
+    storage.set(&second).await.unwrap();
+    assert_eq!(get(storage, &second.key).await.unwrap(), Some(second.key.clone()));
+    let ada = Sessions { name: NAME.into(), owner: ada(), current_time: now() };
+    let sessions = storage.sessions(&ada).await.unwrap();
+    assert_eq!(sessions.iter().map(|session| &session.key).collect::<Vec<_>>(), [&second.key]);
+    storage.delete(&deletion(&second.key)).await.unwrap();
+    let gone = replacing(&second.key);
+    assert_eq!(storage.set(&gone).await, Err(Error::Gone));
+    assert_eq!(get(storage, &gone.key).await.unwrap(), None);
+    assert!(storage.sessions(&ada).await.unwrap().is_empty());
+}
+
+#[test]
+fn a_user_without_the_right_to_run_scripts_can_save() {
+    let server = Redis::start_for_plain_commands();
+    run(async {
+        let storage = alone(json!({ "port": server.port, "username": "plain", "password": "secret" }));
+        no_save_fails(&*storage).await;
+        let (name, key) = (NAME.into(), unique("none"));
+        let update = Update { name, key, value: b"v".to_vec(), ttl: 9, current_time: now() };
+        assert_eq!(storage.update(&update).await, Ok(false));
+    });
+    let text: String = server.ask("INFO commandstats");
+    let eval = text.lines().find(|line| line.starts_with("cmdstat_eval:")).unwrap();
+    assert!(eval.contains("rejected_calls=1,"), "it is tried once: {eval}");
+}
+
+#[test]
+fn a_server_that_knows_no_scripts_can_be_saved_to() {
+    let server = Redis::start(&["--rename-command", "EVAL", ""]);
+    run(async {
+        no_save_fails(&*alone(json!({ "port": server.port }))).await;
+    });
+}
+
+#[test]
+fn a_cluster_of_one_shard_is_a_single_server() {
+    let server = Redis::start_shard();
+    run(async {
+        no_save_fails(&*alone(json!({ "port": server.port }))).await;
+        let before = calls(&server, "eval");
+        no_save_fails(&*alone(json!({ "port": server.port, "scripts": "none" }))).await;
+        assert_eq!(calls(&server, "eval"), before);
+    });
+}
+
+#[test]
+fn a_replaced_record_expires_even_if_it_never_would_have() {
+    let server = Redis::start(&[]);
+    run(async {
+        for scripts in ["all", "single-key", "none"] {
+            let storage = alone(json!({ "port": server.port, "scripts": scripts }));
+            let endless = record(&unique("endless"));
+            storage.set(&endless).await.unwrap();
+            let name = format!("{NAME}:{}", endless.key);
+            server.ask::<u8>(&format!("PERSIST {name}"));
+            storage.set(&replacing(&endless.key)).await.unwrap();
+            let left: i64 = server.ask(&format!("TTL {name}"));
+            assert!((1..=10).contains(&left), "{scripts}: {left}");
+        }
+    });
+}

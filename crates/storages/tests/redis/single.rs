@@ -1,0 +1,119 @@
+//! One server that closes connections, refuses, hangs, and comes back.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::wait_for;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::*;
+
+#[test]
+fn a_connection_that_was_closed_while_idle_costs_no_operation() {
+    let server = Redis::start(&[]);
+    run(async {
+        let storage = alone(json!({ "port": server.port }));
+        get(&*storage, "k").await.unwrap();
+        for _ in 0..3 {
+            let clients = server.clients();
+            server.ask::<u32>("CLIENT KILL TYPE normal");
+            assert!(clients >= 1);
+            // The runtime hears of it. Without this, the operation is repeated.
+            sleep(Duration::from_millis(20)).await;
+            let results = join_all((0..40).map(|_| get(&*storage, "k"))).await;
+            assert!(results.iter().all(|result| *result == Ok(None)), "{results:?}");
+        }
+    });
+}
+
+#[test]
+fn storages_with_other_names_share_a_connection() {
+    let server = Redis::start(&[]);
+    run(async {
+        let servers = Servers::default();
+        let storages: Vec<_> =
+            (0..200).map(|at| storage(&servers, json!({ "port": server.port, "prefix": format!("p{at}") }))).collect();
+        let results = join_all(storages.iter().map(|storage| get(&**storage, "k"))).await;
+        assert!(results.iter().all(Result::is_ok));
+        assert_eq!(server.clients(), 1);
+        let another = storage(&servers, json!({ "port": server.port, "pool": "another" }));
+        get(&*another, "k").await.unwrap();
+        assert_eq!(server.clients(), 2);
+    });
+}
+
+#[test]
+fn a_demoted_master_says_why_it_refuses() {
+    let server = Redis::start(&[]);
+    run(async {
+        let storage = alone(json!({ "port": server.port }));
+        let set = record(&unique("k"));
+        storage.set(&set).await.unwrap();
+        server.ask::<()>("REPLICAOF 127.0.0.1 1");
+        let before = info(&server, "stats", "total_connections_received");
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(900) {
+            let error = storage.delete(&deletion(&set.key)).await.unwrap_err().to_string();
+            assert!(error.starts_with("READONLY "), "{error}");
+            let error = storage.set(&replacing(&set.key)).await.unwrap_err().to_string();
+            assert!(error.contains("READONLY"), "{error}");
+        }
+        let connected = info(&server, "stats", "total_connections_received") - before;
+        // One of them is this question's.
+        assert!((2..=4).contains(&connected), "{connected}");
+        server.ask::<()>("REPLICAOF NO ONE");
+        storage.delete(&deletion(&set.key)).await.unwrap();
+    });
+}
+
+#[test]
+fn while_a_server_hangs_operations_fail_at_once() {
+    let server = Redis::start(&[]);
+    run(async {
+        let storage = alone(json!({ "port": server.port, "read_timeout": 200, "send_timeout": 200 }));
+        get(&*storage, "k").await.unwrap();
+        server.process.signal(Signal::SIGSTOP);
+        assert_eq!(get(&*storage, "k").await, Err(Error::Timeout));
+        let start = Instant::now();
+        for _ in 0..20 {
+            let error = get(&*storage, "k").await.unwrap_err();
+            assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        }
+        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+        sleep(Duration::from_millis(300)).await;
+        server.process.signal(Signal::SIGCONT);
+        let start = Instant::now();
+        while get(&*storage, "k").await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(1), "it is not found again");
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_server_that_loads_its_data_counts_as_failing() {
+    let mut server = Redis::start(&["--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024"]);
+    for at in 0..200 {
+        server.ask::<()>(&format!("SET k{at} {}", "v".repeat(1000)));
+    }
+    server.ask::<()>("SAVE");
+    run(async {
+        let storage = alone(json!({ "port": server.port }));
+        get(&*storage, "k").await.unwrap();
+        server.process.kill();
+        server.process.start_again();
+        let mut errors = Vec::new();
+        let start = Instant::now();
+        while let Err(error) = get(&*storage, "k").await {
+            assert!(start.elapsed() < Duration::from_secs(5), "{errors:?}");
+            errors.push(error);
+            sleep(Duration::from_millis(10)).await;
+        }
+        let says_so = |error: &Error| matches!(error, Error::Unavailable(_)) && error.to_string().contains("LOADING");
+        assert!(errors.iter().any(says_so), "{errors:?}");
+    });
+    wait_for("the data", || server.ask::<u32>("DBSIZE") == 200);
+}
