@@ -114,6 +114,7 @@ bench:
 	$(CARGO) bench --bench remember
 	$(CARGO) bench --bench revocation
 	$(CARGO) bench --bench storages
+	$(CARGO) bench --bench faults
 
 install: build
 	@for file in $(patsubst lua/%,%,$(LUA_FILES)); do \
