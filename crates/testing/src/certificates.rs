@@ -1,6 +1,7 @@
 //! A private certificate authority, and the certificates that tests need from it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -66,9 +67,12 @@ impl Authority {
         self.path().join("ca.pem")
     }
 
-    /// A server's certificate for names and IP addresses. `file` names the files.
+    /// A server's certificate for names and IP addresses, which it may also show to servers of its
+    /// kind. `file` names the files.
     pub fn server(&self, file: &str, names: &[&str]) -> Identity {
-        self.issue(file, params(names, ExtendedKeyUsagePurpose::ServerAuth))
+        let mut params = params(names, ExtendedKeyUsagePurpose::ServerAuth);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        self.issue(file, params)
     }
 
     /// A server's certificate that has expired.
@@ -100,6 +104,8 @@ impl Authority {
         let identity = Identity { certificate: path("pem"), key: path("key") };
         fs::write(&identity.certificate, certificate.pem()).unwrap();
         fs::write(&identity.key, key.serialize_pem()).unwrap();
+        // Clients of Postgres insist on it.
+        fs::set_permissions(&identity.key, fs::Permissions::from_mode(0o600)).unwrap();
         identity
     }
 }

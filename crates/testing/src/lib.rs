@@ -12,6 +12,8 @@ pub mod hosts;
 #[cfg(feature = "servers")]
 pub mod memcached_server;
 #[cfg(feature = "servers")]
+pub mod mysql8_server;
+#[cfg(feature = "servers")]
 pub mod proxy;
 #[cfg(feature = "servers")]
 pub mod redis_servers;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 use redis::{Client, Connection};
@@ -44,6 +43,10 @@ fn program() -> PathBuf {
     std::env::var_os("REDIS_SERVER").filter(|path| !path.is_empty()).map_or("redis-server".into(), PathBuf::from)
 }
 
+/// Nodes of a Cluster hide a replica until it has got something, which without this is a ping after
+/// ten seconds.
+const PINGS: &str = "repl-ping-replica-period 1";
+
 impl Redis {
     pub fn start(arguments: &[&str]) -> Self {
         Self::start_with(&Settings::default(), arguments)
@@ -63,6 +66,7 @@ impl Redis {
     pub fn start_shard() -> Self {
         let server = Self::start(&["--cluster-enabled", "yes"]);
         server.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+
         wait_for("the cluster", || server.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"));
         server
     }
@@ -76,7 +80,7 @@ impl Redis {
         lines.extend(settings.tls.iter().zip(tls_port).flat_map(tls_lines));
         lines.extend(settings.login.iter().flat_map(login_lines));
         if kind == Kind::Server {
-            lines.extend(["save \"\"", "appendonly no", "repl-diskless-sync-delay 0"].map(str::to_owned));
+            lines.extend(["save \"\"", "appendonly no", "repl-diskless-sync-delay 0", PINGS].map(str::to_owned));
             let signing_in = |(user, password)| format!("masteruser {user}\nmasterauth {password}");
             lines.extend(settings.login.clone().map(signing_in));
         }
@@ -107,12 +111,21 @@ impl Redis {
     }
 
     pub fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        self.query(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Whether the server does what a command says.
+    fn tries(&self, command: &str) -> bool {
+        self.query::<()>(command).is_ok()
+    }
+
+    fn query<T: redis::FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
         let mut words = command.split(' ');
         let mut cmd = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
             cmd.arg(word);
         });
-        cmd.query(&mut self.connect()).unwrap_or_else(|error| panic!("{command}: {error}"))
+        cmd.query(&mut self.connect())
     }
 
     /// nginx' connections: those that are not of this process.
@@ -171,12 +184,13 @@ impl Group {
         Self { servers: servers_of_group, sentinels }
     }
 
-    /// Makes a replica the master, and waits until it is, and the old master its replica.
+    /// Makes a replica the master, and the old master its replica.
     pub fn fail_over(&self) {
         let (before, old) = (self.master(), self.master_server());
         self.sentinels[0].ask::<()>("SENTINEL FAILOVER sessions");
         wait_for("a failover", || self.master() != before);
-        wait_for("the old master", || old.ask::<String>("INFO replication").contains("role:slave"));
+        // The sentinels take ten seconds to tell the old master.
+        old.ask::<()>(&format!("REPLICAOF 127.0.0.1 {}", self.master()));
     }
 
     /// The port of the server that the sentinels call the master.
@@ -226,20 +240,10 @@ impl Cluster {
         let tls: &[&str] = if settings.tls.is_some() { &["--tls-cluster", "yes"] } else { &[] };
         let arguments = [&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"], tls].concat();
         let nodes: Vec<Redis> = (0..6).map(|_| Redis::start_with(settings, &arguments)).collect();
-        let mut command = Command::new("redis-cli");
-        command.args(["--cluster", "create"]);
-        command.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port_for_clients())));
-        command.args(["--cluster-replicas", "1", "--cluster-yes"]);
-        if let Some(tls) = &settings.tls {
-            command.args(["--tls", "--insecure", "--cert"]).arg(&tls.identity.certificate);
-            command.arg("--key").arg(&tls.identity.key);
-        }
-        if let Some((user, password)) = &settings.login {
-            command.args(["--user", user, "--pass", password, "--no-auth-warning"]);
-        }
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+
         let cluster = Self(nodes);
+        cluster.join();
+
         wait_for("the cluster", || {
             cluster.0.iter().all(|node| {
                 let slots: Vec<Vec<redis::Value>> = node.ask("CLUSTER SLOTS");
@@ -250,6 +254,26 @@ impl Cluster {
             })
         });
         cluster
+    }
+
+    /// Does what `redis-cli --cluster create` does, in a fifth of the time: the slots are given out
+    /// before the nodes meet.
+    fn join(&self) {
+        for (slots, master) in ["0 5460", "5461 10922", "10923 16383"].iter().zip(&self.0) {
+            master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {slots}"));
+        }
+        for (at, node) in self.0.iter().enumerate() {
+            // Equal epochs would have to be settled first.
+            node.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1));
+            self.0[0].ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {}", node.port_for_clients()));
+        }
+        let knows_all = |node: &Redis| node.ask::<String>("CLUSTER INFO").contains("cluster_known_nodes:6");
+        wait_for("the nodes to meet", || self.0.iter().all(knows_all));
+
+        for (master, replica) in self.0.iter().zip(&self.0[3..]) {
+            let id: String = master.ask("CLUSTER MYID");
+            wait_for("a master", || replica.tries(&format!("CLUSTER REPLICATE {id}")));
+        }
     }
 
     pub fn ports(&self) -> String {
