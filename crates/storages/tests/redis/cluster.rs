@@ -12,7 +12,8 @@ use super::*;
 
 /// Two masters, each with half of the slots, and a replica of the first.
 fn start() -> [Redis; 3] {
-    let node = || Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"]);
+    const CONFIGURATION: &str = "--cluster-enabled yes --cluster-node-timeout 3000 --repl-ping-replica-period 1";
+    let node = || Redis::start(&CONFIGURATION.split(' ').collect::<Vec<_>>());
     let nodes = [node(), node(), node()];
     nodes[0].ask::<()>("CLUSTER ADDSLOTSRANGE 0 8191");
     nodes[1].ask::<()>("CLUSTER ADDSLOTSRANGE 8192 16383");

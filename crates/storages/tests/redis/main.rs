@@ -4,6 +4,7 @@
 mod cluster;
 mod refusals;
 mod replicas;
+mod sentinel;
 mod single;
 
 use std::sync::Arc;

@@ -1,0 +1,85 @@
+//! Servers that Sentinels name, which speak TLS and want passwords.
+
+use std::time::{Duration, Instant};
+
+use resty_session_testing::certificates::Authority;
+use resty_session_testing::proxy::Proxy;
+use resty_session_testing::redis_servers::{Group, Settings};
+use serde_json::json;
+
+use super::*;
+
+fn login(user: &str) -> Option<(String, String)> {
+    Some((user.into(), format!("secret of {user}").replace(' ', "-")))
+}
+
+/// What a group's servers and Sentinels are reached with, but for the Sentinels' login.
+fn options(group: &Group, authority: &Authority) -> serde_json::Value {
+    let sentinels: Vec<_> = group
+        .sentinels
+        .iter()
+        .map(|sentinel| json!({ "host": "127.0.0.1", "port": sentinel.port_for_clients() }))
+        .collect();
+    json!({
+        "sentinels": sentinels, "master": "sessions", "username": "app", "password": "secret-of-app",
+        "ssl": true, "ssl_ca": authority.ca(), "server_name": "redis.test",
+    })
+}
+
+#[test]
+fn sentinels_speak_tls_and_have_logins_of_their_own() {
+    let authority = Authority::new();
+    let tls = Some(authority.tls(&["redis.test"]));
+    let servers = Settings { tls: tls.clone(), login: login("app") };
+    let group = Group::start_with(&servers, &Settings { tls, login: login("watch") });
+    run(async {
+        let mut shared = options(&group, &authority);
+        shared["sentinel_username"] = "watch".into();
+        shared["sentinel_password"] = "secret-of-watch".into();
+        let set = record(&unique("k"));
+        alone(shared.clone()).set(&set).await.unwrap();
+
+        let mut own = options(&group, &authority);
+        for sentinel in own["sentinels"].as_array_mut().unwrap() {
+            sentinel["username"] = "watch".into();
+            sentinel["password"] = "secret-of-watch".into();
+        }
+        own["role"] = "slave".into();
+        let replica = alone(own.clone());
+        assert_eq!(get(&*replica, &set.key).await.unwrap(), Some(set.key.clone()));
+        assert!(replica.set(&record(&unique("k"))).await.unwrap_err().to_string().contains("READONLY"));
+
+        own["role"] = "master".into();
+        own["read_from"] = "replica".into();
+        let before: u64 = group.servers[1..].iter().map(|server| calls(server, "get")).sum();
+        assert_eq!(get(&*alone(own), &set.key).await.unwrap(), Some(set.key.clone()));
+        assert_eq!(group.servers[1..].iter().map(|server| calls(server, "get")).sum::<u64>(), before + 1);
+
+        shared["server_name"] = "another.test".into();
+        let error = alone(shared.clone()).set(&set).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{error}");
+        shared["server_name"] = "redis.test".into();
+        shared["sentinel_password"] = "wrong".into();
+        let error = alone(shared).set(&set).await.unwrap_err().to_string();
+        assert!(error.contains("the server refuses the username or the password"), "{error}");
+    });
+}
+
+#[test]
+fn a_slow_sentinel_has_the_whole_time_for_connecting() {
+    let group = Group::start();
+    let proxy = Proxy::start(group.sentinels[0].port);
+    proxy.set(|behaviour| behaviour.to_client.delay = Duration::from_millis(600));
+    run(async {
+        let sentinels = json!([{ "host": "127.0.0.1", "port": proxy.port }]);
+        let storage =
+            alone(json!({ "sentinels": sentinels, "master": "sessions", "connect_timeout": 10000, "pool": "slow" }));
+        let start = Instant::now();
+        storage.set(&record(&unique("k"))).await.unwrap();
+        assert!(start.elapsed() > Duration::from_millis(600));
+        // The connection stays.
+        let start = Instant::now();
+        storage.set(&record(&unique("k"))).await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    });
+}
