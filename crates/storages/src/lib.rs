@@ -45,6 +45,9 @@ pub mod options;
 mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+#[allow(dead_code)]
+mod recent;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod repeating;
