@@ -13,6 +13,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::guard::Guarded;
 use super::options::{DIALECT, PostgresOptions, Transport};
 use super::statements::{KINDS, Kind, Statements};
 use crate::link::Handle;
@@ -73,30 +74,37 @@ fn sign_in(options: &PostgresOptions, stream: Plain) -> Result<SignIn, Error> {
     if let Some(database) = &options.database {
         config.dbname(database);
     }
-    let (mode, tls, host) = match (&options.transport, &options.address) {
-        (Transport::Plain, _) | (_, Address::Unix(_)) => {
+    let (mode, tls, host, stream) = match (&options.transport, &options.address) {
+        (_, Address::Unix(_)) => {
             config.ssl_mode(SslMode::Disable);
-            return Ok(Box::pin(start(config, stream, NoTls)));
+            return Ok(Box::pin(start(config, Guarded::private(stream), NoTls)));
         }
-        (Transport::Preferred(tls), Address::Tcp(node)) => (SslMode::Prefer, tls, &node.host),
-        (Transport::Required(tls), Address::Tcp(node)) => (SslMode::Require, tls, &node.host),
+        (Transport::Plain, _) => {
+            config.ssl_mode(SslMode::Disable);
+            return Ok(Box::pin(start(config, Guarded::plain(stream), NoTls)));
+        }
+        (Transport::Preferred(tls), Address::Tcp(node)) => {
+            (SslMode::Prefer, tls, &node.host, Guarded::tls_if_agreed(stream))
+        }
+        (Transport::Required(tls), Address::Tcp(node)) => (SslMode::Require, tls, &node.host, Guarded::private(stream)),
     };
     config.ssl_mode(mode);
     Ok(Box::pin(start(config, stream, connector(tls, host)?)))
 }
 
-type Connector = <MakeRustlsConnect as MakeTlsConnect<Plain>>::TlsConnect;
+type Stream = Guarded<Plain>;
+type Connector = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;
 
 fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
     let config = tls.config().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
     let mut make = MakeRustlsConnect::new((*config).clone());
-    MakeTlsConnect::<Plain>::make_tls_connect(&mut make, tls.name(host))
+    MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
         .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
 }
 
-async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
+async fn start<T>(config: Config, stream: Stream, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
 where
-    T: tokio_postgres::tls::TlsConnect<Plain>,
+    T: tokio_postgres::tls::TlsConnect<Stream>,
     T::Stream: Send + 'static,
 {
     let (client, connection) = config.connect_raw(stream, tls).await?;

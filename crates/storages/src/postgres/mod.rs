@@ -7,6 +7,7 @@
 
 mod cleaning;
 mod connection;
+mod guard;
 mod options;
 mod parameter;
 mod statements;

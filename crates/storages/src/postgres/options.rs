@@ -51,7 +51,7 @@ pub struct PostgresOptions {
 pub enum Transport {
     /// No TLS.
     Plain,
-    /// TLS, if the server has it.
+    /// TLS, if the server has it. Its certificate is not verified.
     Preferred(Tls),
     /// TLS, or an error if the server has none.
     Required(Tls),
@@ -62,7 +62,8 @@ impl Transport {
         Ok(match (Tls::read(reader)?, reader.switch("ssl_required")?) {
             (None, Some(true)) => return Err(reader.invalid("ssl_required", "it needs ssl")),
             (None, _) => Self::Plain,
-            (Some(tls), Some(true)) => Self::Required(tls),
+            // Without TLS there is nothing to verify.
+            (Some(tls), required) if tls.verify || required == Some(true) => Self::Required(tls),
             (Some(tls), _) => Self::Preferred(tls),
         })
     }
@@ -130,9 +131,17 @@ mod tests {
 
     #[test]
     fn tls_is_preferred_or_required() {
-        let tls = Tls { verify: true, server_name: None, authorities: None, identity: None };
-        assert_eq!(options(json!({ "ssl": true })).transport, Transport::Preferred(tls.clone()));
-        assert_eq!(options(json!({ "ssl": true, "ssl_required": true })).transport, Transport::Required(tls));
+        let transport = |json| options(json).transport;
+        for json in [
+            json!({ "ssl": true }),
+            json!({ "ssl": true, "ssl_verify": true }),
+            json!({ "ssl": true, "ssl_required": false }),
+            json!({ "ssl": true, "ssl_verify": false, "ssl_required": true }),
+        ] {
+            assert!(matches!(transport(json.clone()), Transport::Required(_)), "{json}");
+        }
+        assert!(matches!(transport(json!({ "ssl": true, "ssl_verify": false })), Transport::Preferred(_)));
+        assert_eq!(transport(json!({ "ssl": false })), Transport::Plain);
         let problem = problem::<PostgresOptions>(json!({ "ssl": false, "ssl_required": true }));
         assert_eq!(problem, "invalid postgres ssl_required (it needs ssl)");
     }
