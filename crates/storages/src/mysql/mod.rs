@@ -5,6 +5,7 @@
 //! statements of one operation are one transaction.
 
 mod cleaning;
+mod failures;
 mod options;
 mod pool;
 mod statements;
@@ -17,11 +18,12 @@ use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 
 pub use options::{DIALECT, MySqlOptions};
 
-use self::pool::{Pool, is_lost};
+use self::failures::{cause, fault, to_error};
+use self::pool::Pool;
 use self::statements::Statements;
 use super::cleanup::Cleaner;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
+use super::sql::{self, Failure, Fault, TIMEOUT_MARGIN, outlast_deadlocks};
+use super::{Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
 
 pub struct MySql {
     pool: Pool,
@@ -73,37 +75,12 @@ impl MySql {
 }
 
 fn failure(error: mysql_async::Error, options: &MySqlOptions) -> Failure {
-    const NO_SUCH_TABLE: u16 = 1146;
-    const DEADLOCK: u16 = 1213;
-    const DATA_TOO_LONG: u16 = 1406;
-    if is_lost(&error) {
-        return Error::Lost(cause(error)).into();
-    }
-    match &error {
-        mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
-            DIALECT.missing(&options.tables, &server.message).into()
-        }
-        mysql_async::Error::Server(server) if server.code == DATA_TOO_LONG && server.message.contains("'sid'") => {
-            Error::Server(format!("{}; hash_storage_key makes keys of marks fit", server.message)).into()
-        }
-        mysql_async::Error::Server(server) => {
-            Failure { deadlock: server.code == DEADLOCK, error: Error::Driver(cause(error)) }
-        }
-        _ => Error::Driver(cause(error)).into(),
-    }
-}
-
-/// An error in the words of [`describe`].
-fn cause(error: mysql_async::Error) -> Cause {
-    Cause::new(describe(&error), error)
-}
-
-/// Describes an error: the server's message, or what happened to the connection.
-fn describe(error: &mysql_async::Error) -> String {
-    match error {
-        mysql_async::Error::Server(server) => server.message.clone(),
-        other => other.to_string(),
-    }
+    let fault = fault(&error);
+    let error = match fault {
+        Fault::Lost => Error::Lost(cause(error)),
+        _ => to_error(error, &options.tables),
+    };
+    Failure { error, deadlock: fault == Fault::Deadlock }
 }
 
 /// A statement, and what is bound to it.

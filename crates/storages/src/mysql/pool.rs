@@ -12,10 +12,11 @@ use mysql_async::prelude::Queryable;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::cause;
+use super::failures::{cause, fault};
 use super::options::MySqlOptions;
 use crate::Error;
 use crate::link::RECONNECT_PAUSE;
+use crate::sql::Fault;
 
 /// A connection that was used within this time is lent again without a ping.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -131,7 +132,7 @@ impl Lease<'_> {
         let Self { pool, conn, losses, _place } = self;
         let (conn, result) = run(conn).await;
         let mut inner = pool.lock();
-        if result.as_ref().is_err_and(is_lost) {
+        if result.as_ref().is_err_and(|error| matches!(fault(error), Fault::Lost | Fault::Refused)) {
             inner.losses += 1;
             inner.idle.clear();
         } else if inner.losses == losses {
@@ -139,25 +140,5 @@ impl Lease<'_> {
         }
         drop(inner);
         result
-    }
-}
-
-/// Whether the connection must be replaced: after any error that the server did not report, and
-/// after some that it did.
-pub fn is_lost(error: &mysql_async::Error) -> bool {
-    const SHUTDOWN: u16 = 1053;
-    const UNKNOWN_STATEMENT: u16 = 1243;
-    const READ_ONLY: u16 = 1290;
-    const IN_READ_ONLY_TRANSACTION: u16 = 1792;
-    const READ_ONLY_MODE: u16 = 1836;
-    const KILLED: u16 = 1927;
-    const KILLED_SESSION: u16 = 3169;
-    const IDLE_TOO_LONG: u16 = 4031;
-    match error {
-        mysql_async::Error::Server(server) => {
-            let lost = [SHUTDOWN, UNKNOWN_STATEMENT, READ_ONLY, IN_READ_ONLY_TRANSACTION, READ_ONLY_MODE];
-            lost.contains(&server.code) || [KILLED, KILLED_SESSION, IDLE_TOO_LONG].contains(&server.code)
-        }
-        _ => true,
     }
 }

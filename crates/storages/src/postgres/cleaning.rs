@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_postgres::Statement;
 
 use super::Postgres;
-use super::connection::{Connection, connect, failed};
+use super::connection::{Connection, connect};
+use super::failures::failed;
 use crate::Error;
 use crate::cleanup::expired_before;
 use crate::sql::within;

@@ -1,6 +1,5 @@
-//! A connection, the statements that are prepared on it, and what its errors mean.
+//! A connection, the statements that are prepared on it.
 
-use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,17 +7,16 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::failures::refused;
 use super::guard::Guarded;
-use super::options::{DIALECT, PostgresOptions, Transport};
+use super::options::{PostgresOptions, Transport};
 use super::statements::{KINDS, Kind, Statements};
 use crate::link::Handle;
 use crate::network::{self, Address, Plain, Tls};
-use crate::sql::Tables;
 use crate::{Cause, Error, Operation};
 
 pub struct Connection {
@@ -112,10 +110,6 @@ where
     Ok((client, driver))
 }
 
-fn refused(error: tokio_postgres::Error) -> Error {
-    Error::Connect(cause(error))
-}
-
 /// Makes the server end statements that take longer than the time limit, because one that waits for
 /// a lock would hold its connection. If the server has a shorter limit, that one is kept.
 fn limit_statements(options: &PostgresOptions) -> String {
@@ -124,56 +118,4 @@ fn limit_statements(options: &PostgresOptions) -> String {
         "SELECT set_config('statement_timeout', '{limit}', false) FROM pg_settings \
          WHERE name = 'statement_timeout' AND (setting::int = 0 OR setting::int > {limit})"
     )
-}
-
-/// Whether the connection must be replaced: it is closed, its prepared statements are not valid any
-/// more, or its server cannot be written to.
-pub fn is_lost(error: &tokio_postgres::Error) -> bool {
-    let lost = [
-        SqlState::ADMIN_SHUTDOWN,
-        SqlState::CRASH_SHUTDOWN,
-        SqlState::CANNOT_CONNECT_NOW,
-        SqlState::READ_ONLY_SQL_TRANSACTION,
-        SqlState::INVALID_SQL_STATEMENT_NAME,
-        SqlState::FEATURE_NOT_SUPPORTED,
-    ];
-    match error.code() {
-        Some(code) => lost.contains(code),
-        None => true,
-    }
-}
-
-pub fn is_deadlock(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
-}
-
-pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
-    match error.code() {
-        Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(&error)),
-        // A key of more than some 2,700 bytes does not fit into the index.
-        Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => {
-            Error::Server(format!("{}; hash_storage_key makes keys of marks shorter", describe(&error)))
-        }
-        _ => failed(error),
-    }
-}
-
-/// An error of the driver's own.
-pub fn failed(error: tokio_postgres::Error) -> Error {
-    Error::Driver(cause(error))
-}
-
-/// An error in the words of [`describe`].
-pub fn cause(error: tokio_postgres::Error) -> Cause {
-    Cause::new(describe(&error), error)
-}
-
-/// Describes an error: the server's message without its details, which may contain values, or what
-/// happened to the connection.
-fn describe(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), error.source()) {
-        (Some(server), _) => server.message().to_owned(),
-        (None, Some(cause)) => format!("{error}: {cause}"),
-        (None, None) => error.to_string(),
-    }
 }

@@ -7,6 +7,7 @@
 
 mod cleaning;
 mod connection;
+mod failures;
 mod guard;
 mod options;
 mod parameter;
@@ -19,14 +20,15 @@ use tokio_postgres::Row;
 
 pub use options::{DIALECT, PostgresOptions, Transport};
 
-use self::connection::{Connection, cause, connect, failed, is_deadlock, is_lost, to_error};
+use self::connection::{Connection, connect};
+use self::failures::{cause, failed, fault, to_error};
 use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
 use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
 use super::lanes::Lanes;
 use super::link::Link;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
+use super::sql::{self, Failure, Fault, TIMEOUT_MARGIN, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 pub struct Postgres {
@@ -68,12 +70,17 @@ impl Postgres {
         };
         match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_lost(&error) => {
-                link.give_up(&connection);
-                Err(Error::Lost(cause(error)).into())
-            }
             Ok(Err(error)) => {
-                Err(Failure { deadlock: is_deadlock(&error), error: to_error(error, &self.options.tables) })
+                let fault = fault(&error);
+                if matches!(fault, Fault::Lost | Fault::Refused) {
+                    link.give_up(&connection);
+                }
+                let deadlock = fault == Fault::Deadlock;
+                let error = match fault {
+                    Fault::Lost => Error::Lost(cause(error)),
+                    _ => to_error(error, &self.options.tables),
+                };
+                Err(Failure { deadlock, error })
             }
             Err(_) => {
                 link.give_up(&connection);

@@ -90,6 +90,19 @@ fn last_part(table: &str) -> &str {
     table.rsplit_once('.').map_or(table, |(_, table)| table)
 }
 
+/// What an error means for the connection and for the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection cannot be used any more. Whether the operation was carried out is not known.
+    Lost,
+    /// The server is in a state in which it refuses: another one, or the same one later, may not.
+    Refused,
+    /// The server has undone the transaction in favour of another. It may be tried again.
+    Deadlock,
+    /// Only this operation failed.
+    Failed,
+}
+
 /// An error of a transaction.
 pub struct Failure {
     pub error: Error,
