@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use resty_session_core::settings::{self, Value};
 use resty_session_core::storage::{Error, Get, Owner, Set, Storage};
 use resty_session_storages::Options;
+use resty_session_storages::connections::Servers;
 use resty_session_storages::mysql::MySqlOptions;
 use resty_session_storages::postgres::PostgresOptions;
 use resty_session_testing::sql_servers::Database;
@@ -32,12 +33,12 @@ fn parsed<O: Options>(options: serde_json::Value) -> O {
     options
 }
 
-/// The storage of this kind, `postgres` or `mysql`.
+/// The storage of this kind, `postgres` or `mysql`, with connections of its own.
 fn storage(kind: &str, options: serde_json::Value) -> Arc<dyn Storage> {
     resty_session_storages::prepare();
     match kind {
-        "postgres" => parsed::<PostgresOptions>(options).storage(),
-        _ => parsed::<MySqlOptions>(options).storage(),
+        "postgres" => parsed::<PostgresOptions>(options).storage(&Servers::default()),
+        _ => parsed::<MySqlOptions>(options).storage(&Servers::default()),
     }
 }
 
