@@ -28,8 +28,6 @@ mod escape;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod journal;
-#[cfg(feature = "postgres")]
-mod lanes;
 #[cfg(feature = "_network")]
 mod link;
 #[cfg(feature = "memcached")]
@@ -46,7 +44,6 @@ mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "redis"))]
-#[allow(dead_code)]
 mod recent;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -33,6 +33,14 @@ struct Inner {
 }
 
 impl RecentWrites {
+    /// Notes that records are being written, until the guard is dropped: when the writes have ended,
+    /// with or without success, or nobody waits for them any more.
+    pub fn writing<'a>(&'a self, keys: impl IntoIterator<Item = &'a str>) -> Writing<'a> {
+        let writing = Writing { recent: self, keys: keys.into_iter().collect() };
+        writing.note();
+        writing
+    }
+
     /// Notes that the record of a key is written. Call it before the write begins, in case nobody
     /// waits for its end, and again when it has ended, with or without success.
     pub fn note(&self, key: &str) {
@@ -68,6 +76,24 @@ impl RecentWrites {
     }
 }
 
+/// Writes that are under way.
+pub struct Writing<'a> {
+    recent: &'a RecentWrites,
+    keys: Vec<&'a str>,
+}
+
+impl Writing<'_> {
+    fn note(&self) {
+        self.keys.iter().for_each(|key| self.recent.note(key));
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
 impl Inner {
     fn forget_old(&mut self, now: Instant) {
         self.all_until.take_if(|until| *until <= now);
@@ -98,6 +124,16 @@ mod tests {
         assert_eq!(after(5), [true, false, false]);
         assert_eq!(after(8), [false, false, false]);
         assert!(recent.inner().written.is_empty() && recent.inner().order.is_empty());
+    }
+
+    #[test]
+    fn a_write_counts_from_its_beginning() {
+        let recent = RecentWrites::default();
+        let writing = recent.writing(["a", "b"]);
+        assert!(recent.contains("a") && recent.contains("b"));
+        assert_eq!(recent.inner().order.len(), 2);
+        drop(writing);
+        assert_eq!(recent.inner().order.len(), 4);
     }
 
     #[test]

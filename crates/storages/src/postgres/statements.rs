@@ -23,6 +23,7 @@ pub const KINDS: usize = 11;
 const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
 
 /// The statements' texts, by kind. Times are seconds since the epoch, so time zones do not matter.
+#[derive(PartialEq)]
 pub struct Statements([String; KINDS]);
 
 impl Statements {
