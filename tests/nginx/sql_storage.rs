@@ -476,7 +476,7 @@ fn postgres_takes_every_way_in() {
     database.ask(
         "SET password_encryption = 'md5'; CREATE ROLE md5_user LOGIN PASSWORD 'secret'; \
          SET password_encryption = 'scram-sha-256'; CREATE ROLE scram_user LOGIN PASSWORD 'secret'; \
-         CREATE SCHEMA app; CREATE TABLE app.s (LIKE sessions INCLUDING ALL); \
+         CREATE ROLE clear_user LOGIN PASSWORD 'secret' IN ROLE scram_user; CREATE SCHEMA app; CREATE TABLE app.s (LIKE sessions INCLUDING ALL); \
          CREATE TABLE \"My Sessions\" (LIKE sessions INCLUDING ALL); \
          GRANT ALL ON SCHEMA app TO scram_user, md5_user; GRANT ALL ON ALL TABLES IN SCHEMA app TO scram_user, md5_user",
     );
@@ -488,6 +488,8 @@ fn postgres_takes_every_way_in() {
             r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_required = true, server_name = "database.test""#
         ),
         format!(r#"{tcp}, username = "scram_user", {app}, ssl = true, ssl_verify = false"#),
+        format!(r#"{tcp}, username = "clear_user", {app}, ssl = true, server_name = "database.test""#),
+        format!(r#"{tcp}, username = "clear_user", {app}, socket = "{}""#, database.socket()),
         format!(r#"{tcp}, socket = "{}", table_name = "\"My Sessions\"""#, database.socket()),
         format!(r#"{tcp}, socket = "unix:{0}/.s.PGSQL.{1}""#, database.socket(), database.port),
         format!(r#"{tcp}, host = "unix:{}""#, database.socket()),
@@ -505,7 +507,16 @@ fn postgres_takes_every_way_in() {
             format!(r#"{tcp}, username = "scram_user", table = "app.s", password = "wrong""#),
             "password authentication failed",
         ),
-        (format!(r#"port = {}, ssl = true, ssl_required = true"#, plain.port), "does not support TLS"),
+        (format!(r#"{tcp}, username = "clear_user", {app}"#), "asks for the password in clear text"),
+        (
+            format!(r#"port = {}, username = "clear_user", {app}, ssl = true, ssl_verify = false"#, plain.port),
+            "asks for the password in clear text",
+        ),
+        (format!(r#"port = {}, ssl = true"#, plain.port), "does not support TLS"),
+        (
+            format!(r#"port = {}, ssl = true, ssl_verify = false, ssl_required = true"#, plain.port),
+            "does not support TLS",
+        ),
         (format!(r#"{tcp}, database = "none""#), "database \"none\" does not exist"),
     ];
     check_ways_in("postgres", &authority, &good, &bad);

@@ -28,8 +28,6 @@ mod escape;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod journal;
-#[cfg(feature = "postgres")]
-mod lanes;
 #[cfg(feature = "_network")]
 mod link;
 #[cfg(feature = "memcached")]
@@ -45,6 +43,8 @@ pub mod options;
 mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod recent;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod repeating;

@@ -96,8 +96,9 @@ impl Database {
             _ => "",
         };
         // Whoever has a password uses it.
-        let access = "local all,replication all trust\nhost all postgres 127.0.0.1/32 trust\n\
-                      host all md5_user 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        let access = "local all clear_user password\nlocal all,replication all trust\n\
+                      host all postgres 127.0.0.1/32 trust\nhost all md5_user 127.0.0.1/32 md5\n\
+                      host all clear_user 127.0.0.1/32 password\nhost all all 127.0.0.1/32 scram-sha-256\n";
         fs::write(data.join("pg_hba.conf"), format!("{certified}{access}")).unwrap();
         let mut settings: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         if let Some(tls) = tls {

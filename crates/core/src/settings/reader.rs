@@ -65,6 +65,22 @@ impl<'a> Reader<'a> {
         Ok(self.get(option)?.filter(|text: &String| !text.is_empty()))
     }
 
+    /// Reads one text or an array of texts. The empty text and `false` count as absent.
+    ///
+    /// # Errors
+    ///
+    /// The value is neither, the array or one of its texts is empty, or a text is not valid UTF-8.
+    pub fn texts(&self, option: &str) -> Result<Option<Vec<String>>, Error> {
+        if !matches!(self.value(option), Some(Value::List(_))) {
+            return Ok(self.text(option)?.map(|text| vec![text]));
+        }
+        let texts = self.get::<Vec<String>>(option)?.unwrap_or_default();
+        match texts.iter().any(String::is_empty) || texts.is_empty() {
+            true => Err(self.invalid(option, "it is empty")),
+            false => Ok(Some(texts)),
+        }
+    }
+
     /// Reads an option that is a password.
     ///
     /// # Errors
@@ -165,6 +181,24 @@ mod tests {
             assert_eq!(reader.get("text"), Ok(Some(String::new())));
             assert_eq!(reader.switch("switch"), Ok(Some(false)));
         });
+    }
+
+    #[test]
+    fn one_text_or_several() {
+        for (json, texts) in [
+            (json!({ "list": "a" }), Ok(Some(vec!["a"]))),
+            (json!({ "list": ["a", 5] }), Ok(Some(vec!["a", "5"]))),
+            (json!({ "list": "" }), Ok(None)),
+            (json!({ "list": false }), Ok(None)),
+            (json!({ "list": [] }), Err("invalid redis list (it is empty)")),
+            (json!({ "list": ["a", ""] }), Err("invalid redis list (it is empty)")),
+            (json!({ "list": ["a", true] }), Err("invalid redis list (element 2: string expected, got boolean)")),
+            (json!({ "list": { "host": "a" } }), Err("invalid redis list (string expected, got table)")),
+        ] {
+            let read = with(json, |reader| reader.texts("list")).0.map_err(|error| error.to_string());
+            let texts = texts.map(|texts| texts.map(|texts| texts.into_iter().map(str::to_owned).collect::<Vec<_>>()));
+            assert_eq!(read, texts.map_err(str::to_owned));
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One connection that many operations share. It is made when it is first needed, and replaced when
 //! it is lost, unused for too long, or too old.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::timeout;
 
-use super::backoff::fraction;
-use super::endpoint::{Endpoint, InFlight, Open, Probe};
-use super::{Connector, Failure, Handle, TRIAL};
-use crate::{Cause, Error};
+use super::endpoint::{Endpoint, InFlight, Probe};
+use super::life::Life;
+use super::{Connector, Failure, Handle, lost};
+use crate::Error;
 
 /// A slot for a connection that `K` makes.
 pub struct Link<K: Connector> {
@@ -39,16 +38,6 @@ type Connecting<C> = Shared<BoxFuture<'static, Result<Held<C>, Error>>>;
 pub struct Held<C> {
     pub handle: C,
     life: Arc<Life>,
-}
-
-/// What is known of a connection.
-struct Life {
-    made: Instant,
-    /// When the connection is to be replaced, because load balancers and names change.
-    ends: Instant,
-    /// Whether an operation on it has got a reply.
-    is_proved: AtomicBool,
-    _open: Open,
 }
 
 impl<K: Connector> Link<K> {
@@ -131,7 +120,7 @@ impl<K: Connector> Link<K> {
     }
 
     fn replied(&self, held: &Held<K::Connection>) {
-        held.life.is_proved.store(true, Ordering::Relaxed);
+        held.life.prove();
         self.endpoint.replied();
     }
 
@@ -145,8 +134,7 @@ impl<K: Connector> Link<K> {
 
     fn lost(&self, held: &Held<K::Connection>, error: Error) -> Error {
         let was_current = self.give_up(held);
-        let is_proved = held.life.is_proved.load(Ordering::Relaxed);
-        if was_current && !is_proved && held.life.made.elapsed() < TRIAL {
+        if was_current && held.life.is_on_trial() {
             self.failed(&error);
         }
         lost(error)
@@ -207,15 +195,7 @@ impl<K: Connector> Link<K> {
         if let Some(held) = slot.usable(Duration::MAX) {
             return Ok(held);
         }
-        let made = Instant::now();
-        let lifetime = self.endpoint.timeouts().lifetime;
-        let life = Life {
-            made,
-            ends: made + lifetime.mul_f64(1.0 - 0.1 * fraction()),
-            is_proved: AtomicBool::new(false),
-            _open: Open::new(self.endpoint.clone()),
-        };
-        let held = Held { handle, life: Arc::new(life) };
+        let held = Held { handle, life: Arc::new(Life::new(&self.endpoint)) };
         slot.held = Some(held.clone());
         Ok(held)
     }
@@ -253,7 +233,7 @@ impl<C: Handle> Slot<C> {
         let now = Instant::now();
         self.drop_idle(now, keepalive);
         self.last_used = now;
-        self.held.take_if(|held| held.handle.is_closed() || now > held.life.ends);
+        self.held.take_if(|held| held.handle.is_closed() || held.life.is_over(now));
         self.held.clone()
     }
 
@@ -261,13 +241,5 @@ impl<C: Handle> Slot<C> {
         if now.saturating_duration_since(self.last_used) > keepalive {
             self.held = None;
         }
-    }
-}
-
-/// The error of an operation that may be repeated on another connection.
-fn lost(error: Error) -> Error {
-    match error {
-        Error::Lost(_) => error,
-        error => Error::Lost(Cause::new(error.to_string(), error)),
     }
 }

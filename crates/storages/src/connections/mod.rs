@@ -5,20 +5,22 @@
 //! - An [`Endpoint`] is what is known of a server: whether it fails, since when and why, and counts.
 //!   While it fails, operations fail at once and one background task tries to connect.
 //! - A [`Link`] is a connection that many operations share; [`Lanes`] are a few of them.
+//! - A [`Pool`] has connections that one operation at a time uses.
 //! - A driver gives a [`Connector`], which makes a connection, and says of each error with a
 //!   [`Failure`] what it means for the connection.
 //!
 //! What is told to operators goes to the [`Journal`](crate::journal::Journal).
 
-use std::time::Duration;
-
-use crate::{Error, Operation};
+use crate::{Cause, Error, Operation};
 
 mod backoff;
 mod endpoint;
 #[cfg(feature = "postgres")]
 mod lanes;
+mod life;
 mod link;
+#[cfg(feature = "mysql")]
+mod pool;
 mod servers;
 #[cfg(all(test, feature = "postgres"))]
 mod tests;
@@ -28,6 +30,8 @@ pub use endpoint::{Endpoint, EndpointStatus, InFlight};
 #[cfg(feature = "postgres")]
 pub use lanes::Lanes;
 pub use link::{Held, Link};
+#[cfg(feature = "mysql")]
+pub use pool::{Exclusive, ExclusiveConnector, Pool};
 pub use servers::{Identity, Server, Servers};
 pub use timeouts::Timeouts;
 
@@ -75,6 +79,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// A connection that was lost so soon after it was made, before any reply to an operation, counts
-/// as a failed attempt to connect: some proxies accept connections for servers that are gone.
-const TRIAL: Duration = Duration::from_secs(1);
+/// The error of an operation that may be repeated on another connection.
+fn lost(error: Error) -> Error {
+    match error {
+        Error::Lost(_) => error,
+        error => Error::Lost(Cause::new(error.to_string(), error)),
+    }
+}

@@ -7,15 +7,15 @@ use mysql_async::{Conn, Row, from_row_opt};
 use tokio::sync::Mutex;
 
 use super::MySql;
-use super::pool::connect;
 use crate::cleanup::expired_before;
+use crate::connections::ExclusiveConnector as _;
 use crate::sql::within;
 use crate::{Cause, Error};
 
 /// Runs one round, unless another worker is running one. Closing the connection releases the lock.
 pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
-    let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
-    let mut conn = within(timeouts.connect, connect(&storage.options)).await?;
+    let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
+    let mut conn = within(timeouts.connect, storage.server.pool.connector().connect()).await?.conn;
     let (sessions, remove) = (storage.options.tables.sessions.clone(), storage.statements.clean.clone());
     // The rounds must not keep a storage that nobody has any more.
     drop(storage);

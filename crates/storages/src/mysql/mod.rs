@@ -5,26 +5,30 @@
 //! statements of one operation are one transaction.
 
 mod cleaning;
+mod connector;
+mod failures;
 mod options;
-mod pool;
+mod server;
 mod statements;
 
-use std::future::Future;
 use std::sync::{Arc, Weak};
 
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 
-pub use options::{DIALECT, MySqlOptions};
+pub use options::{DIALECT, MySqlOptions, ServerOptions};
 
-use self::pool::{Pool, is_lost};
+use self::connector::Connection;
+use self::failures::{fault, to_error};
+use self::server::MySqlServer;
 use self::statements::Statements;
 use super::cleanup::Cleaner;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
-use super::{Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
+use super::connections::Servers;
+use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
+use super::{Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
 
 pub struct MySql {
-    pool: Pool,
+    server: Arc<MySqlServer>,
     statements: Statements,
     cleaner: Cleaner,
     options: MySqlOptions,
@@ -32,9 +36,9 @@ pub struct MySql {
 }
 
 impl MySql {
-    pub fn new(options: MySqlOptions) -> Arc<Self> {
+    pub fn new(options: MySqlOptions, servers: &Servers) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            pool: Pool::new(&options),
+            server: servers.get(&options.server),
             statements: Statements::new(&options.tables),
             cleaner: Cleaner::default(),
             options,
@@ -42,67 +46,59 @@ impl MySql {
         })
     }
 
-    /// Runs something on a connection. The connection is used again only if everything on it has
-    /// ended, with or without success: otherwise the next reply could belong to the previous
-    /// request.
-    async fn run<T, F>(&self, run: impl FnOnce(Conn) -> F) -> Result<T, Failure>
+    /// Runs something on a connection, which it returns if everything on it has ended, with or
+    /// without success: otherwise the next reply could belong to the previous request.
+    async fn run<T, F>(&self, run: impl FnOnce(Connection) -> F) -> Result<Outcome<T>, Error>
     where
-        F: Future<Output = (Conn, Result<T, mysql_async::Error>)>,
+        F: Future<Output = (Option<Connection>, Result<T, mysql_async::Error>)>,
     {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
-        let lease = self.pool.take(&self.options).await?;
-        let running = lease.run(run);
-        match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
-            Ok(result) => result.map_err(|error| failure(error, &self.options)),
-            Err(_) => Err(Error::Timeout.into()),
-        }
+        let run = async |connection| {
+            let (connection, result) = run(connection).await;
+            (connection, conclude(result, fault, |error| to_error(error, &self.options.tables)))
+        };
+        self.server.pool.run(run).await
+    }
+
+    /// Runs one statement, and returns what `finish` makes of the connection after it.
+    async fn execute<T>(&self, (statement, values): Step, finish: impl Fn(&Conn) -> T) -> Result<T, Error> {
+        outlast_deadlocks(|| {
+            let (statement, values, finish) = (statement.clone(), values.clone(), &finish);
+            self.run(async move |mut connection| {
+                let result = connection.conn.exec_drop(statement, values).await;
+                let finished = result.map(|()| finish(&connection.conn));
+                (Some(connection), finished)
+            })
+        })
+        .await
+    }
+
+    /// Runs a statement that selects rows.
+    async fn select(&self, (statement, values): Step) -> Result<Vec<Row>, Error> {
+        outlast_deadlocks(|| {
+            let (statement, values) = (statement.clone(), values.clone());
+            self.run(async move |mut connection| {
+                let rows = connection.conn.exec(statement, values).await;
+                (Some(connection), rows)
+            })
+        })
+        .await
     }
 
     /// Runs statements as one transaction. `required`, if given, selects the record that the first
     /// statement changes: if it is gone, nothing is changed and the error is [`Error::Gone`].
-    async fn write(&self, steps: Vec<Step>, required: Option<Step>) -> Result<(), Error> {
+    async fn write(&self, mut steps: Vec<Step>, required: Option<Step>) -> Result<(), Error> {
+        // A single statement is a transaction by itself.
+        if steps.len() == 1
+            && let Some(step) = steps.pop()
+        {
+            return self.execute(step, |_| ()).await;
+        }
         let done = outlast_deadlocks(|| {
             let (steps, required) = (steps.clone(), required.clone());
-            self.run(|mut conn| async move {
-                let result = run_all(&mut conn, steps, required).await;
-                (conn, result)
-            })
+            self.run(|connection| run_all(connection, steps, required))
         });
         if done.await? { Ok(()) } else { Err(Error::Gone) }
-    }
-}
-
-fn failure(error: mysql_async::Error, options: &MySqlOptions) -> Failure {
-    const NO_SUCH_TABLE: u16 = 1146;
-    const DEADLOCK: u16 = 1213;
-    const DATA_TOO_LONG: u16 = 1406;
-    if is_lost(&error) {
-        return Error::Lost(cause(error)).into();
-    }
-    match &error {
-        mysql_async::Error::Server(server) if server.code == NO_SUCH_TABLE => {
-            DIALECT.missing(&options.tables, &server.message).into()
-        }
-        mysql_async::Error::Server(server) if server.code == DATA_TOO_LONG && server.message.contains("'sid'") => {
-            Error::Server(format!("{}; hash_storage_key makes keys of marks fit", server.message)).into()
-        }
-        mysql_async::Error::Server(server) => {
-            Failure { deadlock: server.code == DEADLOCK, error: Error::Driver(cause(error)) }
-        }
-        _ => Error::Driver(cause(error)).into(),
-    }
-}
-
-/// An error in the words of [`describe`].
-fn cause(error: mysql_async::Error) -> Cause {
-    Cause::new(describe(&error), error)
-}
-
-/// Describes an error: the server's message, or what happened to the connection.
-fn describe(error: &mysql_async::Error) -> String {
-    match error {
-        mysql_async::Error::Server(server) => server.message.clone(),
-        other => other.to_string(),
     }
 }
 
@@ -135,39 +131,34 @@ fn steps(statements: &Statements, set: &Set) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// Runs statements as one transaction, which a single statement is by itself. Returns whether the
-/// required record exists.
+/// Runs statements as one transaction. Returns whether the required record exists; if it does not,
+/// or a statement fails, everything is undone. A connection on which that fails is closed: its next
+/// transaction would commit what this one has done.
 async fn run_all(
-    conn: &mut Conn,
-    mut steps: Vec<Step>,
-    mut required: Option<Step>,
-) -> Result<bool, mysql_async::Error> {
-    if steps.len() == 1
-        && let Some((statement, values)) = steps.pop()
-    {
-        return conn.exec_drop(statement, values).await.map(|()| true);
-    }
+    mut connection: Connection,
+    steps: Vec<Step>,
+    required: Option<Step>,
+) -> (Option<Connection>, Result<bool, mysql_async::Error>) {
+    let result = transact(&mut connection.conn, steps, required).await;
+    let is_good = match &result {
+        Ok(true) => true,
+        Err(error) if fault(error) == Fault::Lost => false,
+        _ => connection.conn.query_drop("ROLLBACK").await.is_ok(),
+    };
+    (is_good.then_some(connection), result)
+}
+
+async fn transact(conn: &mut Conn, steps: Vec<Step>, mut required: Option<Step>) -> Result<bool, mysql_async::Error> {
     // Plain statements, because the driver would wait without a limit for the end of a transaction
     // that it knows of.
     conn.query_drop("START TRANSACTION").await?;
     for (statement, values) in steps {
-        let done = match conn.exec_drop(statement, values).await {
-            Ok(()) => exists(conn, required.take()).await,
-            Err(error) => Err(error),
-        };
-        if !matches!(done, Ok(true)) {
-            // If this fails, the next transaction on the connection would commit what this one has
-            // done.
-            conn.query_drop("ROLLBACK").await.map_err(unusable)?;
-            return done;
+        conn.exec_drop(statement, values).await?;
+        if !exists(conn, required.take()).await? {
+            return Ok(false);
         }
     }
     conn.query_drop("COMMIT").await.map(|()| true)
-}
-
-/// An error that makes the pool close the connection.
-fn unusable(error: mysql_async::Error) -> mysql_async::Error {
-    std::io::Error::other(error.to_string()).into()
 }
 
 /// Returns whether the record that a statement should change exists. The record is selected, and
@@ -203,26 +194,14 @@ impl Storage for MySql {
         Box::pin(async move {
             let expires = update.expiry();
             let values = values!(sql::text(update.value.clone())?, expires, &update.key, update.current_time);
-            outlast_deadlocks(|| {
-                let (statement, values) = (self.statements.update.clone(), values.clone());
-                self.run(|mut conn| async move {
-                    let result = conn.exec_drop(statement, values).await;
-                    let found = conn.affected_rows() > 0;
-                    (conn, result.map(|()| found))
-                })
-            })
-            .await
+            self.execute((self.statements.update.clone(), values), |conn| conn.affected_rows() > 0).await
         })
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let found = self.run(|mut conn| async move {
-                let found = conn.exec_first(&self.statements.get, values!(&get.key, get.current_time)).await;
-                (conn, found)
-            });
-            let row: Option<Row> = found.await?;
-            Ok(row.map(columns::<Option<Vec<u8>>>).transpose()?.flatten())
+            let rows = self.select((self.statements.get.clone(), values!(&get.key, get.current_time))).await?;
+            Ok(rows.into_iter().next().map(columns::<Option<Vec<u8>>>).transpose()?.flatten())
         })
     }
 
@@ -235,11 +214,7 @@ impl Storage for MySql {
         Box::pin(async move {
             let owner = &sessions.owner;
             let values = values!(&owner.audience, &owner.subject, &*sessions.name, sessions.current_time);
-            let found = self.run(|mut conn| async move {
-                let found = conn.exec(&self.statements.sessions, values).await;
-                (conn, found)
-            });
-            let rows: Vec<Row> = found.await?;
+            let rows = self.select((self.statements.sessions.clone(), values)).await?;
             let rows = rows.into_iter().map(columns).collect::<Result<Vec<_>, _>>()?;
             // Tables that lua-resty-session's documentation describes compare without regard to
             // case.
@@ -256,9 +231,9 @@ impl Storage for MySql {
                 let taking = values!(key, &**name, holder, expires, now, holder, now, holder, now, holder);
                 let asking = values!(key, holder, now);
                 let (lock, is_holder) = (self.statements.lock.clone(), self.statements.is_holder.clone());
-                self.run(|mut conn| async move {
-                    let result = take_lock(&mut conn, (lock, taking), (is_holder, asking)).await;
-                    (conn, result)
+                self.run(async move |mut connection: Connection| {
+                    let result = take_lock(&mut connection.conn, (lock, taking), (is_holder, asking)).await;
+                    (Some(connection), result)
                 })
             })
             .await
@@ -268,10 +243,6 @@ impl Storage for MySql {
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
         let freeing = values!(&unlock.key, &unlock.holder);
         Box::pin(self.write(vec![(self.statements.unlock.clone(), freeing)], None))
-    }
-
-    fn close_idle(&self) {
-        self.pool.close_idle();
     }
 }
 

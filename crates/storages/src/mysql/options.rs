@@ -3,31 +3,38 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mysql_async::{Opts, OptsBuilder, SslOpts};
 use resty_session_core::secret::Password;
 use resty_session_core::settings::{self, Names, Reader, Section};
 
 use super::MySql;
 use crate::cleanup::Cleanup;
 use crate::connections::{Servers, Timeouts};
-use crate::network::{self, Address, Target, Tls};
+use crate::network::{Address, Target, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
 use crate::sql::options::pool_size;
 use crate::sql::{Dialect, Tables};
-use crate::{Error, Options, Storage};
+use crate::{Options, Storage};
 
 /// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '`', longest: 64, schema: include_str!("../../../../sql/mysql.sql") };
 
-/// How long a connection is silent before the system asks whether the other side is there.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// Which server and database, and how to use them. It has no `Debug`, because it holds a password.
+/// Which server and tables, and how to use them. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MySqlOptions {
     /// The server.
-    pub address: Address,
+    pub server: ServerOptions,
+    /// The names of the tables.
+    pub tables: Tables,
+    /// How expired records are removed.
+    pub cleanup: Cleanup,
+}
+
+/// Which server and database, and how to connect. It has no `Debug`, because it holds a password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ServerOptions {
+    /// The servers, of which one that takes writes is used.
+    pub addresses: Vec<Address>,
     /// The user to sign in as.
     pub username: Option<String>,
     /// The password that the user signs in with.
@@ -40,14 +47,10 @@ pub struct MySqlOptions {
     pub max_packet_size: Option<usize>,
     /// How TLS is spoken; `None` speaks none.
     pub tls: Option<Tls>,
-    /// The names of the tables.
-    pub tables: Tables,
     /// How long the server may take.
     pub timeouts: Timeouts,
     /// The most connections of a worker.
     pub pool_size: usize,
-    /// How expired records are removed.
-    pub cleanup: Cleanup,
     /// Storages with different names share no connection.
     pub pool: Option<String>,
 }
@@ -65,21 +68,29 @@ impl Section for MySqlOptions {
     ];
 
     fn read(reader: &Reader) -> Result<Self, settings::Error> {
-        const PORT: u16 = 3306;
         reader.check_unneeded(&["backlog"], &[])?;
+        Ok(Self {
+            server: ServerOptions::read(reader)?,
+            tables: Tables::read(reader, DIALECT)?,
+            cleanup: Cleanup::read(reader)?,
+        })
+    }
+}
+
+impl ServerOptions {
+    fn read(reader: &Reader) -> Result<Self, settings::Error> {
+        const PORT: u16 = 3306;
         let max_packet_size = reader.number("max_packet_size")?.filter(|size| *size > 0);
         Ok(Self {
-            address: Address::read(reader, PORT)?,
+            addresses: Address::read_all(reader, PORT)?,
             username: reader.text("username")?,
             password: reader.password("password")?,
             database: reader.text("database")?,
             charset: read_charset(reader)?,
             max_packet_size: max_packet_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
             tls: Tls::read(reader)?,
-            tables: Tables::read(reader, DIALECT)?,
             timeouts: Timeouts::read(reader)?,
             pool_size: pool_size(reader)?,
-            cleanup: Cleanup::read(reader)?,
             pool: reader.text("pool")?,
         })
     }
@@ -97,73 +108,12 @@ fn read_charset(reader: &Reader) -> Result<Option<String>, settings::Error> {
 
 impl Options for MySqlOptions {
     fn limit(&self) -> Duration {
-        self.timeouts.limit()
+        self.server.timeouts.limit()
     }
 
-    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
-        Repeating::new(MySql::new(self))
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
+        Repeating::new(MySql::new(self, servers))
     }
-}
-
-impl MySqlOptions {
-    /// # Errors
-    ///
-    /// The system has no authorities to verify certificates with.
-    pub(super) fn driver(&self) -> Result<Opts, Error> {
-        let mut builder = OptsBuilder::default()
-            // Use TCP even for localhost.
-            .prefer_socket(false)
-            .user(self.username.clone())
-            .pass(self.password.as_deref())
-            .db_name(self.database.clone())
-            .max_allowed_packet(self.max_packet_size)
-            .stmt_cache_size(64)
-            // A row whose update changes nothing counts, too.
-            .client_found_rows(true)
-            .tcp_keepalive(Some(TCP_KEEPALIVE))
-            .setup(self.setup());
-        match &self.address {
-            Address::Unix(path) => builder = builder.socket(Some(path.clone())),
-            Address::Tcp(node) => {
-                builder = builder.ip_or_hostname(node.host.clone()).tcp_port(node.port);
-                if let Some(tls) = &self.tls {
-                    builder = builder.ssl_opts(ssl(tls)?);
-                }
-            }
-        }
-        Ok(builder.into())
-    }
-
-    /// Returns the statements to run on a new connection. They make values that do not fit errors,
-    /// and limit the time for which the server waits for a lock; a shorter limit of the server is
-    /// kept. (MariaDB's `max_statement_time` would do more, but it crashes MariaDB 10.11 if the
-    /// disk is full.)
-    fn setup(&self) -> Vec<String> {
-        let seconds = self.timeouts.response.as_secs_f64().ceil().max(1.0);
-        let mut setup = vec![format!(
-            "SET sql_mode = CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES'), \
-             autocommit = 1, lock_wait_timeout = LEAST(@@lock_wait_timeout, {seconds}), \
-             innodb_lock_wait_timeout = LEAST(@@innodb_lock_wait_timeout, {seconds})"
-        )];
-        if let Some(charset) = &self.charset {
-            setup.push(format!("SET NAMES {charset}"));
-        }
-        setup
-    }
-}
-
-fn ssl(tls: &Tls) -> Result<SslOpts, Error> {
-    let options = SslOpts::default();
-    let options = match &tls.server_name {
-        Some(name) => options.with_danger_tls_hostname_override(Some(name.clone())),
-        None => options,
-    };
-    if !tls.verify {
-        return Ok(options.with_danger_accept_invalid_certs(true));
-    }
-    let roots = network::system_roots().map_err(network::connect_error)?;
-    let roots = roots.iter().map(|root| root.to_vec().into()).collect();
-    Ok(options.with_disable_built_in_roots(true).with_root_certs(roots))
 }
 
 #[cfg(test)]
@@ -174,12 +124,12 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let built_in: MySqlOptions =
+        let MySqlOptions { server, tables, .. } =
             read(json!({ "max_packet_size": 0 })).unwrap_or_else(|problem| panic!("{problem}"));
-        assert_eq!(built_in.address, Address::parse("127.0.0.1", 3306).unwrap());
-        assert_eq!((built_in.username, built_in.database, built_in.charset), (None, None, None));
-        assert_eq!((built_in.max_packet_size, built_in.tls, built_in.pool_size), (None, None, 8));
-        assert_eq!(built_in.tables.metadata, "sessions_meta");
+        assert_eq!(server.addresses, [Address::parse("127.0.0.1", 3306).unwrap()]);
+        assert_eq!((server.username, server.database, server.charset), (None, None, None));
+        assert_eq!((server.max_packet_size, server.tls, server.pool_size), (None, None, 8));
+        assert_eq!(tables.metadata, "sessions_meta");
     }
 
     #[test]

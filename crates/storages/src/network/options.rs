@@ -56,6 +56,10 @@ impl Address {
     /// precedence over the option `port`, as with cosockets.
     pub(crate) fn read(reader: &Reader, default_port: u16) -> Result<Self, Error> {
         let (host, port) = (reader.text("host")?, port(reader, default_port)?);
+        Self::of(reader, host, port)
+    }
+
+    fn of(reader: &Reader, host: Option<String>, port: u16) -> Result<Self, Error> {
         if let Some(path) = reader.text("socket")? {
             return Ok(Self::Unix(path.strip_prefix("unix:").unwrap_or(&path).to_owned()));
         }
@@ -63,17 +67,42 @@ impl Address {
         Self::parse(&host, port).map_err(|cause| reader.invalid("host", cause))
     }
 
-    /// As [`read`](Self::read), but a socket may be given by its directory, as libpq does it: the
-    /// port is in its name.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn read_in_directory(reader: &Reader, default_port: u16) -> Result<Self, Error> {
-        match Self::read(reader, default_port)? {
-            Self::Unix(path) if std::path::Path::new(&path).is_dir() => {
-                let directory = path.trim_end_matches('/');
-                Ok(Self::Unix(format!("{directory}/.s.PGSQL.{}", port(reader, default_port)?)))
-            }
-            address => Ok(address),
+    /// Reads the servers of which one is used: a socket's path, or what `host` names, in an array or
+    /// separated by commas. As [`read`](Self::read) otherwise.
+    pub(crate) fn read_all(reader: &Reader, default_port: u16) -> Result<Vec<Self>, Error> {
+        let (hosts, port) = (reader.texts("host")?.unwrap_or_default(), port(reader, default_port)?);
+        if hosts.is_empty() || reader.text("socket")?.is_some() {
+            return Ok(vec![Self::of(reader, None, port)?]);
         }
+        let mut addresses = Vec::new();
+        for host in hosts.iter().flat_map(|hosts| Self::split(hosts)) {
+            let address = Self::of(reader, Some(host.to_owned()), port)?;
+            if addresses.contains(&address) {
+                return Err(reader.invalid("host", "it names a server twice"));
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
+    /// Splits a text at its commas, unless it is the path of a socket.
+    fn split(hosts: &str) -> impl Iterator<Item = &str> {
+        let is_separator = |character| character == ',' && !hosts.starts_with("unix:");
+        hosts.split(is_separator).map(str::trim)
+    }
+
+    /// As [`read_all`](Self::read_all), but a socket may be given by its directory, as libpq does
+    /// it: the port is in its name.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn read_all_in_directories(reader: &Reader, default_port: u16) -> Result<Vec<Self>, Error> {
+        let port = port(reader, default_port)?;
+        let in_directory = |address| match address {
+            Self::Unix(path) if std::path::Path::new(&path).is_dir() => {
+                Self::Unix(format!("{}/.s.PGSQL.{port}", path.trim_end_matches('/')))
+            }
+            address => address,
+        };
+        Ok(Self::read_all(reader, default_port)?.into_iter().map(in_directory).collect())
     }
 }
 

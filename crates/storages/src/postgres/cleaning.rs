@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_postgres::Statement;
 
 use super::Postgres;
-use super::connection::{Connection, connect, failed};
+use super::connection::Connection;
+use super::failures::failed;
 use crate::Error;
 use crate::cleanup::expired_before;
+use crate::connections::Connector as _;
 use crate::sql::within;
 
 /// Runs one round, unless another worker is running one. Closing the connection releases the lock.
 pub async fn round(storage: Arc<Postgres>) -> Result<(), Error> {
-    let (timeouts, cleanup) = (storage.options.timeouts, storage.options.cleanup);
-    let connection = Arc::new(within(timeouts.connect, connect(&storage.options)).await?);
+    let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
+    let connection = within(timeouts.connect, storage.server.connect.connect()).await?;
     let sessions = storage.options.tables.sessions.clone();
     // A round must not keep a storage alive that nobody uses any more.
     drop(storage);

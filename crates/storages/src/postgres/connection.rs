@@ -1,40 +1,45 @@
-//! A connection, the statements that are prepared on it, and what its errors mean.
+//! A connection, and the statements that are prepared on it.
 
-use std::error::Error as _;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, NoTls, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, Statement};
 
-use super::options::{DIALECT, PostgresOptions, Transport};
+use super::connector::Access;
 use super::statements::{KINDS, Kind, Statements};
-use crate::link::Handle;
-use crate::network::{self, Address, Plain, Tls};
-use crate::sql::Tables;
-use crate::{Cause, Error, Operation};
+use crate::connections::Handle;
+
+/// For how many storages, each with tables of its own, a connection keeps statements.
+const MOST_TABLES: usize = 64;
 
 pub struct Connection {
     pub client: Client,
-    prepared: [OnceCell<Statement>; KINDS],
-    _driver: Driver,
+    /// The server's position among those of the options.
+    pub host: usize,
+    pub access: Arc<Access>,
+    /// Whether it is to the server that takes writes, or to another one.
+    pub is_primary: bool,
+    /// What was prepared for each storage, the one that was used last first.
+    pub prepared: Mutex<VecDeque<Prepared>>,
+    pub driver: Driver,
 }
 
 impl Handle for Arc<Connection> {
+    /// One to a server that has lost or got its role is closed, too.
     fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.access.hosts.is_current(self.host) != self.is_primary
+    }
+
+    fn close(&self) {
+        self.driver.0.abort();
     }
 }
 
 /// The task that drives a connection. It ends with the connection. By itself it would wait for all
 /// replies that the server still owes.
-struct Driver(AbortHandle);
+pub struct Driver(pub AbortHandle);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -42,130 +47,34 @@ impl Drop for Driver {
     }
 }
 
+/// A storage's statements, as they are prepared on a connection.
+pub struct Prepared {
+    texts: Arc<Statements>,
+    statements: Arc<[OnceCell<Statement>; KINDS]>,
+}
+
 impl Connection {
     /// Returns a statement. It is prepared when it is first needed, because the metadata's table
     /// may not exist if metadata is not stored.
-    pub async fn statement(&self, kind: Kind, texts: &Statements) -> Result<Statement, tokio_postgres::Error> {
-        let cell = &self.prepared[kind as usize];
+    pub async fn statement(&self, kind: Kind, texts: &Arc<Statements>) -> Result<Statement, tokio_postgres::Error> {
+        let statements = self.statements(texts);
+        let cell = &statements[kind as usize];
         cell.get_or_try_init(|| self.client.prepare(texts.text(kind))).await.cloned()
     }
-}
 
-/// Connects and signs in.
-pub fn connect(options: &PostgresOptions) -> Operation<'static, Connection> {
-    let options = options.clone();
-    Box::pin(async move {
-        let stream = network::connect_plain(&options.address).await?;
-        let (client, driver) = sign_in(&options, stream)?.await.map_err(refused)?;
-        client.batch_execute(&limit_statements(&options)).await.map_err(refused)?;
-        Ok(Connection { client, prepared: std::array::from_fn(|_| OnceCell::new()), _driver: driver })
-    })
-}
-
-type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), tokio_postgres::Error>> + Send>>;
-
-fn sign_in(options: &PostgresOptions, stream: Plain) -> Result<SignIn, Error> {
-    let mut config = Config::new();
-    config.user(&options.username).application_name(options.application.as_deref().unwrap_or("resty-session"));
-    if let Some(password) = &options.password {
-        config.password(&**password);
-    }
-    if let Some(database) = &options.database {
-        config.dbname(database);
-    }
-    let (mode, tls, host) = match (&options.transport, &options.address) {
-        (Transport::Plain, _) | (_, Address::Unix(_)) => {
-            config.ssl_mode(SslMode::Disable);
-            return Ok(Box::pin(start(config, stream, NoTls)));
+    fn statements(&self, texts: &Arc<Statements>) -> Arc<[OnceCell<Statement>; KINDS]> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |one: &Prepared| Arc::ptr_eq(&one.texts, texts) || *one.texts == **texts;
+        match prepared.iter().position(is_same) {
+            Some(0) => {}
+            // Statements of other storages keep their order.
+            Some(at) => prepared.make_contiguous()[..=at].rotate_right(1),
+            None => {
+                prepared.truncate(MOST_TABLES - 1);
+                let statements = Arc::new(std::array::from_fn(|_| OnceCell::new()));
+                prepared.push_front(Prepared { texts: texts.clone(), statements });
+            }
         }
-        (Transport::Preferred(tls), Address::Tcp(node)) => (SslMode::Prefer, tls, &node.host),
-        (Transport::Required(tls), Address::Tcp(node)) => (SslMode::Require, tls, &node.host),
-    };
-    config.ssl_mode(mode);
-    Ok(Box::pin(start(config, stream, connector(tls, host)?)))
-}
-
-type Connector = <MakeRustlsConnect as MakeTlsConnect<Plain>>::TlsConnect;
-
-fn connector(tls: &Tls, host: &str) -> Result<Connector, Error> {
-    let config = tls.config().map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
-    let mut make = MakeRustlsConnect::new((*config).clone());
-    MakeTlsConnect::<Plain>::make_tls_connect(&mut make, tls.name(host))
-        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
-}
-
-async fn start<T>(config: Config, stream: Plain, tls: T) -> Result<(Client, Driver), tokio_postgres::Error>
-where
-    T: tokio_postgres::tls::TlsConnect<Plain>,
-    T::Stream: Send + 'static,
-{
-    let (client, connection) = config.connect_raw(stream, tls).await?;
-    let driver = Driver(tokio::spawn(connection).abort_handle());
-    Ok((client, driver))
-}
-
-fn refused(error: tokio_postgres::Error) -> Error {
-    Error::Connect(cause(error))
-}
-
-/// Makes the server end statements that take longer than the time limit, because one that waits for
-/// a lock would hold its connection. If the server has a shorter limit, that one is kept.
-fn limit_statements(options: &PostgresOptions) -> String {
-    let limit = options.timeouts.response.as_millis().max(1);
-    format!(
-        "SELECT set_config('statement_timeout', '{limit}', false) FROM pg_settings \
-         WHERE name = 'statement_timeout' AND (setting::int = 0 OR setting::int > {limit})"
-    )
-}
-
-/// Whether the connection must be replaced: it is closed, its prepared statements are not valid any
-/// more, or its server cannot be written to.
-pub fn is_lost(error: &tokio_postgres::Error) -> bool {
-    let lost = [
-        SqlState::ADMIN_SHUTDOWN,
-        SqlState::CRASH_SHUTDOWN,
-        SqlState::CANNOT_CONNECT_NOW,
-        SqlState::READ_ONLY_SQL_TRANSACTION,
-        SqlState::INVALID_SQL_STATEMENT_NAME,
-        SqlState::FEATURE_NOT_SUPPORTED,
-    ];
-    match error.code() {
-        Some(code) => lost.contains(code),
-        None => true,
-    }
-}
-
-pub fn is_deadlock(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
-}
-
-pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
-    match error.code() {
-        Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(&error)),
-        // A key of more than some 2,700 bytes does not fit into the index.
-        Some(&SqlState::PROGRAM_LIMIT_EXCEEDED) => {
-            Error::Server(format!("{}; hash_storage_key makes keys of marks shorter", describe(&error)))
-        }
-        _ => failed(error),
-    }
-}
-
-/// An error of the driver's own.
-pub fn failed(error: tokio_postgres::Error) -> Error {
-    Error::Driver(cause(error))
-}
-
-/// An error in the words of [`describe`].
-pub fn cause(error: tokio_postgres::Error) -> Cause {
-    Cause::new(describe(&error), error)
-}
-
-/// Describes an error: the server's message without its details, which may contain values, or what
-/// happened to the connection.
-fn describe(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), error.source()) {
-        (Some(server), _) => server.message().to_owned(),
-        (None, Some(cause)) => format!("{error}: {cause}"),
-        (None, None) => error.to_string(),
+        prepared[0].statements.clone()
     }
 }

@@ -3,12 +3,16 @@
 //! Every operation is one statement, and so one transaction and one round trip. Statements are
 //! prepared once for each connection, and values are bound. Reads share one connection, pipelined,
 //! because they wait for no lock. Writes go to the least busy of a few others, because a write that
-//! waits for a locked row delays those behind it.
+//! waits for a locked row delays those behind it. Storages of one server share all of them.
 
 mod cleaning;
 mod connection;
+mod connector;
+mod failures;
+mod guard;
 mod options;
 mod parameter;
+mod server;
 mod statements;
 
 use std::sync::{Arc, Weak};
@@ -16,79 +20,93 @@ use std::sync::{Arc, Weak};
 use futures_util::TryStreamExt as _;
 use tokio_postgres::Row;
 
-pub use options::{DIALECT, PostgresOptions, Transport};
+pub use options::{DIALECT, PostgresOptions, ServerOptions, Transport};
 
-use self::connection::{Connection, cause, connect, failed, is_deadlock, is_lost, to_error};
+use self::connector::Connect;
+use self::failures::{failed, fault, to_error};
 use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
+use self::server::{PostgresServer, Standby};
 use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
-use super::lanes::Lanes;
-use super::link::Link;
-use super::sql::{self, Failure, TIMEOUT_MARGIN, outlast_deadlocks};
+use super::connections::{Link, Servers};
+use super::recent::Writing;
+use super::sql::{self, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 pub struct Postgres {
-    reads: Link<Arc<Connection>>,
-    writes: Lanes<Arc<Connection>>,
-    statements: Statements,
+    server: Arc<PostgresServer>,
+    statements: Arc<Statements>,
     cleaner: Cleaner,
     options: PostgresOptions,
     me: Weak<Self>,
 }
 
 impl Postgres {
-    pub fn new(options: PostgresOptions) -> Arc<Self> {
+    pub fn new(options: PostgresOptions, servers: &Servers) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            reads: Link::new(&options.timeouts),
-            writes: Lanes::new(options.pool_size, &options.timeouts),
-            statements: Statements::new(&options.tables),
+            server: servers.get(&options.server),
+            statements: Arc::new(Statements::new(&options.tables)),
             cleaner: Cleaner::default(),
             options,
             me: me.clone(),
         })
     }
 
-    /// Runs a statement on the link's connection, and gives the connection up if it fails or the
-    /// reply comes too late.
     async fn run(
         &self,
-        link: &Link<Arc<Connection>>,
+        link: &Link<Connect>,
         kind: Kind,
         parameters: Vec<Parameter>,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Outcome<Vec<Row>>, Error> {
         self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
-        let connect = || async { connect(&self.options).await.map(Arc::new) };
-        let connection = link.get(connect).await?;
-        let running = async {
-            let statement = connection.handle.statement(kind, &self.statements).await?;
-            let rows = connection.handle.client.query_raw(&statement, parameters).await?;
-            rows.try_collect().await
-        };
-        match tokio::time::timeout(self.options.timeouts.response + TIMEOUT_MARGIN, running).await {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_lost(&error) => {
-                link.give_up(&connection);
-                Err(Error::Lost(cause(error)).into())
-            }
-            Ok(Err(error)) => {
-                Err(Failure { deadlock: is_deadlock(&error), error: to_error(error, &self.options.tables) })
-            }
-            Err(_) => {
-                link.give_up(&connection);
-                Err(Error::Timeout.into())
-            }
+        link.run(|connection| async move {
+            let running = async {
+                let statement = connection.statement(kind, &self.statements).await?;
+                connection.client.query_raw(&statement, parameters).await?.try_collect().await
+            };
+            conclude(running.await, fault, |error| to_error(error, &self.options.tables))
+        })
+        .await
+    }
+
+    async fn read(&self, link: &Link<Connect>, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+        match self.run(link, kind, parameters).await? {
+            Outcome::Done(rows) => Ok(rows),
+            Outcome::Deadlock(error) => Err(error),
         }
     }
 
-    async fn read(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
-        Ok(self.run(&self.reads, kind, parameters).await?)
-    }
-
-    async fn write(&self, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
-        let lane = self.writes.least_busy();
+    /// Runs a statement that changes the records of these keys.
+    async fn write(&self, keys: &[&str], kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+        let _writing = self.writing(keys);
+        let lane = self.server.writes.least_busy();
         outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await
     }
+
+    fn writing<'a>(&'a self, keys: &[&'a str]) -> Option<Writing<'a>> {
+        self.server.standby.as_ref().map(|standby| standby.recent.writing(keys.iter().copied()))
+    }
+
+    /// Reads a record from the standby. Returns `None` if the standby does not have it or cannot
+    /// tell, or may have an older one.
+    async fn get_from(&self, standby: &Standby, get: &Get) -> Option<Vec<u8>> {
+        if standby.recent.contains(&get.key) {
+            return None;
+        }
+        data(&self.read(&standby.link, Kind::Get, get_parameters(get)).await.ok()?).ok()?
+    }
+}
+
+fn get_parameters(get: &Get) -> Vec<Parameter> {
+    vec![Text(get.key.clone()), Time(get.current_time)]
+}
+
+/// The record that a `get` found.
+fn data(rows: &[Row]) -> Result<Option<Vec<u8>>, Error> {
+    let Some(row) = rows.first() else { return Ok(None) };
+    let data: Option<String> = row.try_get(0).map_err(failed)?;
+    Ok(data.map(String::into_bytes))
 }
 
 impl Storage for Postgres {
@@ -116,7 +134,9 @@ impl Storage for Postgres {
                 let (audiences, subjects) = owners.unzip();
                 parameters.extend([Texts(audiences), Texts(subjects)]);
             }
-            let rows = self.write(kind, parameters).await?;
+            let keys = [Some(&set.key), set.old_key.as_ref()];
+            let keys = keys.into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+            let rows = self.write(&keys, kind, parameters).await?;
             if required && rows.is_empty() { Err(Error::Gone) } else { Ok(()) }
         })
     }
@@ -125,23 +145,27 @@ impl Storage for Postgres {
         Box::pin(async move {
             let (expires, now) = (Time(update.expiry()), Time(update.current_time));
             let parameters = vec![Text(update.key.clone()), Text(sql::text(update.value.clone())?), expires, now];
-            let rows = self.write(Kind::Update, parameters).await?;
+            let rows = self.write(&[&update.key], Kind::Update, parameters).await?;
             Ok(!rows.is_empty())
         })
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let rows = self.read(Kind::Get, vec![Text(get.key.clone()), Time(get.current_time)]).await?;
-            let Some(row) = rows.first() else { return Ok(None) };
-            let data: Option<String> = row.try_get(0).map_err(failed)?;
-            Ok(data.map(String::into_bytes))
+            if let Some(standby) = &self.server.standby
+                && let Some(record) = self.get_from(standby, get).await
+            {
+                return Ok(Some(record));
+            }
+            data(&self.read(&self.server.reads, Kind::Get, get_parameters(get)).await?)
         })
     }
 
     /// Its metadata goes with it.
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
-        Box::pin(async move { self.write(Kind::Delete, vec![Text(delete.key.clone())]).await.map(drop) })
+        Box::pin(
+            async move { self.write(&[&delete.key], Kind::Delete, vec![Text(delete.key.clone())]).await.map(drop) },
+        )
     }
 
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
@@ -149,7 +173,7 @@ impl Storage for Postgres {
             let Sessions { name, owner, current_time } = sessions;
             let (audience, subject) = (owner.audience.clone(), owner.subject.clone());
             let parameters = vec![Text(audience), Text(subject), Text(name.to_string()), Time(*current_time)];
-            let rows = self.read(Kind::Sessions, parameters).await?;
+            let rows = self.read(&self.server.reads, Kind::Sessions, parameters).await?;
             rows.iter().map(session).collect::<Result<_, _>>().map_err(failed)
         })
     }
@@ -158,7 +182,7 @@ impl Storage for Postgres {
         Box::pin(async move {
             let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
             let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
-            let rows = self.write(Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
+            let rows = self.write(&[], Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
             Ok(!rows.is_empty())
         })
     }
@@ -166,13 +190,8 @@ impl Storage for Postgres {
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
         Box::pin(async move {
             let parameters = vec![Text(unlock.key.clone()), Text(unlock.holder.clone())];
-            self.write(Kind::Unlock, parameters).await.map(drop)
+            self.write(&[], Kind::Unlock, parameters).await.map(drop)
         })
-    }
-
-    fn close_idle(&self) {
-        self.reads.close_idle();
-        self.writes.close_idle();
     }
 }
 

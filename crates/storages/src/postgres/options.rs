@@ -19,11 +19,24 @@ use crate::{Options, Storage};
 /// How names are written, and the tables.
 pub const DIALECT: Dialect = Dialect { quote: '"', longest: 63, schema: include_str!("../../../../sql/postgres.sql") };
 
-/// Which server and database, and how to use them. It has no `Debug`, because it holds a password.
+/// Which server and tables, and how to use them. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PostgresOptions {
     /// The server.
-    pub address: Address,
+    pub server: ServerOptions,
+    /// The names of the tables.
+    pub tables: Tables,
+    /// How expired records are removed.
+    pub cleanup: Cleanup,
+}
+
+/// Which server and database, and how to connect. It has no `Debug`, because it holds a password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ServerOptions {
+    /// The servers, of which the one that takes writes is used.
+    pub addresses: Vec<Address>,
+    /// Which of them reads come from.
+    pub read_from: ReadFrom,
     /// The user to sign in as.
     pub username: String,
     /// The password that the user signs in with.
@@ -34,16 +47,32 @@ pub struct PostgresOptions {
     pub application: Option<String>,
     /// Whether TLS is spoken.
     pub transport: Transport,
-    /// The names of the tables.
-    pub tables: Tables,
     /// How long the server may take.
     pub timeouts: Timeouts,
     /// Connections for writes, beside the one for reads.
     pub pool_size: usize,
-    /// How expired records are removed.
-    pub cleanup: Cleanup,
     /// Storages with different names share no connection.
     pub pool: Option<String>,
+}
+
+/// Which of several servers reads come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// The one that takes writes.
+    Primary,
+    /// One that does not, if it has the record.
+    Replica,
+}
+
+impl ReadFrom {
+    fn read(reader: &Reader, servers: usize) -> Result<Self, Error> {
+        match reader.text("read_from")?.as_deref() {
+            None | Some("primary") => Ok(Self::Primary),
+            Some("replica") if servers < 2 => Err(reader.invalid("read_from", "host must name several servers")),
+            Some("replica") => Ok(Self::Replica),
+            Some(_) => Err(reader.invalid("read_from", "\"primary\" or \"replica\" expected")),
+        }
+    }
 }
 
 /// Whether TLS is spoken.
@@ -51,7 +80,7 @@ pub struct PostgresOptions {
 pub enum Transport {
     /// No TLS.
     Plain,
-    /// TLS, if the server has it.
+    /// TLS, if the server has it. Its certificate is not verified.
     Preferred(Tls),
     /// TLS, or an error if the server has none.
     Required(Tls),
@@ -62,7 +91,8 @@ impl Transport {
         Ok(match (Tls::read(reader)?, reader.switch("ssl_required")?) {
             (None, Some(true)) => return Err(reader.invalid("ssl_required", "it needs ssl")),
             (None, _) => Self::Plain,
-            (Some(tls), Some(true)) => Self::Required(tls),
+            // Without TLS there is nothing to verify.
+            (Some(tls), required) if tls.verify || required == Some(true) => Self::Required(tls),
             (Some(tls), _) => Self::Preferred(tls),
         })
     }
@@ -77,23 +107,33 @@ impl Section for PostgresOptions {
         LOGIN,
         Tables::OPTIONS,
         Cleanup::OPTIONS,
-        &["application", "ssl_required"],
+        &["application", "ssl_required", "read_from"],
     ];
 
     fn read(reader: &Reader) -> Result<Self, Error> {
-        const PORT: u16 = 5432;
         reader.check_unneeded(&["backlog"], &[])?;
         Ok(Self {
-            address: Address::read_in_directory(reader, PORT)?,
+            server: ServerOptions::read(reader)?,
+            tables: Tables::read(reader, DIALECT)?,
+            cleanup: Cleanup::read(reader)?,
+        })
+    }
+}
+
+impl ServerOptions {
+    fn read(reader: &Reader) -> Result<Self, Error> {
+        const PORT: u16 = 5432;
+        let addresses = Address::read_all_in_directories(reader, PORT)?;
+        Ok(Self {
+            read_from: ReadFrom::read(reader, addresses.len())?,
+            addresses,
             username: reader.text("username")?.unwrap_or_else(|| "postgres".into()),
             password: reader.password("password")?,
             database: reader.text("database")?,
             application: reader.text("application")?,
             transport: Transport::read(reader)?,
-            tables: Tables::read(reader, DIALECT)?,
             timeouts: Timeouts::read(reader)?,
             pool_size: pool_size(reader)?,
-            cleanup: Cleanup::read(reader)?,
             pool: reader.text("pool")?,
         })
     }
@@ -101,11 +141,11 @@ impl Section for PostgresOptions {
 
 impl Options for PostgresOptions {
     fn limit(&self) -> Duration {
-        self.timeouts.limit()
+        self.server.timeouts.limit()
     }
 
-    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
-        Repeating::new(Postgres::new(self))
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
+        Repeating::new(Postgres::new(self, servers))
     }
 }
 
@@ -122,17 +162,27 @@ mod tests {
     #[test]
     fn defaults_are_lua_resty_sessions() {
         let built_in = options(json!({}));
-        assert_eq!(built_in.address, Address::parse("127.0.0.1", 5432).unwrap());
-        assert_eq!((built_in.username.as_str(), built_in.database, built_in.pool_size), ("postgres", None, 8));
-        assert_eq!(built_in.tables, Tables { sessions: "sessions".into(), metadata: "sessions_meta".into() });
-        assert!(built_in.password.is_none() && built_in.transport == Transport::Plain);
+        let PostgresOptions { server, tables, .. } = built_in;
+        assert_eq!(server.addresses, [Address::parse("127.0.0.1", 5432).unwrap()]);
+        assert_eq!((server.username.as_str(), server.database, server.pool_size), ("postgres", None, 8));
+        assert_eq!(tables, Tables { sessions: "sessions".into(), metadata: "sessions_meta".into() });
+        assert!(server.password.is_none() && server.transport == Transport::Plain);
+        assert_eq!(server.read_from, ReadFrom::Primary);
     }
 
     #[test]
     fn tls_is_preferred_or_required() {
-        let tls = Tls { verify: true, server_name: None, authorities: None, identity: None };
-        assert_eq!(options(json!({ "ssl": true })).transport, Transport::Preferred(tls.clone()));
-        assert_eq!(options(json!({ "ssl": true, "ssl_required": true })).transport, Transport::Required(tls));
+        let transport = |json| options(json).server.transport;
+        for json in [
+            json!({ "ssl": true }),
+            json!({ "ssl": true, "ssl_verify": true }),
+            json!({ "ssl": true, "ssl_required": false }),
+            json!({ "ssl": true, "ssl_verify": false, "ssl_required": true }),
+        ] {
+            assert!(matches!(transport(json.clone()), Transport::Required(_)), "{json}");
+        }
+        assert!(matches!(transport(json!({ "ssl": true, "ssl_verify": false })), Transport::Preferred(_)));
+        assert_eq!(transport(json!({ "ssl": false })), Transport::Plain);
         let problem = problem::<PostgresOptions>(json!({ "ssl": false, "ssl_required": true }));
         assert_eq!(problem, "invalid postgres ssl_required (it needs ssl)");
     }
@@ -141,11 +191,34 @@ mod tests {
     fn a_socket_may_be_given_by_its_directory() {
         let directory = std::env::temp_dir();
         let directory = directory.to_str().unwrap().trim_end_matches('/');
-        let socket = |path: String| options(json!({ "socket": path, "port": 5433 })).address;
+        let addresses = |json| options(json).server.addresses;
+        let socket = Address::Unix(format!("{directory}/.s.PGSQL.5433"));
         for path in [directory.to_owned(), format!("unix:{directory}/")] {
-            assert_eq!(socket(path), Address::Unix(format!("{directory}/.s.PGSQL.5433")));
+            assert_eq!(addresses(json!({ "socket": path, "port": 5433 })), std::slice::from_ref(&socket));
         }
-        assert_eq!(socket("/no/such/socket".into()), Address::Unix("/no/such/socket".into()));
+        assert_eq!(addresses(json!({ "host": format!("unix:{directory}"), "port": 5433 })), [socket]);
+        assert_eq!(addresses(json!({ "socket": "/no/such" })), [Address::Unix("/no/such".into())]);
+    }
+
+    #[test]
+    fn several_hosts_are_an_array_or_separated_by_commas() {
+        let parse =
+            |hosts: &[(&str, u16)]| hosts.iter().map(|(host, port)| Address::parse(host, *port).unwrap()).collect();
+        let expected: Vec<Address> = parse(&[("a", 6000), ("b", 7), ("::1", 6000)]);
+        for host in [json!(["a", "b:7", "::1"]), json!("a, b:7,[::1]"), json!(["a,b:7", "[::1]:6000"])] {
+            let read = options(json!({ "host": host.clone(), "port": 6000, "read_from": "replica" })).server;
+            assert_eq!((read.addresses, read.read_from), (expected.clone(), ReadFrom::Replica), "{host}");
+        }
+        for (json, problem) in [
+            (json!({ "host": "a,,b" }), "host (the host is missing)"),
+            (json!({ "host": ["a", "b:0"] }), "host (the port must be a number from 1 to 65535)"),
+            (json!({ "host": [] }), "host (it is empty)"),
+            (json!({ "host": "a,a:5432" }), "host (it names a server twice)"),
+            (json!({ "host": ["a"], "read_from": "replica" }), "read_from (host must name several servers)"),
+            (json!({ "host": "a,b", "read_from": "slave" }), "read_from (\"primary\" or \"replica\" expected)"),
+        ] {
+            assert_eq!(self::problem::<PostgresOptions>(json), format!("invalid postgres {problem}"));
+        }
     }
 
     #[test]
@@ -161,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_pool_has_room_for_one_and_for_a_thousand() {
-        let size = |size: f64| options(json!({ "pool_size": size })).pool_size;
+        let size = |size: f64| options(json!({ "pool_size": size })).server.pool_size;
         assert_eq!((size(0.0), size(2.5), size(1e9)), (1, 3, 1024));
     }
 }

@@ -23,6 +23,7 @@ pub const KINDS: usize = 11;
 const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
 
 /// The statements' texts, by kind. Times are seconds since the epoch, so time zones do not matter.
+#[derive(PartialEq)]
 pub struct Statements([String; KINDS]);
 
 impl Statements {
@@ -32,17 +33,21 @@ impl Statements {
 
     pub fn new(tables: &Tables) -> Self {
         let Tables { sessions, metadata } = tables;
-        let get = format!("SELECT data FROM {sessions} WHERE sid = $1 AND exp > to_timestamp($2)");
+        let get = format!("SELECT data FROM {sessions} WHERE sid = $1 AND {}", expires_after("exp", "$2"));
         let save = format!(
             "INSERT INTO {sessions} (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
              ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp"
         );
-        let shorten = format!("UPDATE {sessions} SET exp = to_timestamp($6) WHERE sid = $5 AND exp > to_timestamp($6)");
+        let lives = expires_after("exp", "$6");
+        let shorten = format!("UPDATE {sessions} SET exp = to_timestamp($6) WHERE sid = $5 AND {lives}");
         let replace = format!("WITH replaced AS ({shorten}) {save}");
-        // Foreign keys are checked when the statement is done, with the new session there.
+        // Foreign keys are checked when the statement is done, with the new session there. What was
+        // noted of the replaced session is found by its owners, because not every site's table has
+        // an index on `sid`.
         let replace_with_metadata = format!(
             "WITH replaced AS ({shorten}), saved AS ({save}), \
-             forgotten AS (DELETE FROM {metadata} WHERE sid = $5) \
+             forgotten AS (DELETE FROM {metadata} AS noted USING unnest($7::text[], $8::text[]) AS owner (aud, sub) \
+             WHERE noted.aud = owner.aud AND noted.sub = owner.sub AND noted.sid = $5) \
              INSERT INTO {metadata} (aud, sub, sid) \
              SELECT DISTINCT owner.aud, owner.sub, $1 FROM unnest($7::text[], $8::text[]) AS owner (aud, sub) \
              ON CONFLICT DO NOTHING"
@@ -50,13 +55,15 @@ impl Statements {
         let [replace_existing, replace_existing_with_metadata] = replacing_existing(tables, &save);
         let update = format!(
             "UPDATE {sessions} SET data = $2, exp = least(exp, to_timestamp($3)) \
-             WHERE sid = $1 AND exp > to_timestamp($4) RETURNING sid"
+             WHERE sid = $1 AND {} RETURNING sid",
+            expires_after("exp", "$4")
         );
         let delete = format!("DELETE FROM {sessions} WHERE sid = $1");
         let sessions_of_an_owner = format!(
             "SELECT session.sid, extract(epoch FROM session.exp)::bigint FROM {metadata} AS owner \
              JOIN {sessions} AS session ON session.sid = owner.sid \
-             WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND session.exp > to_timestamp($4)"
+             WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND {}",
+            expires_after("session.exp", "$4")
         );
         // A lock is a row whose data is its holder. A row that another has just taken is waited for,
         // and then compared as it is.
@@ -82,19 +89,29 @@ impl Statements {
     }
 }
 
+/// A condition that a column's time is after a parameter's. Its form keeps Postgres from using the
+/// index on that column: while the table's statistics are old, few rows seem to be alive, and then
+/// Postgres would read all of those to find one key among them.
+fn expires_after(column: &str, parameter: &str) -> String {
+    format!("({column} > to_timestamp({parameter})) IS TRUE")
+}
+
 /// The statements that save a session only if the one that it replaces is there: without metadata,
 /// and with. `save` is the statement that saves it in any case.
 fn replacing_existing(Tables { sessions, metadata }: &Tables, save: &str) -> [String; 2] {
     // This waits for a sign-out that is about to delete the row, and then finds no row.
     let existing = format!(
         "UPDATE {sessions} SET exp = least(exp, to_timestamp($6)) \
-         WHERE sid = $5 AND exp > to_timestamp($7) RETURNING sid"
+         WHERE sid = $5 AND {} RETURNING sid",
+        expires_after("exp", "$7")
     );
     let save = save.replace("VALUES ($1, $2, $3, to_timestamp($4))", SELECT_REPLACED);
     let replace = format!("WITH replaced AS ({existing}) {save} RETURNING sid");
     let replace_with_metadata = format!(
         "WITH replaced AS ({existing}), saved AS ({save} RETURNING sid), \
-         forgotten AS (DELETE FROM {metadata} WHERE sid IN (SELECT sid FROM replaced)), \
+         forgotten AS (DELETE FROM {metadata} AS noted \
+         USING replaced, unnest($8::text[], $9::text[]) AS owner (aud, sub) \
+         WHERE noted.aud = owner.aud AND noted.sub = owner.sub AND noted.sid = replaced.sid), \
          noted AS (INSERT INTO {metadata} (aud, sub, sid) SELECT DISTINCT owner.aud, owner.sub, saved.sid \
          FROM saved, unnest($8::text[], $9::text[]) AS owner (aud, sub) ON CONFLICT DO NOTHING) \
          SELECT sid FROM saved"

@@ -7,8 +7,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Error;
+use super::connections::Failure;
 
+mod hosts;
 pub(crate) mod options;
+mod settings;
+
+pub use hosts::{Hosts, read_only};
+pub use settings::Refusals;
 
 /// How much longer the driver waits for a statement than the server, which ends a slow one by
 /// itself with a better error.
@@ -90,22 +96,46 @@ fn last_part(table: &str) -> &str {
     table.rsplit_once('.').map_or(table, |(_, table)| table)
 }
 
-/// An error of a transaction.
-pub struct Failure {
-    pub error: Error,
-    /// Whether the cause is a deadlock, for which the server has undone the whole transaction.
-    pub deadlock: bool,
+/// What an error means for the connection and for the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection cannot be used any more. Whether the operation was carried out is not known.
+    Lost,
+    /// The server is in a state in which it refuses: another one, or the same one later, may not.
+    Refused,
+    /// The server has undone the transaction in favour of another. It may be tried again.
+    Deadlock,
+    /// Only this operation failed.
+    Failed,
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, deadlock: false }
-    }
+/// How an attempt at a transaction ended that did not fail.
+pub enum Outcome<T> {
+    Done(T),
+    /// The server has undone it in favour of another.
+    Deadlock(Error),
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        failure.error
+/// What the result of an attempt at a transaction means: `fault` says so of an error, and `to_error`
+/// makes the program's of it.
+///
+/// # Errors
+///
+/// The transaction failed, and not in favour of another.
+pub fn conclude<T, E>(
+    result: Result<T, E>,
+    fault: impl FnOnce(&E) -> Fault,
+    to_error: impl FnOnce(E) -> Error,
+) -> Result<Outcome<T>, Failure> {
+    let error = match result {
+        Ok(done) => return Ok(Outcome::Done(done)),
+        Err(error) => error,
+    };
+    match fault(&error) {
+        Fault::Lost => Err(Failure::Lost(to_error(error))),
+        Fault::Refused => Err(Failure::Refused(to_error(error))),
+        Fault::Deadlock => Ok(Outcome::Deadlock(to_error(error))),
+        Fault::Failed => Err(Failure::Failed(to_error(error))),
     }
 }
 
@@ -116,16 +146,18 @@ impl From<Failure> for Error {
 /// The error of the last attempt.
 pub async fn outlast_deadlocks<T, F>(attempt: impl Fn() -> F) -> Result<T, Error>
 where
-    F: Future<Output = Result<T, Failure>>,
+    F: Future<Output = Result<Outcome<T>, Error>>,
 {
     const ATTEMPTS: usize = 8;
     for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(failure) if failure.deadlock => {}
-            result => return Ok(result?),
+        if let Outcome::Done(done) = attempt().await? {
+            return Ok(done);
         }
     }
-    Ok(attempt().await?)
+    match attempt().await? {
+        Outcome::Done(done) => Ok(done),
+        Outcome::Deadlock(error) => Err(error),
+    }
 }
 
 /// Waits for an operation until `limit` and [`TIMEOUT_MARGIN`] are over.

@@ -1,0 +1,51 @@
+//! How long a connection is used.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::backoff::fraction;
+use super::endpoint::{Endpoint, Open};
+
+/// A connection that was lost so soon after it was made, before any reply to an operation, counts
+/// as a failed attempt to connect: some proxies accept connections for servers that are gone.
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// What is known of a connection. It counts as open until this is dropped.
+pub struct Life {
+    made: Instant,
+    /// When the connection is to be replaced, because load balancers and names change.
+    ends: Instant,
+    /// Whether an operation on it has got a reply.
+    is_proved: AtomicBool,
+    _open: Open,
+}
+
+impl Life {
+    /// That of a connection that was just made.
+    pub fn new(endpoint: &Arc<Endpoint>) -> Self {
+        let made = Instant::now();
+        let lifetime = endpoint.timeouts().lifetime;
+        Self {
+            made,
+            ends: made + lifetime.mul_f64(1.0 - 0.1 * fraction()),
+            is_proved: AtomicBool::new(false),
+            _open: Open::new(endpoint.clone()),
+        }
+    }
+
+    /// Notes that an operation has got a reply.
+    pub fn prove(&self) {
+        self.is_proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether losing the connection now counts as a failed attempt to connect.
+    pub fn is_on_trial(&self) -> bool {
+        !self.is_proved.load(Ordering::Relaxed) && self.made.elapsed() < TRIAL
+    }
+
+    /// Whether the connection has become too old.
+    pub fn is_over(&self, now: Instant) -> bool {
+        now > self.ends
+    }
+}

@@ -1,0 +1,304 @@
+//! Connections to one server that one operation at a time uses: made when they are needed, and used
+//! again while they are good.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::timeout;
+
+use super::endpoint::{Endpoint, Probe};
+use super::life::Life;
+use super::{Failure, lost};
+use crate::{Error, Operation};
+
+/// A connection that was used within this time is used again without a check.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long a check may take. Making a new connection takes hardly longer.
+const CHECK_LIMIT: Duration = Duration::from_secs(1);
+
+/// A connection that one operation at a time uses.
+pub trait Exclusive: Send + 'static {
+    /// Whether the connection is known to be of no use any more.
+    fn is_closed(&self) -> bool;
+
+    /// Asks the server for a sign of life.
+    fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
+}
+
+/// How a driver makes such connections.
+pub trait ExclusiveConnector: Send + Sync + 'static {
+    /// What it makes.
+    type Connection: Exclusive;
+
+    /// As [`Connector::connect`](super::Connector::connect).
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached, refuses to serve, or does not reply.
+    fn connect(&self) -> Operation<'static, Self::Connection>;
+}
+
+/// A limited number of connections that `K` makes.
+pub struct Pool<K: ExclusiveConnector> {
+    endpoint: Arc<Endpoint>,
+    connector: K,
+    /// One for each connection that may be in use.
+    places: Semaphore,
+    /// Held while connecting to a server of which nothing is known: it gets one attempt, not one for
+    /// each operation.
+    first: tokio::sync::Mutex<()>,
+    /// How long an operation may take once it has a connection.
+    response: Duration,
+    inner: Mutex<Inner<K::Connection>>,
+    me: Weak<Self>,
+}
+
+struct Inner<C> {
+    /// The one that was used last is used first.
+    idle: VecDeque<Idle<C>>,
+    /// Counts how often connections turned out to be lost. Those of former generations are not used
+    /// any more, because what ended one probably ended them all.
+    generation: u64,
+    /// Whether a connection of this generation has got a reply.
+    is_proved: bool,
+    /// When an operation got a reply last.
+    replied: Option<Instant>,
+}
+
+struct Idle<C> {
+    connection: C,
+    life: Life,
+    since: Instant,
+}
+
+/// A connection in use.
+struct Taken<C> {
+    connection: C,
+    life: Life,
+    generation: u64,
+}
+
+impl<K: ExclusiveConnector> Pool<K> {
+    /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how long
+    /// an operation may take once it has a connection.
+    pub fn new(endpoint: Arc<Endpoint>, connector: K, size: usize, response: Duration) -> Arc<Self> {
+        let inner = Inner { idle: VecDeque::new(), generation: 0, is_proved: false, replied: None };
+        Arc::new_cyclic(|me| Self {
+            endpoint,
+            connector,
+            places: Semaphore::new(size.max(1)),
+            first: tokio::sync::Mutex::default(),
+            response,
+            inner: Mutex::new(inner),
+            me: me.clone(),
+        })
+    }
+
+    /// The server that the connections lead to.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Makes a connection that does not belong to the pool.
+    pub fn connector(&self) -> &K {
+        &self.connector
+    }
+
+    /// Runs an operation on a connection, which it returns if the connection can be used again:
+    /// everything on it must have ended. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::run`](super::Link::run), and [`Error::Busy`] if no connection became free within
+    /// the time limit for connecting.
+    pub async fn run<T, F>(&self, operation: impl FnOnce(K::Connection) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = (Option<K::Connection>, Result<T, Failure>)>,
+    {
+        let _in_flight = self.endpoint.admit()?;
+        let _place = self.place().await?;
+        let Taken { connection, life, generation } = self.take().await?;
+        let started = Instant::now();
+        match timeout(self.response, operation(connection)).await {
+            Ok((connection, result)) => self.conclude(connection, (life, generation), result),
+            Err(_) => Err(self.timed_out(generation, started)),
+        }
+    }
+
+    /// Waits for a place. The server may have begun to fail meanwhile.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(place);
+        }
+        let place = timeout(self.endpoint.timeouts().connect, self.places.acquire()).await;
+        let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
+        self.endpoint.admit()?;
+        Ok(place)
+    }
+
+    async fn take(&self) -> Result<Taken<K::Connection>, Error> {
+        if let Some(taken) = self.take_idle().await {
+            return Ok(taken);
+        }
+        if self.inner().is_proved {
+            return self.connect().await;
+        }
+        let _first = self.first.lock().await;
+        // Another operation may have found out meanwhile, and have left its connection.
+        self.endpoint.admit()?;
+        match self.take_idle().await {
+            Some(taken) => Ok(taken),
+            None => self.connect().await,
+        }
+    }
+
+    /// Returns an idle connection that is good. If one turns out to be lost, none that is idle is
+    /// tried any more.
+    async fn take_idle(&self) -> Option<Taken<K::Connection>> {
+        let (Idle { mut connection, life, since }, generation) = self.inner().pop(&self.endpoint)?;
+        let limit = CHECK_LIMIT.min(self.response);
+        if since.elapsed() < TRUSTED || timeout(limit, connection.is_alive()).await == Ok(true) {
+            return Some(Taken { connection, life, generation });
+        }
+        self.inner().lose(generation);
+        None
+    }
+
+    /// Connects in a task: a connection that nobody waits for any more becomes idle.
+    async fn connect(&self) -> Result<Taken<K::Connection>, Error> {
+        let me = self.me.upgrade().ok_or(Error::Broken)?;
+        let (sender, receiver) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = me.attempt().await;
+            if let Err(error) = &result
+                && !matches!(error, Error::CredentialsWanted)
+            {
+                me.failed(error);
+            }
+            if let Err(Ok(taken)) = sender.send(result) {
+                me.inner().put(taken);
+            }
+        });
+        receiver.await.unwrap_or(Err(Error::Broken))
+    }
+
+    async fn attempt(&self) -> Result<Taken<K::Connection>, Error> {
+        let generation = self.inner().generation;
+        let connection = self.endpoint.attempt(self.connector.connect()).await?;
+        Ok(Taken { connection, life: Life::new(&self.endpoint), generation })
+    }
+
+    fn failed(&self, error: &Error) {
+        let me = self.me.clone();
+        let probe = || -> Probe {
+            Box::new(move || {
+                let me = me.clone();
+                Box::pin(async move {
+                    let me = me.upgrade().ok_or(Error::Broken)?;
+                    let taken = me.attempt().await?;
+                    me.inner().put(taken);
+                    Ok(())
+                })
+            })
+        };
+        self.endpoint.failed(error, probe);
+    }
+
+    /// Notes what the result of an operation says of its connection, which becomes idle if it is
+    /// good.
+    fn conclude<T>(
+        &self,
+        connection: Option<K::Connection>,
+        (life, generation): (Life, u64),
+        result: Result<T, Failure>,
+    ) -> Result<T, Error> {
+        let result = match result {
+            Ok(value) => Ok(value),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Refused(error)) if !self.endpoint.may_renew() => Err(error),
+            Err(Failure::Refused(error)) => {
+                self.inner().lose(generation);
+                return Err(lost(error));
+            }
+            Err(Failure::Lost(error)) => {
+                if self.inner().lose(generation) && life.is_on_trial() {
+                    self.failed(&error);
+                }
+                return Err(lost(error));
+            }
+        };
+        life.prove();
+        self.replied(connection, (life, generation));
+        result
+    }
+
+    fn replied(&self, connection: Option<K::Connection>, (life, generation): (Life, u64)) {
+        let mut inner = self.inner();
+        inner.replied = Some(Instant::now());
+        inner.is_proved |= inner.generation == generation;
+        if let Some(connection) = connection {
+            inner.put(Taken { connection, life, generation });
+        }
+        drop(inner);
+        self.endpoint.replied();
+    }
+
+    /// Closes the connection of an operation that took too long. Unless others have got replies
+    /// meanwhile, the server itself does not reply, and the next operations fail at once.
+    fn timed_out(&self, generation: u64, started: Instant) -> Error {
+        let mut inner = self.inner();
+        let server_replies = inner.replied.is_some_and(|replied| replied > started);
+        let fails = !server_replies && inner.lose(generation);
+        drop(inner);
+        if fails {
+            self.failed(&Error::Timeout);
+        }
+        Error::Timeout
+    }
+
+    /// Closes connections that were unused for too long.
+    pub fn close_idle(&self) {
+        self.inner().drop_old(&self.endpoint);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<K::Connection>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Exclusive> Inner<C> {
+    /// Returns the connection that was used last, and the present generation.
+    fn pop(&mut self, endpoint: &Endpoint) -> Option<(Idle<C>, u64)> {
+        self.drop_old(endpoint);
+        Some((self.idle.pop_back()?, self.generation))
+    }
+
+    fn put(&mut self, Taken { connection, life, generation }: Taken<C>) {
+        if generation == self.generation {
+            self.idle.push_back(Idle { connection, life, since: Instant::now() });
+        }
+    }
+
+    fn drop_old(&mut self, endpoint: &Endpoint) {
+        let (now, keepalive) = (Instant::now(), endpoint.timeouts().keepalive);
+        self.idle.retain(|idle| {
+            let is_unused = now.saturating_duration_since(idle.since) > keepalive;
+            !is_unused && !idle.life.is_over(now) && !idle.connection.is_closed()
+        });
+    }
+
+    /// Notes that a connection of a generation is lost: the idle ones are closed, and those in use do
+    /// not become idle. Returns whether it was of the present generation.
+    fn lose(&mut self, generation: u64) -> bool {
+        let is_current = self.generation == generation;
+        if is_current {
+            self.generation += 1;
+            self.is_proved = false;
+            self.idle.clear();
+        }
+        is_current
+    }
+}

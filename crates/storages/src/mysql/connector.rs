@@ -1,0 +1,264 @@
+//! How connections to MySQL are made.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+use super::failures::{cause, describe, fault};
+use super::options::ServerOptions;
+use crate::connections::{Endpoint, Exclusive, ExclusiveConnector};
+use crate::network::{self, Address, Tls, addresses, race};
+use crate::sql::{Fault, Hosts, Refusals, read_only};
+use crate::{Error, Operation};
+
+/// How long a connection is silent before the system asks whether the other side is there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The servers, and what was found out about them.
+pub struct Access {
+    pub options: ServerOptions,
+    pub hosts: Hosts,
+    refusals: Refusals,
+    /// The driver's settings, as long as the configuration of TLS stays the same: the driver keeps
+    /// its own with them.
+    driver: Mutex<Option<(Option<Arc<ClientConfig>>, Opts)>>,
+}
+
+/// Makes connections to the server that takes writes.
+#[derive(Clone)]
+pub struct Connect {
+    access: Arc<Access>,
+    endpoint: Arc<Endpoint>,
+}
+
+pub struct Connection {
+    pub conn: Conn,
+    /// The server's position among those of the options.
+    host: usize,
+    access: Arc<Access>,
+}
+
+impl Exclusive for Connection {
+    /// One to a server that another has replaced is closed, too.
+    fn is_closed(&self) -> bool {
+        self.conn.is_disconnected() || !self.access.hosts.is_current(self.host)
+    }
+
+    async fn is_alive(&mut self) -> bool {
+        self.conn.ping().await.is_ok()
+    }
+}
+
+impl ExclusiveConnector for Connect {
+    type Connection = Connection;
+
+    fn connect(&self) -> Operation<'static, Connection> {
+        let me = self.clone();
+        Box::pin(async move {
+            let connect = async |host, address| {
+                let conn = me.connect_to(address).await?;
+                Ok(Connection { conn, host, access: me.access.clone() })
+            };
+            me.access.hosts.find(connect).await
+        })
+    }
+}
+
+impl Connect {
+    pub fn new(access: Arc<Access>, endpoint: Arc<Endpoint>) -> Self {
+        Self { access, endpoint }
+    }
+
+    /// Connects to the first of a server's addresses that can be reached.
+    async fn connect_to(&self, address: &Address) -> Result<Conn, Error> {
+        let node = match address {
+            Address::Unix(path) => {
+                let driver = self.access.options.driver().enable_cleartext_plugin(true).socket(Some(path.clone()));
+                return self.sign_in(driver.into()).await;
+            }
+            Address::Tcp(node) => node,
+        };
+        let driver = self.access.driver()?;
+        let sign_in = async |address: SocketAddr| {
+            let driver = OptsBuilder::from_opts(driver.clone()).ip_or_hostname(node.host.clone());
+            self.sign_in(driver.tcp_port(node.port).resolved_ips(alone(address)).into()).await
+        };
+        race(addresses(&node.host, node.port).await?, sign_in).await
+    }
+
+    /// Signs in and prepares the connection. In a task, which goes on if another address is faster:
+    /// a server that sees a host leave too often before it has signed in does not let it in any more.
+    async fn sign_in(&self, driver: Opts) -> Result<Conn, Error> {
+        let me = self.clone();
+        let limit = self.access.options.timeouts.connect;
+        let signing_in = tokio::spawn(timeout(limit, async move {
+            let mut conn = Conn::new(driver).await.map_err(refused)?;
+            me.apply_settings(&mut conn).await?;
+            if me.access.hosts.are_several() && !takes_writes(&mut conn).await.map_err(refused)? {
+                return Err(read_only());
+            }
+            Ok(conn)
+        }));
+        signing_in.await.map_err(|_| Error::Broken)?.unwrap_or(Err(Error::ConnectTimeout))
+    }
+
+    /// Applies the settings. Those that the server refuses are left out, unless data could be lost
+    /// without them, or the program has chosen them.
+    async fn apply_settings(&self, conn: &mut Conn) -> Result<(), Error> {
+        if let Some(charset) = &self.access.options.charset {
+            conn.query_drop(format!("SET NAMES {charset}")).await.map_err(refused)?;
+        }
+        let refusals = &self.access.refusals;
+        let wanted = settings(self.access.options.timeouts.response);
+        let wanted = wanted.iter().filter(|(name, _)| !refusals.contain(name)).collect::<Vec<_>>();
+        let all = wanted.iter().map(|(name, value)| format!(", {name} = {value}")).collect::<String>();
+        match conn.query_drop(format!("{COMMIT_EACH}{all}")).await {
+            Err(error) if fault(&error) == Fault::Failed => {}
+            result => return result.map_err(refused),
+        }
+        conn.query_drop(COMMIT_EACH).await.map_err(refused)?;
+        for (name, value) in wanted {
+            match conn.query_drop(format!("SET {name} = {value}")).await {
+                Err(error) if fault(&error) == Fault::Failed => {
+                    refusals.note(&self.endpoint, name, &describe(&error));
+                }
+                result => result.map_err(refused)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes each statement outside of a transaction one of its own.
+const COMMIT_EACH: &str = "SET autocommit = 1";
+
+/// The settings of a connection: values that do not fit are errors, and the time for which the
+/// server waits for a lock is limited; a shorter limit of the server is kept. (MariaDB's
+/// `max_statement_time` would do more, but it crashes MariaDB 10.11 if the disk is full.)
+fn settings(response: Duration) -> [(&'static str, String); 3] {
+    let seconds = response.as_secs_f64().ceil().max(1.0);
+    let at_most = |name: &str| format!("LEAST(@@{name}, {seconds})");
+    [
+        ("sql_mode", "CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES')".to_owned()),
+        ("lock_wait_timeout", at_most("lock_wait_timeout")),
+        ("innodb_lock_wait_timeout", at_most("innodb_lock_wait_timeout")),
+    ]
+}
+
+/// Whether a server takes writes: it is not read-only, and a node of Galera is ready. Variables that
+/// a server does not know are not among the rows.
+async fn takes_writes(conn: &mut Conn) -> Result<bool, mysql_async::Error> {
+    const READ_ONLY: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+                             ('read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on')";
+    const READY: &str = "SHOW GLOBAL STATUS LIKE 'wsrep_ready'";
+    let is_on = |value: &str| !["OFF", "0", ""].contains(&value);
+    let variables: Vec<(String, String)> = conn.query(READ_ONLY).await?;
+    let (galera, read_only): (Vec<_>, Vec<_>) = variables.into_iter().partition(|(name, _)| name == "wsrep_on");
+    if read_only.iter().any(|(_, value)| is_on(value)) {
+        return Ok(false);
+    }
+    if galera.iter().any(|(_, value)| is_on(value)) {
+        let ready: Option<(String, String)> = conn.query_first(READY).await?;
+        return Ok(ready.is_none_or(|(_, value)| is_on(&value)));
+    }
+    Ok(true)
+}
+
+/// The address for the driver, or `None` for one that only its text tells whole: the interface of a
+/// link-local address.
+fn alone(address: SocketAddr) -> Option<Vec<IpAddr>> {
+    let has_interface = matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
+    (!has_interface).then(|| vec![address.ip()])
+}
+
+fn refused(error: mysql_async::Error) -> Error {
+    Error::Connect(cause(error))
+}
+
+impl Access {
+    pub fn new(options: ServerOptions) -> Arc<Self> {
+        let hosts = Hosts::new(options.addresses.clone());
+        Arc::new(Self { options, hosts, refusals: Refusals::default(), driver: Mutex::default() })
+    }
+
+    /// Returns the settings of the driver for TCP, without an address.
+    ///
+    /// # Errors
+    ///
+    /// The system has no authorities to verify certificates with, or a file cannot be used.
+    fn driver(&self) -> Result<Opts, Error> {
+        let tls = &self.options.tls;
+        let config = tls.as_ref().map(Tls::config).transpose().map_err(network::connect_error)?;
+        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_for, opts)) = &*driver
+            && is_same(made_for.as_ref(), config.as_ref())
+        {
+            return Ok(opts.clone());
+        }
+        let opts = Opts::from(match tls {
+            // Where nobody but the server can read it, the password may be sent as it is. Servers
+            // that check it elsewhere, as clouds check their tokens, ask for that.
+            Some(tls) => self.options.driver().enable_cleartext_plugin(tls.verify).ssl_opts(ssl(tls)?),
+            None => self.options.driver(),
+        });
+        *driver = Some((config, opts.clone()));
+        Ok(opts)
+    }
+}
+
+fn is_same(made_for: Option<&Arc<ClientConfig>>, config: Option<&Arc<ClientConfig>>) -> bool {
+    match (made_for, config) {
+        (Some(made_for), Some(config)) => Arc::ptr_eq(made_for, config),
+        (made_for, config) => made_for.is_none() && config.is_none(),
+    }
+}
+
+impl ServerOptions {
+    /// The settings of the driver, without an address and TLS.
+    fn driver(&self) -> OptsBuilder {
+        OptsBuilder::default()
+            // Use TCP even for localhost.
+            .prefer_socket(false)
+            .user(self.username.clone())
+            .pass(self.password.as_deref())
+            .db_name(self.database.clone())
+            .max_allowed_packet(self.max_packet_size)
+            .stmt_cache_size(64)
+            // A row whose update changes nothing counts, too.
+            .client_found_rows(true)
+            .tcp_keepalive(Some(TCP_KEEPALIVE))
+    }
+}
+
+fn ssl(tls: &Tls) -> Result<SslOpts, Error> {
+    let mut options = SslOpts::default();
+    if let Some(name) = &tls.server_name {
+        options = options.with_danger_tls_hostname_override(Some(name.clone()));
+    }
+    if let Some(identity) = &tls.identity {
+        let (certificate, key) = (path(&identity.certificate), path(&identity.key));
+        options = options.with_client_identity(Some(ClientIdentity::new(certificate.into(), key.into())));
+    }
+    if !tls.verify {
+        return Ok(options.with_danger_accept_invalid_certs(true));
+    }
+    let own = tls.authorities.as_deref().map(|file| path(file).into());
+    // One that the driver cannot use would make it use none.
+    let usable =
+        |root: &&rustls::pki_types::CertificateDer<'static>| RootCertStore::empty().add((*root).clone()).is_ok();
+    let system = match network::system_roots() {
+        Ok(roots) => roots.iter().filter(usable).map(|root| root.to_vec().into()).collect(),
+        Err(_) if own.is_some() => Vec::new(),
+        Err(error) => return Err(network::connect_error(error)),
+    };
+    Ok(options.with_disable_built_in_roots(true).with_root_certs(own.into_iter().chain(system).collect()))
+}
+
+fn path(path: &str) -> std::path::PathBuf {
+    path.into()
+}

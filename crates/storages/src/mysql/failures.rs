@@ -1,0 +1,116 @@
+//! What the errors of a MySQL or MariaDB server, or of a proxy in front of one, mean, and how
+//! programs are told.
+
+use mysql_async::Error as MySqlError;
+
+use super::options::DIALECT;
+use crate::sql::{Fault, Tables};
+use crate::{Cause, Error};
+
+/// Errors that end the connection, or after which what was prepared on it is not valid any more.
+mod lost {
+    pub const SHUTDOWN: u16 = 1053;
+    pub const NORMAL_SHUTDOWN: u16 = 1077;
+    pub const FORCING_CLOSE: u16 = 1080;
+    pub const ABORTING_CONNECTION: u16 = 1152;
+    /// 1158 to 1161: reading or writing failed, or took too long.
+    pub const NET_ERRORS: std::ops::RangeInclusive<u16> = 1158..=1161;
+    pub const NEW_ABORTING_CONNECTION: u16 = 1184;
+    pub const UNKNOWN_STATEMENT: u16 = 1243;
+    pub const MUST_BE_PREPARED_AGAIN: u16 = 1615;
+    pub const KILLED: u16 = 1927;
+    /// 2006 and 2013 are a client's codes, which proxies pass on: their own server is gone.
+    pub const SERVER_GONE: u16 = 2006;
+    pub const SERVER_LOST: u16 = 2013;
+    pub const KILLED_SESSION: u16 = 3169;
+    pub const IDLE_TOO_LONG: u16 = 4031;
+}
+
+/// Errors of a server that does not serve, or does not take writes, for now.
+mod refused {
+    pub const TOO_MANY_CONNECTIONS: u16 = 1040;
+    /// "Unknown command", which is also what a node of Galera says that is not in the cluster:
+    /// "WSREP has not yet prepared node for application use".
+    pub const NOT_PREPARED: u16 = 1047;
+    pub const TOO_MANY_OF_USER: u16 = 1203;
+    pub const READ_ONLY: u16 = 1290;
+    pub const IN_READ_ONLY_TRANSACTION: u16 = 1792;
+    pub const READ_ONLY_MODE: u16 = 1836;
+    pub const INNODB_READ_ONLY: u16 = 1874;
+    /// A node of Group Replication that has left the group cannot commit.
+    pub const HOOK_FAILED: u16 = 3100;
+    /// A proxy finds no server that takes the statement.
+    pub const NO_SERVER: u16 = 9001;
+}
+
+const DEADLOCK: u16 = 1213;
+/// A node of Group Replication has undone a transaction because another node was faster.
+const UNDONE_AT_COMMIT: u16 = 3101;
+
+pub fn fault(error: &MySqlError) -> Fault {
+    match error {
+        MySqlError::Server(server) => fault_of(server.code),
+        // The driver could not read the reply, or the connection is closed.
+        _ => Fault::Lost,
+    }
+}
+
+fn fault_of(code: u16) -> Fault {
+    use {lost as l, refused as r};
+    match code {
+        l::SHUTDOWN | l::NORMAL_SHUTDOWN | l::FORCING_CLOSE | l::ABORTING_CONNECTION => Fault::Lost,
+        l::NEW_ABORTING_CONNECTION | l::UNKNOWN_STATEMENT | l::MUST_BE_PREPARED_AGAIN => Fault::Lost,
+        l::KILLED | l::SERVER_GONE | l::SERVER_LOST | l::KILLED_SESSION | l::IDLE_TOO_LONG => Fault::Lost,
+        code if l::NET_ERRORS.contains(&code) => Fault::Lost,
+        r::TOO_MANY_CONNECTIONS | r::NOT_PREPARED | r::TOO_MANY_OF_USER | r::READ_ONLY => Fault::Refused,
+        r::IN_READ_ONLY_TRANSACTION | r::READ_ONLY_MODE | r::INNODB_READ_ONLY => Fault::Refused,
+        r::HOOK_FAILED | r::NO_SERVER => Fault::Refused,
+        DEADLOCK | UNDONE_AT_COMMIT => Fault::Deadlock,
+        _ => Fault::Failed,
+    }
+}
+
+/// The error for the program.
+pub fn to_error(error: MySqlError, tables: &Tables) -> Error {
+    const NO_SUCH_TABLE: u16 = 1146;
+    const DATA_TOO_LONG: u16 = 1406;
+    match &error {
+        MySqlError::Server(server) if server.code == NO_SUCH_TABLE => DIALECT.missing(tables, &server.message),
+        MySqlError::Server(server) if server.code == DATA_TOO_LONG && server.message.contains("'sid'") => {
+            Error::Server(format!("{}; hash_storage_key makes keys of marks fit", server.message))
+        }
+        _ => Error::Driver(cause(error)),
+    }
+}
+
+/// An error in the words of [`describe`].
+pub fn cause(error: MySqlError) -> Cause {
+    Cause::new(describe(&error), error)
+}
+
+/// Describes an error: the server's message, or what happened to the connection.
+pub fn describe(error: &MySqlError) -> String {
+    match error {
+        MySqlError::Server(server) => server.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_told_apart() {
+        for (fault, codes) in [
+            (Fault::Lost, [1053, 1158, 1161, 1243, 1615, 1927, 2013, 4031]),
+            (Fault::Refused, [1040, 1047, 1203, 1290, 1792, 1836, 3100, 9001]),
+            (Fault::Deadlock, [1213, 3101, 1213, 3101, 1213, 3101, 1213, 3101]),
+            (Fault::Failed, [1146, 1205, 1317, 1406, 1461, 3024, 1021, 1969]),
+        ] {
+            for code in codes {
+                assert_eq!(fault_of(code), fault, "{code}");
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! How connections to Postgres are made.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::connection::{Connection, Driver};
+use super::failures::{describe, fault, refused};
+use super::guard::Guarded;
+use super::options::{ServerOptions, Transport};
+use crate::connections::{Connector, Endpoint};
+use crate::network::{self, Address, Plain, Tls};
+use crate::sql::{Fault, Hosts, Refusals, read_only};
+use crate::{Cause, Error, Operation};
+
+/// The servers, and what was found out about them.
+pub struct Access {
+    pub options: ServerOptions,
+    pub hosts: Hosts,
+    refusals: Refusals,
+}
+
+impl Access {
+    pub fn new(options: ServerOptions) -> Arc<Self> {
+        let hosts = Hosts::new(options.addresses.clone());
+        Arc::new(Self { options, hosts, refusals: Refusals::default() })
+    }
+}
+
+/// Makes connections to the server that takes writes, or to another one.
+#[derive(Clone)]
+pub struct Connect {
+    pub access: Arc<Access>,
+    pub endpoint: Arc<Endpoint>,
+    pub is_primary: bool,
+}
+
+impl Connector for Connect {
+    type Connection = Arc<Connection>;
+
+    fn connect(&self) -> Operation<'static, Arc<Connection>> {
+        let me = self.clone();
+        Box::pin(async move {
+            let connect = |host, address| me.connect_to(host, address);
+            match me.is_primary {
+                true => me.access.hosts.find(connect).await,
+                false => me.access.hosts.find_another(connect).await,
+            }
+        })
+    }
+}
+
+impl Connect {
+    async fn connect_to(&self, host: usize, address: &Address) -> Result<Arc<Connection>, Error> {
+        let (client, driver) = self.sign_in(address).await?;
+        let access = self.access.clone();
+        let connection =
+            Connection { client, host, access, is_primary: self.is_primary, prepared: Mutex::default(), driver };
+        self.limit_statements(&connection.client).await?;
+        if self.access.hosts.are_several() {
+            self.check_role(&connection.client).await?;
+        }
+        Ok(Arc::new(connection))
+    }
+
+    /// Signs in. A server that does not take the connection's name is asked again without it.
+    async fn sign_in(&self, address: &Address) -> Result<(Client, Driver), Error> {
+        const NAME: &str = "application_name";
+        let refusals = &self.access.refusals;
+        let attempt = async |name: Option<&str>| {
+            let stream = network::connect_plain(address).await?;
+            sign_in(&self.access.options, address, stream, name)?.await
+        };
+        let name = self.access.options.application.as_deref().unwrap_or("resty-session");
+        let name = Some(name).filter(|_| !refusals.contain(NAME));
+        match attempt(name).await {
+            Err(SignInError::Server(error)) if name.is_some() && describe(&error).contains(NAME) => {
+                refusals.note(&self.endpoint, NAME, &describe(&error));
+                Ok(attempt(None).await?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Makes the server end statements that take longer than the time limit, because one that waits
+    /// for a lock would hold its connection. If the server has a shorter limit, that one is kept.
+    async fn limit_statements(&self, client: &Client) -> Result<(), Error> {
+        const TIMEOUT: &str = "statement_timeout";
+        if self.access.refusals.contain(TIMEOUT) {
+            return Ok(());
+        }
+        let limit = self.access.options.timeouts.response.as_millis().max(1);
+        let set = format!(
+            "SELECT set_config('{TIMEOUT}', '{limit}', false) FROM pg_settings \
+             WHERE name = '{TIMEOUT}' AND (setting::int = 0 OR setting::int > {limit})"
+        );
+        match client.batch_execute(&set).await {
+            Err(error) if fault(&error) == Fault::Failed => {
+                self.access.refusals.note(&self.endpoint, TIMEOUT, &describe(&error));
+                Ok(())
+            }
+            result => result.map_err(refused),
+        }
+    }
+
+    /// Of several servers, one that is in recovery or read-only is not the one that takes writes.
+    async fn check_role(&self, client: &Client) -> Result<(), Error> {
+        let is_read_only = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+        let row = client.query_one(is_read_only, &[]).await.map_err(refused)?;
+        match (self.is_primary, row.try_get(0).map_err(refused)?) {
+            (true, true) => Err(read_only()),
+            (false, false) => Err(Error::Connect("it is not a standby".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why signing in failed.
+enum SignInError {
+    Server(tokio_postgres::Error),
+    Other(Error),
+}
+
+impl From<Error> for SignInError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<SignInError> for Error {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Server(error) => refused(error),
+            SignInError::Other(error) => error,
+        }
+    }
+}
+
+type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), SignInError>> + Send>>;
+type Stream = Guarded<Plain>;
+
+fn sign_in(options: &ServerOptions, address: &Address, stream: Plain, name: Option<&str>) -> Result<SignIn, Error> {
+    let mut config = Config::new();
+    config.user(&options.username);
+    if let Some(name) = name {
+        config.application_name(name);
+    }
+    if let Some(password) = &options.password {
+        config.password(&**password);
+    }
+    if let Some(database) = &options.database {
+        config.dbname(database);
+    }
+    let (mode, tls, host, stream) = match (&options.transport, address) {
+        (_, Address::Unix(_)) => {
+            config.ssl_mode(SslMode::Disable);
+            return Ok(Box::pin(start(config, Guarded::private(stream), NoTls)));
+        }
+        (Transport::Plain, _) => {
+            config.ssl_mode(SslMode::Disable);
+            return Ok(Box::pin(start(config, Guarded::plain(stream), NoTls)));
+        }
+        (Transport::Preferred(tls), Address::Tcp(node)) => {
+            (SslMode::Prefer, tls, &node.host, Guarded::tls_if_agreed(stream))
+        }
+        (Transport::Required(tls), Address::Tcp(node)) => (SslMode::Require, tls, &node.host, Guarded::private(stream)),
+    };
+    config.ssl_mode(mode);
+    Ok(Box::pin(start(config, stream, connector(tls, host)?)))
+}
+
+fn connector(tls: &Tls, host: &str) -> Result<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect, Error> {
+    let config = tls.config().map_err(network::connect_error)?;
+    let mut make = MakeRustlsConnect::new((*config).clone());
+    MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
+        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
+}
+
+async fn start<T>(config: Config, stream: Stream, tls: T) -> Result<(Client, Driver), SignInError>
+where
+    T: TlsConnect<Stream>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect_raw(stream, tls).await.map_err(SignInError::Server)?;
+    let driver = Driver(tokio::spawn(connection).abort_handle());
+    Ok((client, driver))
+}

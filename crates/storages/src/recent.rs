@@ -1,0 +1,150 @@
+//! Which records this process has written a moment ago, for storages that read from a replica.
+//!
+//! A replica is behind its primary by some time. A record that this process has just changed or
+//! deleted is read from the primary instead, so that nobody sees their own write undone.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For how long a write is recent. A replica is expected to have caught up by then.
+pub const RECENT: Duration = Duration::from_secs(5);
+
+/// How many keys are remembered, some 40 bytes each.
+const MOST: usize = 65_536;
+
+/// The keys that were written within [`RECENT`].
+#[derive(Default)]
+pub struct RecentWrites {
+    hasher: RandomState,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// When each key was written last, by the key's hash. Two keys of one hash only mean that one
+    /// of them is read from the primary without need.
+    written: HashMap<u64, Instant>,
+    /// All writes that are remembered, in the order in which they were noted.
+    order: VecDeque<(u64, Instant)>,
+    /// Until when every key counts as written, because there was no room to remember one.
+    all_until: Option<Instant>,
+}
+
+impl RecentWrites {
+    /// Notes that records are being written, until the guard is dropped: when the writes have ended,
+    /// with or without success, or nobody waits for them any more.
+    pub fn writing<'a>(&'a self, keys: impl IntoIterator<Item = &'a str>) -> Writing<'a> {
+        let writing = Writing { recent: self, keys: keys.into_iter().collect() };
+        writing.note();
+        writing
+    }
+
+    /// Notes that the record of a key is written. Call it before the write begins, in case nobody
+    /// waits for its end, and again when it has ended, with or without success.
+    pub fn note(&self, key: &str) {
+        self.note_at(key, Instant::now(), MOST);
+    }
+
+    /// Returns whether the record of a key was written within [`RECENT`], or may have been.
+    pub fn contains(&self, key: &str) -> bool {
+        self.contains_at(key, Instant::now())
+    }
+
+    fn note_at(&self, key: &str, now: Instant, most: usize) {
+        let hash = self.hasher.hash_one(key);
+        let mut inner = self.inner();
+        inner.forget_old(now);
+        if inner.order.len() >= most {
+            inner.all_until = Some(now + RECENT);
+            return;
+        }
+        inner.written.insert(hash, now);
+        inner.order.push_back((hash, now));
+    }
+
+    fn contains_at(&self, key: &str, now: Instant) -> bool {
+        let hash = self.hasher.hash_one(key);
+        let mut inner = self.inner();
+        inner.forget_old(now);
+        inner.all_until.is_some() || inner.written.contains_key(&hash)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes that are under way.
+pub struct Writing<'a> {
+    recent: &'a RecentWrites,
+    keys: Vec<&'a str>,
+}
+
+impl Writing<'_> {
+    fn note(&self) {
+        self.keys.iter().for_each(|key| self.recent.note(key));
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
+
+impl Inner {
+    fn forget_old(&mut self, now: Instant) {
+        self.all_until.take_if(|until| *until <= now);
+        while let Some((hash, when)) = self.order.front().copied().filter(|(_, when)| *when + RECENT <= now) {
+            self.order.pop_front();
+            // A key that was written again since stays.
+            if self.written.get(&hash) == Some(&when) {
+                self.written.remove(&hash);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_write_is_recent_for_five_seconds_after_the_last_one() {
+        let (recent, start) = (RecentWrites::default(), Instant::now());
+        recent.note_at("a", start, MOST);
+        recent.note_at("b", start, MOST);
+        recent.note_at("a", start + 3 * SECOND, MOST);
+        let after = |seconds| ["a", "b", "c"].map(|key| recent.contains_at(key, start + seconds * SECOND));
+        assert_eq!(after(4), [true, true, false]);
+        assert_eq!(after(5), [true, false, false]);
+        assert_eq!(after(8), [false, false, false]);
+        assert!(recent.inner().written.is_empty() && recent.inner().order.is_empty());
+    }
+
+    #[test]
+    fn a_write_counts_from_its_beginning() {
+        let recent = RecentWrites::default();
+        let writing = recent.writing(["a", "b"]);
+        assert!(recent.contains("a") && recent.contains("b"));
+        assert_eq!(recent.inner().order.len(), 2);
+        drop(writing);
+        assert_eq!(recent.inner().order.len(), 4);
+    }
+
+    #[test]
+    fn without_room_every_key_counts_as_written() {
+        let (recent, start) = (RecentWrites::default(), Instant::now());
+        for (second, key) in ["a", "b", "c"].into_iter().enumerate() {
+            recent.note_at(key, start + second as u32 * SECOND, 2);
+        }
+        assert_eq!(recent.inner().order.len(), 2);
+        let has = |key, seconds| recent.contains_at(key, start + seconds * SECOND);
+        assert!(has("c", 6) && has("d", 6));
+        assert!(!has("c", 7) && !has("d", 7));
+    }
+}
