@@ -297,9 +297,6 @@ pub trait Storage: Send + Sync {
     fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
         Box::pin(async move { any_of(join_all(gets.iter().map(|get| self.get(get))).await) })
     }
-
-    /// Closes connections that have been unused for too long. Called every few seconds.
-    fn close_idle(&self) {}
 }
 
 /// Returns the results of several operations if any of them succeeded.

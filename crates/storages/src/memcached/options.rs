@@ -21,6 +21,6 @@ impl Section for MemcachedOptions {
 
     fn read(reader: &Reader) -> Result<Self, Error> {
         const PORT: u16 = 11211;
-        Ok(Self { targets: vec![Target::read(reader, PORT)?], naming: Naming::read(reader)? })
+        Ok(Self { targets: Target::read_all(reader, PORT)?, naming: Naming::read(reader)? })
     }
 }

@@ -145,12 +145,19 @@ impl Target {
     /// Reads a server of one address that has one connection.
     #[cfg(feature = "_pipeline")]
     pub(crate) fn read(reader: &Reader, default_port: u16) -> Result<Self, Error> {
+        Self::of(reader, Address::read(reader, default_port)?)
+    }
+
+    /// Reads the servers that `host` names, which share everything else.
+    #[cfg(feature = "memcached")]
+    pub(crate) fn read_all(reader: &Reader, default_port: u16) -> Result<Vec<Self>, Error> {
+        Address::read_all(reader, default_port)?.into_iter().map(|address| Self::of(reader, address)).collect()
+    }
+
+    #[cfg(feature = "_pipeline")]
+    fn of(reader: &Reader, address: Address) -> Result<Self, Error> {
         reader.check_unneeded(&["pool_size", "backlog"], &[])?;
-        Ok(Self {
-            address: Address::read(reader, default_port)?,
-            tls: Tls::read(reader)?,
-            timeouts: Timeouts::read(reader)?,
-            pool: reader.text("pool")?,
-        })
+        let (tls, timeouts, pool) = (Tls::read(reader)?, Timeouts::read(reader)?, reader.text("pool")?);
+        Ok(Self { address, tls, timeouts, pool })
     }
 }

@@ -96,7 +96,6 @@ impl Contract {
             self.check_locks().await;
         };
         futures_util::join!(timed, others);
-        self.storage.close_idle();
         self.absent_is_not_an_error().await;
     }
 
