@@ -187,7 +187,8 @@ impl Group {
     /// Makes a replica the master, and the old master its replica.
     pub fn fail_over(&self) {
         let (before, old) = (self.master(), self.master_server());
-        self.sentinels[0].ask::<()>("SENTINEL FAILOVER sessions");
+        // The sentinels refuse while they do not know a replica that is up to date.
+        wait_for("a failover's start", || self.sentinels[0].tries("SENTINEL FAILOVER sessions"));
         wait_for("a failover", || self.master() != before);
         // The sentinels take ten seconds to tell the old master.
         old.ask::<()>(&format!("REPLICAOF 127.0.0.1 {}", self.master()));

@@ -242,6 +242,10 @@ impl Database {
         }
     }
 
+    pub fn is_postgres(&self) -> bool {
+        self.kind == Kind::Postgres
+    }
+
     pub fn socket(&self) -> String {
         match self.kind {
             Kind::Postgres => self.directory.path().display().to_string(),

@@ -1,0 +1,236 @@
+//! The faults of one server, most of them through a proxy in front of it.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use resty_session_storages::Storage;
+use resty_session_storages::connections::Servers;
+use resty_session_testing::proxy::{Accept, Cut, Proxy, Silent};
+use resty_session_testing::server::Server as _;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::Report;
+use super::subjects::{RESPONSE, Subject, get, set, timeouts, with};
+
+/// Operations at the same time.
+const BATCH: usize = 40;
+/// How long a fault lasts that is looked at for more than a moment.
+const FOR_A_WHILE: Duration = Duration::from_millis(1300);
+/// How long an operation may take that fails at once, on a machine with other work.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// How long it may take until a server that is back is used.
+const SOON: Duration = Duration::from_secs(1);
+/// The most connects in any second to a server that fails.
+const CONNECTS: usize = 3;
+
+/// Checks each fault. What ends or changes the server comes last.
+pub fn check_all<S: Subject>(mut subject: S) -> Report {
+    let mut report = Report::default();
+    report.check("idle connections are closed", closed_while_idle(&subject));
+    report.check("a thousand tenants", a_thousand_tenants(&subject));
+    report.check("the first address is silent", the_first_address_is_silent(&subject));
+    report.check("connections are accepted and closed", accepted_and_closed(&subject));
+    report.check("connections are refused", refused(&subject));
+    for word in subject.refusals() {
+        report.check(word, writes_refused(&subject, word));
+    }
+    report.check("the server hangs", hangs(&subject));
+    report.check("the server is killed", is_killed(&mut subject));
+    report
+}
+
+/// A storage through a proxy, with a few connections if it makes more than one.
+struct Through {
+    proxy: Proxy,
+    storage: Arc<dyn Storage>,
+    servers: Servers,
+}
+
+impl Through {
+    async fn new<S: Subject>(subject: &S) -> Self {
+        let (proxy, servers) = (Proxy::start(subject.port()), Servers::default());
+        let storage = subject.storage(&servers, with(timeouts(), json!({ "port": proxy.port })));
+        assert_eq!(failures(&*storage, BATCH).await, [""; 0]);
+        Self { proxy, storage, servers }
+    }
+
+    /// Runs thousands of operations, some at a time.
+    async fn bombard(&self) {
+        let start = Instant::now();
+        let program = async || {
+            while start.elapsed() < FOR_A_WHILE {
+                let _ = get(&*self.storage).await;
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        join_all((0..8).map(|_| program())).await;
+    }
+
+    async fn works_soon(&self) {
+        works_soon(&*self.storage).await;
+    }
+}
+
+/// What goes wrong with operations at the same time.
+async fn failures(storage: &dyn Storage, count: usize) -> Vec<String> {
+    let results = join_all((0..count).map(|_| get(storage))).await;
+    results.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect()
+}
+
+/// Waits for the first success.
+pub async fn works_soon(storage: &dyn Storage) {
+    let start = Instant::now();
+    while let Err(error) = get(storage).await {
+        assert!(start.elapsed() < SOON, "after {:?}: {error}", start.elapsed());
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+/// All operations of a while fail at once. The machine may be busy, so one in twenty may take
+/// longer.
+pub async fn all_fail_at_once(storage: &dyn Storage, duration: Duration) {
+    let start = Instant::now();
+    let mut took = Vec::new();
+    while start.elapsed() < duration {
+        let begin = Instant::now();
+        let result = get(storage).await;
+        took.push(begin.elapsed());
+        assert!(result.is_err());
+        sleep(Duration::from_millis(5)).await;
+    }
+    took.sort_unstable();
+    assert!(took[took.len() * 19 / 20] < AT_ONCE, "{took:?}");
+}
+
+async fn closed_while_idle<S: Subject>(subject: &S) {
+    let through = Through::new(subject).await;
+    for how in [Cut::Finished, Cut::Reset] {
+        // At the same time as the operations begin, and before.
+        for pause in [0, 50] {
+            through.proxy.cut(how);
+            sleep(Duration::from_millis(pause)).await;
+            assert_eq!(failures(&*through.storage, BATCH).await, [""; 0], "{how:?}, {pause} ms later");
+        }
+    }
+    through.proxy.set(|now| now.idle = Some(Duration::from_millis(250)));
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(through.proxy.open(), 0);
+    assert_eq!(failures(&*through.storage, BATCH).await, [""; 0], "idle for too long");
+}
+
+async fn a_thousand_tenants<S: Subject>(subject: &S) {
+    let (proxy, servers) = (Proxy::start(subject.port()), Servers::default());
+    let tenant = |number| {
+        let options = with(subject.tenant(number), json!({ "port": proxy.port }));
+        subject.storage(&servers, options)
+    };
+    let tenants: Vec<_> = (0..1000).map(tenant).collect();
+    for _ in 0..2 {
+        for some in tenants.chunks(100) {
+            let results = join_all(some.iter().map(|storage| get(&**storage))).await;
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+        }
+    }
+    assert!((1..=4).contains(&proxy.connections()), "{} connections", proxy.connections());
+    // Tenants that come and go leave nothing behind either.
+    drop(tenants);
+    assert_eq!(servers.endpoints().len(), 1);
+}
+
+async fn the_first_address_is_silent<S: Subject>(subject: &S) {
+    let _silent = Silent::at(SocketAddr::from((Ipv6Addr::LOCALHOST, subject.port())));
+    let options = json!({ "host": "two.test", "port": subject.port(), "connect_timeout": 2000 });
+    let storage = subject.storage(&Servers::default(), options);
+    let start = Instant::now();
+    get(&*storage).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+}
+
+/// As a proxy does whose server is gone.
+async fn accepted_and_closed<S: Subject>(subject: &S) {
+    let through = Through::new(subject).await;
+    for how in [Cut::Finished, Cut::Reset] {
+        through.proxy.set(|now| now.accept = Accept::Cut(how));
+        through.proxy.cut(how);
+        through.proxy.forget();
+        through.bombard().await;
+        let most = through.proxy.most_in_a_second();
+        assert!((1..=CONNECTS).contains(&most), "{how:?}: {most} connects in a second");
+        through.proxy.pass();
+        through.works_soon().await;
+    }
+}
+
+async fn refused<S: Subject>(subject: &S) {
+    let through = Through::new(subject).await;
+    through.proxy.set(|now| now.accept = Accept::Refuse);
+    through.proxy.cut(Cut::Finished);
+    // Nobody else can count what is refused.
+    let connects = || through.servers.endpoints().iter().map(|endpoint| endpoint.connects).sum::<u64>();
+    let before = connects();
+    through.bombard().await;
+    let made = connects() - before;
+    let most = CONNECTS as f64 * (FOR_A_WHILE.as_secs_f64() + 1.0);
+    assert!(made >= 1 && (made as f64) <= most, "{made} connects");
+    all_fail_at_once(&*through.storage, Duration::from_millis(200)).await;
+    through.proxy.pass();
+    through.works_soon().await;
+}
+
+/// Writes fail with the server's words, reads go on, and neither storms the server.
+async fn writes_refused<S: Subject>(subject: &S, word: &str) {
+    let through = Through::new(subject).await;
+    set(&*through.storage).await.unwrap();
+    subject.refuse(word, true);
+    through.proxy.forget();
+    let start = Instant::now();
+    while start.elapsed() < FOR_A_WHILE {
+        let results = join_all((0..8).map(|_| set(&*through.storage))).await;
+        for result in results {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert_eq!(failures(&*through.storage, 1).await, [""; 0]);
+        sleep(Duration::from_millis(2)).await;
+    }
+    let most = through.proxy.most_in_a_second();
+    assert!(most <= CONNECTS, "{most} connects in a second");
+    subject.refuse(word, false);
+    let start = Instant::now();
+    while let Err(error) = set(&*through.storage).await {
+        assert!(start.elapsed() < SOON, "{error}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The server's process is stopped: the system accepts connections for it.
+async fn hangs<S: Subject>(subject: &S) {
+    let servers = Servers::default();
+    let storage = subject.storage(&servers, with(timeouts(), json!({ "port": subject.port() })));
+    assert_eq!(failures(&*storage, BATCH).await, [""; 0]);
+    subject.signal(Signal::SIGSTOP);
+    let start = Instant::now();
+    let (first, took) = (get(&*storage).await, start.elapsed());
+    assert!(first.is_err() && took < Duration::from_millis(2 * RESPONSE), "{first:?} after {took:?}");
+    all_fail_at_once(&*storage, FOR_A_WHILE).await;
+    subject.signal(Signal::SIGCONT);
+    works_soon(&*storage).await;
+}
+
+async fn is_killed<S: Subject>(subject: &mut S) {
+    let servers = Servers::default();
+    let storage = subject.storage(&servers, with(timeouts(), json!({ "port": subject.port() })));
+    assert_eq!(failures(&*storage, BATCH).await, [""; 0]);
+    subject.kill();
+    let start = Instant::now();
+    assert!(get(&*storage).await.is_err());
+    assert!(start.elapsed() < Duration::from_millis(2 * RESPONSE), "{:?}", start.elapsed());
+    all_fail_at_once(&*storage, FOR_A_WHILE).await;
+    subject.start_again();
+    works_soon(&*storage).await;
+}
