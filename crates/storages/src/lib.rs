@@ -28,8 +28,6 @@ mod escape;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod journal;
-#[cfg(feature = "_network")]
-mod link;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "_metadata")]
