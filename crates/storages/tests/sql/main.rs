@@ -2,11 +2,12 @@
 //! servers that refuse some settings, several hosts, ways to sign in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod hosts;
 mod scans;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use resty_session_core::settings::{self, Value};
 use resty_session_core::storage::{Error, Get, Owner, Set, Storage};
@@ -25,6 +26,12 @@ fn options(database: &Database) -> serde_json::Value {
         "postgres" => json!({ "port": database.port, "database": "postgres", "cleanup_interval": 0 }),
         _ => json!({ "port": database.port, "username": "root", "database": "sessions", "cleanup_interval": 0 }),
     }
+}
+
+/// Options with some of their fields replaced.
+fn with(mut options: serde_json::Value, more: serde_json::Value) -> serde_json::Value {
+    options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    options
 }
 
 fn parsed<O: Options>(options: serde_json::Value) -> O {
