@@ -29,10 +29,9 @@ for name, options in pairs { redis = REDIS, ["redis.sentinel"] = SENTINEL, ["red
       return require("resty.session." .. name).new(support.with(options, more))
     end
 
-    local checks_old = name ~= "redis.cluster" -- there, the two records may be on different nodes
-    contract(make, checks_old)
+    contract(make, true)
     names(make)
-    sessions({ storage = name:gsub("%.", "-"), redis = options }, checks_old)
+    sessions({ storage = name:gsub("%.", "-"), redis = options }, true)
     rolling({ revocation = name:gsub("%.", "-"), redis = options })
   end)
 end

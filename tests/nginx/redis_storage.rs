@@ -21,8 +21,7 @@ fn nginx(options: &str) -> Nginx {
 #[test]
 fn every_kind_of_redis_keeps_the_contract() {
     // As docs/storages.md says.
-    const RIGHTS: &str =
-        "+get +set +unlink +ttl +expire +eval +zadd +zrem +zremrangebyscore +zrangebyscore +multi +exec";
+    const RIGHTS: &str = "+get +set +unlink +ttl +expire +eval +zadd +zrem +zremrangebyscore +zrangebyscore";
     let user: Vec<&str> = "--user sessions on >secret ~*".split(' ').chain(RIGHTS.split(' ')).collect();
     let (redis, group, cluster) = (Redis::start(&[]), Group::start(), Cluster::start());
     let limited = Redis::start(&user);

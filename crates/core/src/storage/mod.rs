@@ -205,7 +205,8 @@ pub trait Storage: Send + Sync {
     ///   than it would have.
     /// - The record is listed among the sessions of its owners, and the replaced one no longer is.
     /// - With `old_must_exist`, nothing is stored if the record `old_key` is gone. A storage that
-    ///   cannot check that in the same step in which it stores ignores `old_must_exist`.
+    ///   cannot check that in the same step in which it stores takes the new record back, whose key
+    ///   nobody knows yet, or ignores `old_must_exist`.
     ///
     /// All of that happens, or nothing, as far as the storage can. One that needs several steps
     /// stores the record first and shortens the replaced one last: if a step fails, the replaced

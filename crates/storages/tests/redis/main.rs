@@ -16,6 +16,7 @@ use resty_session_storages::connections::Servers;
 use resty_session_storages::redis::RedisOptions;
 use resty_session_storages::{Delete, Error, Get, Options, Owner, Set, Storage};
 use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::wait_for;
 
 const NAME: &str = "session";
 
@@ -81,6 +82,12 @@ fn info(server: &Redis, section: &str, field: &str) -> u64 {
     let text: String = server.ask(&format!("INFO {section}"));
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Waits until a replica has all that its master has now.
+fn wait_for_replica(master: &Redis, replica: &Redis) {
+    let offset = info(master, "replication", "master_repl_offset");
+    wait_for("the replica", || info(replica, "replication", "slave_repl_offset") >= offset);
 }
 
 /// How often a command was called.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use resty_session_storages::Update;
 use resty_session_testing::redis_servers::Redis;
-use resty_session_testing::server::wait_for;
 use serde_json::json;
 
 use super::*;
@@ -29,7 +28,7 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
         let reader = alone(options(&master, &replica));
         let set = record(&unique("k"));
         writer.set(&set).await.unwrap();
-        master.ask::<u8>("WAIT 1 1000");
+        wait_for_replica(&master, &replica);
         assert_eq!(get(&*reader, &set.key).await.unwrap(), Some(set.key.clone()));
         assert_eq!((calls(&replica, "get"), calls(&master, "get")), (1, 0));
 
@@ -69,6 +68,7 @@ fn a_replica_that_hangs_holds_up_one_read() {
         let storage = alone(options);
         let set = record(&unique("k"));
         alone(json!({ "port": master.port })).set(&set).await.unwrap();
+        wait_for_replica(&master, &replica);
         get(&*storage, &set.key).await.unwrap();
         replica.process.signal(nix::sys::signal::Signal::SIGSTOP);
         let start = std::time::Instant::now();

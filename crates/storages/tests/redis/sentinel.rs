@@ -21,7 +21,7 @@ fn options(group: &Group, authority: &Authority) -> serde_json::Value {
         .map(|sentinel| json!({ "host": "127.0.0.1", "port": sentinel.port_for_clients() }))
         .collect();
     json!({
-        "sentinels": sentinels, "master": "sessions", "username": "app", "password": "secret-of-app",
+        "sentinels": sentinels, "master": "sessions", "username": "sessions", "password": "secret-of-sessions",
         "ssl": true, "ssl_ca": authority.ca(), "server_name": "redis.test",
     })
 }
@@ -32,17 +32,27 @@ fn sentinels_speak_tls_and_have_logins_of_their_own() {
     let tls = Some(authority.tls(&["redis.test"]));
     let servers = Settings { tls: tls.clone(), login: login("app") };
     let group = Group::start_with(&servers, &Settings { tls, login: login("watch") });
+    // As docs/storages.md says.
+    for sentinel in &group.sentinels {
+        let rights = "-@all +sentinel|get-master-addr-by-name +sentinel|slaves";
+        sentinel.ask::<()>(&format!("ACL SETUSER asks on >secret-of-asks {rights}"));
+    }
+    for server in &group.servers {
+        let rights = "-@all +role +get +set +expire +eval +ttl +zadd +zrem +zremrangebyscore";
+        server.ask::<()>(&format!("ACL SETUSER sessions on >secret-of-sessions ~* {rights}"));
+    }
     run(async {
         let mut shared = options(&group, &authority);
-        shared["sentinel_username"] = "watch".into();
-        shared["sentinel_password"] = "secret-of-watch".into();
+        shared["sentinel_username"] = "asks".into();
+        shared["sentinel_password"] = "secret-of-asks".into();
         let set = record(&unique("k"));
         alone(shared.clone()).set(&set).await.unwrap();
+        group.servers[1..].iter().for_each(|replica| wait_for_replica(&group.servers[0], replica));
 
         let mut own = options(&group, &authority);
         for sentinel in own["sentinels"].as_array_mut().unwrap() {
-            sentinel["username"] = "watch".into();
-            sentinel["password"] = "secret-of-watch".into();
+            sentinel["username"] = "asks".into();
+            sentinel["password"] = "secret-of-asks".into();
         }
         own["role"] = "slave".into();
         let replica = alone(own.clone());

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use resty_session_testing::redis_servers::Redis;
-use resty_session_testing::server::wait_for;
 use serde_json::json;
 use tokio::time::sleep;
 
