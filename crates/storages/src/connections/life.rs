@@ -34,6 +34,11 @@ impl Life {
         }
     }
 
+    /// When the connection was made.
+    pub fn made(&self) -> Instant {
+        self.made
+    }
+
     /// Notes that an operation has got a reply.
     pub fn prove(&self) {
         self.is_proved.store(true, Ordering::Relaxed);

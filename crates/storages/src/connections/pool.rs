@@ -24,6 +24,10 @@ pub trait Exclusive: Send + 'static {
     /// Whether the connection is known to be of no use any more.
     fn is_closed(&self) -> bool;
 
+    /// Whether the server has carried out an operation on it that a server may refuse for now
+    /// ([`Failure::Refused`]).
+    fn has_written(&self) -> bool;
+
     /// Asks the server for a sign of life.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
 }
@@ -66,6 +70,10 @@ struct Inner<C> {
     is_proved: bool,
     /// When an operation got a reply last.
     replied: Option<Instant>,
+    /// When a connection was last replaced because its server refuses operations.
+    refused: Option<Instant>,
+    /// Older connections lead to a server that refuses operations, and younger ones do not.
+    oldest: Option<Instant>,
 }
 
 struct Idle<C> {
@@ -85,7 +93,14 @@ impl<K: ExclusiveConnector> Pool<K> {
     /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how long
     /// an operation may take once it has a connection.
     pub fn new(endpoint: Arc<Endpoint>, connector: K, size: usize, response: Duration) -> Arc<Self> {
-        let inner = Inner { idle: VecDeque::new(), generation: 0, is_proved: false, replied: None };
+        let inner = Inner {
+            idle: VecDeque::new(),
+            generation: 0,
+            is_proved: false,
+            replied: None,
+            refused: None,
+            oldest: None,
+        };
         Arc::new_cyclic(|me| Self {
             endpoint,
             connector,
@@ -220,7 +235,7 @@ impl<K: ExclusiveConnector> Pool<K> {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::Refused(error)) if !self.endpoint.may_renew() => Err(error),
             Err(Failure::Refused(error)) => {
-                self.inner().lose(generation);
+                self.inner().refused = Some(Instant::now());
                 return Err(lost(error));
             }
             Err(Failure::Lost(error)) => {
@@ -240,6 +255,9 @@ impl<K: ExclusiveConnector> Pool<K> {
         inner.replied = Some(Instant::now());
         inner.is_proved |= inner.generation == generation;
         if let Some(connection) = connection {
+            if connection.has_written() {
+                inner.prefer_since(life.made());
+            }
             inner.put(Taken { connection, life, generation });
         }
         drop(inner);
@@ -277,8 +295,17 @@ impl<C: Exclusive> Inner<C> {
     }
 
     fn put(&mut self, Taken { connection, life, generation }: Taken<C>) {
-        if generation == self.generation {
+        if generation == self.generation && self.oldest.is_none_or(|oldest| life.made() > oldest) {
             self.idle.push_back(Idle { connection, life, since: Instant::now() });
+        }
+    }
+
+    /// Notes that a connection that was made at this time is to a server that takes writes. If others
+    /// were refused before, those are not used any more: they lead to another one.
+    fn prefer_since(&mut self, made: Instant) {
+        if let Some(refused) = self.refused.take_if(|refused| made > *refused) {
+            self.oldest = Some(refused);
+            self.idle.retain(|idle| idle.life.made() > refused);
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Connect {
 
 pub struct Connection {
     pub conn: Conn,
+    /// Whether the server has carried out a statement that changes rows.
+    pub has_written: bool,
     /// The server's position among those of the options.
     host: usize,
     access: Arc<Access>,
@@ -47,6 +49,10 @@ impl Exclusive for Connection {
     /// One to a server that another has replaced is closed, too.
     fn is_closed(&self) -> bool {
         self.conn.is_disconnected() || !self.access.hosts.is_current(self.host)
+    }
+
+    fn has_written(&self) -> bool {
+        self.has_written
     }
 
     async fn is_alive(&mut self) -> bool {
@@ -62,7 +68,7 @@ impl ExclusiveConnector for Connect {
         Box::pin(async move {
             let connect = async |host, address| {
                 let conn = me.connect_to(address).await?;
-                Ok(Connection { conn, host, access: me.access.clone() })
+                Ok(Connection { conn, has_written: false, host, access: me.access.clone() })
             };
             me.access.hosts.find(connect).await
         })

@@ -66,6 +66,7 @@ impl MySql {
             let (statement, values, finish) = (statement.clone(), values.clone(), &finish);
             self.run(async move |mut connection| {
                 let result = connection.conn.exec_drop(statement, values).await;
+                connection.has_written |= result.is_ok();
                 let finished = result.map(|()| finish(&connection.conn));
                 (Some(connection), finished)
             })
@@ -140,6 +141,7 @@ async fn run_all(
     required: Option<Step>,
 ) -> (Option<Connection>, Result<bool, mysql_async::Error>) {
     let result = transact(&mut connection.conn, steps, required).await;
+    connection.has_written |= matches!(result, Ok(true));
     let is_good = match &result {
         Ok(true) => true,
         Err(error) if fault(error) == Fault::Lost => false,
@@ -233,6 +235,7 @@ impl Storage for MySql {
                 let (lock, is_holder) = (self.statements.lock.clone(), self.statements.is_holder.clone());
                 self.run(async move |mut connection: Connection| {
                     let result = take_lock(&mut connection.conn, (lock, taking), (is_holder, asking)).await;
+                    connection.has_written |= result.is_ok();
                     (Some(connection), result)
                 })
             })

@@ -2,6 +2,7 @@
 //! servers that refuse some settings, several hosts, ways to sign in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod connections;
 mod hosts;
 mod scans;
 
