@@ -47,6 +47,12 @@ impl RecentWrites {
         self.note_at(key, Instant::now(), MOST);
     }
 
+    /// Counts every key as written for [`RECENT`]. For whoever has taken a lock: they want to see what
+    /// the holder before them, who may be another process, has written.
+    pub fn note_all(&self) {
+        self.inner().all_until = Some(Instant::now() + RECENT);
+    }
+
     /// Returns whether the record of a key was written within [`RECENT`], or may have been.
     pub fn contains(&self, key: &str) -> bool {
         self.contains_at(key, Instant::now())
@@ -134,6 +140,9 @@ mod tests {
         assert_eq!(recent.inner().order.len(), 2);
         drop(writing);
         assert_eq!(recent.inner().order.len(), 4);
+        assert!(!recent.contains("c"));
+        recent.note_all();
+        assert!(recent.contains("c"));
     }
 
     #[test]

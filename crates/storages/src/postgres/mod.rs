@@ -183,6 +183,11 @@ impl Storage for Postgres {
             let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
             let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
             let rows = self.write(&[], Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
+            if let Some(standby) = &self.server.standby
+                && !rows.is_empty()
+            {
+                standby.recent.note_all();
+            }
             Ok(!rows.is_empty())
         })
     }

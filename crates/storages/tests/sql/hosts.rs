@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use resty_session_core::storage::{Delete, Set, Update};
+use resty_session_core::storage::{Delete, Lock, Set, Update};
 use resty_session_testing::proxy::{Accept, Proxy, Silent};
 use tokio::time::{Instant, sleep};
 
@@ -144,6 +144,19 @@ fn reads_come_from_a_standby_that_has_the_record() {
         );
         assert_eq!(get(&*another, 1).await.unwrap(), Some(b"[]".to_vec()));
         assert!(get(&*another, 4).await.unwrap().is_some(), "it is absent there");
+        let third = super::storage(
+            "postgres",
+            with(
+                postgres(proxies[0].port, proxies[1].port),
+                json!({
+                    "read_from": "replica", "pool": "third"
+                }),
+            ),
+        );
+        assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()));
+        let lock = Lock { name: name(), key: "lock".into(), holder: "h".into(), ttl_ms: 1000, current_time };
+        assert!(third.lock(&lock).await.unwrap());
+        assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[1]".to_vec()), "it has the lock");
         // Without the standby, reads come from the primary.
         proxies[1].set(|behaviour| behaviour.accept = Accept::Refuse);
         proxies[1].cut(resty_session_testing::proxy::Cut::Reset);
