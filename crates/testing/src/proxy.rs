@@ -80,6 +80,8 @@ pub struct Behaviour {
     pub to_client: Flow,
     /// For how long a connection may be silent before it is finished.
     pub idle: Option<Duration>,
+    /// Connections with smaller numbers are forgotten.
+    forgotten: u64,
     /// Counts the calls of [`Proxy::set`].
     generation: u64,
 }
@@ -92,8 +94,16 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+impl Behaviour {
+    fn stalls(&self, number: u64) -> bool {
+        self.stalled || number < self.forgotten
+    }
+}
+
 #[derive(Default)]
 struct Shared {
+    /// The number of the next connection.
+    next: AtomicU64,
     /// The generation that the listener follows.
     seen: AtomicU64,
     accepted: Mutex<Vec<Instant>>,
@@ -144,9 +154,19 @@ impl Proxy {
         }
     }
 
-    /// Passes everything on from now on. What hangs goes on hanging.
+    /// Passes everything on from now on. What hangs or is forgotten remains so.
     pub fn pass(&self) {
-        self.set(|behaviour| *behaviour = Behaviour { generation: behaviour.generation, ..Behaviour::default() });
+        self.set(|behaviour| {
+            let Behaviour { forgotten, generation, .. } = *behaviour;
+            *behaviour = Behaviour { forgotten, generation, ..Behaviour::default() };
+        });
+    }
+
+    /// Forgets the connections that are open, as firewalls do: nothing gets through on them any more,
+    /// and nobody is told.
+    pub fn forget_connections(&self) {
+        let next = self.shared.next.load(Ordering::SeqCst);
+        self.set(|behaviour| behaviour.forgotten = next);
     }
 
     /// Cuts all connections that are open.
@@ -217,8 +237,8 @@ struct Front {
 impl Front {
     async fn serve(mut self, listener: std::net::TcpListener) {
         let mut listener = Some(TcpListener::from_std(listener).unwrap());
-        for number in 0.. {
-            let Some((client, accept)) = self.accept(&mut listener).await else { return };
+        while let Some((client, accept)) = self.accept(&mut listener).await {
+            let number = self.shared.next.fetch_add(1, Ordering::SeqCst);
             self.shared.accepted.lock().unwrap().push(Instant::now());
             if let Accept::Cut(how) = accept {
                 close(client, how);
@@ -229,7 +249,7 @@ impl Front {
             let (server, behaviour, shared) = (self.server, self.behaviour.clone(), self.shared.clone());
             tokio::spawn(async move {
                 let hangs = accept == Accept::Hang;
-                Connection { client, server, behaviour, is_cut }.run(hangs).await;
+                Connection { number, client, server, behaviour, is_cut }.run(hangs).await;
                 shared.open.lock().unwrap().remove(&number);
             });
         }
@@ -270,6 +290,7 @@ fn close(stream: TcpStream, how: Cut) {
 
 /// What becomes of a connection that was accepted.
 struct Connection {
+    number: u64,
     client: TcpStream,
     server: SocketAddr,
     behaviour: watch::Receiver<Behaviour>,
@@ -278,7 +299,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, hangs: bool) {
-        let Self { mut client, server, behaviour, is_cut } = self;
+        let Self { number, mut client, server, behaviour, is_cut } = self;
         // A cut that never comes: the proxy ends.
         let is_cut = async { is_cut.await.unwrap_or_default() };
         if hangs {
@@ -292,8 +313,8 @@ impl Connection {
         let last = Mutex::new(Instant::now());
         let how = {
             let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-            let up = Direction { flow: |behaviour| behaviour.to_server, behaviour: behaviour.clone(), last: &last };
-            let down = Direction { flow: |behaviour| behaviour.to_client, behaviour: behaviour.clone(), last: &last };
+            let direction = |flow| Direction { number, flow, behaviour: behaviour.clone(), last: &last };
+            let (up, down) = (direction(|behaviour| behaviour.to_server), direction(|behaviour| behaviour.to_client));
             let both = async {
                 let both = tokio::try_join!(up.carry(from_client, to_server), down.carry(from_server, to_client));
                 both.err().unwrap_or_default()
@@ -335,6 +356,8 @@ async fn idle(mut behaviour: watch::Receiver<Behaviour>, last: &Mutex<Instant>) 
 
 /// One direction of a connection.
 struct Direction<'a> {
+    /// The connection's.
+    number: u64,
     flow: fn(&Behaviour) -> Flow,
     behaviour: watch::Receiver<Behaviour>,
     /// When bytes came last, in either direction.
@@ -385,7 +408,8 @@ impl Direction<'_> {
 
     /// Waits until bytes do not wait any more, and returns how the proxy behaves then.
     async fn moving(&mut self) -> Behaviour {
-        let behaviour = self.behaviour.wait_for(|behaviour| !behaviour.stalled).await.map(|behaviour| *behaviour);
+        let behaviour =
+            self.behaviour.wait_for(|behaviour| !behaviour.stalls(self.number)).await.map(|behaviour| *behaviour);
         match behaviour {
             Ok(behaviour) => behaviour,
             // The proxy ends.

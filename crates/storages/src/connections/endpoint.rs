@@ -31,6 +31,8 @@ pub struct Endpoint {
     /// One of [`SOUND`], [`SHAKEN`] and [`FAILING`]: what every operation needs of `state`.
     condition: AtomicU8,
     state: Mutex<State>,
+    /// Held while an operation connects.
+    turn: tokio::sync::Mutex<()>,
     counts: Counts,
 }
 
@@ -111,6 +113,7 @@ impl Endpoint {
             journal,
             condition: AtomicU8::new(SOUND),
             state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             counts: Counts::default(),
         })
     }
@@ -126,17 +129,32 @@ impl Endpoint {
     ///
     /// The server is known to fail, or too many operations are in flight.
     pub fn admit(&self) -> Result<InFlight<'_>, Error> {
-        if self.condition.load(Ordering::Relaxed) == FAILING
-            && let Some(error) = self.refusal()
-        {
-            return Err(error);
-        }
+        self.check()?;
         // Counted first, and given back if it is refused.
         let in_flight = InFlight(self);
         match self.counts.in_flight.fetch_add(1, Ordering::Relaxed) {
             MAX_IN_FLIGHT.. => Err(Error::Overloaded),
             _ => Ok(in_flight),
         }
+    }
+
+    /// Waits until no other operation's attempt to connect is under way. All connections to a server
+    /// may be lost at once, and then it gets one attempt, not one for each.
+    ///
+    /// # Errors
+    ///
+    /// The server is known to fail, which another attempt may just have found out.
+    pub async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let turn = self.turn.lock().await;
+        self.check()?;
+        Ok(turn)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.condition.load(Ordering::Relaxed) != FAILING {
+            return Ok(());
+        }
+        self.refusal().map_or(Ok(()), Err)
     }
 
     /// The error of an operation while the server fails.

@@ -176,16 +176,22 @@ impl<K: Connector> Link<K> {
         let me = self.me.clone();
         let attempt = tokio::spawn(async move {
             let me = me.upgrade().ok_or(Error::Broken)?;
-            let result = me.connect().await;
+            let result = me.connect_in_turn().await;
             me.slot().connecting = None;
-            if let Err(error) = &result
-                && !matches!(error, Error::CredentialsWanted)
-            {
-                me.failed(error);
-            }
             result
         });
         attempt.map(|ended| ended.unwrap_or(Err(Error::Broken))).boxed().shared()
+    }
+
+    async fn connect_in_turn(&self) -> Result<Held<K::Connection>, Error> {
+        let _turn = self.endpoint.turn().await?;
+        let result = self.connect().await;
+        if let Err(error) = &result
+            && !matches!(error, Error::CredentialsWanted)
+        {
+            self.failed(error);
+        }
+        result
     }
 
     async fn connect(&self) -> Result<Held<K::Connection>, Error> {

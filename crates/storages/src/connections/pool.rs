@@ -51,9 +51,6 @@ pub struct Pool<K: ExclusiveConnector> {
     connector: K,
     /// One for each connection that may be in use.
     places: Semaphore,
-    /// Held while connecting to a server of which nothing is known: it gets one attempt, not one for
-    /// each operation.
-    first: tokio::sync::Mutex<()>,
     /// How long an operation may take once it has a connection.
     response: Duration,
     inner: Mutex<Inner<K::Connection>>,
@@ -66,8 +63,6 @@ struct Inner<C> {
     /// Counts how often connections turned out to be lost. Those of former generations are not used
     /// any more, because what ended one probably ended them all.
     generation: u64,
-    /// Whether a connection of this generation has got a reply.
-    is_proved: bool,
     /// When an operation got a reply last.
     replied: Option<Instant>,
     /// When a connection was last replaced because its server refuses operations.
@@ -93,19 +88,11 @@ impl<K: ExclusiveConnector> Pool<K> {
     /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how long
     /// an operation may take once it has a connection.
     pub fn new(endpoint: Arc<Endpoint>, connector: K, size: usize, response: Duration) -> Arc<Self> {
-        let inner = Inner {
-            idle: VecDeque::new(),
-            generation: 0,
-            is_proved: false,
-            replied: None,
-            refused: None,
-            oldest: None,
-        };
+        let inner = Inner { idle: VecDeque::new(), generation: 0, replied: None, refused: None, oldest: None };
         Arc::new_cyclic(|me| Self {
             endpoint,
             connector,
             places: Semaphore::new(size.max(1)),
-            first: tokio::sync::Mutex::default(),
             response,
             inner: Mutex::new(inner),
             me: me.clone(),
@@ -158,12 +145,8 @@ impl<K: ExclusiveConnector> Pool<K> {
         if let Some(taken) = self.take_idle().await {
             return Ok(taken);
         }
-        if self.inner().is_proved {
-            return self.connect().await;
-        }
-        let _first = self.first.lock().await;
-        // Another operation may have found out meanwhile, and have left its connection.
-        self.endpoint.admit()?;
+        let _turn = self.endpoint.turn().await?;
+        // Another operation may have left its connection meanwhile.
         match self.take_idle().await {
             Some(taken) => Ok(taken),
             None => self.connect().await,
@@ -253,7 +236,6 @@ impl<K: ExclusiveConnector> Pool<K> {
     fn replied(&self, connection: Option<K::Connection>, (life, generation): (Life, u64)) {
         let mut inner = self.inner();
         inner.replied = Some(Instant::now());
-        inner.is_proved |= inner.generation == generation;
         if let Some(connection) = connection {
             if connection.has_written() {
                 inner.prefer_since(life.made());
@@ -323,7 +305,6 @@ impl<C: Exclusive> Inner<C> {
         let is_current = self.generation == generation;
         if is_current {
             self.generation += 1;
-            self.is_proved = false;
             self.idle.clear();
         }
         is_current

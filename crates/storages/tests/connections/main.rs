@@ -19,6 +19,9 @@ use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::sql_servers::Database;
 
+/// Checks a storage.
+type Check = fn() -> Report;
+
 /// Names what went wrong, so that one fault does not hide the next.
 #[derive(Default)]
 struct Report(Vec<String>);
@@ -43,7 +46,7 @@ fn every_storage_outlives_faults() {
         return;
     }
     resty_session_storages::prepare();
-    let storages: [(&str, fn() -> Report); 7] = [
+    let storages: [(&str, Check); 7] = [
         ("redis", || faults::check_all(Redis::start(&["--bind", "127.0.0.1"]))),
         ("memcached", || faults::check_all(Memcached::start(&[]))),
         ("dshm", || faults::check_all(Dshm::start())),
@@ -54,7 +57,7 @@ fn every_storage_outlives_faults() {
     ];
     let only = std::env::var("STORAGE").unwrap_or_default();
     let chosen = storages.into_iter().filter(|(name, _)| only.is_empty() || only.split(',').any(|only| only == *name));
-    let start = |(name, check): (&str, fn() -> Report)| thread::Builder::new().name(name.into()).spawn(check).unwrap();
+    let start = |(name, check): (&str, Check)| thread::Builder::new().name(name.into()).spawn(check).unwrap();
     let running: Vec<_> = chosen.map(start).collect();
     let failed: Vec<String> = running.into_iter().flat_map(|check| check.join().unwrap().0).collect();
     assert_eq!(failed, [""; 0]);

@@ -21,8 +21,8 @@ use serde_json::json;
 
 const NAME: &str = "session";
 
-/// Milliseconds that a server may take to reply.
-pub const RESPONSE: u64 = 200;
+/// Milliseconds that a server may take to reply. Less would be too little on a busy machine.
+pub const RESPONSE: u64 = 500;
 
 pub fn storage<O: Options>(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
     let (options, hints) = settings::parse::<O>(Value::from_json(options).as_ref()).unwrap();
@@ -39,7 +39,7 @@ pub fn with(mut options: serde_json::Value, more: serde_json::Value) -> serde_js
 
 /// Short time limits.
 pub fn timeouts() -> serde_json::Value {
-    json!({ "connect_timeout": 300, "send_timeout": RESPONSE, "read_timeout": RESPONSE })
+    json!({ "connect_timeout": 1000, "send_timeout": RESPONSE, "read_timeout": RESPONSE })
 }
 
 /// A server of a storage.

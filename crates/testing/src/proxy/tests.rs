@@ -125,6 +125,18 @@ fn bytes_stop_and_go_on() {
 }
 
 #[test]
+fn connections_are_forgotten() {
+    let proxy = Proxy::start(echo());
+    let stream = connect(&proxy);
+    assert_eq!(say(&stream, "a").as_deref(), Ok("a"));
+    proxy.forget_connections();
+    assert_eq!(say(&stream, "b"), Err(ErrorKind::WouldBlock));
+    assert_eq!(say(&connect(&proxy), "c").as_deref(), Ok("c"));
+    proxy.pass();
+    assert_eq!(say(&stream, "d"), Err(ErrorKind::WouldBlock));
+}
+
+#[test]
 fn each_direction_may_be_delayed() {
     let proxy = proxy_with(|now| {
         now.to_server.delay = Duration::from_millis(20);
