@@ -47,10 +47,11 @@ fn expire(path: &Path, seconds_ago: u64) {
     File::open(path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
 }
 
-/// What is in a directory, the locks aside.
+/// What is in a directory, the locks of the library's own aside.
 fn files(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with(".resty-session.lock.")).collect();
+    let is_lock = |name: &str| name.starts_with(".resty-session.lock.") || name.contains("resty-session-cleanup");
+    let mut names: Vec<String> = names.filter(|name| !is_lock(name)).collect();
     names.sort();
     names
 }

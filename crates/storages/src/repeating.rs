@@ -33,7 +33,7 @@ impl Repeating {
 }
 
 /// Runs an operation, and once more if its connection was lost. The second result counts.
-fn repeat_if_lost<'a, T: Send + 'a>(run: impl Fn() -> Operation<'a, T> + Send + 'a) -> Operation<'a, T> {
+pub(crate) fn repeat_if_lost<'a, T: Send + 'a>(run: impl Fn() -> Operation<'a, T> + Send + 'a) -> Operation<'a, T> {
     Box::pin(async move {
         match run().await {
             Err(Error::Lost(_)) => run().await,

@@ -5,13 +5,14 @@ use std::fs::{self, File, FileTimes, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use tempfile::NamedTempFile;
 
-use super::{Error, MAX_FILE_SIZE, names};
+use super::{Error, MAX_FILE_SIZE, names, private};
 use crate::MAX_EXPIRY;
 
 /// The permissions of a file: only its owner may read and write it.
@@ -20,19 +21,41 @@ const FILE_MODE: u32 = 0o600;
 const RANDOM_SIZE: usize = 12;
 
 /// A directory of session files.
-pub struct Directory(PathBuf);
+pub struct Directory {
+    path: PathBuf,
+    /// Whether its file system was seen to keep neither owners nor permissions.
+    no_owners: AtomicBool,
+}
 
 impl Directory {
     pub fn new(path: PathBuf) -> Self {
-        Self(path)
+        Self { path, no_owners: AtomicBool::new(false) }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
+    }
+
+    /// Whether its file system was seen to keep neither owners nor permissions.
+    pub fn has_no_owners(&self) -> bool {
+        self.no_owners.load(Ordering::Relaxed)
+    }
+
+    pub fn note_no_owners(&self) {
+        self.no_owners.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the directory where the locks are: this one, or one inside that only we can write in.
+    ///
+    /// # Errors
+    ///
+    /// There can be none.
+    pub fn of_locks(&self) -> Result<Self, Error> {
+        private::path_of_locks(self).map(Self::new)
     }
 
     /// Returns the content of a file that expires after `expired`, or `None` if there is no such
@@ -52,17 +75,49 @@ impl Directory {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = options.custom_flags(flags.bits()).open(self.join(name));
         match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
-            Ok((file, metadata)) if metadata.is_file() => Ok(Some((file, metadata))),
+            Ok((file, metadata)) if metadata.is_file() => {
+                if self.is_foreign(&metadata)? {
+                    Err(self.foreign())
+                } else {
+                    Ok(Some((file, metadata)))
+                }
+            }
             Ok(_) => Err(self.not_a_file()),
-            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => Err(self.not_a_file()),
-            Err(error) => self.absent(error, "read"),
+            // Links; and pipes that nobody reads, and sockets.
+            Err(error) if [Errno::ELOOP, Errno::ENXIO].iter().any(|no| error.raw_os_error() == Some(*no as i32)) => {
+                Err(self.not_a_file())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.absent(error, "read"),
+            Err(error) => Err(self.refused(name, "read", error)),
+        }
+    }
+
+    /// Whether a file is another user's, who has put it here; see [`private::is_foreign`].
+    fn is_foreign(&self, file: &Metadata) -> Result<bool, Error> {
+        if private::is_ours(file) {
+            return Ok(false);
+        }
+        let directory = fs::metadata(&self.path).map_err(self.io("read"))?;
+        Ok(private::is_foreign(file, &directory))
+    }
+
+    /// Returns the error of an act that the system refused, which may be because of whose the file
+    /// is.
+    fn refused(&self, name: &str, act: &'static str, error: io::Error) -> Error {
+        let is_foreign = || {
+            let found = fs::symlink_metadata(self.join(name)).ok()?;
+            self.is_foreign(&found).ok()
+        };
+        match error.kind() {
+            ErrorKind::PermissionDenied if is_foreign() == Some(true) => self.foreign(),
+            _ => self.io(act)(error),
         }
     }
 
     /// Returns `None` for the error that a file does not exist, unless the directory does not exist
     /// either.
     fn absent<T>(&self, error: io::Error, act: &'static str) -> Result<Option<T>, Error> {
-        if error.kind() == ErrorKind::NotFound && fs::metadata(&self.0).map_err(self.io(act))?.is_dir() {
+        if fs::metadata(&self.path).map_err(self.io(act))?.is_dir() {
             return Ok(None);
         }
         Err(self.io(act)(error))
@@ -121,7 +176,9 @@ impl Directory {
             let mut file = tempfile::Builder::new()
                 .prefix(&names::temporary(SystemTime::now()))
                 .rand_bytes(RANDOM_SIZE)
-                .make_in(&self.0, |path| OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path))?;
+                .make_in(&self.path, |path| {
+                    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+                })?;
             file.as_file_mut().write_all(content)?;
             Ok(file)
         };
@@ -137,7 +194,7 @@ impl Directory {
             nix::unistd::close(file)?;
             temporary.persist(self.join(name)).map_err(io::Error::from)
         };
-        replace().map_err(self.io("write"))
+        replace().map_err(|error| self.refused(name, "write", error))
     }
 
     /// Lets a file expire at `expiry`, unless it expires earlier. It is not an error if the file
@@ -154,21 +211,26 @@ impl Directory {
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         match fs::remove_file(self.join(name)) {
             Ok(()) => Ok(()),
-            Err(error) => self.absent::<()>(error, "remove").map(|_| ()),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.absent::<()>(error, "remove").map(|_| ()),
+            Err(error) => Err(self.refused(name, "remove", error)),
         }
     }
 
     /// Returns a function that makes an error of this directory from one of the system.
     pub fn io(&self, act: &'static str) -> impl Fn(io::Error) -> Error {
-        move |cause| Error::Io { act, directory: self.0.clone(), cause }
+        move |cause| Error::Io { act, directory: self.path.clone(), cause }
+    }
+
+    fn foreign(&self) -> Error {
+        Error::Foreign { directory: self.path.clone() }
     }
 
     fn not_a_file(&self) -> Error {
-        Error::NotAFile { directory: self.0.clone() }
+        Error::NotAFile { directory: self.path.clone() }
     }
 
     fn allowed_size(&self, size: u64) -> Result<usize, Error> {
-        let too_large = || Error::TooLarge { directory: self.0.clone(), size };
+        let too_large = || Error::TooLarge { directory: self.path.clone(), size };
         usize::try_from(size).ok().filter(|size| *size <= MAX_FILE_SIZE).ok_or_else(too_large)
     }
 }

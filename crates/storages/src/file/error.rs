@@ -13,6 +13,17 @@ pub enum Error {
     Io { act: &'static str, directory: PathBuf, cause: io::Error },
     #[error("a session's file in {} is not a regular file", directory.display())]
     NotAFile { directory: PathBuf },
+    #[error(
+        "a session's file in {} belongs to another user; sessions should have a directory of their own",
+        directory.display()
+    )]
+    Foreign { directory: PathBuf },
+    #[error(
+        "unable to lock a file in {0} (the names {0}/{1} and so on are taken by other users); \
+         sessions should have a directory of their own",
+        directory.display(), super::names::private(0)
+    )]
+    NoLocks { directory: PathBuf },
     #[error("a session's file in {} has {size} bytes (at most {} are allowed)", directory.display(), super::MAX_FILE_SIZE)]
     TooLarge { directory: PathBuf, size: u64 },
     #[error("invalid {part} for a file's name ({cause})")]

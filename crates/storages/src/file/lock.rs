@@ -13,14 +13,15 @@ use super::{Directory, Error};
 /// How often to try to open a lock file that somebody else removes at the same time.
 const OPEN_ATTEMPTS: usize = 10;
 
-/// Takes a lock, or returns `None` if another holds it.
+/// Takes a lock for a directory's files, or returns `None` if another holds it.
 ///
 /// # Errors
 ///
 /// The lock file cannot be opened or locked.
 pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<File>, Error> {
+    let directory = directory.of_locks()?;
     for _ in 0..OPEN_ATTEMPTS {
-        let Some(file) = open(directory, name)? else { continue };
+        let Some(file) = open(&directory, name)? else { continue };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

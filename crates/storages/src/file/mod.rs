@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use super::cleanup::{Cleaner, Cleanup};
+use super::journal::Journal;
 use super::metadata::{Departure, Departures};
 use super::{
     Delete, Get, LiveSession, Lock, Naming, Operation, Owner, Sessions, Set, Storage, Unlock, Update, metadata,
@@ -30,7 +30,9 @@ mod lock;
 mod names;
 mod options;
 mod owners;
+mod private;
 mod sweep;
+mod sweeper;
 mod threads;
 
 use directory::Directory;
@@ -38,6 +40,7 @@ use error::Error;
 pub use names::is_safe;
 pub use options::FileOptions;
 use owners::{Change, LOCKS};
+use sweeper::Sweeper;
 use threads::Share;
 
 /// The largest file, in bytes. A record holds a payload, whose size has three bytes in a session's
@@ -48,43 +51,40 @@ const MAX_FILE_SIZE: usize = 32 << 20;
 const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Files {
-    directory: Directory,
+    directory: Arc<Directory>,
     naming: Naming,
     /// The threads that operations run on. An operation waits for its turn until its time limit.
     threads: Arc<Share>,
     /// One for each lock file: the requests of this worker take turns before they try the lock
     /// itself.
     turns: [Mutex<()>; LOCKS],
-    cleanup: Cleanup,
-    cleaner: Cleaner,
+    sweeper: Arc<Sweeper>,
+    journal: Arc<dyn Journal>,
     /// For jobs on threads, which may run longer than anybody waits for them.
     this: Weak<Self>,
 }
 
 impl Files {
-    pub fn new(options: FileOptions) -> Arc<Self> {
+    /// The journal tells when expired files can't be removed, and warns of a directory in which all
+    /// users may write.
+    pub fn new(options: FileOptions, journal: Arc<dyn Journal>) -> Arc<Self> {
         let threads = Share::of(&options.path);
-        Arc::new_cyclic(|this| Self {
-            directory: Directory::new(options.path),
+        let sweeper = threads.common.sweeper(&options, &threads, &journal);
+        let files = Arc::new_cyclic(|this| Self {
+            directory: sweeper.directory().clone(),
             naming: options.naming,
             threads,
             turns: array::from_fn(|_| Mutex::default()),
-            cleanup: options.cleanup,
-            cleaner: Cleaner::default(),
+            sweeper: sweeper.clone(),
+            journal,
             this: this.clone(),
-        })
-    }
-
-    fn directory(&self) -> &Directory {
-        &self.directory
+        });
+        sweeper.add(&files);
+        files
     }
 
     fn naming(&self) -> &Naming {
         &self.naming
-    }
-
-    fn cleanup(&self) -> Cleanup {
-        self.cleanup
     }
 
     /// Runs a job on the directory, on a thread.
@@ -93,9 +93,13 @@ impl Files {
         T: Send + 'static,
         J: FnOnce(&Directory) -> Result<T, Error> + Send + 'static,
     {
-        self.cleaner.start(self.cleanup, &self.this, sweep::round);
+        self.sweeper.start();
         let files = self.this.upgrade().ok_or(super::Error::Broken)?;
-        Ok(self.threads.run(move || job(&files.directory)).await??)
+        let job = move || {
+            files.threads.common.look(&files.directory, &*files.journal);
+            job(&files.directory)
+        };
+        Ok(self.threads.run(job).await??)
     }
 
     /// Runs a job while nobody else, in any process, runs one under the lock file of this number.

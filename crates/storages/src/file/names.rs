@@ -168,6 +168,11 @@ pub fn temporary(now: SystemTime) -> String {
     format!("{TEMPORARY}{seconds}.")
 }
 
+/// Returns one of the names that a directory of this system user may have for locks.
+pub fn private(number: usize) -> String {
+    format!("{OWN}{}.{number}", geteuid())
+}
+
 /// Returns the name of one of the locks for metadata.
 pub fn lock(number: usize) -> String {
     format!("{OWN}lock.{}.{number}", geteuid())

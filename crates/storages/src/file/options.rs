@@ -61,8 +61,8 @@ impl Options for FileOptions {
         self.limit
     }
 
-    fn storage(self, _: &Servers) -> Arc<dyn Storage> {
-        Files::new(self)
+    fn storage(self, servers: &Servers) -> Arc<dyn Storage> {
+        Files::new(self, servers.journal().clone())
     }
 }
 

@@ -1,15 +1,18 @@
 //! Removes expired files in the background, in bounded steps. Of all workers that share a
-//! directory, one does so at a time. Only files with names that this storage creates are removed.
+//! directory, one does so at a time. Only files with names that the storages create are removed.
 
-use std::fs::{self, File, ReadDir};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::{self, DirEntry, File, Metadata, ReadDir};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::sleep;
 
 use super::names::{self, Kind};
+use super::sweeper::Sweeper;
 use super::threads::Share;
-use super::{Error, Files, directory, held, lock, owners};
+use super::{Directory, Error, directory, held, lock, owners, private};
+use crate::Naming;
 use crate::cleanup::CLOCK_SKEW;
 
 /// How many names one job looks at. After each job the thread rests for as long as the job took.
@@ -17,11 +20,25 @@ const STRIDE_SIZE: usize = 1000;
 /// The age at which a temporary file is abandoned. No write takes that long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(2 * 3600);
 
+/// What a pass does, for the words of errors.
+const ACT: &str = "look for expired sessions";
+
 /// A pass over a directory.
 struct Sweep {
-    files: Arc<Files>,
-    entries: ReadDir,
+    /// How the storages name their files that the pass is for.
+    namings: Vec<Naming>,
+    /// The directories that are left. The pass is over the last one.
+    parts: Vec<Part>,
+    /// Why the first file stayed that should have been removed.
+    problem: Option<Error>,
     _lock: File,
+}
+
+/// One of the directories of a pass: the sessions', or that of the locks inside.
+struct Part {
+    directory: Arc<Directory>,
+    metadata: Metadata,
+    entries: ReadDir,
 }
 
 /// The result of one job of a pass.
@@ -30,13 +47,19 @@ struct Stride {
     finished: bool,
 }
 
-/// Passes over the directory once, unless another worker is doing so.
-pub async fn round(files: Arc<Files>) -> Result<(), crate::Error> {
-    let cleanup = files.cleanup();
-    let threads = files.threads.clone();
-    let Some(sweep) = threads.run(move || Sweep::start(files)).await?? else { return Ok(()) };
+/// Passes over the directory once, unless another worker is still doing so. Files that cannot be
+/// removed stay, and the others are removed nevertheless.
+///
+/// # Errors
+///
+/// The directory cannot be read, or one of the files cannot be removed.
+pub async fn pass(sweeper: &Sweeper, namings: Vec<Naming>) -> Result<(), crate::Error> {
+    let (directory, threads) = (sweeper.directory().clone(), sweeper.threads());
+    let Some(sweep) = threads.run(move || Sweep::start(&directory, namings)).await?? else { return Ok(()) };
     let sweep = Arc::new(Mutex::new(sweep));
-    cleanup.round(|limit| remove(threads.clone(), sweep.clone(), limit)).await
+    sweeper.cleanup().round(|limit| remove(threads.clone(), sweep.clone(), limit)).await?;
+    let problem = locked(&sweep).problem.take();
+    problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
 /// Removes files until it has removed `limit` or the pass is over. Returns how many it has removed.
@@ -44,8 +67,7 @@ async fn remove(threads: Arc<Share>, sweep: Arc<Mutex<Sweep>>, limit: u64) -> Re
     let mut removed = 0;
     loop {
         let (start, sweep, left) = (Instant::now(), sweep.clone(), limit - removed);
-        let job = move || sweep.lock().unwrap_or_else(PoisonError::into_inner).stride(left);
-        let stride = threads.run(job).await?;
+        let stride = threads.run(move || locked(&sweep).stride(left)).await?;
         removed += stride.removed;
         if stride.finished || removed >= limit {
             return Ok(removed);
@@ -54,24 +76,36 @@ async fn remove(threads: Arc<Share>, sweep: Arc<Mutex<Sweep>>, limit: u64) -> Re
     }
 }
 
+fn locked(sweep: &Mutex<Sweep>) -> MutexGuard<'_, Sweep> {
+    sweep.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Sweep {
-    fn start(files: Arc<Files>) -> Result<Option<Self>, Error> {
-        let directory = files.directory();
+    fn start(directory: &Arc<Directory>, namings: Vec<Naming>) -> Result<Option<Self>, Error> {
         let Some(lock) = lock::try_lock(directory, &names::cleanup_lock())? else { return Ok(None) };
-        let entries = fs::read_dir(directory.path()).map_err(directory.io("look for expired sessions"))?;
-        Ok(Some(Self { files, entries, _lock: lock }))
+        let mut parts = vec![Part::new(directory.clone())?];
+        let locks = directory.of_locks()?;
+        if locks.path() != directory.path() {
+            parts.push(Part::new(Arc::new(locks))?);
+        }
+        Ok(Some(Self { namings, parts, problem: None, _lock: lock }))
     }
 
     fn stride(&mut self, limit: u64) -> Stride {
         let now = SystemTime::now();
         let mut removed = 0;
         for _ in 0..STRIDE_SIZE {
-            let Some(entry) = self.entries.next() else { return Stride { removed, finished: true } };
-            // A file that cannot be read or removed stays, and the pass continues with the next
-            // one.
-            let name = entry.ok().and_then(|entry| entry.file_name().into_string().ok());
-            if name.is_some_and(|name| self.remove_expired(&name, now).unwrap_or(false)) {
-                removed += 1;
+            let Some(part) = self.parts.last_mut() else { return Stride { removed, finished: true } };
+            let Some(entry) = part.entries.next() else {
+                self.parts.pop();
+                continue;
+            };
+            let done = entry.map_err(part.directory.io(ACT)).and_then(|entry| part.clean(&entry, &self.namings, now));
+            match done {
+                Ok(done) => removed += u64::from(done),
+                // The others say that the file is not one of ours after all.
+                Err(problem @ Error::Io { .. }) => self.problem = self.problem.take().or(Some(problem)),
+                Err(_) => {}
             }
             if removed >= limit {
                 break;
@@ -79,20 +113,43 @@ impl Sweep {
         }
         Stride { removed, finished: false }
     }
+}
 
-    /// Removes a file of this storage if it has expired. Returns whether it was removed.
-    fn remove_expired(&self, name: &str, now: SystemTime) -> Result<bool, Error> {
-        let Some(kind) = names::kind(self.files.naming(), name) else { return Ok(false) };
-        let directory = self.files.directory();
-        let metadata = fs::symlink_metadata(directory.join(name)).map_err(directory.io("look for expired sessions"))?;
+impl Part {
+    fn new(directory: Arc<Directory>) -> Result<Self, Error> {
+        let metadata = fs::metadata(directory.path()).map_err(directory.io(ACT))?;
+        let entries = fs::read_dir(directory.path()).map_err(directory.io(ACT))?;
+        Ok(Self { directory, metadata, entries })
+    }
+
+    /// Removes a file if it is one of these storages' and has expired. Returns whether it was
+    /// removed. The system is asked only about files whose names are ours.
+    fn clean(&self, entry: &DirEntry, namings: &[Naming], now: SystemTime) -> Result<bool, Error> {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { return Ok(false) };
+        let Some(kind) = namings.iter().find_map(|naming| names::kind(naming, name)) else { return Ok(false) };
+        // The type is known from the directory itself, as a rule.
+        let found =
+            entry.file_type().and_then(|found| if found.is_file() { entry.metadata().map(Some) } else { Ok(None) });
+        match found {
+            Ok(Some(metadata)) if !private::is_foreign(&metadata, &self.metadata) => {
+                self.remove_expired(name, kind, &metadata, now)
+            }
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.directory.io(ACT)(error)),
+        }
+    }
+
+    fn remove_expired(&self, name: &str, kind: Kind, metadata: &Metadata, now: SystemTime) -> Result<bool, Error> {
         let (end, margin) = match kind {
             Kind::Temporary(made) => (made, ABANDONED_AFTER),
-            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(&metadata)), CLOCK_SKEW),
+            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(metadata)), CLOCK_SKEW),
         };
-        if !metadata.is_file() || now.duration_since(end).unwrap_or_default() < margin {
+        if now.duration_since(end).unwrap_or_default() < margin {
             return Ok(false);
         }
-        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (directory, seconds) = (&*self.directory, now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
         match kind {
             Kind::Metadata => owners::remove_expired(directory, name, seconds),
             Kind::Held => held::remove_expired(directory, name, seconds),

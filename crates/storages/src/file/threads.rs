@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::sweeper::Common;
 use crate::Error;
 
 /// How many threads a worker has at most.
@@ -58,6 +59,8 @@ pub struct Share {
     queue: Arc<Semaphore>,
     /// How many turns the directory has. Changed only while [`State`] is locked.
     used: Mutex<usize>,
+    /// What the storages of the directory share besides.
+    pub common: Common,
 }
 
 /// The right to work on a thread, until it is dropped.
@@ -112,7 +115,8 @@ impl Share {
     }
 
     fn new(threads: Arc<Threads>) -> Arc<Self> {
-        Arc::new(Self { threads, queue: Arc::new(Semaphore::new(MAX_THREADS / 2)), used: Mutex::default() })
+        let queue = Arc::new(Semaphore::new(MAX_THREADS / 2));
+        Arc::new(Self { threads, queue, used: Mutex::default(), common: Common::default() })
     }
 
     /// Runs a blocking job on a thread when it is the job's turn. If the caller stops waiting

@@ -7,13 +7,19 @@ use mysql_async::{Conn, Row, from_row_opt};
 use tokio::sync::Mutex;
 
 use super::MySql;
-use crate::cleanup::expired_before;
+use crate::cleanup::{Round, expired_before};
 use crate::connections::ExclusiveConnector as _;
 use crate::sql::within;
 use crate::{Cause, Error};
 
-/// Runs one round, unless another worker is running one. Closing the connection releases the lock.
-pub async fn round(storage: Arc<MySql>) -> Result<(), Error> {
+/// Runs one round, unless another worker does the rounds.
+pub async fn round(storage: Arc<MySql>) -> Result<Round, Error> {
+    storage.cleaner.clone().round(storage, remove).await
+}
+
+/// Removes expired rows, unless another worker is still doing so. Closing the connection releases the
+/// lock.
+async fn remove(storage: Arc<MySql>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
     let mut conn = within(timeouts.connect, storage.server.pool.connector().connect()).await?.conn;
     let (sessions, remove) = (storage.options.tables.sessions.clone(), storage.statements.clean.clone());

@@ -40,7 +40,7 @@ impl MySql {
         Arc::new_cyclic(|me| Self {
             server: servers.get(&options.server),
             statements: Statements::new(&options.tables),
-            cleaner: Cleaner::default(),
+            cleaner: Cleaner::new(options.cleanup, options.tables.rows(), servers.journal().clone()),
             options,
             me: me.clone(),
         })
@@ -52,7 +52,7 @@ impl MySql {
     where
         F: Future<Output = (Option<Connection>, Result<T, mysql_async::Error>)>,
     {
-        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
+        self.cleaner.start(&self.me, cleaning::round);
         let run = async |connection| {
             let (connection, result) = run(connection).await;
             (connection, conclude(result, fault, |error| to_error(error, &self.options.tables)))

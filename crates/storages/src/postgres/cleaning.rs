@@ -8,12 +8,18 @@ use super::Postgres;
 use super::connection::Connection;
 use super::failures::failed;
 use crate::Error;
-use crate::cleanup::expired_before;
+use crate::cleanup::{Round, expired_before};
 use crate::connections::Connector as _;
 use crate::sql::within;
 
-/// Runs one round, unless another worker is running one. Closing the connection releases the lock.
-pub async fn round(storage: Arc<Postgres>) -> Result<(), Error> {
+/// Runs one round, unless another worker does the rounds.
+pub async fn round(storage: Arc<Postgres>) -> Result<Round, Error> {
+    storage.cleaner.clone().round(storage, remove).await
+}
+
+/// Removes expired rows, unless another worker is still doing so. Closing the connection releases the
+/// lock.
+async fn remove(storage: Arc<Postgres>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
     let connection = within(timeouts.connect, storage.server.connect.connect()).await?;
     let sessions = storage.options.tables.sessions.clone();

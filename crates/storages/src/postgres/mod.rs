@@ -47,7 +47,7 @@ impl Postgres {
         Arc::new_cyclic(|me| Self {
             server: servers.get(&options.server),
             statements: Arc::new(Statements::new(&options.tables)),
-            cleaner: Cleaner::default(),
+            cleaner: Cleaner::new(options.cleanup, options.tables.rows(), servers.journal().clone()),
             options,
             me: me.clone(),
         })
@@ -59,7 +59,7 @@ impl Postgres {
         kind: Kind,
         parameters: Vec<Parameter>,
     ) -> Result<Outcome<Vec<Row>>, Error> {
-        self.cleaner.start(self.options.cleanup, &self.me, cleaning::round);
+        self.cleaner.start(&self.me, cleaning::round);
         link.run(|connection| async move {
             let running = async {
                 let statement = connection.statement(kind, &self.statements).await?;

@@ -27,6 +27,13 @@ pub struct Tables {
     pub metadata: String,
 }
 
+impl Tables {
+    /// What the journal calls the sessions' rows.
+    pub(crate) fn rows(&self) -> String {
+        format!("rows of the table {}", self.sessions)
+    }
+}
+
 /// A database's rules for names.
 #[derive(Clone, Copy)]
 pub struct Dialect {
