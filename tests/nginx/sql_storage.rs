@@ -592,7 +592,8 @@ fn check_ways_in(storage: &str, authority: &Authority, good: &[String], bad: &[(
     let tables: Vec<String> =
         options.iter().map(|options| format!("{{ connect_timeout = 2000, read_timeout = 2000, {options} }}")).collect();
     let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", authority.ca().display()),
+        // Among the system's authorities, bad ones are left out.
+        main: &format!("env SSL_CERT_FILE={};", authority.among_bad_ones().display()),
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local options = ({{ {} }})[tonumber(ngx.var.arg_n)]

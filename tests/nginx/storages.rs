@@ -191,7 +191,8 @@ pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
 pub fn verifies_tls(storage: &str, port: u16, authority: &Authority) {
     let proxy = Spoiler::start_on("::1", port);
     let nginx = Nginx::start(&Site {
-        main: &format!("env SSL_CERT_FILE={};", authority.ca().display()),
+        // Among the system's authorities, bad ones are left out.
+        main: &format!("env SSL_CERT_FILE={};", authority.among_bad_ones().display()),
         server: &format!(
             r#"location / {{ content_by_lua_block {{
                 local ok, err = require("resty.session.{storage}").new({{

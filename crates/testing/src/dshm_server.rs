@@ -25,10 +25,18 @@ fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let program = std::env::current_exe().unwrap().with_file_name("dshm-stand-in");
+        // Other processes may compile or run it at the same time.
+        let own = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let compiled = own.path().join("dshm");
         let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let mut command = Command::new(compiler);
-        command.args(["--edition", "2024"]).arg(root().join("crates/testing/examples/dshm.rs")).arg("-o").arg(&program);
+        command
+            .args(["--edition", "2024"])
+            .arg(root().join("crates/testing/examples/dshm.rs"))
+            .arg("-o")
+            .arg(&compiled);
         assert!(command.status().unwrap().success(), "the stand-in does not compile");
+        std::fs::rename(compiled, &program).unwrap();
         program
     })
 }

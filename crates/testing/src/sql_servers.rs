@@ -132,15 +132,13 @@ impl Database {
         Self::start(Kind::Postgres, port, directory, arguments)
     }
 
-    /// One with TLS. If it asks clients for certificates, the user `app` needs one.
+    /// One with TLS, which the user `certified` needs a client's certificate for.
     pub fn mariadb_with(tls: &ServerTls) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let [certificate, key, ca] = copy("mysql", directory.path(), tls);
         let options = [format!("--ssl-cert={certificate}"), format!("--ssl-key={key}"), format!("--ssl-ca={ca}")];
         let database = Self::start_mariadb(directory, &options.each_ref().map(String::as_str));
-        if tls.asks_clients {
-            database.ask("ALTER USER app@127.0.0.1 REQUIRE X509");
-        }
+        database.ask("CREATE USER certified@127.0.0.1 REQUIRE X509; GRANT ALL ON sessions.* TO certified@127.0.0.1");
         database
     }
 

@@ -27,8 +27,7 @@ const SOON: Duration = Duration::from_millis(1300);
 const CONNECTS: usize = 3;
 
 /// Checks each fault. What ends or changes the server comes last.
-pub fn check_all<S: Subject>(mut subject: S) -> Report {
-    let mut report = Report::default();
+pub fn check_all<S: Subject>(report: &mut Report, mut subject: S) {
     report.check("idle connections are closed", closed_while_idle(&subject));
     report.check("connections are forgotten", forgotten(&subject));
     report.check("a thousand tenants", a_thousand_tenants(&subject));
@@ -43,7 +42,6 @@ pub fn check_all<S: Subject>(mut subject: S) -> Report {
     report.check("the server hangs", hangs(&subject));
     subject.signal(Signal::SIGCONT);
     report.check("the server is killed", is_killed(&mut subject));
-    report
 }
 
 /// A storage through a proxy, with a few connections if it makes more than one.
@@ -128,7 +126,7 @@ async fn closed_while_idle<S: Subject>(subject: &S) {
             assert_eq!(failures(&*through.storage, BATCH).await, [""; 0], "{how:?}, {pause} ms later");
         }
     }
-    through.proxy.set(|now| now.idle = Some(Duration::from_millis(250)));
+    through.proxy.set(|now| now.idle = Some(Duration::from_millis(500)));
     while through.proxy.open() > 0 {
         sleep(Duration::from_millis(10)).await;
     }

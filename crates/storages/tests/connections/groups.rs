@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use resty_session_storages::Storage;
 use resty_session_storages::connections::Servers;
-use resty_session_storages::redis::RedisOptions;
 use resty_session_testing::redis_servers::{Cluster, Group, Redis};
 use resty_session_testing::server::Server as _;
 use serde_json::{Value, json};
@@ -14,32 +13,28 @@ use tokio::time::sleep;
 
 use super::Report;
 use super::faults::{all_fail_at_once, works_soon};
-use super::subjects::{RESPONSE, get, set, storage, timeouts, with};
+use super::subjects::{RESPONSE, get, redis, set, timeouts, with};
 
 /// Where programs find servers.
 fn addresses<'a>(servers: impl IntoIterator<Item = &'a Redis>) -> Vec<Value> {
     servers.into_iter().map(|server| json!({ "host": "127.0.0.1", "port": server.port })).collect()
 }
 
-pub fn check_sentinels() -> Report {
+pub fn check_sentinels(report: &mut Report) {
     let group = Group::start();
     let options = json!({ "master": "sessions", "sentinels": addresses(&group.sentinels) });
     let options = with(timeouts(), options);
-    let mut report = Report::default();
     report.check("idle connections are closed", closed_while_idle(&group.servers, &options));
     report.check("a thousand tenants", a_thousand_tenants(&group.servers, &options));
     report.check("the master hangs", a_master_hangs(&group, &options));
     report.check("the master changes", the_master_changes(&group, &options));
-    report
 }
 
-pub fn check_cluster() -> Report {
+pub fn check_cluster(report: &mut Report) {
     let cluster = Cluster::start();
     let options = with(timeouts(), json!({ "nodes": addresses(&cluster.0[..3]) }));
-    let mut report = Report::default();
     report.check("idle connections are closed", closed_while_idle(&cluster.0, &options));
     report.check("a thousand tenants", a_thousand_tenants(&cluster.0, &options));
-    report
 }
 
 /// Operations on many keys, and so on all nodes.
@@ -49,7 +44,7 @@ async fn failures(storage: &dyn Storage) -> Vec<String> {
 }
 
 async fn closed_while_idle(servers: &[Redis], options: &Value) {
-    let storage = storage::<RedisOptions>(&Servers::default(), options.clone());
+    let storage = redis(&Servers::default(), options.clone());
     for pause in [0, 50, 50] {
         assert_eq!(failures(&*storage).await, [""; 0], "{pause} ms later");
         for server in servers {
@@ -62,7 +57,7 @@ async fn closed_while_idle(servers: &[Redis], options: &Value) {
 /// Each server has one connection, and a few for asking where the slots are.
 async fn a_thousand_tenants(nodes: &[Redis], options: &Value) {
     let servers = Servers::default();
-    let tenant = |number| storage::<RedisOptions>(&servers, with(options.clone(), json!({ "suffix": number })));
+    let tenant = |number| redis(&servers, with(options.clone(), json!({ "suffix": number })));
     let tenants: Vec<_> = (0..1000).map(|number| tenant(format!("{number}"))).collect();
     let received = || nodes.iter().map(connections).collect::<Vec<_>>();
     let before = received();
@@ -84,7 +79,7 @@ fn connections(server: &Redis) -> u64 {
 
 /// For less time than the sentinels take to notice.
 async fn a_master_hangs(group: &Group, options: &Value) {
-    let storage = storage::<RedisOptions>(&Servers::default(), options.clone());
+    let storage = redis(&Servers::default(), options.clone());
     works_soon(&*storage).await;
     let master = group.master_server();
     master.signal(Signal::SIGSTOP);
@@ -98,7 +93,7 @@ async fn a_master_hangs(group: &Group, options: &Value) {
 
 /// The old master takes no more writes, and the new one is found by itself.
 async fn the_master_changes(group: &Group, options: &Value) {
-    let storage = storage::<RedisOptions>(&Servers::default(), options.clone());
+    let storage = redis(&Servers::default(), options.clone());
     set(&*storage).await.unwrap();
     group.fail_over();
     let start = Instant::now();

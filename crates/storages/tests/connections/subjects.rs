@@ -24,7 +24,7 @@ const NAME: &str = "session";
 /// Milliseconds that a server may take to reply. Less would be too little on a busy machine.
 pub const RESPONSE: u64 = 500;
 
-pub fn storage<O: Options>(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+fn storage<O: Options>(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
     let (options, hints) = settings::parse::<O>(Value::from_json(options).as_ref()).unwrap();
     assert_eq!(hints, [""; 0]);
     options.storage(servers)
@@ -61,9 +61,31 @@ pub trait Subject: Server {
     fn refuse(&self, _word: &str, _refuses: bool) {}
 }
 
+pub fn redis(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+    storage::<RedisOptions>(servers, options)
+}
+
+pub fn memcached(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+    storage::<MemcachedOptions>(servers, options)
+}
+
+pub fn dshm(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+    storage::<DshmOptions>(servers, options)
+}
+
+pub fn postgres(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+    let own = json!({ "database": "postgres", "pool_size": 4, "cleanup_interval": 0 });
+    storage::<PostgresOptions>(servers, with(own, options))
+}
+
+pub fn mysql(servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
+    let own = json!({ "database": "sessions", "username": "app", "pool_size": 4, "cleanup_interval": 0 });
+    storage::<MySqlOptions>(servers, with(own, options))
+}
+
 impl Subject for Redis {
     fn storage(&self, servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
-        storage::<RedisOptions>(servers, options)
+        redis(servers, options)
     }
 
     fn refusals(&self) -> &'static [&'static str] {
@@ -82,25 +104,19 @@ impl Subject for Redis {
 
 impl Subject for Memcached {
     fn storage(&self, servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
-        storage::<MemcachedOptions>(servers, options)
+        memcached(servers, options)
     }
 }
 
 impl Subject for Dshm {
     fn storage(&self, servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
-        storage::<DshmOptions>(servers, options)
+        dshm(servers, options)
     }
 }
 
 impl Subject for Database {
     fn storage(&self, servers: &Servers, options: serde_json::Value) -> Arc<dyn Storage> {
-        let own = json!({ "pool_size": 4, "cleanup_interval": 0 });
-        if self.is_postgres() {
-            let login = json!({ "database": "postgres" });
-            return storage::<PostgresOptions>(servers, with(with(login, own), options));
-        }
-        let login = json!({ "database": "sessions", "username": "app" });
-        storage::<MySqlOptions>(servers, with(with(login, own), options))
+        if self.is_postgres() { postgres(servers, options) } else { mysql(servers, options) }
     }
 
     /// A few tables are enough: many more would only take longer.
