@@ -6,6 +6,8 @@
 #[cfg(feature = "servers")]
 pub mod certificates;
 #[cfg(feature = "servers")]
+mod data;
+#[cfg(feature = "servers")]
 pub mod dshm_server;
 #[cfg(feature = "servers")]
 pub mod hosts;

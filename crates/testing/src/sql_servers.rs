@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
 use crate::certificates::ServerTls;
+use crate::data::fill;
 use crate::server::{Server, free_port, root, send, wait_for};
 
 /// A server, its data in a directory of its own.
@@ -68,6 +69,12 @@ fn copy(user: &str, directory: &Path, tls: &ServerTls) -> [String; 3] {
     })
 }
 
+/// A server's program and version, as a file's name.
+fn version(program: &Path) -> String {
+    let text = run(Command::new(program).arg("--version"));
+    text.split_whitespace().filter(|word| !word.starts_with('/')).collect::<Vec<_>>().join("-").replace('/', "-")
+}
+
 /// Where Debian keeps the programs of the newest Postgres.
 fn postgres_program(name: &str) -> PathBuf {
     let mut versions: Vec<PathBuf> =
@@ -86,9 +93,11 @@ impl Database {
         let directory = tempfile::tempdir().unwrap();
         give_to("postgres", directory.path());
         let data = directory.path().join("data");
-        run(as_user("postgres", postgres_program("initdb"))
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
-            .arg(&data));
+        fill(&data, &version(&postgres_program("postgres")), |data| {
+            let mut make = as_user("postgres", postgres_program("initdb"));
+            make.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"]);
+            run(make.arg(data));
+        });
         let certified = match tls {
             Some(tls) if tls.asks_clients => {
                 "hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\nhost all all 127.0.0.1/32 reject\n"
@@ -151,14 +160,16 @@ impl Database {
     fn start_mariadb(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
         give_to("mysql", directory.path());
         let data = directory.path().join("data").display().to_string();
-        run(as_user("mysql", "mariadb-install-db").args([
-            "--no-defaults",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-            // The system has only so much of it for all servers together.
-            "--innodb-use-native-aio=0",
-            &format!("--datadir={data}"),
-        ]));
+        fill(data.as_ref(), &version("mariadbd".as_ref()), |data| {
+            run(as_user("mysql", "mariadb-install-db").args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                // The system has only so much of it for all servers together.
+                "--innodb-use-native-aio=0",
+                &format!("--datadir={}", data.display()),
+            ]));
+        });
         let port = free_port();
         let socket = directory.path().join("mysql.sock").display().to_string();
         let mut all = vec![
