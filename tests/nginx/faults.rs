@@ -2,14 +2,13 @@
 //! answers.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::http::Browser;
+use resty_session_testing::proxy::{Cut, Edit, Flow, Proxy};
 use resty_session_testing::server::{Nginx, Site, wait_for};
 use resty_session_testing::vectors;
 
@@ -155,103 +154,27 @@ pub fn note_with_two_workers(name: &str, storage: &str) {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// Stands between nginx and a server, can spoil what the server answers, and can cut connections.
-pub struct Spoiler {
-    pub port: u16,
-    connections: Arc<AtomicUsize>,
-    spoil: Arc<Mutex<Option<Spoil>>>,
-    /// The client's and the server's end of each connection.
-    ends: Arc<Mutex<Vec<[TcpStream; 2]>>>,
-}
-
-/// How a connection is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    Finished,
-    Reset,
-}
-
+/// How a server's replies are spoilt.
 #[derive(Clone, Copy)]
 pub enum Spoil {
-    /// Closes the connection in the middle of an answer.
+    /// The connection is closed in the middle of a reply.
     Cut,
-    /// Sends something else instead.
+    /// Something else is sent instead.
     Garbage,
-    /// Sends what this makes of it.
-    Edited(fn(&[u8]) -> Vec<u8>),
+    /// What this makes of a reply is sent instead.
+    Edited(Edit),
 }
 
-impl Spoiler {
-    pub fn start(server: u16) -> Self {
-        Self::start_on("127.0.0.1", server)
-    }
-
-    /// One that listens at this IP address.
-    pub fn start_on(ip: &str, server: u16) -> Self {
-        let listener = TcpListener::bind((ip, 0)).unwrap_or_else(|error| panic!("{ip}: {error}"));
-        let port = listener.local_addr().unwrap().port();
-        let spoil = Arc::<Mutex<Option<Spoil>>>::default();
-        let connections = Arc::<AtomicUsize>::default();
-        let ends = Arc::<Mutex<Vec<[TcpStream; 2]>>>::default();
-        let (shared, count, both) = (spoil.clone(), connections.clone(), ends.clone());
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                count.fetch_add(1, Ordering::SeqCst);
-                // A server that cannot be reached counts as cut.
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
-                both.lock().unwrap().push([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || std::io::copy(&mut &from, &mut &to));
-                let spoil = shared.clone();
-                thread::spawn(move || Self::answer(&server, &client, &spoil));
-            }
-        });
-        Self { port, connections, spoil, ends }
-    }
-
-    fn answer(mut server: &TcpStream, mut client: &TcpStream, spoil: &Mutex<Option<Spoil>>) {
-        let mut buffer = [0; 65536];
-        while let Ok(size) = server.read(&mut buffer) {
-            let spoil = *spoil.lock().unwrap();
-            let sent = match spoil {
-                _ if size == 0 => break,
-                None => client.write_all(&buffer[..size]),
-                Some(Spoil::Garbage) => client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-                Some(Spoil::Cut) => client.write_all(&buffer[..size / 2]),
-                Some(Spoil::Edited(edit)) => client.write_all(&edit(&buffer[..size])),
-            };
-            if sent.is_err() || matches!(spoil, Some(Spoil::Cut)) {
-                break;
-            }
-        }
-        // One that is to be reset is closed without a word, by the last of its handles.
-        let is_reset = socket2::SockRef::from(client).linger().is_ok_and(|linger| linger.is_some());
-        let _ = client.shutdown(if is_reset { Shutdown::Read } else { Shutdown::Both });
-        let _ = server.shutdown(Shutdown::Both);
-    }
-
-    /// Cuts every `step`th of the connections that there are.
-    pub fn cut(&self, how: Cut, step: usize) {
-        let mut ends = self.ends.lock().unwrap();
-        for (number, [client, server]) in std::mem::take(&mut *ends).into_iter().enumerate() {
-            if number % step > 0 {
-                ends.push([client, server]);
-                continue;
-            }
-            if how == Cut::Reset {
-                let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
-            }
-            let _ = server.shutdown(Shutdown::Both);
-        }
-    }
-
-    pub fn spoil(&self, spoil: Option<Spoil>) {
-        *self.spoil.lock().unwrap() = spoil;
-    }
-
-    /// How many connections there were so far.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+impl Spoil {
+    /// Spoils what the server behind a proxy replies from now on.
+    pub fn at(self, proxy: &Proxy) {
+        let flow = Flow::default();
+        let flow = match self {
+            Self::Cut => Flow { cut_after: Some((1, Cut::Finished)), ..flow },
+            Self::Garbage => Flow { edit: Some(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), ..flow },
+            Self::Edited(edit) => Flow { edit: Some(edit), ..flow },
+        };
+        proxy.set(|now| now.to_client = flow);
     }
 }
 

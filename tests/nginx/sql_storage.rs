@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Load, PROGRAM, Spoil, Spoiler, id, open_records, recovery, timed};
+use super::faults::{Load, PROGRAM, Spoil, id, open_records, recovery, timed};
 use super::http::Browser;
 use super::specs;
 use super::storages::{Close, PATIENT, cuts, hosts, now, outlives_closes};
 use resty_session_testing::certificates::Authority;
+use resty_session_testing::proxy::Proxy;
 use resty_session_testing::server::{Nginx, Server as _, Site, wait_for};
 use resty_session_testing::sql_servers::Database;
 
@@ -182,10 +183,10 @@ with_both! {
     }
 
     idle_connections_may_be_closed(database, DEFAULTS, DEFAULTS) {
-        let spoiler = Spoiler::start(database.port);
-        let options = database.options().replace(&database.port.to_string(), &spoiler.port.to_string());
+        let proxy = Proxy::start(database.port);
+        let options = database.options().replace(&database.port.to_string(), &proxy.port.to_string());
         let nginx = nginx_with(&database, &format!("{options}, {PATIENT}"), "");
-        let mut closes = cuts(&spoiler);
+        let mut closes = cuts(&proxy);
         closes.push(("killed", true, Box::new(|| kill_all(&database))));
         outlives_closes(&nginx, &mut closes);
         drop(closes);
@@ -233,20 +234,20 @@ with_both! {
     }
 
     answers_that_are_cut_or_garbage_are_errors_and_no_values(database, DEFAULTS, DEFAULTS) {
-        let spoiler = Spoiler::start(database.port);
-        let options = database.options().replace(&database.port.to_string(), &spoiler.port.to_string());
+        let proxy = Proxy::start(database.port);
+        let options = database.options().replace(&database.port.to_string(), &proxy.port.to_string());
         let nginx = nginx_with(&database, &options, "");
         let browser = Browser::new();
         assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
         for spoil in [Spoil::Cut, Spoil::Garbage] {
-            spoiler.spoil(Some(spoil));
+            spoil.at(&proxy);
             for _ in 0..3 {
                 let (answer, took) = timed(&browser, nginx.url("/get"));
                 assert!(answer.starts_with("unable to load session ("), "{answer}");
                 assert!(took < IN_TIME, "{took:?}");
                 assert_eq!(browser.get(nginx.url("/plain")), "ok");
             }
-            spoiler.spoil(None);
+            proxy.pass();
             wait_for("the session", || browser.get(nginx.url("/get")) == "1");
         }
         assert_eq!(nginx.complaints(), [""; 0]);

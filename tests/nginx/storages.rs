@@ -1,15 +1,17 @@
 //! What the tests of storages behind a network share: sites over them, and what each must do when
 //! its server fails.
 
+use std::net::Ipv6Addr;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::faults::{Cut, PROGRAM, Spoil, Spoiler, timed};
+use super::faults::{PROGRAM, Spoil, timed};
 use super::http::Browser;
 use resty_session_testing::certificates::Authority;
+use resty_session_testing::proxy::{Cut, Proxy};
 use resty_session_testing::server::{Nginx, Server, Site};
 
 /// The program over a storage, with these options and timeouts of half a second.
@@ -85,29 +87,29 @@ pub fn refuses(storage: &str, server: &mut impl Server) {
 
 /// Answers that are spoiled are errors and no values, and each ends its connection.
 pub fn spoils(storage: &str, server: &impl Server, spoils: &[Spoil]) {
-    let spoiler = Spoiler::start(server.port());
-    let nginx = nginx(storage, &format!("port = {}", spoiler.port));
+    let proxy = Proxy::start(server.port());
+    let nginx = nginx(storage, &format!("port = {}", proxy.port));
     let browser = Browser::new();
     assert_eq!(browser.get(nginx.url("/set?v=1")), "saved");
     for (number, spoil) in spoils.iter().enumerate() {
-        let before = spoiler.connections();
-        spoiler.spoil(Some(*spoil));
+        let before = proxy.connections();
+        spoil.at(&proxy);
         for _ in 0..3 {
             let (answer, took) = timed(&browser, nginx.url("/get"));
             assert!(answer.starts_with("unable to load session ("), "{number}: {answer}");
             assert!(took < Duration::from_millis(1300), "{number}: {took:?}");
             assert_eq!(browser.get(nginx.url("/plain")), "ok");
         }
-        spoiler.spoil(None);
+        proxy.pass();
         assert_eq!(once_available(|| browser.get(nginx.url("/get"))), "1");
-        assert!(spoiler.connections() > before, "{number}");
+        assert!(proxy.connections() > before, "{number}");
     }
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
 /// Options that name a server on this host at the port, each in another way. The proxy speaks IPv6.
-pub fn hosts(port: u16) -> (Spoiler, Vec<String>) {
-    let proxy = Spoiler::start_on("::1", port);
+pub fn hosts(port: u16) -> (Proxy, Vec<String>) {
+    let proxy = Proxy::start_on(Ipv6Addr::LOCALHOST, port);
     let ipv6 = proxy.port;
     let options = vec![
         format!(r#"host = "127.0.0.1:{port}""#),
@@ -168,20 +170,20 @@ pub fn outlives_closes(nginx: &Nginx, closes: &mut [Close]) {
 }
 
 /// The ways of a load balancer.
-pub fn cuts(spoiler: &Spoiler) -> Vec<Close<'_>> {
+pub fn cuts(proxy: &Proxy) -> Vec<Close<'_>> {
     let ways = [("all finished", Cut::Finished, 1), ("all reset", Cut::Reset, 1), ("half reset", Cut::Reset, 2)];
-    ways.map(|(name, how, step)| -> Close { (name, true, Box::new(move || spoiler.cut(how, step))) }).into()
+    ways.map(|(name, how, step)| -> Close { (name, true, Box::new(move || proxy.cut_every(how, step))) }).into()
 }
 
 /// Idle connections may be cut, and the server may start again.
 pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
-    let spoiler = Spoiler::start(server.port());
-    let nginx = nginx(storage, &format!("port = {}, {PATIENT}", spoiler.port));
+    let proxy = Proxy::start(server.port());
+    let nginx = nginx(storage, &format!("port = {}, {PATIENT}", proxy.port));
     let restart = || {
         server.kill();
         server.start_again();
     };
-    let mut closes = cuts(&spoiler);
+    let mut closes = cuts(&proxy);
     closes.push(("restarted", false, Box::new(restart)));
     outlives_closes(&nginx, &mut closes);
 }
@@ -189,7 +191,7 @@ pub fn outlives_cuts_and_restarts(storage: &str, server: &mut impl Server) {
 /// A server at this port, whose certificate is for `STORAGE.test` and `::1`, by this authority, is
 /// verified unless the program says not to.
 pub fn verifies_tls(storage: &str, port: u16, authority: &Authority) {
-    let proxy = Spoiler::start_on("::1", port);
+    let proxy = Proxy::start_on(Ipv6Addr::LOCALHOST, port);
     let nginx = Nginx::start(&Site {
         // Among the system's authorities, bad ones are left out.
         main: &format!("env SSL_CERT_FILE={};", authority.among_bad_ones().display()),
