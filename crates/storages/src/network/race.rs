@@ -37,8 +37,27 @@ pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> 
 ///
 /// # Errors
 ///
-/// All attempts failed. The error is the last one's.
+/// As for [`race_until`].
 pub async fn race<A, T, F>(targets: Vec<A>, attempt: impl Fn(A) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    race_until(targets, STAGGER, None, attempt).await
+}
+
+/// As [`race`], with another time that an attempt has before the next one starts beside it, and an
+/// end.
+///
+/// # Errors
+///
+/// All attempts failed, or the end has come. The error is the last one's that says more than that
+/// something took too long.
+pub async fn race_until<A, T, F>(
+    targets: Vec<A>,
+    stagger: Duration,
+    end: Option<Instant>,
+    attempt: impl Fn(A) -> F,
+) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
@@ -47,20 +66,18 @@ where
     let mut problem = Error::ConnectTimeout;
     loop {
         let next = targets.next();
-        let is_last = next.is_none();
+        let until = if next.is_some() { Some(Instant::now() + stagger) } else { end };
         attempts.extend(next.map(&attempt));
-        let ended = if is_last {
-            attempts.next().await
-        } else {
-            match timeout_at(Instant::now() + STAGGER, attempts.next()).await {
-                Ok(ended) => ended,
-                Err(_) => continue,
-            }
+        let ended = match until {
+            Some(until) => timeout_at(until, attempts.next()).await,
+            None => Ok(attempts.next().await),
         };
         match ended {
-            Some(Ok(won)) => return Ok(won),
-            Some(Err(error)) => problem = error,
-            None => return Err(problem),
+            Ok(Some(Ok(won))) => return Ok(won),
+            Ok(Some(Err(Error::ConnectTimeout | Error::Timeout))) => {}
+            Ok(Some(Err(error))) => problem = error,
+            Err(_) if end.is_none_or(|end| Instant::now() < end) => {}
+            Ok(None) | Err(_) => return Err(problem),
         }
     }
 }
@@ -89,6 +106,13 @@ mod tests {
         assert!(start.elapsed() < 2 * STAGGER);
         assert_eq!(run(race(vec!["refuses", "refuses"], attempt)), Err(Error::Connect("refused".into())));
         assert_eq!(run(race(Vec::new(), attempt)), Err(Error::ConnectTimeout));
+        let within = async |targets| {
+            let end = Instant::now() + Duration::from_millis(60);
+            race_until(targets, Duration::from_millis(20), Some(end), attempt).await
+        };
+        assert_eq!(run(within(vec!["silent", "silent", "serves"])), Ok("serves"));
+        assert_eq!(run(within(vec!["silent", "refuses", "silent"])), Err(Error::Connect("refused".into())));
+        assert_eq!(run(within(vec!["silent"])), Err(Error::ConnectTimeout));
     }
 
     #[test]

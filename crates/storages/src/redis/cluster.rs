@@ -20,12 +20,11 @@ use super::replicas::{Changes, read_any};
 use super::scripts::{Learnt, Scripts};
 use super::server::{Location, Place, RedisServer};
 use super::slots::{SlotMap, redirected, slot};
-use super::staggered::first_reply;
 use super::storage::Commands;
 use crate::Error;
 use crate::connections::{Endpoint, Identity, Server};
 use crate::journal::Journal;
-use crate::network::{Address, Node};
+use crate::network::{Address, Node, race};
 
 /// The pause between two questions for the slots: they are asked for a few times a second at most.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
@@ -101,7 +100,7 @@ impl Cluster {
         let shared = &self.0;
         let slot = slot(commands::key(&command).unwrap_or_default());
         let (mut node, mut is_asking) = (shared.master(slot).await?, false);
-        let mut pauses = RETRY_PAUSES[0];
+        let (mut pause, mut refusal) = (RETRY_PAUSES[0], None);
         for _ in 0..=shared.place.configured.max_redirections {
             let result = shared.send(&node, command.clone(), is_asking).await;
             is_asking = false;
@@ -114,10 +113,11 @@ impl Cluster {
                 }
                 Ok(Next::Ask(to)) => (node, is_asking) = (to, true),
                 Ok(Next::Wait(error)) => {
+                    refusal = Some(failed(error));
                     shared.refresh();
-                    sleep(pauses).await;
-                    pauses = (pauses * 2).min(RETRY_PAUSES[1]);
-                    node = shared.master(slot).await.map_err(|_| failed(error))?;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSES[1]);
+                    node = shared.master(slot).await?;
                 }
                 Err(error) => {
                     shared.refresh();
@@ -125,7 +125,7 @@ impl Cluster {
                 }
             }
         }
-        Err(Error::Server("the Cluster redirects the command too often".into()))
+        Err(refusal.unwrap_or_else(|| Error::Server("the Cluster redirects the command too often".into())))
     }
 }
 
@@ -207,12 +207,11 @@ impl Shared {
         let mut nodes: Vec<Node> = self.known().slots.masters().into_iter().cloned().collect();
         let others = self.place.configured.nodes.iter().filter(|node| !nodes.contains(node)).cloned();
         nodes.extend(others.collect::<Vec<_>>());
-        let time = self.place.access.timeouts.connect.max(self.place.access.timeouts.response);
-        first_reply(nodes.iter(), time, |node| async {
+        race(nodes, |node| async move {
             let mut ask = cmd("CLUSTER");
             ask.arg("SLOTS");
-            let reply = self.server(node, false).one(ask).await?.extract_error().map_err(failed)?;
-            let slots = SlotMap::read(&reply, node).filter(|slots| !slots.is_empty());
+            let reply = self.server(&node, false).one(ask).await?.extract_error().map_err(failed)?;
+            let slots = SlotMap::read(&reply, &node).filter(|slots| !slots.is_empty());
             slots.ok_or_else(|| Error::Server("a node of the Cluster knows no slots".into()))
         })
         .await

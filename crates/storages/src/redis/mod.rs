@@ -25,7 +25,6 @@ mod scripts;
 mod sentinel;
 mod server;
 mod slots;
-mod staggered;
 mod storage;
 
 pub use access::{Access, Login};

@@ -145,22 +145,14 @@ impl Target {
         const SENTINEL_PORT: u16 = 26379;
         let address = Address::read(reader, PORT)?;
         let (sentinels, cluster) = (Sentinels::read(reader, SENTINEL_PORT)?, ClusterNodes::read(reader, PORT)?);
-        let is_empty = |list: Option<usize>| list == Some(0);
-        let lists = [
-            ("nodes", cluster.as_ref().map(|cluster| cluster.nodes.len())),
-            ("sentinels", sentinels.as_ref().map(|sentinels| sentinels.sentinels.len())),
-        ];
-        Ok(match (cluster, sentinels) {
-            (Some(cluster), _) if !cluster.nodes.is_empty() => Self::Cluster(cluster),
-            (_, Some(sentinels)) if !sentinels.sentinels.is_empty() => Self::Sentinel(sentinels),
-            _ => {
-                let is_given = reader.text("host")?.is_some() || reader.text("socket")?.is_some();
-                if let Some((option, _)) = lists.iter().find(|(_, list)| is_empty(*list) && !is_given) {
-                    return Err(reader.invalid(option, "it is empty"));
-                }
-                Self::Single(address)
-            }
-        })
+        let is_given = reader.text("host")?.is_some() || reader.text("socket")?.is_some();
+        match (cluster, sentinels) {
+            (Some(cluster), _) if !cluster.nodes.is_empty() => Ok(Self::Cluster(cluster)),
+            (_, Some(sentinels)) if !sentinels.sentinels.is_empty() => Ok(Self::Sentinel(sentinels)),
+            (Some(_), _) if !is_given => Err(reader.invalid("nodes", "it is empty")),
+            (_, Some(_)) if !is_given => Err(reader.invalid("sentinels", "it is empty")),
+            _ => Ok(Self::Single(address)),
+        }
     }
 }
 

@@ -5,19 +5,21 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redis::{FromRedisValue, Value, cmd};
+use tokio::time::Instant;
 
 use super::access::{Access, Connection};
 use super::errors::{connect_error, converted};
 use super::options::{Sentinel, Sentinels};
-use super::staggered::first_reply;
 use crate::Error;
-use crate::network::{Address, Node};
+use crate::network::{Address, Node, race, race_until};
 
-/// Asks the Sentinels for the server, and connects to it.
+/// Asks the Sentinels for the server, and connects to it. Each has a share of the time before the next
+/// one is asked beside it. It ends before the link does, whose error says less.
 pub async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connection, Error> {
-    let each = sentinels.sentinels.iter();
-    // The share of the last is left for connecting to the server.
-    first_reply(each, access.timeouts.connect, |sentinel| async {
+    let each: Vec<_> = sentinels.sentinels.iter().collect();
+    let time = access.timeouts.connect * 19 / 20;
+    let share = time / each.len().max(1) as u32;
+    race_until(each, share, Some(Instant::now() + time), |sentinel| async {
         let mut asked = access.connect_to_sentinel(&Address::Tcp(sentinel.node.clone()), &sentinel.login).await?;
         match sentinels.replica {
             true => connect_to_any(replicas(&mut asked, sentinels).await?, access).await,
@@ -68,7 +70,7 @@ async fn connect_to_any(mut replicas: Vec<Node>, access: &Access) -> Result<Conn
     }
     let turn = TURN.fetch_add(1, Ordering::Relaxed) % replicas.len();
     replicas.rotate_left(turn);
-    first_reply(replicas.into_iter(), access.timeouts.connect, |node| connect_to(node, access, "slave")).await
+    race(replicas, |node| connect_to(node, access, "slave")).await
 }
 
 /// Connects to a server, which must confirm its role: a Sentinel may not know yet that it has changed.
