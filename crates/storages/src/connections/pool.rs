@@ -2,9 +2,11 @@
 //! again while they are good.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::timeout;
 
@@ -149,9 +151,10 @@ impl<K: ExclusiveConnector> Pool<K> {
             if let Some(taken) = self.take_idle().await {
                 return Ok(taken);
             }
-            let _turn = tokio::select! {
-                turn = self.endpoint.turn() => turn?,
-                () = self.returned.notified() => continue,
+            let (turn, returned) = (pin!(self.endpoint.turn()), pin!(self.returned.notified()));
+            let _turn = match select(turn, returned).await {
+                Either::Left((turn, _)) => turn?,
+                Either::Right(_) => continue,
             };
             // Another operation may have left its connection meanwhile.
             return match self.take_idle().await {
