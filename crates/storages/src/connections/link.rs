@@ -217,6 +217,11 @@ impl<K: Connector> Link<K> {
         self.endpoint.failed(error, probe);
     }
 
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        self.slot().held.as_ref().is_some_and(|held| !held.handle.is_closed())
+    }
+
     /// Closes the connection if it was unused for too long.
     pub fn close_idle(&self) {
         self.slot().drop_idle(Instant::now(), self.endpoint.timeouts().keepalive);

@@ -2,10 +2,12 @@
 //! again while they are good.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use futures_util::future::{Either, select};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, Probe};
@@ -51,6 +53,8 @@ pub struct Pool<K: ExclusiveConnector> {
     connector: K,
     /// One for each connection that may be in use.
     places: Semaphore,
+    /// Tells those who wait for their turn to connect that a connection has become idle.
+    returned: Notify,
     /// How long an operation may take once it has a connection.
     response: Duration,
     inner: Mutex<Inner<K::Connection>>,
@@ -93,6 +97,7 @@ impl<K: ExclusiveConnector> Pool<K> {
             endpoint,
             connector,
             places: Semaphore::new(size.max(1)),
+            returned: Notify::new(),
             response,
             inner: Mutex::new(inner),
             me: me.clone(),
@@ -142,14 +147,20 @@ impl<K: ExclusiveConnector> Pool<K> {
     }
 
     async fn take(&self) -> Result<Taken<K::Connection>, Error> {
-        if let Some(taken) = self.take_idle().await {
-            return Ok(taken);
-        }
-        let _turn = self.endpoint.turn().await?;
-        // Another operation may have left its connection meanwhile.
-        match self.take_idle().await {
-            Some(taken) => Ok(taken),
-            None => self.connect().await,
+        loop {
+            if let Some(taken) = self.take_idle().await {
+                return Ok(taken);
+            }
+            let (turn, returned) = (pin!(self.endpoint.turn()), pin!(self.returned.notified()));
+            let _turn = match select(turn, returned).await {
+                Either::Left((turn, _)) => turn?,
+                Either::Right(_) => continue,
+            };
+            // Another operation may have left its connection meanwhile.
+            return match self.take_idle().await {
+                Some(taken) => Ok(taken),
+                None => self.connect().await,
+            };
         }
     }
 
@@ -177,7 +188,7 @@ impl<K: ExclusiveConnector> Pool<K> {
                 me.failed(error);
             }
             if let Err(Ok(taken)) = sender.send(result) {
-                me.inner().put(taken);
+                me.put(taken);
             }
         });
         receiver.await.unwrap_or(Err(Error::Broken))
@@ -189,6 +200,11 @@ impl<K: ExclusiveConnector> Pool<K> {
         Ok(Taken { connection, life: Life::new(&self.endpoint), generation })
     }
 
+    fn put(&self, taken: Taken<K::Connection>) {
+        self.inner().put(taken);
+        self.returned.notify_one();
+    }
+
     fn failed(&self, error: &Error) {
         let me = self.me.clone();
         let probe = || -> Probe {
@@ -196,9 +212,7 @@ impl<K: ExclusiveConnector> Pool<K> {
                 let me = me.clone();
                 Box::pin(async move {
                     let me = me.upgrade().ok_or(Error::Broken)?;
-                    let taken = me.attempt().await?;
-                    me.inner().put(taken);
-                    Ok(())
+                    me.attempt().await.map(|taken| me.put(taken))
                 })
             })
         };
@@ -243,6 +257,7 @@ impl<K: ExclusiveConnector> Pool<K> {
             inner.put(Taken { connection, life, generation });
         }
         drop(inner);
+        self.returned.notify_one();
         self.endpoint.replied();
     }
 

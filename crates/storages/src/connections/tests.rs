@@ -281,13 +281,22 @@ fn operations_in_flight_are_limited() {
 
 #[test]
 fn operations_spread_over_lanes_only_while_others_are_in_flight() {
-    let server = Server::new();
-    let lanes = Lanes::new(2, || server.link(TIMEOUTS));
-    let first: *const _ = lanes.least_busy().link();
-    let again = lanes.least_busy();
-    assert!(std::ptr::eq(again.link(), first));
-    let other = lanes.least_busy();
-    assert!(!std::ptr::eq(other.link(), first));
-    drop(again);
-    assert!(std::ptr::eq(lanes.least_busy().link(), first));
+    run(async {
+        let server = Server::new();
+        let lanes = Lanes::new(3, || server.link(TIMEOUTS));
+        let first = lanes.least_busy();
+        let same = |taken: &super::lanes::Taken<'_, Server>| std::ptr::eq(taken.link(), first.link());
+        assert!(same(&lanes.least_busy()), "the first is not connected yet");
+        use_it(first.link()).await.unwrap();
+        let second = lanes.least_busy();
+        assert!(!same(&second));
+        let third = [lanes.least_busy(), lanes.least_busy()];
+        assert!(same(&third[0]) && !same(&third[1]), "the second is not connected yet");
+        drop(third);
+        drop(second);
+        lanes.note(true);
+        assert!([lanes.least_busy(), lanes.least_busy()].iter().all(same), "the server refuses");
+        lanes.note(false);
+        assert!(!same(&lanes.least_busy()));
+    });
 }

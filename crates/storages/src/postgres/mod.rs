@@ -31,7 +31,7 @@ use self::statements::{Kind, Statements};
 use super::cleanup::Cleaner;
 use super::connections::{Link, Servers};
 use super::recent::Writing;
-use super::sql::{self, Outcome, conclude, outlast_deadlocks};
+use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 pub struct Postgres {
@@ -65,9 +65,22 @@ impl Postgres {
                 let statement = connection.statement(kind, &self.statements).await?;
                 connection.client.query_raw(&statement, parameters).await?.try_collect().await
             };
-            conclude(running.await, fault, |error| to_error(error, &self.options.tables))
+            let result = running.await;
+            if kind.is_write() {
+                self.note(&result);
+            }
+            conclude(result, fault, |error| to_error(error, &self.options.tables))
         })
         .await
+    }
+
+    /// Notes whether the server takes writes.
+    fn note(&self, result: &Result<Vec<Row>, tokio_postgres::Error>) {
+        match result.as_ref().map_err(fault) {
+            Ok(_) => self.server.writes.note(false),
+            Err(Fault::Refused) => self.server.writes.note(true),
+            Err(_) => {}
+        }
     }
 
     async fn read(&self, link: &Link<Connect>, kind: Kind, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {

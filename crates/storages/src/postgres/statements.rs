@@ -19,6 +19,13 @@ pub enum Kind {
 
 pub const KINDS: usize = 11;
 
+impl Kind {
+    /// Whether it changes rows.
+    pub fn is_write(self) -> bool {
+        !matches!(self, Self::Get | Self::Sessions)
+    }
+}
+
 /// The row to save, which exists only if a record was replaced.
 const SELECT_REPLACED: &str = "SELECT $1::text, $2::text, $3::text, to_timestamp($4) FROM replaced";
 
