@@ -19,6 +19,7 @@ mod revocation;
 mod rock;
 mod specs;
 mod sql_storage;
+mod sql_ways_in;
 mod storages;
 mod stress;
 mod subjects;
