@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use resty_session_testing::proxy::{Accept, Cut, Proxy};
 use resty_session_testing::redis_servers::Redis;
 use serde_json::json;
 use tokio::time::sleep;
@@ -65,6 +66,50 @@ fn a_demoted_master_says_why_it_refuses() {
         assert!((2..=4).contains(&connected), "{connected}");
         server.ask::<()>("REPLICAOF NO ONE");
         storage.delete(&deletion(&set.key)).await.unwrap();
+    });
+}
+
+#[test]
+fn a_proxy_whose_server_is_gone_gets_no_storm() {
+    let server = Redis::start(&[]);
+    let proxy = Proxy::start(server.port);
+    run(async {
+        let storage = alone(json!({ "port": proxy.port }));
+        get(&*storage, "k").await.unwrap();
+        proxy.set(|behaviour| behaviour.accept = Accept::Cut(Cut::Finished));
+        proxy.cut(Cut::Finished);
+        proxy.forget();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(1500) {
+            assert!(get(&*storage, "k").await.is_err());
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!((2..=3).contains(&proxy.most_in_a_second()), "{}", proxy.most_in_a_second());
+        proxy.pass();
+        let start = Instant::now();
+        while get(&*storage, "k").await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(1), "it is not found again");
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_server_without_enough_replicas_is_read_from() {
+    let server = Redis::start(&[]);
+    run(async {
+        let storage = alone(json!({ "port": server.port }));
+        let set = record(&unique("k"));
+        storage.set(&set).await.unwrap();
+        server.ask::<()>("CONFIG SET min-replicas-to-write 1");
+        let before = info(&server, "stats", "total_connections_received");
+        for _ in 0..200 {
+            let error = storage.set(&replacing(&set.key)).await.unwrap_err().to_string();
+            assert!(error.starts_with("NOREPLICAS "), "{error}");
+            assert_eq!(get(&*storage, &set.key).await.unwrap(), Some(set.key.clone()));
+        }
+        let connected = info(&server, "stats", "total_connections_received") - before;
+        assert!((1..=4).contains(&connected), "{connected}");
     });
 }
 
