@@ -19,6 +19,7 @@ mod revocation;
 mod rock;
 mod specs;
 mod sql_storage;
+mod status;
 mod storages;
 mod stress;
 mod subjects;
