@@ -3,6 +3,7 @@
 
 mod bridge;
 mod chromium;
+mod credentials;
 mod demo;
 mod derivations;
 mod devices;
