@@ -183,15 +183,41 @@ describe("configuration", function()
   end)
 
   it("checks all options of all storages, including unused ones", function()
+    local wrong = coroutine.create(function() end)
+    for storage, names in pairs(OPTIONS) do
+      local new = require("resty.session." .. storage).new
+      for _, name in ipairs(names) do
+        local ok, err = pcall(new, { [name] = wrong })
+        assert.is_false(ok, name)
+        assert.matches("^invalid " .. storage .. " " .. name .. " %(.* expected, got thread%)$", err)
+        assert.is_not_nil(new({ [name] = ngx.null }), name)
+      end
+    end
+  end)
+
+  it("takes a function for credentials only", function()
+    local taking = { password = true, credentials = true, sentinel_password = true }
     for storage, names in pairs(OPTIONS) do
       local new = require("resty.session." .. storage).new
       for _, name in ipairs(names) do
         local ok, err = pcall(new, { [name] = print })
-        assert.is_false(ok, name)
-        assert.matches("^invalid " .. storage .. " " .. name .. " %(.* expected, got function%)$", err)
-        assert.is_not_nil(new({ [name] = ngx.null }), name)
+        if taking[name] then
+          assert.is_true(ok, err)
+        else
+          assert.matches("^invalid " .. storage .. " " .. name .. " %(.* expected, got function%)$", err)
+        end
       end
     end
+    local redis = require "resty.session.redis"
+    assert.is_table(redis.new({ username = "u", password = print }))
+    assert.is_table(redis.new({ sentinels = { { host = "a", username = "u", password = print } } }))
+    assert.has_error(function() redis.new({ username = "u", credentials = print }) end,
+                     "invalid redis credentials (it replaces username and password: do not give these)")
+    local storage = redis.new({ credentials = print })
+    storage.password = "x"
+    local value, err = storage:get("session", "key")
+    assert.is_nil(value)
+    assert.equal("invalid redis credentials (it replaces username and password: do not give these)", err)
   end)
 
   it("takes no string for a boolean, and rounds no number of a storage down to 0", function()

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use resty_session_core::storage::{Error, Reply};
+use resty_session_storages::credentials::{Caller, Slot};
 
 /// The number of an operation. No two operations of an exchange ever have the same one, so a reply
 /// cannot be taken for another operation's.
@@ -60,6 +61,10 @@ struct Shared {
     /// worker then drains the queue, perhaps on the processor of the thread that rings.
     bell: Mutex<Option<Bell>>,
     counts: Counts,
+    /// The functions that are to be called.
+    calls: Mutex<Vec<Arc<Slot>>>,
+    /// Whether there are any: so that a drain can tell without the lock.
+    has_calls: AtomicBool,
     /// Whether a task keeps a near timer pending.
     keeps_timer: AtomicBool,
 }
@@ -168,6 +173,31 @@ impl Exchange {
         std::mem::take(&mut queue.completions)
     }
 
+    /// Returns what has functions of this VM called. It does not keep the VM's exchange.
+    pub fn caller(&self) -> impl Caller + use<> {
+        self.downgrade()
+    }
+
+    /// Whether functions are to be called.
+    pub fn has_calls(&self) -> bool {
+        self.0.has_calls.load(Ordering::Relaxed)
+    }
+
+    /// Takes the slots whose functions are to be called.
+    pub fn take_calls(&self) -> Vec<Arc<Slot>> {
+        let mut calls = self.calls();
+        self.0.has_calls.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *calls)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn downgrade(&self) -> WeakExchange {
+        WeakExchange(Arc::downgrade(&self.0))
+    }
+
     /// Removes the bell, because its reader has gone. A ring while there is no bell is remembered,
     /// and the next bell is rung when it is installed.
     pub fn remove_bell(&self) {
@@ -220,6 +250,37 @@ impl Exchange {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An exchange that may have ended with its VM.
+#[derive(Clone)]
+pub(super) struct WeakExchange(Weak<Shared>);
+
+impl WeakExchange {
+    pub(super) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+
+    /// Rings as [`Exchange::ring_soon`] does, if the exchange is still there.
+    pub(super) fn ring_soon(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            Exchange(shared).ring_soon();
+        }
+    }
+}
+
+impl Caller for WeakExchange {
+    fn call(&self, slot: &Arc<Slot>) -> bool {
+        let Some(exchange) = self.0.upgrade().map(Exchange) else { return false };
+        exchange.calls().push(slot.clone());
+        exchange.0.has_calls.store(true, Ordering::Relaxed);
+        exchange.ring_soon();
+        true
     }
 }
 

@@ -15,6 +15,10 @@
 //!    one call, and posts
 //!    the semaphores of the tickets that it finds.
 //!
+//! The runtime's thread cannot call Lua. What it needs of Lua goes the way of the replies: lines for
+//! nginx's log ([`Lines`]), and calls of functions that programs have given as options
+//! ([`Exchange::caller`]). The doorbell rings for them, and whoever drains the queue does them.
+//!
 //! Crossing threads is expensive, so it happens in batches: while the worker is busy, replies
 //! gather, and one byte announces them all.
 //!
@@ -33,9 +37,11 @@
 pub mod derivations;
 pub mod doorbell;
 mod exchange;
+mod lines;
 mod process;
 mod processors;
 pub mod registry;
 pub mod runtime;
 
 pub use exchange::{Completion, Counts, Exchange, Ticket};
+pub use lines::Lines;

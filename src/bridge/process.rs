@@ -21,12 +21,22 @@ impl<T> PerProcess<T> {
     /// The error of `make`; the next call tries again.
     pub fn get(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<Arc<T>> {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = std::process::id();
-        if let Some((_, value)) = current.as_ref().filter(|(made_by, _)| *made_by == process) {
-            return Ok(value.clone());
+        if let Some(value) = own(&current) {
+            return Ok(value);
         }
         let value = Arc::new(make()?);
-        std::mem::forget(current.replace((process, value.clone())));
+        std::mem::forget(current.replace((std::process::id(), value.clone())));
         Ok(value)
     }
+
+    /// Returns this process' value if it was made.
+    pub fn made(&self) -> Option<Arc<T>> {
+        own(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The value, if this process made it.
+fn own<T>(current: &Option<(u32, Arc<T>)>) -> Option<Arc<T>> {
+    let (made_by, value) = current.as_ref()?;
+    (*made_by == std::process::id()).then(|| value.clone())
 }

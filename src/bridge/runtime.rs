@@ -8,20 +8,23 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Handle};
 
+use super::Lines;
 use super::process::PerProcess;
 use super::processors;
 use super::registry::Registry;
-use resty_session_storages::journal::Silent;
 
 /// How many threads may do blocking work at most, which is looking up hosts. The file storages have
 /// threads of their own.
 const BLOCKING_THREADS: usize = 256;
 
-/// A process' runtime, and the storages that are connected there.
+/// A process' runtime, the storages that are connected there, and what they have to tell.
 pub struct Runtime {
     pub handle: Handle,
     pub registry: Arc<Registry>,
+    pub lines: Arc<Lines>,
 }
+
+static CURRENT: PerProcess<Runtime> = PerProcess::new();
 
 /// How often unused connections are closed.
 const CLOSE_IDLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -32,8 +35,12 @@ const CLOSE_IDLE_INTERVAL: Duration = Duration::from_secs(2);
 ///
 /// The system refuses what the runtime needs; the next call tries again.
 pub fn current() -> io::Result<Arc<Runtime>> {
-    static CURRENT: PerProcess<Runtime> = PerProcess::new();
     CURRENT.get(start)
+}
+
+/// Returns this process' runtime if it was started.
+pub fn started() -> Option<Arc<Runtime>> {
+    CURRENT.made()
 }
 
 fn start() -> io::Result<Runtime> {
@@ -53,9 +60,10 @@ fn start() -> io::Result<Runtime> {
     });
     mask.thread_set_mask()?;
     thread?;
-    let registry = Arc::new(Registry::new(Arc::new(Silent)));
+    let lines = Arc::<Lines>::default();
+    let registry = Arc::new(Registry::new(lines.clone()));
     handle.spawn(close_idle(registry.clone()));
-    Ok(Runtime { handle, registry })
+    Ok(Runtime { handle, registry, lines })
 }
 
 /// Closes unused connections again and again.

@@ -10,10 +10,14 @@ use mlua::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::blocks::{Blocks, in_entry_thread};
+use super::functions::{self, SlotRef};
 use super::running::Running;
+use super::{status, values};
 use crate::bridge::runtime::{self, Runtime};
 use crate::bridge::{Completion, Exchange, Ticket, doorbell};
 use resty_session_core::storage::{Error, Reply};
+use resty_session_storages::credentials::{Caller, Returned};
+use resty_session_storages::journal::Level;
 
 /// This VM's end of the bridge.
 #[derive(Default)]
@@ -41,7 +45,10 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     lua.set_app_data(Blocks::default());
     let table = lua.create_table()?;
     table.set("open_doorbell", lua.create_function(|lua, ()| Ok(bridge(lua)?.open_doorbell()))?)?;
-    table.set("drain", lua.create_function(|lua, ()| lua.create_sequence_from(bridge(lua)?.drain()))?)?;
+    table.set("drain", lua.create_function(drain)?)?;
+    table.set("take_lines", lua.create_function(take_lines)?)?;
+    table.set("take_calls", lua.create_function(take_calls)?)?;
+    table.set("supply", lua.create_function(supply)?)?;
     table.set("take", lua.create_function(take)?)?;
     table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
@@ -49,6 +56,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
+    table.set("endpoints", lua.create_function(status::endpoints)?)?;
     table.set("in_flight", lua.create_function(|lua, ()| Ok(bridge(lua)?.exchange.counts().in_flight()))?)?;
     Ok(table)
 }
@@ -79,9 +87,17 @@ impl Bridge {
         ticket
     }
 
+    /// What has functions of this VM called.
+    pub fn caller(&self) -> impl Caller + use<> {
+        self.exchange.caller()
+    }
+
     /// `open_doorbell()`: where to connect, port and token nil for a Unix socket; or `nil, err`.
     fn open_doorbell(&self) -> Doorbell {
-        let opened = runtime::current().and_then(|runtime| doorbell::open(&runtime.handle, &self.exchange));
+        let opened = self.runtime().and_then(|runtime| {
+            runtime.lines.add_reader(&self.exchange);
+            doorbell::open(&runtime.handle, &self.exchange)
+        });
         match opened {
             Ok(address) => (Some(address.host), Either::Left(address.port), address.token),
             Err(error) => (None, Either::Right(error.to_string()), None),
@@ -90,18 +106,28 @@ impl Bridge {
 
     /// `flush()`: starts the submitted operations.
     fn flush(&self) {
-        // Something was submitted, so there is a runtime; asking for it costs a system call.
-        if self.runtime.get().is_none()
-            && let Ok(runtime) = runtime::current()
-        {
-            let _ = self.runtime.set(runtime);
-        }
-        if let Some(runtime) = self.runtime.get() {
+        // Something was submitted, so there is a runtime.
+        if let Ok(runtime) = self.runtime() {
             self.exchange.flush(&runtime.handle);
         }
     }
 
-    /// `drain()`: the tickets whose replies have come, in an array.
+    /// This process' runtime. It is looked up once, because that costs a system call, and because
+    /// only processes that do not fork any more, nginx' workers, use it.
+    fn runtime(&self) -> std::io::Result<&Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = runtime::current()?;
+        Ok(self.runtime.get_or_init(|| runtime))
+    }
+
+    /// Whether the runtime's thread needs something else of Lua than that replies are taken.
+    fn has_errands(&self) -> bool {
+        self.exchange.has_calls() || self.runtime.get().is_some_and(|runtime| runtime.lines.are_there())
+    }
+
+    /// Takes the replies that have come, and returns the tickets that wait for them.
     fn drain(&self) -> Vec<Ticket> {
         let mut waiting = self.waiting.borrow_mut();
         let awaited = self.exchange.drain().into_iter().filter_map(|Completion { ticket, result }| {
@@ -131,6 +157,59 @@ impl Bridge {
         let waiting = self.waiting.borrow_mut().remove(&ticket).unwrap_or_default();
         (waiting.act, waiting.result)
     }
+}
+
+/// `drain()`: the tickets whose replies have come, in an array; and whether there are lines or calls
+/// to be taken.
+fn drain(lua: &Lua, (): ()) -> LuaResult<(LuaTable, bool)> {
+    let bridge = bridge(lua)?;
+    Ok((lua.create_sequence_from(bridge.drain())?, bridge.has_errands()))
+}
+
+/// `take_lines()`: the lines for nginx's log, an array in which each line's text comes after its
+/// level, or nil.
+fn take_lines(lua: &Lua, (): ()) -> LuaResult<Option<LuaTable>> {
+    let bridge = bridge(lua)?;
+    let Some(runtime) = bridge.runtime.get().filter(|runtime| runtime.lines.are_there()) else { return Ok(None) };
+    let table = lua.create_table()?;
+    for (level, line) in runtime.lines.take() {
+        table.raw_push(match level {
+            Level::Notice => "NOTICE",
+            Level::Warning => "WARN",
+            Level::Error => "ERR",
+        })?;
+        table.raw_push(line)?;
+    }
+    Ok(Some(table))
+}
+
+/// `take_calls()`: the functions that are to be called, an array in which each is followed by its
+/// slot, or nil.
+fn take_calls(lua: &Lua, (): ()) -> LuaResult<Option<LuaTable>> {
+    let exchange = bridge(lua)?.exchange.clone();
+    if !exchange.has_calls() {
+        return Ok(None);
+    }
+    let table = lua.create_table()?;
+    for slot in exchange.take_calls() {
+        match functions::of_slot(lua, &slot)? {
+            Some((function, slot)) => {
+                table.raw_push(function)?;
+                table.raw_push(slot)?;
+            }
+            None => slot.supply(Err("the function does not exist any more".to_owned())),
+        }
+    }
+    Ok(Some(table))
+}
+
+/// `supply(slot, problem, first, second)`: what a function returned first and second, or why it
+/// failed.
+fn supply(lua: &Lua, args: (SlotRef, Option<String>, LuaValue, LuaValue)) -> LuaResult<()> {
+    let (slot, problem, first, second) = args;
+    let value = |value: &LuaValue| values::value(lua, value, 0);
+    slot.0.supply(problem.map_or_else(|| Ok(Returned(value(&first), value(&second))), Err));
+    Ok(())
 }
 
 /// `discard(ticket)`: drops its reply, now or when it comes, because nobody waits for it any more.

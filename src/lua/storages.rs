@@ -10,6 +10,7 @@ use mlua::{BString, Either};
 
 use super::blocks::in_entry_thread;
 use super::bridge::bridge;
+use super::functions;
 use super::running::Running;
 use super::storage_handle::{Source, StorageHandle, StorageRef};
 use super::values;
@@ -45,9 +46,12 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
 /// A value, or nil and an error; then warnings about unknown options.
 type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
 
-fn made<S: Section, T>(configuration: &LuaValue, make: impl FnOnce(S) -> T) -> Made<T> {
-    match settings::parse(values::value(configuration, values::SECTION).as_ref()) {
-        Ok((options, hints)) => (Some(make(options)), None, (!hints.is_empty()).then_some(hints)),
+fn made<S: Section, T>(lua: &Lua, configuration: &LuaValue, make: impl FnOnce(S) -> T) -> Made<T> {
+    match settings::parse(values::value(lua, configuration, values::SECTION).as_ref()) {
+        Ok((options, mut hints)) => {
+            hints.extend(functions::hint(lua));
+            (Some(make(options)), None, (!hints.is_empty()).then_some(hints))
+        }
         Err(error) => (None, Some(error.to_string()), None),
     }
 }
@@ -82,8 +86,8 @@ impl Visitor for Makers<'_> {
 /// unknown options, if there are any. With a handle, that handle gets the storage, and so does
 /// everything that uses it.
 fn maker<O: Options>(lua: &Lua) -> LuaResult<LuaFunction> {
-    lua.create_function(move |_, (configuration, handle): (LuaValue, Option<StorageRef>)| {
-        Ok(made(&configuration, |options: O| {
+    lua.create_function(move |lua, (configuration, handle): (LuaValue, Option<StorageRef>)| {
+        Ok(made(lua, &configuration, |options: O| {
             let source = Source::new(options);
             match handle {
                 None => StorageHandle(Rc::new(RefCell::new(source))),
@@ -99,7 +103,7 @@ fn maker<O: Options>(lua: &Lua) -> LuaResult<LuaFunction> {
 /// `shm(configuration)`: `{ zone = …, prefix = …, suffix = … }`, or `nil, err`; third,
 /// warnings about unknown options.
 fn shm(lua: &Lua, configuration: LuaValue) -> LuaResult<Made<LuaTable>> {
-    let (options, err, hints) = made::<ShmOptions, _>(&configuration, |options| options);
+    let (options, err, hints) = made::<ShmOptions, _>(lua, &configuration, |options| options);
     let Some(options) = options else { return Ok((None, err, hints)) };
     let table = lua.create_table()?;
     table.set("zone", options.zone)?;

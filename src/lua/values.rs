@@ -2,6 +2,7 @@
 
 use mlua::prelude::*;
 
+use super::functions;
 use resty_session_core::secret::Secret;
 use resty_session_core::settings::{Table, Value};
 
@@ -15,36 +16,39 @@ pub fn is_absent(value: &LuaValue) -> bool {
 
 /// An option's value; `None` if it counts as absent. Tables are looked into as deep as `depth`
 /// says; of deeper ones, which no option has, only the type counts.
-pub fn value(value: &LuaValue, depth: usize) -> Option<Value> {
+pub fn value(lua: &Lua, value: &LuaValue, depth: usize) -> Option<Value> {
     Some(match value {
         value if is_absent(value) => return None,
         LuaValue::Boolean(boolean) => Value::Boolean(*boolean),
         LuaValue::Integer(number) => Value::Number(*number as f64),
         LuaValue::Number(number) => Value::Number(*number),
         LuaValue::String(text) => Value::Text((&*text.as_bytes()).into()),
-        LuaValue::Table(table) if depth > 0 => list_or_table(fields(table, depth)),
+        LuaValue::Table(table) if depth > 0 => list_or_table(fields(lua, table, depth)),
+        LuaValue::Function(function) => {
+            functions::option(lua, function).map_or(Value::Other("function"), Value::Function)
+        }
         other => Value::Other(other.type_name()),
     })
 }
 
 /// The fields of a table that hold options of a session.
-pub fn named(table: &LuaTable, names: &[&str]) -> Table {
+pub fn named(lua: &Lua, table: &LuaTable, names: &[&str]) -> Table {
     let field = |name: &&str| {
         // A configuration is a plain table. If reading it raises nevertheless, no option has that
         // type.
-        let value = table.get(*name).map_or(Some(Value::Other("error")), |field| value(&field, 1));
+        let value = table.get(*name).map_or(Some(Value::Other("error")), |field| value(lua, &field, 1));
         Some(((*name).into(), value?))
     };
     names.iter().filter_map(field).collect()
 }
 
 /// All fields of a table by their names, a position's name being its number.
-pub fn table(table: &LuaTable, depth: usize) -> Table {
-    with_names(fields(table, depth))
+pub fn table(lua: &Lua, table: &LuaTable, depth: usize) -> Table {
+    with_names(fields(lua, table, depth))
 }
 
-fn fields(table: &LuaTable, depth: usize) -> Vec<(LuaValue, Value)> {
-    let field = |(key, field)| Some((key, value(&field, depth - 1)?));
+fn fields(lua: &Lua, table: &LuaTable, depth: usize) -> Vec<(LuaValue, Value)> {
+    let field = |(key, field)| Some((key, value(lua, &field, depth - 1)?));
     table.pairs::<LuaValue, LuaValue>().flatten().filter_map(field).collect()
 }
 

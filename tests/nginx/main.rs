@@ -3,6 +3,7 @@
 
 mod bridge;
 mod chromium;
+mod credentials;
 mod demo;
 mod derivations;
 mod devices;
@@ -20,6 +21,7 @@ mod rock;
 mod specs;
 mod sql_storage;
 mod sql_ways_in;
+mod status;
 mod storages;
 mod stress;
 mod subjects;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use resty_session_core::cookie::base64url;
 use resty_session_testing::redis_servers::Redis;
-use resty_session_testing::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, root, wait_for};
 use serde_json::{Value, json};
 
 /// The page's blocks of a language.
@@ -20,7 +20,7 @@ fn blocks(language: &str) -> Vec<String> {
 /// marks, so that the tests need not wait.
 fn write_modules(directory: &tempfile::TempDir, redis: &Redis) {
     let blocks = blocks("lua");
-    assert_eq!(blocks.len(), 7, "modules on the page");
+    assert_eq!(blocks.len(), 8, "modules on the page");
     for block in blocks {
         let name = block.split(|c: char| c.is_whitespace()).nth(1).unwrap();
         assert!(block.starts_with("-- ") && name.ends_with(".lua"), "a block without a file's name: {block}");
@@ -74,7 +74,7 @@ const PROGRAM: &str = r#"
 /// A site that has all recipes, and its sessions in cookies or in Redis.
 struct Shop {
     nginx: Nginx,
-    _redis: Redis,
+    redis: Redis,
     _modules: tempfile::TempDir,
 }
 
@@ -91,7 +91,7 @@ impl Shop {
             modules.path().display()
         );
         let locations = blocks("nginx");
-        assert_eq!(locations.len(), 2, "locations on the page");
+        assert_eq!(locations.len(), 3, "locations on the page");
         let upstream = "location / { content_by_lua_block { ngx.say(ngx.var.http_authorization) }";
         let locations = locations.join("\n").replace("location / {", upstream);
         let nginx = Nginx::start(&Site {
@@ -101,7 +101,7 @@ impl Shop {
             workers: 2,
             ..Site::default()
         });
-        Self { nginx, _redis: redis, _modules: modules }
+        Self { nginx, redis, _modules: modules }
     }
 
     fn user(&self, arguments: &str) -> User<'_> {
@@ -253,8 +253,8 @@ fn a_provider_logs_users_out_in_cookies() {
 }
 
 #[test]
-fn a_provider_logs_users_out_in_redis() {
-    a_provider_logs_users_out("sessions_in_redis");
+fn a_provider_logs_users_out_inredis() {
+    a_provider_logs_users_out("sessions_inredis");
 }
 
 fn requests_refresh_a_token_once(sessions: &str) {
@@ -278,8 +278,8 @@ fn requests_refresh_a_token_once_in_cookies() {
 }
 
 #[test]
-fn requests_refresh_a_token_once_in_redis() {
-    requests_refresh_a_token_once("sessions_in_redis");
+fn requests_refresh_a_token_once_inredis() {
+    requests_refresh_a_token_once("sessions_inredis");
 }
 
 fn a_new_password_signs_out_everywhere_else(sessions: &str) {
@@ -310,13 +310,13 @@ fn a_new_password_signs_out_everywhere_else_in_cookies() {
 }
 
 #[test]
-fn a_new_password_signs_out_everywhere_else_in_redis() {
-    a_new_password_signs_out_everywhere_else("sessions_in_redis");
+fn a_new_password_signs_out_everywhere_else_inredis() {
+    a_new_password_signs_out_everywhere_else("sessions_inredis");
 }
 
 #[test]
 fn a_user_sees_and_ends_the_sessions_of_other_devices() {
-    let shop = Shop::open("sessions_in_redis");
+    let shop = Shop::open("sessions_inredis");
     let [one, two, three] = ["yes", "no", "yes"].map(|remember| shop.user(&format!("sub=ada&remember={remember}")));
     let other = shop.user("sub=grace");
     let ids = [&one, &two, &three, &other].map(|user| {
@@ -340,4 +340,21 @@ fn a_user_sees_and_ends_the_sessions_of_other_devices() {
     assert_eq!(one.get("/devices").lines().count(), 1);
     one.is("ada");
     other.is("grace");
+}
+
+#[test]
+fn a_health_page_shows_a_server_that_fails() {
+    let mut shop = Shop::open("sessions_in_redis");
+    let cookies = shop.user("sub=ada").cookies();
+    let health = |shop: &Shop| {
+        let mut response = agent().get(shop.nginx.url("/session-health")).call().unwrap();
+        let page: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+        (response.status().as_u16(), page["endpoints"][0]["state"].as_str().unwrap_or_default().to_owned())
+    };
+    wait_for("a worker that has used the server", || health(&shop) == (200, "connected".to_owned()));
+    shop.redis.process.kill();
+    wait_for("a worker that knows", || {
+        fetch(&agent(), &shop.nginx.url("/who"), Some(&cookies[0]));
+        health(&shop) == (503, "failing".to_owned())
+    });
 }

@@ -21,6 +21,7 @@
 #[cfg(feature = "_cleanup")]
 pub mod cleanup;
 pub mod connections;
+pub mod credentials;
 #[cfg(feature = "dshm")]
 pub mod dshm;
 #[cfg(feature = "_pipeline")]

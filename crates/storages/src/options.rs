@@ -31,7 +31,7 @@ pub(crate) const TIMEOUTS: &[&str] = &["connect_timeout", "send_timeout", "read_
 
 /// The names of the options that say who signs in, and what to.
 #[cfg(feature = "_network")]
-pub(crate) const LOGIN: &[&str] = &["username", "password", "database"];
+pub(crate) const LOGIN: &[&str] = &["username", "password", "credentials", "database"];
 
 /// The options that a storage is made from. Equal options describe the same storage.
 pub trait Options: Section + Clone + Eq + Hash + Send + 'static {

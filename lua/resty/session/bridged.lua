@@ -18,7 +18,7 @@ local FIELDS = { "username", "password", "prefix", "suffix" }
 -- A storage. Programs may assign its first four fields, and the next operation uses the new values.
 ---@class resty.session.bridged
 ---@field username string?
----@field password string?
+---@field password string|(fun(): string?, string?)|nil
 ---@field prefix string?
 ---@field suffix string?
 ---@field native userdata the native storage

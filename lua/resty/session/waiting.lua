@@ -12,6 +12,7 @@
 -- @module resty.session.waiting
 -- @license BSD-2-Clause
 
+local errands = require "resty.session.errands"
 local native = require "resty.session.native"
 local semaphores = require "ngx.semaphore"
 
@@ -109,7 +110,10 @@ end
 -- Drains the replies that have arrived, and wakes the requests that wait for them. Returns whether
 -- there were any.
 local function deliver()
-  local tickets = bridge.drain()
+  local tickets, has_errands = bridge.drain()
+  if has_errands then
+    errands.run()
+  end
   for i = 1, #tickets do
     local ticket = tickets[i]
     local waiter = waiting[ticket]

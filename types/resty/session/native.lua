@@ -407,7 +407,25 @@ function native.bridge.open_doorbell() end
 
 ---Takes the replies that have come from the queue.
 ---@return resty.session.native.ticket[] tickets whose replies have come
+---@return boolean has_errands whether there are lines or calls to be taken
 function native.bridge.drain() end
+
+---Takes the lines for nginx's log.
+---@return string[]? lines the name of each line's level, `NOTICE`, `WARN` or `ERR`, and then its text
+function native.bridge.take_lines() end
+
+---@class resty.session.native.slot: userdata Where a function of the program leaves its result
+
+---Takes the functions that are to be called.
+---@return (function|resty.session.native.slot)[]? calls each function, and then its slot
+function native.bridge.take_calls() end
+
+---Takes what a function returned.
+---@param slot resty.session.native.slot
+---@param problem string? why it failed, if it did
+---@param first any the first value that it returned
+---@param second any the second one
+function native.bridge.supply(slot, problem, first, second) end
 
 ---Takes an operation's reply.
 ---@param ticket resty.session.native.ticket
@@ -438,5 +456,8 @@ function native.bridge.counts() end
 
 ---@return integer operations in flight
 function native.bridge.in_flight() end
+
+---@return resty.session.status.endpoint[] endpoints how each server is doing
+function native.bridge.endpoints() end
 
 return native

@@ -43,7 +43,7 @@ mod value;
 pub(crate) use self::hints::hint;
 pub use self::reader::Reader;
 pub use self::setting::{Setting, Whole};
-pub use self::value::{Table, Value};
+pub use self::value::{Function, Table, Value};
 
 /// The names of options, in groups.
 pub type Names = &'static [&'static [&'static str]];

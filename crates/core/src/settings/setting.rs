@@ -1,6 +1,6 @@
 //! The types that options can have.
 
-use super::Value;
+use super::{Function, Value};
 use crate::secret::{Password, Secret};
 use crate::session::name::lua_number;
 
@@ -95,6 +95,15 @@ impl Setting for String {
 impl Setting for Password {
     fn from_value(value: &Value) -> Result<Self, String> {
         String::from_value(value).map(Self::from)
+    }
+}
+
+impl Setting for Function {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Function(function) => Ok(function.clone()),
+            other => Err(other.unexpected("function")),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! An option's value, and tables of them.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::secret::Secret;
 
@@ -17,8 +19,33 @@ pub enum Value {
     List(Vec<Value>),
     /// A table with named fields.
     Table(Table),
+    /// A function of the program.
+    Function(Function),
     /// Anything else, by the name of its type.
     Other(&'static str),
+}
+
+/// A function of the program, in whatever form its host can call it.
+#[derive(Clone)]
+pub struct Function(Arc<dyn Any + Send + Sync>);
+
+impl Function {
+    /// A function that the host knows by this value.
+    pub fn new(known_by: Arc<impl Any + Send + Sync>) -> Self {
+        Self(known_by)
+    }
+
+    /// Returns what the host knows the function by, or `None` if that is of another type.
+    pub fn known_by<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.clone().downcast().ok()
+    }
+}
+
+/// Two are equal if the host knows them by the same value, not by an equal one.
+impl PartialEq for Function {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Value {
@@ -46,6 +73,7 @@ impl Value {
             Self::Number(_) => "number",
             Self::Text(_) => "string",
             Self::List(_) | Self::Table(_) => "table",
+            Self::Function(_) => "function",
             Self::Other(name) => name,
         }
     }
@@ -147,6 +175,14 @@ mod tests {
             "Some(string) Some(\n    table,\n)"
         );
         assert_eq!(format!("{:?} {:?}", Value::Number(1.0), Value::Number(f64::NAN)), "number NaN");
+    }
+
+    #[test]
+    fn a_function_equals_itself_alone() {
+        let function = Function::new(Arc::new(5_u8));
+        assert!(function == function.clone() && function != Function::new(Arc::new(5_u8)));
+        assert_eq!((function.known_by::<u8>().as_deref(), function.known_by::<u16>()), (Some(&5), None));
+        assert_eq!(format!("{:?}", Value::Function(function)), "function");
     }
 
     #[test]

@@ -14,11 +14,12 @@ pub enum Error {
     /// The connection could not be made: it was refused, or the host, the certificate or the
     /// password is wrong.
     Connect(Cause),
+    /// The server refused the user or the password.
+    SignIn(Cause),
+    /// The program's function did not return the credentials to sign in with. The text says why.
+    Credentials(String),
     /// The server has just failed, and is tried in the background. The operation was not sent.
     Unavailable(Cause),
-    /// The driver needs credentials that a program's function returns: the operation was not sent,
-    /// and is repeated once they are there. Programs never see this.
-    CredentialsWanted,
     /// No connection became free within the time limit.
     Busy,
     /// Too many operations wait for the server's replies.
@@ -48,9 +49,9 @@ impl fmt::Display for Error {
         match self {
             Self::Timeout => formatter.write_str("timeout"),
             Self::ConnectTimeout => formatter.write_str("connect timeout"),
-            Self::Connect(cause) => write!(formatter, "unable to connect: {cause}"),
+            Self::Connect(cause) | Self::SignIn(cause) => write!(formatter, "unable to connect: {cause}"),
+            Self::Credentials(text) => write!(formatter, "unable to get the credentials: {text}"),
             Self::Unavailable(cause) => write!(formatter, "the server is unavailable: {cause}"),
-            Self::CredentialsWanted => formatter.write_str("the credentials are not known yet"),
             Self::Overloaded => formatter.write_str("too many operations are waiting for the server"),
             Self::Busy => formatter.write_str("all connections are busy"),
             Self::Lost(cause) | Self::Driver(cause) => cause.fmt(formatter),
@@ -65,9 +66,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Connect(cause) | Self::Unavailable(cause) | Self::Lost(cause) | Self::Driver(cause) => {
-                cause.source.as_deref().map(upcast)
-            }
+            Self::Connect(cause)
+            | Self::SignIn(cause)
+            | Self::Unavailable(cause)
+            | Self::Lost(cause)
+            | Self::Driver(cause) => cause.source.as_deref().map(upcast),
             _ => None,
         }
     }

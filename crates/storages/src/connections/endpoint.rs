@@ -231,7 +231,8 @@ impl Endpoint {
         }
         drop(state);
         if begins {
-            self.tell(Level::Warning, format_args!("unavailable: {error}"));
+            let level = if matches!(error, Error::SignIn(_)) { Level::Error } else { Level::Warning };
+            self.tell(level, format_args!("unavailable: {error}"));
         }
     }
 

@@ -186,9 +186,7 @@ impl<K: Connector> Link<K> {
     async fn connect_in_turn(&self) -> Result<Held<K::Connection>, Error> {
         let _turn = self.endpoint.turn().await?;
         let result = self.connect().await;
-        if let Err(error) = &result
-            && !matches!(error, Error::CredentialsWanted)
-        {
+        if let Err(error) = &result {
             self.failed(error);
         }
         result

@@ -182,9 +182,7 @@ impl<K: ExclusiveConnector> Pool<K> {
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move {
             let result = me.attempt().await;
-            if let Err(error) = &result
-                && !matches!(error, Error::CredentialsWanted)
-            {
+            if let Err(error) = &result {
                 me.failed(error);
             }
             if let Err(Ok(taken)) = sender.send(result) {

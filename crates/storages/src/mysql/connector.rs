@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::failures::{cause, describe, fault};
 use super::options::ServerOptions;
 use crate::connections::{Endpoint, Exclusive, ExclusiveConnector};
+use crate::credentials::Credentials;
 use crate::network::{self, Address, Tls, addresses, race};
 use crate::sql::{Fault, Hosts, Refusals, read_only};
 use crate::{Error, Operation};
@@ -97,9 +98,17 @@ impl Connect {
         race(addresses(&node.host, node.port).await?, sign_in).await
     }
 
+    async fn sign_in(&self, driver: Opts) -> Result<Conn, Error> {
+        let sign_in = |Credentials { username, password }| {
+            let driver = OptsBuilder::from_opts(driver.clone()).user(username).pass(password.as_deref());
+            self.sign_in_as(driver.into())
+        };
+        self.access.options.login.sign_in(sign_in).await
+    }
+
     /// Signs in and prepares the connection. In a task, which goes on if another address is faster:
     /// a server that sees a host leave too often before it has signed in does not let it in any more.
-    async fn sign_in(&self, driver: Opts) -> Result<Conn, Error> {
+    async fn sign_in_as(&self, driver: Opts) -> Result<Conn, Error> {
         let me = self.clone();
         let limit = self.access.options.timeouts.connect;
         let signing_in = tokio::spawn(timeout(limit, async move {
@@ -183,7 +192,11 @@ fn alone(address: SocketAddr) -> Option<Vec<IpAddr>> {
 }
 
 fn refused(error: mysql_async::Error) -> Error {
-    Error::Connect(cause(error))
+    const ACCESS_DENIED: [u16; 2] = [1045, 1698];
+    match &error {
+        mysql_async::Error::Server(server) if ACCESS_DENIED.contains(&server.code) => Error::SignIn(cause(error)),
+        _ => Error::Connect(cause(error)),
+    }
 }
 
 impl Access {
@@ -192,7 +205,7 @@ impl Access {
         Arc::new(Self { options, hosts, refusals: Refusals::default(), driver: Mutex::default() })
     }
 
-    /// Returns the settings of the driver for TCP, without an address.
+    /// Returns the settings of the driver for TCP, without credentials and an address.
     ///
     /// # Errors
     ///
@@ -225,13 +238,11 @@ fn is_same(made_for: Option<&Arc<ClientConfig>>, config: Option<&Arc<ClientConfi
 }
 
 impl ServerOptions {
-    /// The settings of the driver, without an address and TLS.
+    /// The settings of the driver, without credentials, an address and TLS.
     fn driver(&self) -> OptsBuilder {
         OptsBuilder::default()
             // Use TCP even for localhost.
             .prefer_socket(false)
-            .user(self.username.clone())
-            .pass(self.password.as_deref())
             .db_name(self.database.clone())
             .max_allowed_packet(self.max_packet_size)
             .stmt_cache_size(64)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use resty_session_core::secret::Password;
 use resty_session_core::settings::{self, Names, Reader, Section};
 
 use super::MySql;
 use crate::cleanup::Cleanup;
 use crate::connections::{Servers, Timeouts};
+use crate::credentials::Login;
 use crate::network::{Address, Target, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
@@ -35,10 +35,8 @@ pub struct MySqlOptions {
 pub struct ServerOptions {
     /// The servers, of which one that takes writes is used.
     pub addresses: Vec<Address>,
-    /// The user to sign in as.
-    pub username: Option<String>,
-    /// The password that the user signs in with.
-    pub password: Option<Password>,
+    /// Who signs in.
+    pub login: Login,
     /// The database.
     pub database: Option<String>,
     /// The character set of the connection, if it is not the server's default.
@@ -83,8 +81,7 @@ impl ServerOptions {
         let max_packet_size = reader.number("max_packet_size")?.filter(|size| *size > 0);
         Ok(Self {
             addresses: Address::read_all(reader, PORT)?,
-            username: reader.text("username")?,
-            password: reader.password("password")?,
+            login: Login::read(reader)?,
             database: reader.text("database")?,
             charset: read_charset(reader)?,
             max_packet_size: max_packet_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
@@ -127,7 +124,7 @@ mod tests {
         let MySqlOptions { server, tables, .. } =
             read(json!({ "max_packet_size": 0 })).unwrap_or_else(|problem| panic!("{problem}"));
         assert_eq!(server.addresses, [Address::parse("127.0.0.1", 3306).unwrap()]);
-        assert_eq!((server.username, server.database, server.charset), (None, None, None));
+        assert_eq!((server.login.username(), server.database, server.charset), (None, None, None));
         assert_eq!((server.max_packet_size, server.tls, server.pool_size), (None, None, 8));
         assert_eq!(tables.metadata, "sessions_meta");
     }

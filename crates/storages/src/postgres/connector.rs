@@ -13,6 +13,7 @@ use super::failures::{describe, fault, refused};
 use super::guard::Guarded;
 use super::options::{ServerOptions, Transport};
 use crate::connections::{Connector, Endpoint};
+use crate::credentials::Credentials;
 use crate::network::{self, Address, Plain, Tls};
 use crate::sql::{Fault, Hosts, Refusals, read_only};
 use crate::{Cause, Error, Operation};
@@ -67,13 +68,18 @@ impl Connect {
         Ok(Arc::new(connection))
     }
 
-    /// Signs in. A server that does not take the connection's name is asked again without it.
     async fn sign_in(&self, address: &Address) -> Result<(Client, Driver), Error> {
+        self.access.options.login.sign_in(|credentials| self.sign_in_as(credentials, address)).await
+    }
+
+    /// Signs in. A server that does not take the connection's name is asked again without it.
+    async fn sign_in_as(&self, credentials: Credentials, address: &Address) -> Result<(Client, Driver), Error> {
         const NAME: &str = "application_name";
         let refusals = &self.access.refusals;
         let attempt = async |name: Option<&str>| {
             let stream = network::connect_plain(address).await?;
-            sign_in(&self.access.options, address, stream, name)?.await
+            let config = configuration(&self.access.options, &credentials, name);
+            sign_in(config, &self.access.options.transport, address, stream)?.await
         };
         let name = self.access.options.application.as_deref().unwrap_or("resty-session");
         let name = Some(name).filter(|_| !refusals.contain(NAME));
@@ -143,19 +149,23 @@ impl From<SignInError> for Error {
 type SignIn = Pin<Box<dyn Future<Output = Result<(Client, Driver), SignInError>> + Send>>;
 type Stream = Guarded<Plain>;
 
-fn sign_in(options: &ServerOptions, address: &Address, stream: Plain, name: Option<&str>) -> Result<SignIn, Error> {
+fn configuration(options: &ServerOptions, credentials: &Credentials, name: Option<&str>) -> Config {
     let mut config = Config::new();
-    config.user(&options.username);
+    config.user(credentials.username.as_deref().unwrap_or_default());
     if let Some(name) = name {
         config.application_name(name);
     }
-    if let Some(password) = &options.password {
+    if let Some(password) = &credentials.password {
         config.password(&**password);
     }
     if let Some(database) = &options.database {
         config.dbname(database);
     }
-    let (mode, tls, host, stream) = match (&options.transport, address) {
+    config
+}
+
+fn sign_in(mut config: Config, transport: &Transport, address: &Address, stream: Plain) -> Result<SignIn, Error> {
+    let (mode, tls, host, stream) = match (transport, address) {
         (_, Address::Unix(_)) => {
             config.ssl_mode(SslMode::Disable);
             return Ok(Box::pin(start(config, Guarded::private(stream), NoTls)));

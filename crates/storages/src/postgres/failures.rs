@@ -59,7 +59,12 @@ pub fn failed(error: tokio_postgres::Error) -> Error {
 
 /// An error of connecting or signing in.
 pub fn refused(error: tokio_postgres::Error) -> Error {
-    Error::Connect(cause(error))
+    match error.code() {
+        Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            Error::SignIn(cause(error))
+        }
+        _ => Error::Connect(cause(error)),
+    }
 }
 
 /// An error in the words of [`describe`].

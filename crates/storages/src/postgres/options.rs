@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use resty_session_core::secret::Password;
 use resty_session_core::settings::{Error, Names, Reader, Section};
 
 use super::Postgres;
 use crate::cleanup::Cleanup;
 use crate::connections::{Servers, Timeouts};
+use crate::credentials::Login;
 use crate::network::{Address, Target, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 use crate::repeating::Repeating;
@@ -37,10 +37,8 @@ pub struct ServerOptions {
     pub addresses: Vec<Address>,
     /// Which of them reads come from.
     pub read_from: ReadFrom,
-    /// The user to sign in as.
-    pub username: String,
-    /// The password that the user signs in with.
-    pub password: Option<Password>,
+    /// Who signs in.
+    pub login: Login,
     /// The database. If it is `None`, the server takes the one named like the user.
     pub database: Option<String>,
     /// The name that the server shows for its connections.
@@ -127,8 +125,7 @@ impl ServerOptions {
         Ok(Self {
             read_from: ReadFrom::read(reader, addresses.len())?,
             addresses,
-            username: reader.text("username")?.unwrap_or_else(|| "postgres".into()),
-            password: reader.password("password")?,
+            login: Login::read(reader)?.with_default_username("postgres"),
             database: reader.text("database")?,
             application: reader.text("application")?,
             transport: Transport::read(reader)?,
@@ -164,9 +161,10 @@ mod tests {
         let built_in = options(json!({}));
         let PostgresOptions { server, tables, .. } = built_in;
         assert_eq!(server.addresses, [Address::parse("127.0.0.1", 5432).unwrap()]);
-        assert_eq!((server.username.as_str(), server.database, server.pool_size), ("postgres", None, 8));
+        let login = Login::default().with_default_username("postgres");
+        assert!(server.login == login && server.transport == Transport::Plain);
+        assert_eq!((server.database, server.pool_size), (None, 8));
         assert_eq!(tables, Tables { sessions: "sessions".into(), metadata: "sessions_meta".into() });
-        assert!(server.password.is_none() && server.transport == Transport::Plain);
         assert_eq!(server.read_from, ReadFrom::Primary);
     }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, RedisResult, Value};
-use resty_session_core::secret::Password;
 use tokio::task::JoinHandle;
 
 use super::errors::connect_error;
 use crate::Error;
 use crate::connections::{Handle, Timeouts};
+use crate::credentials::{Credentials, Login};
 use crate::network::{self, Address, Tls};
 
 /// The settings that all servers of a storage share. Equal settings for the same servers share
@@ -28,27 +28,22 @@ pub struct Access {
     pub pool: Option<String>,
 }
 
-/// Who signs in. It has no `Debug`, because it holds a password.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Login {
-    /// The user, or `None` for the default user.
-    pub username: Option<String>,
-    /// The password, or `None` not to sign in.
-    pub password: Option<Password>,
-}
-
 impl Access {
     /// Connects to a server, signs in, and chooses the database.
     pub(super) async fn connect(&self, address: &Address) -> Result<Connection, Error> {
-        self.connect_as(address, self.login.settings().set_db(self.database)).await
+        self.connect_as(address, &self.login, self.database).await
     }
 
     /// Connects to a Sentinel, as to the servers, but with a login of its own.
     pub(super) async fn connect_to_sentinel(&self, address: &Address, login: &Login) -> Result<Connection, Error> {
-        self.connect_as(address, login.settings()).await
+        self.connect_as(address, login, 0).await
     }
 
-    async fn connect_as(&self, address: &Address, settings: RedisConnectionInfo) -> Result<Connection, Error> {
+    async fn connect_as(&self, address: &Address, login: &Login, database: i64) -> Result<Connection, Error> {
+        login.sign_in(|credentials| self.connect_with(address, settings(&credentials).set_db(database))).await
+    }
+
+    async fn connect_with(&self, address: &Address, settings: RedisConnectionInfo) -> Result<Connection, Error> {
         let stream = network::connect(address, self.tls.as_ref()).await?;
         // The link keeps the time.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
@@ -58,17 +53,16 @@ impl Access {
     }
 }
 
-impl Login {
-    fn settings(&self) -> RedisConnectionInfo {
-        let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            info = info.set_password(&**password);
-        }
-        info
+/// The driver's form of credentials: without a password, nobody signs in.
+fn settings(credentials: &Credentials) -> RedisConnectionInfo {
+    let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
+    if let Some(username) = &credentials.username {
+        info = info.set_username(username);
     }
+    if let Some(password) = &credentials.password {
+        info = info.set_password(&**password);
+    }
+    info
 }
 
 /// A connection that many commands share. Clones are the same connection, which ends with the last.

@@ -38,7 +38,13 @@ pub fn failure(error: RedisError) -> Failure {
 
 /// Why a connection could not be made.
 pub fn connect_error(error: RedisError) -> Error {
-    if error.is_timeout() { Error::ConnectTimeout } else { Error::Connect(cause(error)) }
+    let refuses_login =
+        error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"));
+    match (error.is_timeout(), refuses_login) {
+        (true, _) => Error::ConnectTimeout,
+        (false, true) => Error::SignIn(cause(error)),
+        (false, false) => Error::Connect(cause(error)),
+    }
 }
 
 /// Returns the error of a server that is in a state in which it refuses commands or writes. Another

@@ -27,7 +27,7 @@ mod server;
 mod slots;
 mod storage;
 
-pub use access::{Access, Login};
+pub use access::Access;
 use cluster::ClusterPlace;
 pub use options::{ClusterNodes, ReadFrom, RedisOptions, Sentinel, Sentinels, Target};
 use replicas::ReplicatedPlace;

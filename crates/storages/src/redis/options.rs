@@ -2,10 +2,11 @@
 
 use resty_session_core::settings::{Error, Names, Reader, Section};
 
-use super::access::{Access, Login};
+use super::access::Access;
 use super::scripts::Scripts;
 use crate::Naming;
 use crate::connections::Timeouts;
+use crate::credentials::{Credentials, Login};
 use crate::network::{self, Address, Node, Tls};
 use crate::options::{LOGIN, TIMEOUTS};
 
@@ -117,7 +118,7 @@ impl Access {
     fn read(reader: &Reader) -> Result<Self, Error> {
         let database = reader.whole("database")?.unwrap_or_default();
         Ok(Self {
-            login: Login::read(reader, "username", "password")?,
+            login: checked(Login::read(reader)?, reader, "username")?,
             database: i64::try_from(database).map_err(|_| reader.invalid("database", "too large"))?,
             tls: Tls::read(reader)?,
             timeouts: Timeouts::read(reader)?,
@@ -126,13 +127,13 @@ impl Access {
     }
 }
 
-impl Login {
-    fn read(reader: &Reader, username: &str, password: &str) -> Result<Self, Error> {
-        let login = Self { username: reader.text(username)?, password: reader.password(password)? };
-        if login.username.is_some() && login.password.is_none() {
-            return Err(reader.invalid(username, "a username needs a password"));
+/// `username` is the name of the username's option.
+fn checked(login: Login, reader: &Reader, username: &str) -> Result<Login, Error> {
+    match login {
+        Login::Fixed(Credentials { username: Some(_), password: None }) => {
+            Err(reader.invalid(username, "a username needs a password"))
         }
-        Ok(login)
+        login => Ok(login),
     }
 }
 
@@ -191,10 +192,13 @@ impl Sentinels {
             Some(_) => return Err(reader.invalid("role", "\"master\" or \"slave\" expected")),
         };
         let master = reader.text("master")?.unwrap_or_else(|| "mymaster".into());
-        let shared = Login::read(reader, "sentinel_username", "sentinel_password")?;
+        let read = |reader: &Reader, username, password| {
+            checked(Login::read_named(reader, username, password)?, reader, username)
+        };
+        let shared = read(reader, "sentinel_username", "sentinel_password")?;
         let sentinels = Node::read_each(reader, ("sentinels", NAMES), default_port, |table, node| {
-            let own = Login::read(table, "username", "password")?;
-            Ok(Sentinel { node, login: if own.password.is_some() { own } else { shared.clone() } })
+            let own = read(table, "username", "password")?;
+            Ok(Sentinel { node, login: if own == Login::default() { shared.clone() } else { own } })
         })?;
         Ok(sentinels.map(|sentinels| Self { sentinels, master, replica }))
     }
@@ -219,6 +223,11 @@ mod tests {
 
     fn options(json: serde_json::Value) -> RedisOptions {
         read(json).unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    fn login(username: Option<&str>, password: &str) -> Login {
+        let password = Some(password.to_owned().into());
+        Login::Fixed(Credentials { username: username.map(str::to_owned), password })
     }
 
     fn node(host: &str, port: u16) -> Node {
@@ -261,8 +270,8 @@ mod tests {
         let sentinels = json!([{ "host": "a" }, { "host": "b", "username": "u", "password": "p" }]);
         let all = json!({ "sentinels": sentinels, "sentinel_password": "shared" });
         let Target::Sentinel(found) = options(all).target else { panic!() };
-        let logins = found.sentinels.iter().map(|one| (one.login.username.as_deref(), one.login.password.as_deref()));
-        assert_eq!(logins.collect::<Vec<_>>(), [(None, Some("shared")), (Some("u"), Some("p"))]);
+        let logins: Vec<Login> = found.sentinels.into_iter().map(|one| one.login).collect();
+        assert!(logins == [login(None, "shared"), login(Some("u"), "p")]);
         for (json, option) in [
             (json!({ "sentinels": [{ "host": "a", "username": "u" }], "sentinel_password": "p" }), "username"),
             (json!({ "sentinel_username": "u" }), "sentinel_username"),
@@ -333,7 +342,7 @@ mod tests {
     #[test]
     fn a_user_signs_in_with_a_password() {
         let access = options(json!({ "username": "u", "password": 5, "database": "3" })).access;
-        assert_eq!((access.login.username.as_deref(), access.login.password.as_deref()), (Some("u"), Some("5")));
+        assert!(access.login == login(Some("u"), "5"));
         assert_eq!(access.database, 3);
         let alone = problem::<RedisOptions>(json!({ "username": "u", "password": "" }));
         assert_eq!(alone, "invalid redis username (a username needs a password)");

@@ -1,0 +1,118 @@
+//! Lines from the runtime's thread for nginx's log, which only the worker's own thread can write.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Exchange;
+use super::exchange::WeakExchange;
+use resty_session_storages::journal::{Journal, Level};
+
+/// How many lines wait at most. Further ones are counted only.
+const CAPACITY: usize = 100;
+
+/// The lines of a process that no Lua VM has taken yet.
+///
+/// Each VM that listens is woken for a line, and the first that comes takes it. If no VM listens,
+/// the lines wait for the next request that takes a reply.
+#[derive(Default)]
+pub struct Lines {
+    state: Mutex<State>,
+    /// Whether lines wait: so that a VM that drains replies can tell without the lock.
+    are_there: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<(Level, String)>,
+    /// How many lines found no room.
+    dropped: u64,
+    readers: Vec<WeakExchange>,
+}
+
+impl Lines {
+    /// Adds a VM that is woken for lines from now on.
+    pub fn add_reader(&self, exchange: &Exchange) {
+        let reader = exchange.downgrade();
+        let mut state = self.state();
+        state.readers.retain(|other| other.is_alive() && !other.is(&reader));
+        state.readers.push(reader);
+    }
+
+    /// Whether lines wait.
+    pub fn are_there(&self) -> bool {
+        self.are_there.load(Ordering::Relaxed)
+    }
+
+    /// Takes the lines that wait. The last one tells how many were dropped, if any were.
+    pub fn take(&self) -> Vec<(Level, String)> {
+        let mut state = self.state();
+        self.are_there.store(false, Ordering::Relaxed);
+        let mut lines = std::mem::take(&mut state.lines);
+        let dropped = std::mem::take(&mut state.dropped);
+        if dropped > 0 {
+            lines.push((Level::Warning, format!("{dropped} more lines were dropped")));
+        }
+        lines
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journal for Lines {
+    fn note(&self, level: Level, line: String) {
+        let readers = {
+            let mut state = self.state();
+            if state.lines.len() >= CAPACITY {
+                state.dropped += 1;
+                return;
+            }
+            state.lines.push((level, line));
+            self.are_there.store(true, Ordering::Relaxed);
+            state.readers.clone()
+        };
+        readers.iter().for_each(WeakExchange::ring_soon);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::exchange::socket_bell;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_line_rings_those_who_read_and_the_first_takes_it() {
+        let lines = Lines::default();
+        lines.note(Level::Warning, "before anybody reads".into());
+        let (ours, mut bell) = UnixStream::pair().unwrap();
+        let exchange = Exchange::default();
+        exchange.install_bell(socket_bell(ours).unwrap());
+        {
+            let gone = Exchange::default();
+            lines.add_reader(&gone);
+        }
+        lines.add_reader(&exchange);
+        lines.add_reader(&exchange);
+        assert_eq!(lines.state().readers.len(), 1);
+        lines.note(Level::Notice, "after".into());
+        bell.read_exact(&mut [0]).unwrap();
+        assert!(lines.are_there());
+        let taken: Vec<String> = lines.take().into_iter().map(|(_, line)| line).collect();
+        assert_eq!(taken, ["before anybody reads", "after"]);
+        assert!(!lines.are_there() && lines.take().is_empty());
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted_in_the_end() {
+        let lines = Lines::default();
+        (0..CAPACITY + 7).for_each(|number| lines.note(Level::Warning, number.to_string()));
+        let taken = lines.take();
+        assert_eq!(taken.len(), CAPACITY + 1);
+        assert_eq!(taken.last().unwrap(), &(Level::Warning, "7 more lines were dropped".to_owned()));
+        lines.note(Level::Error, "again".into());
+        assert_eq!(lines.take(), [(Level::Error, "again".to_owned())]);
+    }
+}
