@@ -101,7 +101,7 @@ fn mysql8() {
     let Some(server) = Mysql8::start() else { return };
     let options = json!({
         "port": server.port, "username": Mysql8::USER, "password": Mysql8::PASSWORD, "database": Mysql8::DATABASE,
-        "ssl": true, "ssl_verify": false, "pool_size": 4, "cleanup_interval": 0,
+        "ssl": true, "ssl_ca": server.ca(), "server_name": Mysql8::NAME, "pool_size": 4, "cleanup_interval": 0,
     });
     check::<MySqlOptions>(options, Tells::Yes);
 }
