@@ -43,8 +43,8 @@ impl RecentWrites {
 
     /// Notes that the record of a key is written. Call it before the write begins, in case nobody
     /// waits for its end, and again when it has ended, with or without success.
-    pub fn note(&self, key: &str) {
-        self.note_at(key, Instant::now(), MOST);
+    pub fn note(&self, key: impl AsRef<[u8]>) {
+        self.note_at(key.as_ref(), Instant::now(), MOST);
     }
 
     /// Counts every key as written for [`RECENT`]. For whoever has taken a lock: they want to see what
@@ -54,11 +54,11 @@ impl RecentWrites {
     }
 
     /// Returns whether the record of a key was written within [`RECENT`], or may have been.
-    pub fn contains(&self, key: &str) -> bool {
-        self.contains_at(key, Instant::now())
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> bool {
+        self.contains_at(key.as_ref(), Instant::now())
     }
 
-    fn note_at(&self, key: &str, now: Instant, most: usize) {
+    fn note_at(&self, key: &[u8], now: Instant, most: usize) {
         let hash = self.hasher.hash_one(key);
         let mut inner = self.inner();
         inner.forget_old(now);
@@ -70,7 +70,7 @@ impl RecentWrites {
         inner.order.push_back((hash, now));
     }
 
-    fn contains_at(&self, key: &str, now: Instant) -> bool {
+    fn contains_at(&self, key: &[u8], now: Instant) -> bool {
         let hash = self.hasher.hash_one(key);
         let mut inner = self.inner();
         inner.forget_old(now);
@@ -122,10 +122,10 @@ mod tests {
     #[test]
     fn a_write_is_recent_for_five_seconds_after_the_last_one() {
         let (recent, start) = (RecentWrites::default(), Instant::now());
-        recent.note_at("a", start, MOST);
-        recent.note_at("b", start, MOST);
-        recent.note_at("a", start + 3 * SECOND, MOST);
-        let after = |seconds| ["a", "b", "c"].map(|key| recent.contains_at(key, start + seconds * SECOND));
+        recent.note_at(b"a", start, MOST);
+        recent.note_at(b"b", start, MOST);
+        recent.note_at(b"a", start + 3 * SECOND, MOST);
+        let after = |seconds| [b"a", b"b", b"c"].map(|key| recent.contains_at(key, start + seconds * SECOND));
         assert_eq!(after(4), [true, true, false]);
         assert_eq!(after(5), [true, false, false]);
         assert_eq!(after(8), [false, false, false]);
@@ -148,11 +148,11 @@ mod tests {
     #[test]
     fn without_room_every_key_counts_as_written() {
         let (recent, start) = (RecentWrites::default(), Instant::now());
-        for (second, key) in ["a", "b", "c"].into_iter().enumerate() {
+        for (second, key) in [b"a", b"b", b"c"].into_iter().enumerate() {
             recent.note_at(key, start + second as u32 * SECOND, 2);
         }
         assert_eq!(recent.inner().order.len(), 2);
-        let has = |key, seconds| recent.contains_at(key, start + seconds * SECOND);
+        let has = |key: &str, seconds| recent.contains_at(key.as_bytes(), start + seconds * SECOND);
         assert!(has("c", 6) && has("d", 6));
         assert!(!has("c", 7) && !has("d", 7));
     }

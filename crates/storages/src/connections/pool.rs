@@ -323,3 +323,177 @@ impl<C: Exclusive> Inner<C> {
         is_current
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::connections::Timeouts;
+    use crate::journal::Silent;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        connect: Duration::from_millis(100),
+        response: Duration::from_millis(100),
+        keepalive: Duration::from_secs(9),
+        lifetime: Duration::from_secs(9),
+    };
+
+    #[derive(Clone, Default)]
+    struct Server(Arc<Counts>);
+
+    #[derive(Default)]
+    struct Counts {
+        connects: AtomicUsize,
+        checks: AtomicUsize,
+        is_dead: AtomicBool,
+    }
+
+    impl Server {
+        fn pool(&self, size: usize) -> Arc<Pool<Self>> {
+            let endpoint = Endpoint::new("test", "server", TIMEOUTS, Arc::new(Silent));
+            Pool::new(endpoint, self.clone(), size, TIMEOUTS.response)
+        }
+
+        fn connects(&self) -> usize {
+            self.0.connects.load(Ordering::Relaxed)
+        }
+    }
+
+    struct Numbered {
+        number: usize,
+        has_written: bool,
+        server: Server,
+    }
+
+    impl Exclusive for Numbered {
+        fn is_closed(&self) -> bool {
+            false
+        }
+
+        fn has_written(&self) -> bool {
+            self.has_written
+        }
+
+        async fn is_alive(&mut self) -> bool {
+            self.server.0.checks.fetch_add(1, Ordering::Relaxed);
+            !self.server.0.is_dead.load(Ordering::Relaxed)
+        }
+    }
+
+    impl ExclusiveConnector for Server {
+        type Connection = Numbered;
+
+        fn connect(&self) -> Operation<'static, Numbered> {
+            let server = self.clone();
+            Box::pin(async move {
+                sleep(Duration::from_millis(5)).await;
+                let number = server.0.connects.fetch_add(1, Ordering::Relaxed) + 1;
+                Ok(Numbered { number, has_written: false, server })
+            })
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    /// An operation that takes so many milliseconds, and returns its connection's number.
+    async fn take(pool: &Pool<Server>, milliseconds: u64) -> Result<usize, Error> {
+        pool.run(async |connection| {
+            sleep(Duration::from_millis(milliseconds)).await;
+            let number = connection.number;
+            (Some(connection), Ok(number))
+        })
+        .await
+    }
+
+    /// A write, which the server refuses on connections up to this one.
+    async fn write(pool: &Pool<Server>, refusing: usize) -> Result<usize, Error> {
+        pool.run(async |mut connection| {
+            connection.has_written |= connection.number > refusing;
+            let result = match connection.number {
+                number if number > refusing => Ok(number),
+                _ => Err(Failure::Refused(Error::Server("read-only".into()))),
+            };
+            (Some(connection), result)
+        })
+        .await
+    }
+
+    #[test]
+    fn a_place_is_waited_for_and_an_idle_connection_is_used_first() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(1);
+            let results = futures_util::join!(take(&pool, 60), take(&pool, 60), take(&pool, 1));
+            assert_eq!((results.0, results.1), (Ok(1), Ok(1)));
+            assert_eq!(results.2, Err(Error::Busy));
+            assert_eq!(server.connects(), 1);
+        });
+    }
+
+    #[test]
+    fn one_that_is_dead_ends_all_that_are_idle() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(4);
+            let results = futures_util::join!(take(&pool, 50), take(&pool, 50), take(&pool, 50));
+            assert_eq!((results.0, results.1, results.2), (Ok(1), Ok(2), Ok(3)));
+            sleep(TRUSTED).await;
+            server.0.is_dead.store(true, Ordering::Relaxed);
+            assert_eq!(take(&pool, 1).await, Ok(4));
+            assert_eq!(server.0.checks.load(Ordering::Relaxed), 1);
+            assert_eq!(pool.endpoint().status().connections, 1);
+        });
+    }
+
+    #[test]
+    fn a_slow_operation_is_not_a_server_that_hangs() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(4);
+            let others = async {
+                sleep(Duration::from_millis(50)).await;
+                take(&pool, 1).await
+            };
+            let (slow, other) = futures_util::join!(take(&pool, 500), others);
+            assert_eq!((slow, other.is_ok()), (Err(Error::Timeout), true));
+            assert!(take(&pool, 1).await.is_ok());
+            assert_eq!(take(&pool, 500).await, Err(Error::Timeout));
+            assert!(matches!(take(&pool, 1).await, Err(Error::Unavailable(_))), "it was the only one");
+        });
+    }
+
+    #[test]
+    fn once_a_new_connection_has_written_those_that_were_refused_are_left() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(4);
+            let results = futures_util::join!(take(&pool, 50), take(&pool, 50), take(&pool, 50));
+            assert!(results.0.is_ok() && results.1.is_ok() && results.2.is_ok());
+            assert_eq!(write(&pool, 3).await, Err(Error::Lost("read-only".into())), "it may be repeated");
+            assert_eq!(write(&pool, 3).await, Err(Error::Server("read-only".into())));
+            assert_eq!((pool.endpoint().status().connections, server.connects()), (2, 3));
+            let both = futures_util::join!(take(&pool, 20), take(&pool, 20), take(&pool, 50));
+            assert_eq!(both.2, Ok(4), "a third is needed");
+            assert_eq!(write(&pool, 3).await, Ok(4));
+            assert_eq!(pool.endpoint().status().connections, 1);
+        });
+    }
+
+    #[test]
+    fn a_connection_that_nobody_waits_for_any_more_becomes_idle() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(1);
+            assert!(timeout(Duration::from_millis(1), take(&pool, 1)).await.is_err());
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(take(&pool, 1).await, Ok(1));
+            assert!(timeout(Duration::from_millis(10), take(&pool, 50)).await.is_err());
+            assert_eq!(take(&pool, 1).await, Ok(2), "the first was in use");
+        });
+    }
+}

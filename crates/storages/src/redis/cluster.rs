@@ -16,7 +16,7 @@ use super::access::Access;
 use super::commands;
 use super::errors::failed;
 use super::options::ClusterNodes;
-use super::replicas::{Changes, read_any};
+use super::replicas::read_any;
 use super::scripts::{Learnt, Scripts};
 use super::server::{Location, Place, RedisServer};
 use super::slots::{SlotMap, redirected, slot};
@@ -25,6 +25,7 @@ use crate::Error;
 use crate::connections::{Endpoint, Identity, Server};
 use crate::journal::Journal;
 use crate::network::{Address, Node, race};
+use crate::recent::RecentWrites;
 
 /// The pause between two questions for the slots: they are asked for a few times a second at most.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
@@ -51,7 +52,7 @@ struct Shared {
     /// How many times the slots have been asked for, and the error of the last time.
     refreshes: watch::Sender<(u64, Option<Error>)>,
     learnt: Learnt,
-    changes: Changes,
+    changes: RecentWrites,
     turn: AtomicUsize,
 }
 
@@ -88,7 +89,7 @@ impl Identity for ClusterPlace {
             known: Mutex::default(),
             refreshes: watch::Sender::new((0, None)),
             learnt,
-            changes: Changes::default(),
+            changes: RecentWrites::default(),
             turn: AtomicUsize::new(0),
         })))
     }
@@ -253,7 +254,7 @@ impl Commands for Cluster {
         read_any(&replicas, turn, |node| self.0.server(node, true), &command).await
     }
 
-    fn changes(&self) -> Option<&Changes> {
+    fn changes(&self) -> Option<&RecentWrites> {
         Some(&self.0.changes).filter(|_| self.0.place.reads_replicas)
     }
 

@@ -8,8 +8,8 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use super::commands;
 use super::errors::{converted, failed};
-use super::replicas::Changes;
 use super::scripts::{Learnt, Scripts};
+use crate::recent::RecentWrites;
 use crate::{Delete, Error, Get, LiveSession, Lock, Naming, Operation, Sessions, Set, Storage, Unlock, Update, any_of};
 
 /// Runs commands on the servers that hold their keys. Errors of servers are among the replies.
@@ -35,7 +35,7 @@ pub trait Commands: Send + Sync + 'static {
     }
 
     /// What was changed a moment ago, if replicas are read from.
-    fn changes(&self) -> Option<&Changes> {
+    fn changes(&self) -> Option<&RecentWrites> {
         None
     }
 
@@ -203,7 +203,7 @@ impl<C: Commands> RedisStorage<C> {
     /// absent: the replica may lag behind.
     async fn read(&self, get: &Cmd) -> Option<Vec<u8>> {
         let changes = self.servers.changes()?;
-        commands::key(get).filter(|name| changes.allow(name))?;
+        commands::key(get).filter(|name| !changes.contains(name))?;
         match self.servers.read(get.clone()).await? {
             Value::BulkString(record) => Some(record),
             _ => None,
@@ -218,7 +218,7 @@ impl<C: Commands> RedisStorage<C> {
     ) -> Result<T, Error> {
         let note = || {
             if let Some(changes) = self.servers.changes() {
-                changes.note(self.naming.record(name, key).as_bytes());
+                changes.note(self.naming.record(name, key));
             }
         };
         note();
@@ -289,7 +289,14 @@ impl<C: Commands> Storage for RedisStorage<C> {
     }
 
     fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
-        Box::pin(self.adapting(move |scripts| self.lock_with(scripts, lock)))
+        let locking = self.adapting(move |scripts| self.lock_with(scripts, lock));
+        Box::pin(async move {
+            let is_holder = locking.await?;
+            if let Some(changes) = self.servers.changes().filter(|_| is_holder) {
+                changes.note_all();
+            }
+            Ok(is_holder)
+        })
     }
 
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()> {
