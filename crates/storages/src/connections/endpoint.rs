@@ -1,20 +1,24 @@
 //! What is known of one server.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep_until, timeout, timeout_at};
 
-use super::Timeouts;
 use super::backoff::{Backoff, Renewals};
+use super::{Timeouts, lost};
 use crate::journal::{Journal, Level};
 use crate::{Cause, Error, Operation};
 
 /// How many operations may be in flight to one server from one worker.
 pub const MAX_IN_FLIGHT: u64 = 8192;
+
+/// How many attempts to connect may be under way in the background.
+const MOST_ATTEMPTS: usize = 8;
 
 /// For how long a server that nobody asks for is still tried. After that, the next operation
 /// connects by itself.
@@ -32,7 +36,9 @@ pub struct Endpoint {
     condition: AtomicU8,
     state: Mutex<State>,
     /// Held while an operation connects.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What holds connections to the server.
+    holders: Mutex<Vec<Weak<dyn Holder>>>,
     counts: Counts,
 }
 
@@ -47,6 +53,10 @@ const FAILING: u8 = 2;
 struct State {
     /// What operations fail with at once.
     failing: Option<Error>,
+    /// Why the server failed, until a connection is made.
+    problem: Option<Error>,
+    /// Until when, and why, the server gets no further connection, while it serves others.
+    crowded: Option<(Instant, Error)>,
     /// When it began to fail. Kept until an operation gets a reply.
     shaken_since: Option<Instant>,
     backoff: Backoff,
@@ -61,6 +71,9 @@ struct State {
 struct Counts {
     in_flight: AtomicU64,
     connections: AtomicU64,
+    /// Connections on which an operation has got a reply.
+    proved: AtomicU64,
+    replies: AtomicU64,
     connects: AtomicU64,
     reconnects: AtomicU64,
     failures: AtomicU64,
@@ -113,7 +126,8 @@ impl Endpoint {
             journal,
             condition: AtomicU8::new(SOUND),
             state: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            holders: Mutex::default(),
             counts: Counts::default(),
         })
     }
@@ -138,19 +152,38 @@ impl Endpoint {
         }
     }
 
+    /// Adds something that holds connections.
+    pub fn add_holder(&self, holder: Weak<dyn Holder>) {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner).push(holder);
+    }
+
     /// Waits until no other operation's attempt to connect is under way. All connections to a server
     /// may be lost at once, and then it gets one attempt, not one for each.
     ///
     /// # Errors
     ///
-    /// The server is known to fail, which another attempt may just have found out.
-    pub async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
-        let turn = self.turn.lock().await;
+    /// The server is known to fail, which another attempt may just have found out, or to take no
+    /// further connection.
+    pub async fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = self.turn.clone().lock_owned().await;
         self.check()?;
-        Ok(turn)
+        match &self.state().crowded {
+            Some((until, error)) if Instant::now() < *until => Err(lost(error.clone())),
+            _ => Ok(turn),
+        }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Whether the server, which serves other connections, takes no further one for now.
+    pub fn is_crowded(&self) -> bool {
+        self.state().crowded.as_ref().is_some_and(|(until, _)| Instant::now() < *until)
+    }
+
+    /// Fails if the server is known to fail.
+    ///
+    /// # Errors
+    ///
+    /// Why it fails.
+    pub fn check(&self) -> Result<(), Error> {
         if self.condition.load(Ordering::Relaxed) != FAILING {
             return Ok(());
         }
@@ -171,7 +204,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// The attempt failed or took too long. The caller reports it with [`failed`](Self::failed).
+    /// The attempt failed or took too long. The caller reports it with
+    /// [`connect_failed`](Self::connect_failed).
     pub async fn attempt<C>(&self, connecting: impl Future<Output = Result<C, Error>>) -> Result<C, Error> {
         self.counts.connects.fetch_add(1, Ordering::Relaxed);
         let connection = timeout(self.timeouts.connect, connecting).await.unwrap_or(Err(Error::ConnectTimeout))?;
@@ -185,13 +219,20 @@ impl Endpoint {
         if std::mem::replace(&mut state.has_connected, true) {
             self.counts.reconnects.fetch_add(1, Ordering::Relaxed);
         }
+        (state.problem, state.crowded) = (None, None);
         if state.failing.take().is_some() {
             self.condition.store(SHAKEN, Ordering::Relaxed);
         }
     }
 
+    /// How many replies to operations there were.
+    pub fn replies(&self) -> u64 {
+        self.counts.replies.load(Ordering::Relaxed)
+    }
+
     /// Notes that the server has replied to an operation.
     pub fn replied(&self) {
+        self.counts.replies.fetch_add(1, Ordering::Relaxed);
         if self.condition.load(Ordering::Relaxed) != SOUND {
             self.recovered();
         }
@@ -212,13 +253,51 @@ impl Endpoint {
         }
     }
 
-    /// Notes that an attempt to connect failed, or that an operation took too long. From now on
+    /// Notes that an attempt to connect failed. Returns the error of operations that waited for it.
+    ///
+    /// If the server serves other connections, as one does that takes no more of them, it only gets
+    /// no further attempt for a while, and the operations may be repeated on the others. Otherwise
     /// operations fail at once, until `probe` has connected.
-    pub fn failed(self: &Arc<Self>, error: &Error, probe: impl FnOnce() -> Probe) {
+    pub fn connect_failed(self: &Arc<Self>, error: &Error, probe: impl FnOnce() -> Probe) -> Error {
+        if !self.serves_others() {
+            self.failed(error, probe);
+            return error.clone();
+        }
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state();
+        let pause = state.backoff.pause();
+        state.crowded = Some((Instant::now() + pause, error.clone()));
+        lost(error.clone())
+    }
+
+    /// Whether operations have got replies on connections that are open.
+    fn serves_others(&self) -> bool {
+        let holders: Vec<_> = {
+            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            holders.retain(|holder| holder.strong_count() > 0);
+            holders.iter().filter_map(Weak::upgrade).collect()
+        };
+        holders.iter().for_each(|holder| holder.drop_closed());
+        self.counts.proved.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes that an operation took too long. Operations fail at once from now on, until `probe` has
+    /// connected, unless the server has replied to others meanwhile: `replies` is how many
+    /// [there were](Self::replies) when the operation began.
+    pub fn timed_out(self: &Arc<Self>, replies: u64, probe: impl FnOnce() -> Probe) {
+        if self.replies() == replies {
+            self.failed(&Error::Timeout, probe);
+        } else {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failed(self: &Arc<Self>, error: &Error, probe: impl FnOnce() -> Probe) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state();
         let was_sound = self.condition.swap(FAILING, Ordering::Relaxed) == SOUND;
         state.failing = Some(unavailable(error));
+        state.problem = Some(error.clone());
         state.last_asked = Some(Instant::now());
         let begins = state.shaken_since.is_none();
         state.shaken_since.get_or_insert_with(Instant::now);
@@ -248,13 +327,13 @@ impl Endpoint {
         EndpointStatus {
             storage: self.storage,
             server: self.server.clone(),
-            state: match (&state.failing, state.has_connected) {
+            state: match (&state.problem, state.has_connected) {
                 (Some(_), _) => "failing",
                 (None, true) => "connected",
                 (None, false) => "idle",
             },
-            failing_for: state.failing.as_ref().and(state.shaken_since).map(|since| since.elapsed()),
-            error: state.failing.as_ref().map(ToString::to_string),
+            failing_for: state.problem.as_ref().and(state.shaken_since).map(|since| since.elapsed()),
+            error: state.problem.as_ref().map(ToString::to_string),
             in_flight: count(&self.counts.in_flight),
             connections: count(&self.counts.connections),
             connects: count(&self.counts.connects),
@@ -273,6 +352,7 @@ impl Endpoint {
     /// keep the next one from starting: it may hang for as long as the time limit allows, while the
     /// server is back.
     async fn probe(endpoint: Weak<Self>, probe: Probe, first: Instant) {
+        let _probing = Probing(endpoint.clone());
         let (mut attempts, mut next) = (FuturesUnordered::new(), first);
         loop {
             let ended = next_end(&mut attempts, next).await;
@@ -282,7 +362,7 @@ impl Endpoint {
                 continue;
             }
             let Some(pause) = endpoint.pause_if_failing() else { return };
-            if ended.is_none() {
+            if ended.is_none() && attempts.len() < MOST_ATTEMPTS {
                 attempts.push(probe());
             }
             next = Instant::now() + pause;
@@ -306,13 +386,35 @@ impl Endpoint {
 
     fn still_failing(&self, error: &Error) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
-        if let Some(failing) = &mut self.state().failing {
-            *failing = unavailable(error);
+        let mut state = self.state();
+        if state.failing.is_some() {
+            (state.failing, state.problem) = (Some(unavailable(error)), Some(error.clone()));
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What holds connections to a server.
+pub trait Holder: Send + Sync {
+    /// Drops connections that are known to be closed.
+    fn drop_closed(&self);
+}
+
+/// The task that tries to connect. If it panics, the next operation connects by itself.
+struct Probing(Weak<Endpoint>);
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(endpoint) = self.0.upgrade()
+        {
+            let mut state = endpoint.state();
+            (state.is_probed, state.failing) = (false, None);
+            endpoint.condition.store(SHAKEN, Ordering::Relaxed);
+        }
     }
 }
 
@@ -343,17 +445,35 @@ fn unavailable(error: &Error) -> Error {
 }
 
 /// A connection that is open. It counts until it is dropped.
-pub struct Open(Arc<Endpoint>);
+pub struct Open {
+    endpoint: Arc<Endpoint>,
+    /// Whether an operation on it has got a reply.
+    is_proved: AtomicBool,
+}
 
 impl Open {
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.counts.connections.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
+        Self { endpoint, is_proved: AtomicBool::new(false) }
+    }
+
+    pub fn is_proved(&self) -> bool {
+        self.is_proved.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an operation has got a reply.
+    pub fn prove(&self) {
+        if !self.is_proved() && !self.is_proved.swap(true, Ordering::Relaxed) {
+            self.endpoint.counts.proved.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.is_proved() {
+            self.endpoint.counts.proved.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -45,7 +45,9 @@ impl<K: Connector> Lanes<K> {
     /// is dropped.
     pub fn least_busy(&self) -> Taken<'_, K> {
         let used = &self.lanes[..self.used.load(Ordering::Relaxed).clamp(1, self.lanes.len())];
-        let least = used.iter().min_by_key(|lane| lane.load()).unwrap_or(&self.lanes[0]);
+        let is_crowded = used.len() > 1 && used[0].link.endpoint().is_crowded();
+        let usable = used.iter().filter(|lane| !is_crowded || lane.link.is_connected());
+        let least = usable.min_by_key(|lane| lane.load()).unwrap_or(&self.lanes[0]);
         let lane = if least.load() > 0 { self.one_more(used.len()).unwrap_or(least) } else { least };
         lane.busy.fetch_add(1, Ordering::Relaxed);
         Taken(lane)
@@ -54,7 +56,9 @@ impl<K: Connector> Lanes<K> {
     /// Takes the next lane into use, unless another is still being connected.
     fn one_more(&self, used: usize) -> Option<&Lane<K>> {
         let next = self.lanes.get(used)?;
-        let is_allowed = !self.is_refused.load(Ordering::Relaxed) && self.lanes[used - 1].link.is_connected();
+        let last = &self.lanes[used - 1].link;
+        let is_allowed =
+            !self.is_refused.load(Ordering::Relaxed) && last.is_connected() && !last.endpoint().is_crowded();
         is_allowed.then(|| {
             self.used.store(used + 1, Ordering::Relaxed);
             next

@@ -1,7 +1,6 @@
 //! How long a connection is used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::backoff::fraction;
@@ -16,9 +15,7 @@ pub struct Life {
     made: Instant,
     /// When the connection is to be replaced, because load balancers and names change.
     ends: Instant,
-    /// Whether an operation on it has got a reply.
-    is_proved: AtomicBool,
-    _open: Open,
+    open: Open,
 }
 
 impl Life {
@@ -26,12 +23,7 @@ impl Life {
     pub fn new(endpoint: &Arc<Endpoint>) -> Self {
         let made = Instant::now();
         let lifetime = endpoint.timeouts().lifetime;
-        Self {
-            made,
-            ends: made + lifetime.mul_f64(1.0 - 0.1 * fraction()),
-            is_proved: AtomicBool::new(false),
-            _open: Open::new(endpoint.clone()),
-        }
+        Self { made, ends: made + lifetime.mul_f64(1.0 - 0.1 * fraction()), open: Open::new(endpoint.clone()) }
     }
 
     /// When the connection was made.
@@ -41,12 +33,12 @@ impl Life {
 
     /// Notes that an operation has got a reply.
     pub fn prove(&self) {
-        self.is_proved.store(true, Ordering::Relaxed);
+        self.open.prove();
     }
 
     /// Whether losing the connection now counts as a failed attempt to connect.
     pub fn is_on_trial(&self) -> bool {
-        !self.is_proved.load(Ordering::Relaxed) && self.made.elapsed() < TRIAL
+        !self.open.is_proved() && self.made.elapsed() < TRIAL
     }
 
     /// Whether the connection has become too old.

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::timeout;
 
-use super::endpoint::{Endpoint, InFlight, Probe};
+use super::endpoint::{Endpoint, Holder, InFlight, Probe};
 use super::life::Life;
 use super::{Connector, Failure, Handle, lost};
 use crate::Error;
@@ -50,7 +50,10 @@ impl<K: Connector> Link<K> {
     /// As [`new`](Self::new), with another time limit for operations than the server's.
     pub fn with_response_limit(endpoint: Arc<Endpoint>, connector: K, response: Duration) -> Arc<Self> {
         let slot = Mutex::new(Slot { held: None, connecting: None, last_used: Instant::now() });
-        Arc::new_cyclic(|me| Self { endpoint, connector, slot, response, me: me.clone() })
+        let link = Arc::new_cyclic(|me| Self { endpoint, connector, slot, response, me: me.clone() });
+        let holder: Weak<dyn Holder> = link.me.clone();
+        link.endpoint.add_holder(holder);
+        link
     }
 
     /// The server that the connection leads to.
@@ -93,9 +96,10 @@ impl<K: Connector> Link<K> {
         held: &Held<K::Connection>,
         operation: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Error> {
+        let replies = self.endpoint.replies();
         match timeout(self.response, operation).await {
             Ok(result) => self.conclude(held, result),
-            Err(_) => Err(self.timed_out(held)),
+            Err(_) => Err(self.timed_out(held, replies)),
         }
     }
 
@@ -135,17 +139,16 @@ impl<K: Connector> Link<K> {
     fn lost(&self, held: &Held<K::Connection>, error: Error) -> Error {
         let was_current = self.give_up(held);
         if was_current && held.life.is_on_trial() {
-            self.failed(&error);
+            self.endpoint.connect_failed(&error, || self.probe());
         }
         lost(error)
     }
 
-    /// Closes a connection on which an operation took too long, and lets the next ones fail at once
-    /// until another connection is made. Returns the operation's error.
-    pub fn timed_out(&self, held: &Held<K::Connection>) -> Error {
+    /// Closes a connection on which an operation took too long. Returns the operation's error.
+    fn timed_out(&self, held: &Held<K::Connection>, replies: u64) -> Error {
         held.handle.close();
         if self.give_up(held) {
-            self.failed(&Error::Timeout);
+            self.endpoint.timed_out(replies, || self.probe());
         }
         Error::Timeout
     }
@@ -176,20 +179,15 @@ impl<K: Connector> Link<K> {
         let me = self.me.clone();
         let attempt = tokio::spawn(async move {
             let me = me.upgrade().ok_or(Error::Broken)?;
-            let result = me.connect_in_turn().await;
-            me.slot().connecting = None;
-            result
+            let _attempt = Attempt(&me);
+            me.connect_in_turn().await
         });
         attempt.map(|ended| ended.unwrap_or(Err(Error::Broken))).boxed().shared()
     }
 
     async fn connect_in_turn(&self) -> Result<Held<K::Connection>, Error> {
         let _turn = self.endpoint.turn().await?;
-        let result = self.connect().await;
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
+        self.connect().await.map_err(|error| self.endpoint.connect_failed(&error, || self.probe()))
     }
 
     async fn connect(&self) -> Result<Held<K::Connection>, Error> {
@@ -204,15 +202,12 @@ impl<K: Connector> Link<K> {
         Ok(held)
     }
 
-    fn failed(&self, error: &Error) {
+    fn probe(&self) -> Probe {
         let me = self.me.clone();
-        let probe = || -> Probe {
-            Box::new(move || {
-                let me = me.clone();
-                Box::pin(async move { me.upgrade().ok_or(Error::Broken)?.connect().await.map(drop) })
-            })
-        };
-        self.endpoint.failed(error, probe);
+        Box::new(move || {
+            let me = me.clone();
+            Box::pin(async move { me.upgrade().ok_or(Error::Broken)?.connect().await.map(drop) })
+        })
     }
 
     /// Whether there is a connection.
@@ -233,6 +228,21 @@ impl<K: Connector> Link<K> {
 
     fn slot(&self) -> MutexGuard<'_, Slot<K::Connection>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Connector> Holder for Link<K> {
+    fn drop_closed(&self) {
+        self.slot().held.take_if(|held| held.handle.is_closed());
+    }
+}
+
+/// An attempt to connect. Whether it succeeds, fails or panics, the next one may start after it.
+struct Attempt<'a, K: Connector>(&'a Link<K>);
+
+impl<K: Connector> Drop for Attempt<'_, K> {
+    fn drop(&mut self) {
+        self.0.slot().connecting = None;
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use super::endpoint::{Endpoint, Probe};
@@ -67,10 +67,10 @@ struct Inner<C> {
     /// Counts how often connections turned out to be lost. Those of former generations are not used
     /// any more, because what ended one probably ended them all.
     generation: u64,
-    /// When an operation got a reply last.
-    replied: Option<Instant>,
     /// When a connection was last replaced because its server refuses operations.
     refused: Option<Instant>,
+    /// Whether the next operation gets a new connection: the one before was refused, and is repeated.
+    is_renewing: bool,
     /// Older connections lead to a server that refuses operations, and younger ones do not.
     oldest: Option<Instant>,
 }
@@ -92,7 +92,8 @@ impl<K: ExclusiveConnector> Pool<K> {
     /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how long
     /// an operation may take once it has a connection.
     pub fn new(endpoint: Arc<Endpoint>, connector: K, size: usize, response: Duration) -> Arc<Self> {
-        let inner = Inner { idle: VecDeque::new(), generation: 0, replied: None, refused: None, oldest: None };
+        let idle = VecDeque::new();
+        let inner = Inner { idle, generation: 0, refused: None, is_renewing: false, oldest: None };
         Arc::new_cyclic(|me| Self {
             endpoint,
             connector,
@@ -109,7 +110,7 @@ impl<K: ExclusiveConnector> Pool<K> {
         &self.endpoint
     }
 
-    /// Makes a connection that does not belong to the pool.
+    /// What makes the connections. One that is made with it does not belong to the pool.
     pub fn connector(&self) -> &K {
         &self.connector
     }
@@ -128,10 +129,10 @@ impl<K: ExclusiveConnector> Pool<K> {
         let _in_flight = self.endpoint.admit()?;
         let _place = self.place().await?;
         let Taken { connection, life, generation } = self.take().await?;
-        let started = Instant::now();
+        let replies = self.endpoint.replies();
         match timeout(self.response, operation(connection)).await {
             Ok((connection, result)) => self.conclude(connection, (life, generation), result),
-            Err(_) => Err(self.timed_out(generation, started)),
+            Err(_) => Err(self.timed_out(generation, replies)),
         }
     }
 
@@ -142,26 +143,50 @@ impl<K: ExclusiveConnector> Pool<K> {
         }
         let place = timeout(self.endpoint.timeouts().connect, self.places.acquire()).await;
         let place = place.map_err(|_| Error::Busy)?.map_err(|_| Error::Broken)?;
-        self.endpoint.admit()?;
+        self.endpoint.check()?;
         Ok(place)
     }
 
     async fn take(&self) -> Result<Taken<K::Connection>, Error> {
+        let is_renewing = std::mem::take(&mut self.inner().is_renewing);
+        if !is_renewing && let Some(taken) = self.take_idle().await {
+            return Ok(taken);
+        }
         loop {
+            let problem = match self.take_new(is_renewing).await {
+                Ok(Some(taken)) => return Ok(taken),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
             if let Some(taken) = self.take_idle().await {
                 return Ok(taken);
             }
-            let (turn, returned) = (pin!(self.endpoint.turn()), pin!(self.returned.notified()));
-            let _turn = match select(turn, returned).await {
-                Either::Left((turn, _)) => turn?,
-                Either::Right(_) => continue,
-            };
-            // Another operation may have left its connection meanwhile.
-            return match self.take_idle().await {
-                Some(taken) => Ok(taken),
-                None => self.connect().await,
-            };
+            // A server that takes no further connection serves those that are open: wait for one.
+            match problem {
+                Some(error) if !matches!(error, Error::Lost(_)) => return Err(error),
+                Some(error) => {
+                    let returned = timeout(self.endpoint.timeouts().connect, self.returned.notified()).await;
+                    returned.map_err(|_| error)?;
+                }
+                None => {}
+            }
         }
+    }
+
+    /// Makes a connection in turn. Returns `None` if another operation has returned one meanwhile,
+    /// and one that is not new will do.
+    async fn take_new(&self, must_be_new: bool) -> Result<Option<Taken<K::Connection>>, Error> {
+        let (turn, returned) = (pin!(self.endpoint.turn()), pin!(self.returned.notified()));
+        let turn = match select(turn, returned).await {
+            Either::Left((turn, _)) => turn?,
+            Either::Right(_) if !must_be_new => return Ok(None),
+            Either::Right((_, turn)) => turn.await?,
+        };
+        // Another operation may have left its connection meanwhile.
+        if !must_be_new && !self.inner().idle.is_empty() {
+            return Ok(None);
+        }
+        self.connect(turn).await.map(Some)
     }
 
     /// Returns an idle connection that is good. If one turns out to be lost, none that is idle is
@@ -176,15 +201,15 @@ impl<K: ExclusiveConnector> Pool<K> {
         None
     }
 
-    /// Connects in a task: a connection that nobody waits for any more becomes idle.
-    async fn connect(&self) -> Result<Taken<K::Connection>, Error> {
+    /// Connects in a task, which keeps the turn until it has: a connection that nobody waits for any
+    /// more becomes idle.
+    async fn connect(&self, turn: OwnedMutexGuard<()>) -> Result<Taken<K::Connection>, Error> {
         let me = self.me.upgrade().ok_or(Error::Broken)?;
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move {
-            let result = me.attempt().await;
-            if let Err(error) = &result {
-                me.failed(error);
-            }
+            let failed = |error| me.endpoint.connect_failed(&error, || me.probe());
+            let result = me.attempt().await.map_err(failed);
+            drop(turn);
             if let Err(Ok(taken)) = sender.send(result) {
                 me.put(taken);
             }
@@ -203,18 +228,15 @@ impl<K: ExclusiveConnector> Pool<K> {
         self.returned.notify_one();
     }
 
-    fn failed(&self, error: &Error) {
+    fn probe(&self) -> Probe {
         let me = self.me.clone();
-        let probe = || -> Probe {
-            Box::new(move || {
-                let me = me.clone();
-                Box::pin(async move {
-                    let me = me.upgrade().ok_or(Error::Broken)?;
-                    me.attempt().await.map(|taken| me.put(taken))
-                })
+        Box::new(move || {
+            let me = me.clone();
+            Box::pin(async move {
+                let me = me.upgrade().ok_or(Error::Broken)?;
+                me.attempt().await.map(|taken| me.put(taken))
             })
-        };
-        self.endpoint.failed(error, probe);
+        })
     }
 
     /// Notes what the result of an operation says of its connection, which becomes idle if it is
@@ -230,12 +252,13 @@ impl<K: ExclusiveConnector> Pool<K> {
             Err(Failure::Failed(error)) => Err(error),
             Err(Failure::Refused(error)) if !self.endpoint.may_renew() => Err(error),
             Err(Failure::Refused(error)) => {
-                self.inner().refused = Some(Instant::now());
+                let mut inner = self.inner();
+                (inner.refused, inner.is_renewing) = (Some(Instant::now()), true);
                 return Err(lost(error));
             }
             Err(Failure::Lost(error)) => {
                 if self.inner().lose(generation) && life.is_on_trial() {
-                    self.failed(&error);
+                    self.endpoint.connect_failed(&error, || self.probe());
                 }
                 return Err(lost(error));
             }
@@ -247,7 +270,6 @@ impl<K: ExclusiveConnector> Pool<K> {
 
     fn replied(&self, connection: Option<K::Connection>, (life, generation): (Life, u64)) {
         let mut inner = self.inner();
-        inner.replied = Some(Instant::now());
         if let Some(connection) = connection {
             if connection.has_written() {
                 inner.prefer_since(life.made());
@@ -261,13 +283,10 @@ impl<K: ExclusiveConnector> Pool<K> {
 
     /// Closes the connection of an operation that took too long. Unless others have got replies
     /// meanwhile, the server itself does not reply, and the next operations fail at once.
-    fn timed_out(&self, generation: u64, started: Instant) -> Error {
-        let mut inner = self.inner();
-        let server_replies = inner.replied.is_some_and(|replied| replied > started);
-        let fails = !server_replies && inner.lose(generation);
-        drop(inner);
-        if fails {
-            self.failed(&Error::Timeout);
+    fn timed_out(&self, generation: u64, replies: u64) -> Error {
+        let server_replies = self.endpoint.replies() != replies;
+        if server_replies || self.inner().lose(generation) {
+            self.endpoint.timed_out(replies, || self.probe());
         }
         Error::Timeout
     }
@@ -347,7 +366,10 @@ mod tests {
     #[derive(Default)]
     struct Counts {
         connects: AtomicUsize,
+        attempts: AtomicUsize,
         checks: AtomicUsize,
+        /// The most connections; 0 is any number.
+        most: AtomicUsize,
         is_dead: AtomicBool,
     }
 
@@ -390,6 +412,11 @@ mod tests {
             let server = self.clone();
             Box::pin(async move {
                 sleep(Duration::from_millis(5)).await;
+                server.0.attempts.fetch_add(1, Ordering::Relaxed);
+                let most = server.0.most.load(Ordering::Relaxed);
+                if most > 0 && server.connects() >= most {
+                    return Err(Error::Connect("too many connections".into()));
+                }
                 let number = server.0.connects.fetch_add(1, Ordering::Relaxed) + 1;
                 Ok(Numbered { number, has_written: false, server })
             })
@@ -468,19 +495,48 @@ mod tests {
     }
 
     #[test]
-    fn once_a_new_connection_has_written_those_that_were_refused_are_left() {
+    fn a_write_that_is_refused_is_repeated_on_a_new_connection_and_the_old_ones_are_left() {
         run(async {
             let server = Server::default();
             let pool = server.pool(4);
             let results = futures_util::join!(take(&pool, 50), take(&pool, 50), take(&pool, 50));
             assert!(results.0.is_ok() && results.1.is_ok() && results.2.is_ok());
             assert_eq!(write(&pool, 3).await, Err(Error::Lost("read-only".into())), "it may be repeated");
-            assert_eq!(write(&pool, 3).await, Err(Error::Server("read-only".into())));
-            assert_eq!((pool.endpoint().status().connections, server.connects()), (2, 3));
-            let both = futures_util::join!(take(&pool, 20), take(&pool, 20), take(&pool, 50));
-            assert_eq!(both.2, Ok(4), "a third is needed");
             assert_eq!(write(&pool, 3).await, Ok(4));
             assert_eq!(pool.endpoint().status().connections, 1);
+        });
+    }
+
+    #[test]
+    fn while_the_server_refuses_those_that_are_open_are_used() {
+        run(async {
+            let server = Server::default();
+            let pool = server.pool(4);
+            assert!(take(&pool, 1).await.is_ok());
+            assert_eq!(write(&pool, 9).await, Err(Error::Lost("read-only".into())));
+            for _ in 0..20 {
+                assert_eq!(write(&pool, 9).await, Err(Error::Server("read-only".into())));
+                assert_eq!(take(&pool, 1).await, Ok(2), "it can be read from");
+            }
+            assert_eq!(server.connects(), 2);
+        });
+    }
+
+    #[test]
+    fn a_server_that_takes_no_further_connection_serves_those_that_are_open() {
+        run(async {
+            let server = Server::default();
+            server.0.most.store(2, Ordering::Relaxed);
+            let pool = server.pool(8);
+            let start = Instant::now();
+            let results = futures_util::join!(take(&pool, 20), take(&pool, 20));
+            assert_eq!(results, (Ok(1), Ok(2)));
+            while start.elapsed() < Duration::from_millis(1500) {
+                let results = futures_util::future::join_all((0..6).map(|_| take(&pool, 10))).await;
+                assert!(results.iter().all(Result::is_ok), "{results:?}");
+            }
+            let attempts = server.0.attempts.load(Ordering::Relaxed);
+            assert!((3..=8).contains(&attempts), "{attempts}");
         });
     }
 

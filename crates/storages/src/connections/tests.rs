@@ -280,6 +280,75 @@ fn operations_in_flight_are_limited() {
 }
 
 #[test]
+fn a_lane_that_cannot_connect_leaves_the_others_in_use() {
+    run(async {
+        let server = Server::new();
+        let endpoint = Endpoint::new("test", "server", TIMEOUTS, Arc::new(server.0.journal.clone()));
+        let lanes = Arc::new(Lanes::new(3, || Link::new(endpoint.clone(), server.clone())));
+        assert!(use_it(lanes.least_busy().link()).await.is_ok());
+        server.is(Mood::Refuses);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(1500) {
+            let first = lanes.least_busy();
+            let second = lanes.least_busy();
+            for lane in [&first, &second] {
+                // An operation that met the refusal may be repeated, and then gets the first lane.
+                let result = use_it(lane.link()).await;
+                assert!(matches!(result, Ok(_) | Err(Error::Lost(_))), "{result:?}");
+            }
+            assert!(use_it(first.link()).await.is_ok());
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!((2..=6).contains(&server.attempts()), "{}", server.attempts());
+        assert_eq!(server.lines(), [], "the server serves");
+        server.is(Mood::Serves);
+        sleep(Duration::from_secs(1)).await;
+        let (first, second) = (lanes.least_busy(), lanes.least_busy());
+        assert!(use_it(first.link()).await.is_ok() && use_it(second.link()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_slow_operation_is_not_a_server_that_hangs() {
+    run(async {
+        let server = Server::new();
+        let endpoint = Endpoint::new("test", "server", TIMEOUTS, Arc::new(server.0.journal.clone()));
+        let links = [(); 2].map(|()| Link::new(endpoint.clone(), server.clone()));
+        assert!(use_it(&links[0]).await.is_ok() && use_it(&links[1]).await.is_ok());
+        let stuck = links[0].run(|_| std::future::pending::<Result<(), Failure>>());
+        let others = async {
+            sleep(Duration::from_millis(50)).await;
+            use_it(&links[1]).await
+        };
+        let (stuck, other) = futures_util::join!(stuck, others);
+        assert_eq!((stuck, other.is_ok()), (Err(Error::Timeout), true));
+        assert!(use_it(&links[0]).await.is_ok() && use_it(&links[1]).await.is_ok());
+    });
+}
+
+#[test]
+fn a_server_is_said_to_fail_until_it_is_connected_again() {
+    run(async {
+        let server = Server::new();
+        let link = server.link(TIMEOUTS);
+        assert_eq!(link.endpoint().status().state, "idle");
+        assert!(use_it(&link).await.is_ok());
+        let close = |connection: Numbered| async move {
+            connection.close();
+            Ok(())
+        };
+        link.run(close).await.unwrap();
+        server.is(Mood::Refuses);
+        assert!(use_it(&link).await.is_err());
+        let status = link.endpoint().status();
+        assert_eq!((status.state, status.error.as_deref()), ("failing", Some("unable to connect: refused")));
+        server.is(Mood::Serves);
+        until_it_serves(&link).await;
+        assert_eq!(link.endpoint().status().state, "connected");
+    });
+}
+
+#[test]
 fn operations_spread_over_lanes_only_while_others_are_in_flight() {
     run(async {
         let server = Server::new();

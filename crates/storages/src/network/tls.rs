@@ -65,11 +65,15 @@ impl Tls {
         static CONFIGS: OnceLock<Mutex<HashMap<Tls, Made>>> = OnceLock::new();
         let configs = CONFIGS.get_or_init(Mutex::default);
         let changed = self.files().map(|(_, path)| fs::metadata(path).and_then(|file| file.modified()).ok()).collect();
-        let mut configs = configs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = configs.get(self).filter(|made| made.changed == changed) {
+        let configs = || configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = configs().get(self).filter(|made| made.changed == changed) {
             return Ok(made.config.clone());
         }
         let config = Arc::new(self.make()?);
+        let mut configs = configs();
+        if configs.len() >= MOST_CONFIGS {
+            configs.clear();
+        }
         configs.insert(self.clone(), Made { config: config.clone(), changed });
         Ok(config)
     }
@@ -123,6 +127,9 @@ impl Tls {
         Ok(roots)
     }
 }
+
+/// How many configurations are kept. A program may give each of its tenants a name of its own.
+const MOST_CONFIGS: usize = 64;
 
 /// A configuration, and when its files were changed last.
 struct Made {
