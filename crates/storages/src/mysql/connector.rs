@@ -201,7 +201,7 @@ fn refused(error: mysql_async::Error) -> Error {
 
 impl Access {
     pub fn new(options: ServerOptions) -> Arc<Self> {
-        let hosts = Hosts::new(options.addresses.clone());
+        let hosts = Hosts::new(options.addresses.clone(), options.timeouts.connect);
         Arc::new(Self { options, hosts, refusals: Refusals::default(), driver: Mutex::default() })
     }
 

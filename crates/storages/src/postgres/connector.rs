@@ -27,7 +27,7 @@ pub struct Access {
 
 impl Access {
     pub fn new(options: ServerOptions) -> Arc<Self> {
-        let hosts = Hosts::new(options.addresses.clone());
+        let hosts = Hosts::new(options.addresses.clone(), options.timeouts.connect);
         Arc::new(Self { options, hosts, refusals: Refusals::default() })
     }
 }

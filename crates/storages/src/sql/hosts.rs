@@ -3,20 +3,26 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::network::{Address, race};
+use tokio::time::Instant;
+
+use crate::network::{Address, Pace, STAGGER, race_until};
 use crate::{Cause, Error};
 
 /// The servers that `host` names, and which of them is used.
 pub struct Hosts {
     addresses: Vec<Address>,
+    /// The time limit of connecting.
+    limit: Duration,
     /// The position of the one that was found last.
     current: AtomicUsize,
 }
 
 impl Hosts {
-    pub fn new(addresses: Vec<Address>) -> Self {
-        Self { addresses, current: AtomicUsize::new(0) }
+    /// `limit` is the time that whoever connects waits.
+    pub fn new(addresses: Vec<Address>, limit: Duration) -> Self {
+        Self { addresses, limit, current: AtomicUsize::new(0) }
     }
 
     /// Whether there is a choice. One server alone is used whether it takes writes or not: if it
@@ -36,7 +42,8 @@ impl Hosts {
     ///
     /// # Errors
     ///
-    /// The only server's error, or one that names each server and its error.
+    /// The only server's error, or one that names each server and its error, shortly before the time
+    /// limit. It is an [`Error::SignIn`] if one of them has refused the user or the password.
     pub async fn find<'a, T, F>(&'a self, attempt: impl Fn(usize, &'a Address) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -72,30 +79,51 @@ impl Hosts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let failures = Mutex::<Vec<(usize, String)>>::default();
+        let failures = Mutex::<Vec<(usize, Error)>>::default();
         let attempt = |host: usize| {
             let (attempt, failures) = (attempt(host, &self.addresses[host]), &failures);
             async move {
-                let result = attempt.await;
-                if let Err(error) = &result {
-                    failures.lock().unwrap_or_else(PoisonError::into_inner).push((host, error.to_string()));
+                match attempt.await {
+                    Ok(found) => Ok(Ok((host, found))),
+                    // All servers are signed in at with the same ones.
+                    Err(error @ Error::Credentials(_)) => Ok(Err(error)),
+                    Err(error) => {
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push((host, error.clone()));
+                        Err(error)
+                    }
                 }
-                result.map(|found| (host, found))
             }
         };
-        let result = race(order, attempt).await;
-        result.map_err(|error| match self.are_several() {
-            true => self.all_failed(failures.into_inner().unwrap_or_else(PoisonError::into_inner)),
-            false => error,
-        })
+        match race_until(order.clone(), self.pace(), attempt).await {
+            Ok(found) => found,
+            Err(error) if self.are_several() => {
+                Err(self.all_failed(order, &failures.into_inner().unwrap_or_else(PoisonError::into_inner), error))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn all_failed(&self, mut failures: Vec<(usize, String)>) -> Error {
-        failures.sort();
-        let text = |(host, error): &(usize, String)| {
-            format!("{}: {}", self.addresses[*host], error.strip_prefix("unable to connect: ").unwrap_or(error))
+    /// Several servers share the time limit, and the race ends shortly before it: the error of
+    /// whoever waits says less.
+    fn pace(&self) -> Pace {
+        let stagger = STAGGER.min(self.limit / 2 / self.addresses.len().max(1) as u32);
+        let end = self.are_several().then(|| Instant::now() + self.limit * 19 / 20);
+        Pace { first: stagger, others: stagger, end }
+    }
+
+    /// Names each server that was to be tried, and why it was not used. One that has not said so yet
+    /// was too slow. `worst` is the error of those that says most.
+    fn all_failed(&self, mut order: Vec<usize>, failures: &[(usize, Error)], worst: Error) -> Error {
+        let text = |host: &usize| {
+            let failure = failures.iter().find(|(failed, _)| failed == host);
+            let error = failure.map_or(&Error::ConnectTimeout, |(_, error)| error).to_string();
+            format!("{}: {}", self.addresses[*host], error.strip_prefix("unable to connect: ").unwrap_or(&error))
         };
-        Error::Connect(Cause::from(failures.iter().map(text).collect::<Vec<_>>().join("; ")))
+        order.sort_unstable();
+        let text = order.iter().map(text).collect::<Vec<_>>().join("; ");
+        let is_refused = matches!(worst, Error::SignIn(_));
+        let cause = Cause::new(text, worst);
+        if is_refused { Error::SignIn(cause) } else { Error::Connect(cause) }
     }
 }
 
@@ -120,8 +148,10 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
     }
 
+    const LIMIT: Duration = Duration::from_millis(200);
+
     fn hosts(count: u16) -> Hosts {
-        Hosts::new((1..=count).map(|port| Address::parse("h", port).unwrap()).collect())
+        Hosts::new((1..=count).map(|port| Address::parse("h", port).unwrap()).collect(), LIMIT)
     }
 
     #[test]
@@ -149,5 +179,35 @@ mod tests {
         assert_eq!(error, "unable to connect: h:1: it does not take writes; h:2: connect timeout");
         assert_eq!(run(hosts(1).find(|_, _| async { Err::<(), _>(Error::Busy) })), Err(Error::Busy));
         assert_eq!(run(hosts(1).find_another(|_, _| async { Ok(()) })), Err(Error::ConnectTimeout));
+    }
+
+    #[test]
+    fn a_silent_server_does_not_hide_why_the_others_were_not_used() {
+        let start = Instant::now();
+        let attempt = async |host, _: &Address| match host {
+            0 => std::future::pending().await,
+            _ => Err::<(), _>(read_only()),
+        };
+        let error = run(hosts(2).find(attempt)).unwrap_err().to_string();
+        assert_eq!(error, "unable to connect: h:1: connect timeout; h:2: it does not take writes");
+        assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_refused_password_stays_one() {
+        let attempt = |host, _: &Address| async move {
+            Err::<(), _>(if host == 1 { Error::SignIn("denied".into()) } else { read_only() })
+        };
+        let error = run(hosts(3).find(attempt)).unwrap_err();
+        assert!(matches!(error, Error::SignIn(_)), "{error:?}");
+        let text = "unable to connect: h:1: it does not take writes; h:2: denied; h:3: it does not take writes";
+        assert_eq!(error.to_string(), text);
+        let tried = AtomicUsize::new(0);
+        let attempt = |_, _: &Address| {
+            tried.fetch_add(1, Ordering::Relaxed);
+            async { Err::<(), _>(Error::Credentials("none".into())) }
+        };
+        assert_eq!(run(hosts(3).find(attempt)), Err(Error::Credentials("none".into())));
+        assert_eq!(tried.into_inner(), 1, "the function was asked once");
     }
 }
