@@ -10,19 +10,26 @@ use tokio::time::Instant;
 use crate::network::{Address, Pace, STAGGER, race_until};
 use crate::{Cause, Error};
 
+/// How long the server that is used has before the next one is tried beside it. It may be busy for a
+/// moment, and of several that take writes, one that keeps the caches warm is better than taking turns.
+const HEAD_START: Duration = Duration::from_secs(1);
+
+/// What stands for the position of the server that is used while none was found.
+const NONE: usize = usize::MAX;
+
 /// The servers that `host` names, and which of them is used.
 pub struct Hosts {
     addresses: Vec<Address>,
     /// The time limit of connecting.
     limit: Duration,
-    /// The position of the one that was found last.
+    /// The position of the one that was found last, or [`NONE`].
     current: AtomicUsize,
 }
 
 impl Hosts {
     /// `limit` is the time that whoever connects waits.
     pub fn new(addresses: Vec<Address>, limit: Duration) -> Self {
-        Self { addresses, limit, current: AtomicUsize::new(0) }
+        Self { addresses, limit, current: AtomicUsize::new(NONE) }
     }
 
     /// Whether there is a choice. One server alone is used whether it takes writes or not: if it
@@ -37,8 +44,8 @@ impl Hosts {
     }
 
     /// Tries the servers, staggered, until `attempt` succeeds with one, which then is the current
-    /// one: first the one that is current now, then the others in their order. `attempt` is given
-    /// the server's position and address.
+    /// one: first the one that is current now, then, if that fails or is silent for a while, the
+    /// others in their order. `attempt` is given the server's position and address.
     ///
     /// # Errors
     ///
@@ -48,15 +55,17 @@ impl Hosts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let current = self.current.load(Ordering::Relaxed);
-        let others = (0..self.addresses.len()).filter(|host| *host != current);
-        let order = std::iter::once(current).chain(others).collect();
-        let (host, found) = self.first_of(order, attempt).await?;
+        let current = self.current();
+        let others = (0..self.addresses.len()).filter(|host| Some(*host) != current);
+        let order = current.into_iter().chain(others).collect();
+        let first = current.map_or(STAGGER, |_| HEAD_START);
+        let (host, found) = self.first_of(order, self.pace(first), attempt).await?;
         self.current.store(host, Ordering::Relaxed);
         Ok(found)
     }
 
-    /// Tries the servers but for the current one, staggered, until `attempt` succeeds with one.
+    /// Tries the servers but for the current one, staggered, until `attempt` succeeds with one. As
+    /// long as none was found, tries them all.
     ///
     /// # Errors
     ///
@@ -65,15 +74,22 @@ impl Hosts {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let current = self.current.load(Ordering::Relaxed);
         let count = self.addresses.len();
-        let order = (1..count).map(|step| (current + step) % count).collect();
-        self.first_of(order, attempt).await.map(|(_, found)| found)
+        let order = match self.current() {
+            Some(current) => (1..count).map(|step| (current + step) % count).collect(),
+            None => (0..count).collect(),
+        };
+        self.first_of(order, self.pace(STAGGER), attempt).await.map(|(_, found)| found)
+    }
+
+    fn current(&self) -> Option<usize> {
+        Some(self.current.load(Ordering::Relaxed)).filter(|host| *host != NONE)
     }
 
     async fn first_of<'a, T, F>(
         &'a self,
         order: Vec<usize>,
+        pace: Pace,
         attempt: impl Fn(usize, &'a Address) -> F,
     ) -> Result<(usize, T), Error>
     where
@@ -94,7 +110,7 @@ impl Hosts {
                 }
             }
         };
-        match race_until(order.clone(), self.pace(), attempt).await {
+        match race_until(order.clone(), pace, attempt).await {
             Ok(found) => found,
             Err(error) if self.are_several() => {
                 Err(self.all_failed(order, &failures.into_inner().unwrap_or_else(PoisonError::into_inner), error))
@@ -104,11 +120,11 @@ impl Hosts {
     }
 
     /// Several servers share the time limit, and the race ends shortly before it: the error of
-    /// whoever waits says less.
-    fn pace(&self) -> Pace {
-        let stagger = STAGGER.min(self.limit / 2 / self.addresses.len().max(1) as u32);
+    /// whoever waits says less. The first one has `first` before the next, at most a part of the limit.
+    fn pace(&self, first: Duration) -> Pace {
+        let others = STAGGER.min(self.limit / 2 / self.addresses.len().max(1) as u32);
         let end = self.are_several().then(|| Instant::now() + self.limit * 19 / 20);
-        Pace { first: stagger, others: stagger, end }
+        Pace { first: first.min(self.limit / 4), others, end }
     }
 
     /// Names each server that was to be tried, and why it was not used. One that has not said so yet
@@ -173,12 +189,41 @@ mod tests {
     }
 
     #[test]
+    fn while_none_was_found_any_may_be_another() {
+        let hosts = hosts(2);
+        assert!(!hosts.is_current(0) && !hosts.is_current(1));
+        let find =
+            || run(hosts.find_another(|host, _| async move { if host == 0 { Ok(host) } else { Err(read_only()) } }));
+        assert_eq!(find(), Ok(0));
+        assert!(!hosts.is_current(0));
+        assert_eq!(
+            run(hosts.find(|host, _| async move { if host == 1 { Ok(host) } else { Err(read_only()) } })),
+            Ok(1)
+        );
+        assert_eq!(find(), Ok(0));
+    }
+
+    #[test]
+    fn a_server_that_is_slow_for_a_moment_is_kept() {
+        let hosts = Hosts::new(hosts(2).addresses, Duration::from_secs(2));
+        let find = |first: Duration| {
+            run(hosts.find(async |host, _| {
+                tokio::time::sleep(if host == 0 { first } else { Duration::ZERO }).await;
+                Ok(host)
+            }))
+        };
+        assert_eq!(find(Duration::ZERO), Ok(0));
+        assert_eq!(find(Duration::from_millis(350)), Ok(0), "longer than between two addresses");
+        assert_eq!(find(Duration::from_secs(5)), Ok(1));
+        assert_eq!(find(Duration::ZERO), Ok(1), "it is the current one now");
+    }
+
+    #[test]
     fn the_error_names_each_server() {
         let fail = |host, _| async move { Err::<(), _>(if host == 0 { read_only() } else { Error::ConnectTimeout }) };
         let error = run(hosts(2).find(fail)).unwrap_err().to_string();
         assert_eq!(error, "unable to connect: h:1: it does not take writes; h:2: connect timeout");
         assert_eq!(run(hosts(1).find(|_, _| async { Err::<(), _>(Error::Busy) })), Err(Error::Busy));
-        assert_eq!(run(hosts(1).find_another(|_, _| async { Ok(()) })), Err(Error::ConnectTimeout));
     }
 
     #[test]
