@@ -10,7 +10,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::{Connection, Driver};
 use super::failures::{describe, refusal, refused};
-use super::guard::Guarded;
+use super::guard::{Guarded, GuardedTls};
 use super::options::{ServerOptions, Transport};
 use crate::connections::{Connector, Endpoint};
 use crate::credentials::Credentials;
@@ -185,11 +185,14 @@ fn sign_in(mut config: Config, transport: &Transport, address: &Address, stream:
     Ok(Box::pin(start(config, stream, connector(tls, host)?)))
 }
 
-fn connector(tls: &Tls, host: &str) -> Result<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect, Error> {
+type RustlsConnect = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;
+
+fn connector(tls: &Tls, host: &str) -> Result<GuardedTls<RustlsConnect>, Error> {
     let config = tls.config().map_err(network::connect_error)?;
     let mut make = MakeRustlsConnect::new((*config).clone());
-    MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
-        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
+    let connect = MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
+        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
+    Ok(GuardedTls { connect, is_verified: tls.verify })
 }
 
 async fn start<T>(config: Config, stream: Stream, tls: T) -> Result<(Client, Driver), SignInError>
