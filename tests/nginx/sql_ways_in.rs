@@ -46,6 +46,10 @@ fn postgres_takes_every_way_in() {
         ),
         (format!(r#"{tcp}, username = "clear_user", {app}"#), "asks for the password in clear text"),
         (
+            format!(r#"{tcp}, username = "clear_user", {app}, ssl = true, ssl_verify = false"#),
+            "asks for the password in clear text",
+        ),
+        (
             format!(r#"port = {}, username = "clear_user", {app}, ssl = true, ssl_verify = false"#, plain.port),
             "asks for the password in clear text",
         ),

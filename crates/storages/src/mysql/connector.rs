@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts};
+use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, Row, SslOpts, from_row_opt};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
-use super::failures::{cause, describe, fault};
+use super::failures::{cause, describe, fault, refusal};
 use super::options::ServerOptions;
 use crate::connections::{Endpoint, Exclusive, ExclusiveConnector};
 use crate::credentials::Credentials;
 use crate::network::{self, Address, Tls, addresses, race};
-use crate::sql::{Fault, Hosts, Refusals, read_only};
+use crate::sql::{Fault, Hosts, Refusal, Refusals, read_only};
 use crate::{Error, Operation};
 
 /// How long a connection is silent before the system asks whether the other side is there.
@@ -86,35 +86,32 @@ impl Connect {
         let node = match address {
             Address::Unix(path) => {
                 let driver = self.access.options.driver().enable_cleartext_plugin(true).socket(Some(path.clone()));
-                return self.sign_in(driver.into()).await;
+                return self.access.options.login.sign_in(|login| self.sign_in(driver.clone(), login)).await;
             }
             Address::Tcp(node) => node,
         };
         let driver = self.access.driver()?;
-        let sign_in = async |address: SocketAddr| {
-            let driver = OptsBuilder::from_opts(driver.clone()).ip_or_hostname(node.host.clone());
-            self.sign_in(driver.tcp_port(node.port).resolved_ips(alone(address)).into()).await
-        };
-        race(addresses(&node.host, node.port).await?, sign_in).await
-    }
-
-    async fn sign_in(&self, driver: Opts) -> Result<Conn, Error> {
-        let sign_in = |Credentials { username, password }| {
-            let driver = OptsBuilder::from_opts(driver.clone()).user(username).pass(password.as_deref());
-            self.sign_in_as(driver.into())
+        let driver = OptsBuilder::from_opts(driver).ip_or_hostname(node.host.clone()).tcp_port(node.port);
+        let addresses = addresses(&node.host, node.port).await?;
+        // All addresses are tried, because a server knows its users by the address that they come
+        // from, too. That one has refused them counts more than that another is not there.
+        let sign_in = async |login: Credentials| {
+            let sign_in = |address| self.sign_in(driver.clone().resolved_ips(alone(address)), login.clone());
+            race(addresses.clone(), sign_in).await
         };
         self.access.options.login.sign_in(sign_in).await
     }
 
     /// Signs in and prepares the connection. In a task, which goes on if another address is faster:
     /// a server that sees a host leave too often before it has signed in does not let it in any more.
-    async fn sign_in_as(&self, driver: Opts) -> Result<Conn, Error> {
+    async fn sign_in(&self, driver: OptsBuilder, login: Credentials) -> Result<Conn, Error> {
+        let driver = driver.user(login.username).pass(login.password.as_deref());
         let me = self.clone();
         let limit = self.access.options.timeouts.connect;
         let signing_in = tokio::spawn(timeout(limit, async move {
             let mut conn = Conn::new(driver).await.map_err(refused)?;
             me.apply_settings(&mut conn).await?;
-            if me.access.hosts.are_several() && !takes_writes(&mut conn).await.map_err(refused)? {
+            if me.access.hosts.are_several() && !takes_writes(&mut conn).await? {
                 return Err(read_only());
             }
             Ok(conn)
@@ -122,8 +119,8 @@ impl Connect {
         signing_in.await.map_err(|_| Error::Broken)?.unwrap_or(Err(Error::ConnectTimeout))
     }
 
-    /// Applies the settings. Those that the server refuses are left out, unless data could be lost
-    /// without them, or the program has chosen them.
+    /// Applies the settings. Those that the server refuses are left out, but for the program's own.
+    /// Without strictness values would be cut, so a server that refuses it must be strict by itself.
     async fn apply_settings(&self, conn: &mut Conn) -> Result<(), Error> {
         if let Some(charset) = &self.access.options.charset {
             conn.query_drop(format!("SET NAMES {charset}")).await.map_err(refused)?;
@@ -133,19 +130,40 @@ impl Connect {
         let wanted = wanted.iter().filter(|(name, _)| !refusals.contain(name)).collect::<Vec<_>>();
         let all = wanted.iter().map(|(name, value)| format!(", {name} = {value}")).collect::<String>();
         match conn.query_drop(format!("{COMMIT_EACH}{all}")).await {
-            Err(error) if fault(&error) == Fault::Failed => {}
-            result => return result.map_err(refused),
+            Err(error) if fault(&error) == Fault::Failed => self.apply_each(conn, &wanted).await?,
+            result => result.map_err(refused)?,
         }
+        if refusals.contain(STRICTNESS) { demand_strictness(conn).await } else { Ok(()) }
+    }
+
+    async fn apply_each(&self, conn: &mut Conn, wanted: &[&(&'static str, String)]) -> Result<(), Error> {
         conn.query_drop(COMMIT_EACH).await.map_err(refused)?;
         for (name, value) in wanted {
             match conn.query_drop(format!("SET {name} = {value}")).await {
                 Err(error) if fault(&error) == Fault::Failed => {
-                    refusals.note(&self.endpoint, name, &describe(&error));
+                    let refusal = refusal(&error);
+                    if *name == STRICTNESS && refusal == Refusal::Passing {
+                        return Err(refused(error));
+                    }
+                    self.access.refusals.note(&self.endpoint, name, refusal, &describe(&error));
                 }
                 result => result.map_err(refused)?,
             }
         }
         Ok(())
+    }
+}
+
+/// The setting without which a server may cut values that do not fit.
+const STRICTNESS: &str = "sql_mode";
+
+/// Checks that a server is strict that cannot be told to be.
+async fn demand_strictness(conn: &mut Conn) -> Result<(), Error> {
+    let mode: Option<Row> = conn.query_first("SELECT @@sql_mode").await.map_err(refused)?;
+    let mode = mode.and_then(|row| from_row_opt::<Option<Vec<u8>>>(row).ok()).flatten().unwrap_or_default();
+    match String::from_utf8_lossy(&mode).split(',').any(|mode| mode.starts_with("STRICT_")) {
+        true => Ok(()),
+        false => Err(Error::Connect("it refuses sql_mode and is not strict, so it would cut values".into())),
     }
 }
 
@@ -159,29 +177,47 @@ fn settings(response: Duration) -> [(&'static str, String); 3] {
     let seconds = response.as_secs_f64().ceil().max(1.0);
     let at_most = |name: &str| format!("LEAST(@@{name}, {seconds})");
     [
-        ("sql_mode", "CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES')".to_owned()),
+        (STRICTNESS, "CONCAT_WS(',', NULLIF(@@sql_mode, ''), 'STRICT_ALL_TABLES')".to_owned()),
         ("lock_wait_timeout", at_most("lock_wait_timeout")),
         ("innodb_lock_wait_timeout", at_most("innodb_lock_wait_timeout")),
     ]
 }
 
 /// Whether a server takes writes: it is not read-only, and a node of Galera is ready. Variables that
-/// a server does not know are not among the rows.
-async fn takes_writes(conn: &mut Conn) -> Result<bool, mysql_async::Error> {
+/// a server does not know are not among the rows, or have no value.
+async fn takes_writes(conn: &mut Conn) -> Result<bool, Error> {
     const READ_ONLY: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
                              ('read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on')";
     const READY: &str = "SHOW GLOBAL STATUS LIKE 'wsrep_ready'";
-    let is_on = |value: &str| !["OFF", "0", ""].contains(&value);
-    let variables: Vec<(String, String)> = conn.query(READ_ONLY).await?;
-    let (galera, read_only): (Vec<_>, Vec<_>) = variables.into_iter().partition(|(name, _)| name == "wsrep_on");
-    if read_only.iter().any(|(_, value)| is_on(value)) {
+    let variables: Vec<Row> = conn.query(READ_ONLY).await.map_err(refused)?;
+    let variables = variables.into_iter().map(variable).collect::<Result<Vec<_>, _>>()?;
+    let (galera, read_only): (Vec<_>, Vec<_>) = variables.iter().partition(|variable| variable.name == b"wsrep_on");
+    if read_only.iter().any(|variable| variable.is_on()) {
         return Ok(false);
     }
-    if galera.iter().any(|(_, value)| is_on(value)) {
-        let ready: Option<(String, String)> = conn.query_first(READY).await?;
-        return Ok(ready.is_none_or(|(_, value)| is_on(&value)));
+    if galera.iter().any(|variable| variable.is_on()) {
+        let ready: Option<Row> = conn.query_first(READY).await.map_err(refused)?;
+        let ready = ready.map(variable).transpose()?;
+        return Ok(ready.is_none_or(|ready| ready.value.is_none() || ready.is_on()));
     }
     Ok(true)
+}
+
+/// What a server says of one of its variables.
+struct Variable {
+    name: Vec<u8>,
+    value: Option<Vec<u8>>,
+}
+
+impl Variable {
+    fn is_on(&self) -> bool {
+        self.value.as_deref().is_some_and(|value| !matches!(value, b"OFF" | b"0" | b""))
+    }
+}
+
+fn variable(row: Row) -> Result<Variable, Error> {
+    let (name, value) = from_row_opt(row).map_err(|_| Error::Connect("its variables have unexpected types".into()))?;
+    Ok(Variable { name, value })
 }
 
 /// The address for the driver, or `None` for one that only its text tells whole: the interface of a
@@ -201,7 +237,7 @@ fn refused(error: mysql_async::Error) -> Error {
 
 impl Access {
     pub fn new(options: ServerOptions) -> Arc<Self> {
-        let hosts = Hosts::new(options.addresses.clone());
+        let hosts = Hosts::new(options.addresses.clone(), options.timeouts.connect);
         Arc::new(Self { options, hosts, refusals: Refusals::default(), driver: Mutex::default() })
     }
 

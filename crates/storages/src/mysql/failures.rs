@@ -4,7 +4,7 @@
 use mysql_async::Error as MySqlError;
 
 use super::options::DIALECT;
-use crate::sql::{Fault, Tables};
+use crate::sql::{Fault, Refusal, Tables};
 use crate::{Cause, Error};
 
 /// Errors that end the connection, or after which what was prepared on it is not valid any more.
@@ -70,6 +70,30 @@ fn fault_of(code: u16) -> Fault {
     }
 }
 
+/// What an error means that is the answer to a setting.
+pub fn refusal(error: &MySqlError) -> Refusal {
+    match error {
+        MySqlError::Server(server) => refusal_of(server.code),
+        _ => Refusal::Passing,
+    }
+}
+
+fn refusal_of(code: u16) -> Refusal {
+    const SYNTAX: u16 = 1064;
+    /// "Unknown error", which proxies answer to what they do not know.
+    const UNKNOWN_ERROR: u16 = 1105;
+    const UNKNOWN_VARIABLE: u16 = 1193;
+    const NEEDS_PRIVILEGE: u16 = 1227;
+    const IS_GLOBAL: u16 = 1229;
+    const WRONG_VALUE: u16 = 1231;
+    const CANNOT_BE_SET: u16 = 1238;
+    match code {
+        SYNTAX | UNKNOWN_ERROR | UNKNOWN_VARIABLE | NEEDS_PRIVILEGE => Refusal::Lasting,
+        IS_GLOBAL | WRONG_VALUE | CANNOT_BE_SET => Refusal::Lasting,
+        _ => Refusal::Passing,
+    }
+}
+
 /// The error for the program.
 pub fn to_error(error: MySqlError, tables: &Tables) -> Error {
     const NO_SUCH_TABLE: u16 = 1146;
@@ -102,15 +126,23 @@ mod tests {
 
     #[test]
     fn codes_are_told_apart() {
-        for (fault, codes) in [
-            (Fault::Lost, [1053, 1158, 1161, 1243, 1615, 1927, 2013, 4031]),
-            (Fault::Refused, [1040, 1047, 1203, 1290, 1792, 1836, 3100, 9001]),
-            (Fault::Deadlock, [1213, 3101, 1213, 3101, 1213, 3101, 1213, 3101]),
-            (Fault::Failed, [1146, 1205, 1317, 1406, 1461, 3024, 1021, 1969]),
-        ] {
+        let expected: [(Fault, &[u16]); 4] = [
+            (Fault::Lost, &[1053, 1158, 1161, 1243, 1615, 1927, 2013, 4031]),
+            (Fault::Refused, &[1040, 1047, 1203, 1290, 1792, 1836, 3100, 9001]),
+            (Fault::Deadlock, &[1213, 3101]),
+            (Fault::Failed, &[1146, 1205, 1317, 1406, 1461, 3024, 1021, 1969]),
+        ];
+        for (fault, codes) in expected {
             for code in codes {
-                assert_eq!(fault_of(code), fault, "{code}");
+                assert_eq!(fault_of(*code), fault, "{code}");
             }
         }
+    }
+
+    #[test]
+    fn what_passes_is_no_refusal_of_a_setting() {
+        let refused = |codes: &[u16], refusal| codes.iter().all(|code| refusal_of(*code) == refusal);
+        assert!(refused(&[1064, 1105, 1193, 1227, 1229, 1231, 1238], Refusal::Lasting));
+        assert!(refused(&[1021, 1037, 1041, 1205, 1317, 3024], Refusal::Passing));
     }
 }

@@ -15,7 +15,7 @@ mod race;
 mod tls;
 
 pub use address::{Address, Node};
-pub use race::{addresses, race, race_until};
+pub use race::{Pace, STAGGER, addresses, race, race_until};
 pub use tls::{ClientIdentity, Tls, system_roots};
 
 /// A server of one address, and how to connect to it.

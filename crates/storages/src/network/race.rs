@@ -12,7 +12,18 @@ use super::connect_error;
 use crate::Error;
 
 /// How long an attempt has before the next address is tried beside it (RFC 8305, section 5).
-const STAGGER: Duration = Duration::from_millis(250);
+pub const STAGGER: Duration = Duration::from_millis(250);
+
+/// When the attempts of a race begin, and when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long the first attempt has before the next one starts beside it.
+    pub first: Duration,
+    /// How long each of the others has.
+    pub others: Duration,
+    /// When those that are still silent are given up.
+    pub end: Option<Instant>,
+}
 
 /// Looks up a name's addresses, in the order in which they are to be tried: IPv6 and IPv4 take
 /// turns, and the family that the system prefers begins (RFC 8305, section 4).
@@ -42,31 +53,27 @@ pub async fn race<A, T, F>(targets: Vec<A>, attempt: impl Fn(A) -> F) -> Result<
 where
     F: Future<Output = Result<T, Error>>,
 {
-    race_until(targets, STAGGER, None, attempt).await
+    race_until(targets, Pace { first: STAGGER, others: STAGGER, end: None }, attempt).await
 }
 
-/// As [`race`], with another time that an attempt has before the next one starts beside it, and an
-/// end.
+/// As [`race`], at another pace, and with an end.
 ///
 /// # Errors
 ///
-/// All attempts failed, or the end has come. The error is the last one's that says more than that
-/// something took too long.
-pub async fn race_until<A, T, F>(
-    targets: Vec<A>,
-    stagger: Duration,
-    end: Option<Instant>,
-    attempt: impl Fn(A) -> F,
-) -> Result<T, Error>
+/// All attempts failed, or the end has come. The error is the last one of those that say most: first
+/// that signing in failed, then anything else but that something took too long.
+pub async fn race_until<A, T, F>(targets: Vec<A>, pace: Pace, attempt: impl Fn(A) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
+    let Pace { first: mut stagger, others, end } = pace;
     let mut targets = targets.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut problem = Error::ConnectTimeout;
     loop {
         let next = targets.next();
-        let until = if next.is_some() { Some(Instant::now() + stagger) } else { end };
+        let start_of_next = next.is_some().then(|| Instant::now() + std::mem::replace(&mut stagger, others));
+        let until = start_of_next.into_iter().chain(end).min();
         attempts.extend(next.map(&attempt));
         let ended = match until {
             Some(until) => timeout_at(until, attempts.next()).await,
@@ -75,11 +82,18 @@ where
         match ended {
             Ok(Some(Ok(won))) => return Ok(won),
             Ok(Some(Err(Error::ConnectTimeout | Error::Timeout))) => {}
-            Ok(Some(Err(error))) => problem = error,
+            Ok(Some(Err(error))) if is_of_signing_in(&error) || !is_of_signing_in(&problem) => problem = error,
+            Ok(Some(Err(_))) => {}
             Err(_) if end.is_none_or(|end| Instant::now() < end) => {}
             Ok(None) | Err(_) => return Err(problem),
         }
     }
+}
+
+/// Whether an error says that a server was reached and did not let anybody in, which an operator has
+/// to mend, whatever happened at other addresses.
+fn is_of_signing_in(error: &Error) -> bool {
+    matches!(error, Error::SignIn(_) | Error::Credentials(_))
 }
 
 #[cfg(test)]
@@ -97,6 +111,7 @@ mod tests {
             match target {
                 "silent" => std::future::pending().await,
                 "refuses" => Err(Error::Connect("refused".into())),
+                "denies" => Err(Error::SignIn("denied".into())),
                 target => Ok(target),
             }
         };
@@ -106,13 +121,22 @@ mod tests {
         assert!(start.elapsed() < 2 * STAGGER);
         assert_eq!(run(race(vec!["refuses", "refuses"], attempt)), Err(Error::Connect("refused".into())));
         assert_eq!(run(race(Vec::new(), attempt)), Err(Error::ConnectTimeout));
+        let denied = Err(Error::SignIn("denied".into()));
+        assert_eq!(run(race(vec!["refuses", "denies", "refuses"], attempt)), denied);
+        assert_eq!(run(race(vec!["denies", "serves"], attempt)), Ok("serves"), "it may have other users");
+        let stagger = Duration::from_millis(20);
         let within = async |targets| {
-            let end = Instant::now() + Duration::from_millis(60);
-            race_until(targets, Duration::from_millis(20), Some(end), attempt).await
+            let end = Some(Instant::now() + 3 * stagger);
+            race_until(targets, Pace { first: stagger, others: stagger, end }, attempt).await
         };
         assert_eq!(run(within(vec!["silent", "silent", "serves"])), Ok("serves"));
         assert_eq!(run(within(vec!["silent", "refuses", "silent"])), Err(Error::Connect("refused".into())));
         assert_eq!(run(within(vec!["silent"])), Err(Error::ConnectTimeout));
+        assert_eq!(run(within(vec!["silent"; 5])), Err(Error::ConnectTimeout));
+        let start = Instant::now();
+        let pace = Pace { first: 5 * stagger, others: stagger, end: None };
+        assert_eq!(run(race_until(vec!["silent", "silent", "serves"], pace, attempt)), Ok("serves"));
+        assert!((6 * stagger..2 * STAGGER).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -9,13 +9,13 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::{Connection, Driver};
-use super::failures::{describe, fault, refused};
-use super::guard::Guarded;
+use super::failures::{describe, refusal, refused};
+use super::guard::{Guarded, GuardedTls};
 use super::options::{ServerOptions, Transport};
 use crate::connections::{Connector, Endpoint};
 use crate::credentials::Credentials;
 use crate::network::{self, Address, Plain, Tls};
-use crate::sql::{Fault, Hosts, Refusals, read_only};
+use crate::sql::{Hosts, Refusal, Refusals, read_only};
 use crate::{Cause, Error, Operation};
 
 /// The servers, and what was found out about them.
@@ -27,7 +27,7 @@ pub struct Access {
 
 impl Access {
     pub fn new(options: ServerOptions) -> Arc<Self> {
-        let hosts = Hosts::new(options.addresses.clone());
+        let hosts = Hosts::new(options.addresses.clone(), options.timeouts.connect);
         Arc::new(Self { options, hosts, refusals: Refusals::default() })
     }
 }
@@ -85,7 +85,7 @@ impl Connect {
         let name = Some(name).filter(|_| !refusals.contain(NAME));
         match attempt(name).await {
             Err(SignInError::Server(error)) if name.is_some() && describe(&error).contains(NAME) => {
-                refusals.note(&self.endpoint, NAME, &describe(&error));
+                refusals.note(&self.endpoint, NAME, Refusal::Lasting, &describe(&error));
                 Ok(attempt(None).await?)
             }
             result => Ok(result?),
@@ -93,7 +93,8 @@ impl Connect {
     }
 
     /// Makes the server end statements that take longer than the time limit, because one that waits
-    /// for a lock would hold its connection. If the server has a shorter limit, that one is kept.
+    /// for a lock would hold its connection. If the server has a shorter limit, that one is kept. A
+    /// connection that is still open after an error, as behind poolers, is used without.
     async fn limit_statements(&self, client: &Client) -> Result<(), Error> {
         const TIMEOUT: &str = "statement_timeout";
         if self.access.refusals.contain(TIMEOUT) {
@@ -104,12 +105,13 @@ impl Connect {
             "SELECT set_config('{TIMEOUT}', '{limit}', false) FROM pg_settings \
              WHERE name = '{TIMEOUT}' AND (setting::int = 0 OR setting::int > {limit})"
         );
-        match client.batch_execute(&set).await {
-            Err(error) if fault(&error) == Fault::Failed => {
-                self.access.refusals.note(&self.endpoint, TIMEOUT, &describe(&error));
+        let Err(error) = client.batch_execute(&set).await else { return Ok(()) };
+        match refusal(&error) {
+            Some(refusal) if !client.is_closed() => {
+                self.access.refusals.note(&self.endpoint, TIMEOUT, refusal, &describe(&error));
                 Ok(())
             }
-            result => result.map_err(refused),
+            _ => Err(refused(error)),
         }
     }
 
@@ -183,11 +185,14 @@ fn sign_in(mut config: Config, transport: &Transport, address: &Address, stream:
     Ok(Box::pin(start(config, stream, connector(tls, host)?)))
 }
 
-fn connector(tls: &Tls, host: &str) -> Result<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect, Error> {
+type RustlsConnect = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;
+
+fn connector(tls: &Tls, host: &str) -> Result<GuardedTls<RustlsConnect>, Error> {
     let config = tls.config().map_err(network::connect_error)?;
     let mut make = MakeRustlsConnect::new((*config).clone());
-    MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
-        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))
+    let connect = MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
+        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
+    Ok(GuardedTls { connect, is_verified: tls.verify })
 }
 
 async fn start<T>(config: Config, stream: Stream, tls: T) -> Result<(Client, Driver), SignInError>

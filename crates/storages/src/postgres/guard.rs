@@ -1,10 +1,12 @@
-//! Keeps the password off connections without TLS.
+//! Keeps the password off connections that others can read or that lead to anybody.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use futures_util::TryFutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 /// A connection on which the server may not ask for the password in clear text. The driver would
 /// send it, so the connection fails before the driver sees the question.
@@ -31,7 +33,7 @@ const SIGN_IN: u8 = b'R';
 const CLEAR_TEXT: u32 = 3;
 
 impl<S> Guarded<S> {
-    /// A connection that has no TLS.
+    /// A connection that has no TLS, or that of a server that was not verified.
     pub fn plain(stream: S) -> Self {
         Self { stream, watch: Watch::FIRST }
     }
@@ -41,9 +43,39 @@ impl<S> Guarded<S> {
         Self { stream, watch: Watch::WhetherTls }
     }
 
-    /// A connection on which the server may ask for anything: one with TLS, or a Unix socket.
+    /// A connection on which nothing is looked for: a Unix socket, or one whose TLS is
+    /// [guarded](GuardedTls).
     pub fn private(stream: S) -> Self {
         Self { stream, watch: Watch::Nothing }
+    }
+}
+
+/// Agrees on TLS. Without verification the other side may be anybody, who may ask for no more than
+/// on a connection without TLS.
+pub struct GuardedTls<T> {
+    pub connect: T,
+    pub is_verified: bool,
+}
+
+impl<S, T> TlsConnect<S> for GuardedTls<T>
+where
+    T: TlsConnect<S>,
+    T::Future: Send + 'static,
+    T::Stream: 'static,
+{
+    type Stream = Guarded<T::Stream>;
+    type Error = T::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, T::Error>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let guard = if self.is_verified { Guarded::private } else { Guarded::plain };
+        Box::pin(self.connect.connect(stream).map_ok(guard))
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Guarded<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding()
     }
 }
 
@@ -79,7 +111,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if self.watch.sees_question(&buf.filled()[before..]) {
             return Poll::Ready(Err(io::Error::other(
-                "it asks for the password in clear text, which is sent with TLS only: see the option ssl",
+                "it asks for the password in clear text, which is sent only with TLS that verifies the certificate: \
+                 see the options ssl and ssl_verify",
             )));
         }
         Poll::Ready(Ok(()))

@@ -28,7 +28,7 @@ use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
 use self::server::{PostgresServer, Standby};
 use self::statements::{Kind, Statements};
-use super::cleanup::Cleaner;
+use super::cleanup::{self, Cleaner};
 use super::connections::{Link, Servers};
 use super::recent::Writing;
 use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
@@ -196,8 +196,10 @@ impl Storage for Postgres {
             let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
             let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
             let rows = self.write(&[], Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
+            // Who takes the lock of the rounds reads no records.
             if let Some(standby) = &self.server.standby
                 && !rows.is_empty()
+                && lock.key != cleanup::LOCK.1
             {
                 standby.recent.note_all();
             }

@@ -11,7 +11,7 @@ use super::access::{Access, Connection};
 use super::errors::{connect_error, converted};
 use super::options::{Sentinel, Sentinels};
 use crate::Error;
-use crate::network::{Address, Node, race, race_until};
+use crate::network::{Address, Node, Pace, race, race_until};
 
 /// Asks the Sentinels for the server, and connects to it. Each has a share of the time before the next
 /// one is asked beside it. It ends before the link does, whose error says less.
@@ -19,7 +19,8 @@ pub async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connectio
     let each: Vec<_> = sentinels.sentinels.iter().collect();
     let time = access.timeouts.connect * 19 / 20;
     let share = time / each.len().max(1) as u32;
-    race_until(each, share, Some(Instant::now() + time), |sentinel| async {
+    let pace = Pace { first: share, others: share, end: Some(Instant::now() + time) };
+    race_until(each, pace, |sentinel| async {
         let mut asked = access.connect_to_sentinel(&Address::Tcp(sentinel.node.clone()), &sentinel.login).await?;
         match sentinels.replica {
             true => connect_to_any(replicas(&mut asked, sentinels).await?, access).await,

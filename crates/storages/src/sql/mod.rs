@@ -14,7 +14,7 @@ pub(crate) mod options;
 mod settings;
 
 pub use hosts::{Hosts, read_only};
-pub use settings::Refusals;
+pub use settings::{Refusal, Refusals};
 
 /// How much longer the driver waits for a statement than the server, which ends a slow one by
 /// itself with a better error.

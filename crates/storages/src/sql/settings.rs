@@ -5,28 +5,41 @@ use std::sync::{Mutex, PoisonError};
 use crate::connections::Endpoint;
 use crate::journal::Level;
 
-/// The names of the settings that a server has refused. They are left out from then on.
+/// The settings that a server has not taken. Those that it refuses are left out from then on.
 #[derive(Default)]
-pub struct Refusals(Mutex<Vec<&'static str>>);
+pub struct Refusals(Mutex<Vec<(&'static str, Refusal)>>);
+
+/// What an error for a setting means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The server does not know the setting, or does not allow it.
+    Lasting,
+    /// Another connection may have it.
+    Passing,
+}
 
 impl Refusals {
-    /// Whether the server has refused this setting.
+    /// Whether the server refuses this setting for good.
     pub fn contain(&self, setting: &str) -> bool {
-        self.names().contains(&setting)
+        self.noted().contains(&(setting, Refusal::Lasting))
     }
 
-    /// Notes that the server has refused a setting, and tells operators the first time.
-    pub fn note(&self, endpoint: &Endpoint, setting: &'static str, cause: &str) {
-        let mut names = self.names();
-        if names.contains(&setting) {
+    /// Notes that the server has not taken a setting, and tells operators the first time.
+    pub fn note(&self, endpoint: &Endpoint, setting: &'static str, refusal: Refusal, cause: &str) {
+        let mut noted = self.noted();
+        if noted.contains(&(setting, refusal)) {
             return;
         }
-        names.push(setting);
-        drop(names);
-        endpoint.tell(Level::Warning, format_args!("it refuses {setting}, which is left out: {cause}"));
+        noted.push((setting, refusal));
+        drop(noted);
+        let line = match refusal {
+            Refusal::Lasting => format!("it refuses {setting}, which is left out: {cause}"),
+            Refusal::Passing => format!("it has not taken {setting}, which a connection lacks: {cause}"),
+        };
+        endpoint.tell(Level::Warning, format_args!("{line}"));
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
+    fn noted(&self) -> std::sync::MutexGuard<'_, Vec<(&'static str, Refusal)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,6 +17,7 @@ fn mariadb_has_a_pool_shared_by_tables_without_refused_settings() {
     let database = Database::mariadb(&[]);
     idle_connections_that_are_silent_cost_one_time_limit_together(&database);
     check(&database);
+    a_server_that_cannot_be_made_strict_must_be_so(&database);
 }
 
 #[test]
@@ -61,7 +62,13 @@ fn idle_connections_that_are_silent_cost_one_time_limit_together(database: &Data
 
 /// Keeps lines.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 impl Journal for Lines {
     fn note(&self, _: Level, line: String) {
@@ -69,7 +76,7 @@ impl Journal for Lines {
     }
 }
 
-fn storage_on(servers: &Servers, kind: &str, options: serde_json::Value) -> Arc<dyn Storage> {
+pub fn storage_on(servers: &Servers, kind: &str, options: serde_json::Value) -> Arc<dyn Storage> {
     resty_session_storages::prepare();
     match kind {
         "postgres" => parsed::<PostgresOptions>(options).storage(servers),
@@ -115,11 +122,16 @@ fn refused_settings_are_left_out_and_told_once(database: &Database, proxy: &Prox
         "postgres" => {
             database.ask("CREATE ROLE md5_user LOGIN PASSWORD 'secret'; GRANT ALL ON sessions TO md5_user");
             database.ask("REVOKE SELECT ON pg_settings FROM PUBLIC; SET password_encryption = 'md5'");
+            // What a pooler says that does not support the statement.
+            proxy.set(|behaviour| behaviour.to_client.edit = Some(|piece| replaced(piece, b"C42501", b"C0A000")));
             "md5_user"
         }
         _ => {
             // The server knows no setting of this name.
-            proxy.set(|behaviour| behaviour.to_server.edit = Some(rename));
+            proxy.set(|behaviour| {
+                behaviour.to_server.edit =
+                    Some(|piece| replaced(piece, b"innodb_lock_wait_timeout", b"innodb_lock_wait_timeouX"));
+            });
             "app"
         }
     };
@@ -132,19 +144,37 @@ fn refused_settings_are_left_out_and_told_once(database: &Database, proxy: &Prox
         assert!(get(&*storage, 1).await.unwrap().is_some());
     });
     assert!(proxy.connections() >= 2);
-    let lines = lines.0.lock().unwrap().clone();
+    let lines = lines.all();
     let [line] = &lines[..] else { panic!("{lines:?}") };
     let setting = if user == "app" { "innodb_lock_wait_timeout" } else { "statement_timeout" };
     assert!(line.contains(&format!("it refuses {setting}, which is left out: ")), "{line}");
 }
 
-/// Writes another name of the same size for a setting.
-fn rename(piece: &[u8]) -> Vec<u8> {
-    let (from, to) = (b"innodb_lock_wait_timeout", b"innodb_lock_wait_timeouX");
+/// One that is not would cut values that do not fit.
+fn a_server_that_cannot_be_made_strict_must_be_so(database: &Database) {
+    let proxy = Proxy::start(database.port);
+    proxy.set(|behaviour| behaviour.to_server.edit = Some(|piece| replaced(piece, b"sql_mode =", b"sql_modX =")));
+    let save = || {
+        let lines = Lines::default();
+        let storage = storage_on(&Servers::new(Arc::new(lines.clone())), "mysql", through(&proxy, database));
+        (run(async { storage.set(&record(1)).await }), lines.all())
+    };
+    let (result, lines) = save();
+    result.unwrap();
+    assert!(matches!(&lines[..], [line] if line.contains("it refuses sql_mode")), "{lines:?}");
+    database.ask("SET GLOBAL sql_mode = 'NO_ENGINE_SUBSTITUTION'");
+    let error = save().0.unwrap_err().to_string();
+    assert_eq!(error, "unable to connect: it refuses sql_mode and is not strict, so it would cut values");
+    proxy.pass();
+    save().0.unwrap();
+}
+
+/// What is sent instead of a piece: another text of the same size in place of one.
+fn replaced<const SIZE: usize>(piece: &[u8], from: &[u8; SIZE], to: &[u8; SIZE]) -> Vec<u8> {
     let mut piece = piece.to_vec();
-    for at in 0..piece.len().saturating_sub(from.len() - 1) {
+    for at in 0..(piece.len() + 1).saturating_sub(SIZE) {
         if piece[at..].starts_with(from) {
-            piece[at..at + to.len()].copy_from_slice(to);
+            piece[at..at + SIZE].copy_from_slice(to);
         }
     }
     piece
