@@ -253,8 +253,8 @@ fn a_provider_logs_users_out_in_cookies() {
 }
 
 #[test]
-fn a_provider_logs_users_out_inredis() {
-    a_provider_logs_users_out("sessions_inredis");
+fn a_provider_logs_users_out_in_redis() {
+    a_provider_logs_users_out("sessions_in_redis");
 }
 
 fn requests_refresh_a_token_once(sessions: &str) {
@@ -278,8 +278,8 @@ fn requests_refresh_a_token_once_in_cookies() {
 }
 
 #[test]
-fn requests_refresh_a_token_once_inredis() {
-    requests_refresh_a_token_once("sessions_inredis");
+fn requests_refresh_a_token_once_in_redis() {
+    requests_refresh_a_token_once("sessions_in_redis");
 }
 
 fn a_new_password_signs_out_everywhere_else(sessions: &str) {
@@ -310,13 +310,13 @@ fn a_new_password_signs_out_everywhere_else_in_cookies() {
 }
 
 #[test]
-fn a_new_password_signs_out_everywhere_else_inredis() {
-    a_new_password_signs_out_everywhere_else("sessions_inredis");
+fn a_new_password_signs_out_everywhere_else_in_redis() {
+    a_new_password_signs_out_everywhere_else("sessions_in_redis");
 }
 
 #[test]
 fn a_user_sees_and_ends_the_sessions_of_other_devices() {
-    let shop = Shop::open("sessions_inredis");
+    let shop = Shop::open("sessions_in_redis");
     let [one, two, three] = ["yes", "no", "yes"].map(|remember| shop.user(&format!("sub=ada&remember={remember}")));
     let other = shop.user("sub=grace");
     let ids = [&one, &two, &three, &other].map(|user| {
