@@ -210,21 +210,16 @@ impl<C: Commands> RedisStorage<C> {
         }
     }
 
-    /// Runs an operation that changes a record. For a while its replicas may not know that.
+    /// Runs an operation that changes records. For a while their replicas may not know that.
     async fn changing<T>(
         &self,
-        (name, key): (&str, &str),
+        name: &str,
+        keys: impl IntoIterator<Item = &str>,
         operation: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let note = || {
-            if let Some(changes) = self.servers.changes() {
-                changes.note(self.naming.record(name, key));
-            }
-        };
-        note();
-        let result = operation.await;
-        note();
-        result
+        let records = keys.into_iter().map(|key| self.naming.record(name, key));
+        let _writing = self.servers.changes().map(|changes| changes.writing(records));
+        operation.await
     }
 
     async fn plainly<T>(&self, operation: impl Future<Output = Result<T, Stopped>>) -> Result<T, Error> {
@@ -235,12 +230,13 @@ impl<C: Commands> RedisStorage<C> {
 impl<C: Commands> Storage for RedisStorage<C> {
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         let setting = self.adapting(move |scripts| self.set_with(scripts, set));
-        Box::pin(self.changing((&set.name, &set.key), setting))
+        let keys = [&set.key].into_iter().chain(&set.old_key).map(String::as_str);
+        Box::pin(self.changing(&set.name, keys, setting))
     }
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         let updating = self.adapting(move |scripts| self.update_with(scripts, update));
-        Box::pin(self.changing((&update.name, &update.key), updating))
+        Box::pin(self.changing(&update.name, [&*update.key], updating))
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
@@ -277,7 +273,7 @@ impl<C: Commands> Storage for RedisStorage<C> {
 
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         let deleting = self.plainly(async move { self.all(commands::delete(&self.naming, delete)).await.map(drop) });
-        Box::pin(self.changing((&delete.name, &delete.key), deleting))
+        Box::pin(self.changing(&delete.name, [&*delete.key], deleting))
     }
 
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
