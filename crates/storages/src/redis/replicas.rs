@@ -75,6 +75,10 @@ impl Commands for Replicated {
         self.master.all(commands)
     }
 
+    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
+        self.master.each(commands)
+    }
+
     async fn read(&self, command: Cmd) -> Option<Value> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         read_any(&self.replicas, turn, Arc::clone, &command).await

@@ -130,6 +130,14 @@ impl Commands for RedisServer {
         self.gather(|replies| Gathered::Several(commands, replies))
     }
 
+    async fn each(&self, commands: Vec<Cmd>) -> Vec<Result<Value, Error>> {
+        let count = commands.len();
+        match self.all(commands).await {
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
     fn learnt(&self) -> &Learnt {
         &self.0.learnt
     }

@@ -29,6 +29,10 @@ pub trait Commands: Send + Sync + 'static {
     /// As for [`one`](Self::one), for any of the commands. The others may have been run or not.
     fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
 
+    /// As [`all`](Self::all), but each command has a result of its own: servers that fail take no
+    /// reply of others with them.
+    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
+
     /// Runs a command that only reads, on a replica. Returns `None` if there is none that replies.
     fn read(&self, _: Cmd) -> impl Future<Output = Option<Value>> + Send {
         ready(None)
@@ -191,12 +195,12 @@ impl<C: Commands> RedisStorage<C> {
     }
 
     /// Returns records from the master.
-    async fn records(&self, gets: Vec<Cmd>) -> Result<Vec<Result<Option<Vec<u8>>, Error>>, Error> {
+    async fn records(&self, gets: Vec<Cmd>) -> Vec<Result<Option<Vec<u8>>, Error>> {
         if gets.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let values = self.servers.all(gets).await?.into_iter();
-        Ok(values.map(|value| converted(value.extract_error().map_err(failed)?)).collect())
+        let values = self.servers.each(gets).await.into_iter();
+        values.map(|value| converted(value?.extract_error().map_err(failed)?)).collect()
     }
 
     /// Reads a record from a replica, unless it was changed a moment ago. `None` does not say that it is
@@ -256,12 +260,12 @@ impl<C: Commands> Storage for RedisStorage<C> {
         Box::pin(async move {
             let mut commands: Vec<Cmd> = gets.iter().map(|get| commands::get(&self.naming, get)).collect();
             if self.servers.changes().is_none() {
-                return any_of(self.records(commands).await?);
+                return any_of(self.records(commands).await);
             }
             let found = join_all(commands.iter().map(|command| self.read(command))).await;
             let mut is_missing = found.iter().map(Option::is_none);
             commands.retain(|_| is_missing.next() == Some(true));
-            let mut missing = self.records(commands).await?.into_iter();
+            let mut missing = self.records(commands).await.into_iter();
             let found = found.into_iter();
             any_of(
                 found

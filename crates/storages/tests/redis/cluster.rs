@@ -120,6 +120,7 @@ async fn reads_from_replicas(nodes: &[Redis; 3]) {
 async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
     let storage = alone(options(&nodes[..2]));
     let (good, hanging) = (key_on(&nodes[0], true), key_on(&nodes[0], false));
+    storage.set(&Set { owners: Vec::new(), ..record(&good) }).await.unwrap();
     join_all([get(&*storage, &good), get(&*storage, &hanging)]).await;
     nodes[1].process.signal(Signal::SIGSTOP);
     let start = Instant::now();
@@ -131,6 +132,10 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
         let after = Instant::now();
         let error = get(&*storage, &hanging).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)) && after.elapsed() < Duration::from_millis(50), "{error}");
+        // What the other node has is read all the same: it may be the mark of a session that was revoked.
+        let gets = [&good, &hanging].map(|key| Get { name: NAME.into(), key: key.clone(), current_time: now() });
+        let found = storage.get_each(&gets).await.unwrap();
+        assert!(matches!(found[..], [Ok(Some(_)), Err(Error::Unavailable(_))]), "{found:?}");
     };
     let goes_on = async {
         while start.elapsed() < Duration::from_secs(1) {
