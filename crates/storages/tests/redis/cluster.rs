@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::free_port;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::*;
 
@@ -148,4 +150,22 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
     futures_util::join!(hangs, goes_on);
     nodes[1].process.signal(Signal::SIGCONT);
     assert!(slowest < Duration::from_millis(400) && count > 100, "{slowest:?} {count}");
+}
+
+#[test]
+fn while_no_node_can_be_reached_operations_fail_at_once() {
+    let nodes = json!([{ "ip": "127.0.0.1", "port": free_port() }]);
+    run(async {
+        let storage = alone(json!({ "nodes": nodes }));
+        assert!(get(&*storage, "k").await.is_err());
+        let (start, mut slowest) = (Instant::now(), Duration::ZERO);
+        while start.elapsed() < Duration::from_millis(500) {
+            let begin = Instant::now();
+            let error = get(&*storage, "k").await.unwrap_err().to_string();
+            assert!(error.contains("refused"), "{error}");
+            slowest = slowest.max(begin.elapsed());
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(slowest < Duration::from_millis(50), "{slowest:?}");
+    });
 }
