@@ -158,14 +158,14 @@ fn while_no_node_can_be_reached_operations_fail_at_once() {
     run(async {
         let storage = alone(json!({ "nodes": nodes }));
         assert!(get(&*storage, "k").await.is_err());
-        let (start, mut slowest) = (Instant::now(), Duration::ZERO);
+        let (start, mut count) = (Instant::now(), 0);
         while start.elapsed() < Duration::from_millis(500) {
-            let begin = Instant::now();
             let error = get(&*storage, "k").await.unwrap_err().to_string();
             assert!(error.contains("refused"), "{error}");
-            slowest = slowest.max(begin.elapsed());
+            count += 1;
             sleep(Duration::from_millis(5)).await;
         }
-        assert!(slowest < Duration::from_millis(50), "{slowest:?}");
+        // If each waited for the next question for the slots, it would be four.
+        assert!(count > 10, "{count}");
     });
 }
