@@ -23,7 +23,7 @@ use super::slots::{SlotMap, redirected, slot};
 use super::storage::Commands;
 use crate::Error;
 use crate::connections::{Endpoint, Identity, Server};
-use crate::journal::Journal;
+use crate::journal::{Journal, Level};
 use crate::network::{Address, Node, race};
 use crate::recent::RecentWrites;
 
@@ -296,8 +296,15 @@ impl Commands for Cluster {
         Some(&self.0.changes).filter(|_| self.0.place.reads_replicas)
     }
 
-    fn learnt(&self) -> &Learnt {
-        &self.0.learnt
+    fn scripts(&self) -> Scripts {
+        self.0.learnt.scripts()
+    }
+
+    /// The line names one of the nodes, which is enough.
+    fn learn(&self, scripts: Scripts) {
+        if let (Some(news), Some(node)) = (self.0.learnt.learn(scripts), self.endpoints().first()) {
+            node.tell(Level::Notice, format_args!("{news}"));
+        }
     }
 }
 

@@ -38,9 +38,14 @@ fn refuses_password(error: &RedisError) -> bool {
 /// What the error of an operation means for its connection.
 pub fn failure(error: RedisError) -> Failure {
     match error.is_connection_dropped() || error.is_unrecoverable_error() {
-        true => Failure::Lost(Error::Lost(cause(error))),
+        true => Failure::Lost(lost(error)),
         false => Failure::Failed(failed(error)),
     }
+}
+
+/// The error of an operation that may be repeated on another connection.
+pub fn lost(error: impl Into<RedisError>) -> Error {
+    Error::Lost(cause(error.into()))
 }
 
 /// Why a connection could not be made.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redis::{Cmd, Value};
 
 use super::access::Access;
-use super::scripts::Learnt;
+use super::scripts::Scripts;
 use super::server::{Location, Place, RedisServer};
 use super::storage::Commands;
 use crate::Error;
@@ -88,8 +88,12 @@ impl Commands for Replicated {
         Some(&self.changes)
     }
 
-    fn learnt(&self) -> &Learnt {
-        self.master.learnt()
+    fn scripts(&self) -> Scripts {
+        self.master.scripts()
+    }
+
+    fn learn(&self, scripts: Scripts) {
+        self.master.learn(scripts);
     }
 }
 

@@ -8,7 +8,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use super::commands;
 use super::errors::{converted, failed};
-use super::scripts::{Learnt, Scripts};
+use super::scripts::Scripts;
 use crate::recent::RecentWrites;
 use crate::{Delete, Error, Get, LiveSession, Lock, Naming, Operation, Sessions, Set, Storage, Unlock, Update, any_of};
 
@@ -43,8 +43,11 @@ pub trait Commands: Send + Sync + 'static {
         None
     }
 
-    /// What the servers have shown that they don't run.
-    fn learnt(&self) -> &Learnt;
+    /// Which scripts the servers run, as far as is known.
+    fn scripts(&self) -> Scripts;
+
+    /// Notes that a server has shown that it runs no more than these, and tells operators.
+    fn learn(&self, scripts: Scripts);
 }
 
 /// The storage on servers that others may share. It names the records.
@@ -102,12 +105,12 @@ impl<C: Commands> RedisStorage<C> {
     where
         F: Future<Output = Result<T, Stopped>>,
     {
-        let mut scripts = self.scripts.max(self.servers.learnt().scripts());
+        let mut scripts = self.scripts.max(self.servers.scripts());
         loop {
             match operation(scripts).await {
                 Ok(result) => return Ok(result),
                 Err(Stopped::Refused(allowed, _)) if allowed > scripts => {
-                    self.servers.learnt().learn(allowed);
+                    self.servers.learn(allowed);
                     scripts = allowed;
                 }
                 Err(Stopped::Refused(_, error) | Stopped::Failed(error)) => return Err(error),
