@@ -35,16 +35,10 @@ struct Inner {
 impl RecentWrites {
     /// Notes that records are being written, until the guard is dropped: when the writes have ended,
     /// with or without success, or nobody waits for them any more.
-    pub fn writing<'a>(&'a self, keys: impl IntoIterator<Item = &'a str>) -> Writing<'a> {
+    pub fn writing<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Writing<'_, K> {
         let writing = Writing { recent: self, keys: keys.into_iter().collect() };
         writing.note();
         writing
-    }
-
-    /// Notes that the record of a key is written. Call it before the write begins, in case nobody
-    /// waits for its end, and again when it has ended, with or without success.
-    pub fn note(&self, key: impl AsRef<[u8]>) {
-        self.note_at(key.as_ref(), Instant::now(), MOST);
     }
 
     /// Counts every key as written for [`RECENT`]. For whoever has taken a lock: they want to see what
@@ -83,18 +77,19 @@ impl RecentWrites {
 }
 
 /// Writes that are under way.
-pub struct Writing<'a> {
+pub struct Writing<'a, K: AsRef<str>> {
     recent: &'a RecentWrites,
-    keys: Vec<&'a str>,
+    keys: Vec<K>,
 }
 
-impl Writing<'_> {
+impl<K: AsRef<str>> Writing<'_, K> {
     fn note(&self) {
-        self.keys.iter().for_each(|key| self.recent.note(key));
+        let now = Instant::now();
+        self.keys.iter().for_each(|key| self.recent.note_at(key.as_ref().as_bytes(), now, MOST));
     }
 }
 
-impl Drop for Writing<'_> {
+impl<K: AsRef<str>> Drop for Writing<'_, K> {
     fn drop(&mut self) {
         self.note();
     }

@@ -32,6 +32,24 @@ impl Repeating {
     }
 }
 
+impl Repeating {
+    /// Reads those records again whose connection was lost, when others were read: the records of one
+    /// storage may lie on several servers.
+    async fn repeat_lost(&self, gets: &[Get], mut results: Records) -> Result<Records, Error> {
+        let is_lost = |result: &Result<_, _>| matches!(result, Err(Error::Lost(_)));
+        let lost = gets.iter().zip(&results).filter(|(_, result)| is_lost(result));
+        let lost: Vec<Get> = lost.map(|(get, _)| get.clone()).collect();
+        if !lost.is_empty() {
+            let again = self.0.get_each(&lost).await.unwrap_or_else(|error| vec![Err(error); lost.len()]);
+            results.iter_mut().filter(|result| is_lost(result)).zip(again).for_each(|(result, again)| *result = again);
+        }
+        Ok(results)
+    }
+}
+
+/// The results of several reads.
+type Records = Vec<Result<Option<Vec<u8>>, Error>>;
+
 /// Runs an operation, and once more if its connection was lost. The second result counts.
 pub(crate) fn repeat_if_lost<'a, T: Send + 'a>(run: impl Fn() -> Operation<'a, T> + Send + 'a) -> Operation<'a, T> {
     Box::pin(async move {
@@ -56,7 +74,13 @@ impl Storage for Repeating {
     }
 
     fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
-        repeat_if_lost(|| self.0.get_each(gets))
+        Box::pin(async move {
+            match self.0.get_each(gets).await {
+                Err(Error::Lost(_)) => self.0.get_each(gets).await,
+                Ok(results) => self.repeat_lost(gets, results).await,
+                failed => failed,
+            }
+        })
     }
 
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
@@ -127,6 +151,21 @@ mod tests {
 
         fn unlock<'a>(&'a self, _: &'a Unlock) -> Operation<'a, ()> {
             self.attempt(())
+        }
+    }
+
+    #[test]
+    fn of_several_reads_those_are_repeated_whose_connection_was_lost() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let gets = ["a", "b", "c"].map(|key| Get { name: "n".into(), key: key.into(), current_time: 0 });
+        for (failures, attempts, found) in [(0, 3, 3), (2, 5, 3), (3, 6, 3)] {
+            let error = Error::Lost("closed".into());
+            let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
+            let storage = Repeating::new(failing.clone());
+            let results = runtime.block_on(storage.get_each(&gets)).unwrap();
+            assert_eq!(results.iter().filter(|result| matches!(result, Ok(Some(_)))).count(), found);
+            assert_eq!(results[0], Ok(Some(b"na".to_vec())));
+            assert_eq!(failing.attempts.load(Ordering::Relaxed), attempts);
         }
     }
 

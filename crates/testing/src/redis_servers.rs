@@ -131,7 +131,7 @@ impl Redis {
     /// nginx' connections: those that are not of this process.
     pub fn clients(&self) -> usize {
         let list: String = self.ask("CLIENT LIST");
-        list.lines().filter(|line| line.contains("lib-name=redis-rs") || !line.contains("cmd=client")).count()
+        list.lines().filter(|line| !line.contains("cmd=client")).count()
     }
 }
 

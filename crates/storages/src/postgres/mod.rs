@@ -97,7 +97,7 @@ impl Postgres {
         outlast_deadlocks(|| self.run(lane.link(), kind, parameters.clone())).await
     }
 
-    fn writing<'a>(&'a self, keys: &[&'a str]) -> Option<Writing<'a>> {
+    fn writing<'a>(&'a self, keys: &[&'a str]) -> Option<Writing<'a, &'a str>> {
         self.server.standby.as_ref().map(|standby| standby.recent.writing(keys.iter().copied()))
     }
 

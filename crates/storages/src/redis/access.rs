@@ -7,6 +7,7 @@ use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, Re
 use tokio::task::JoinHandle;
 
 use super::errors::connect_error;
+use super::greeting::greet;
 use crate::Error;
 use crate::connections::{Handle, Timeouts};
 use crate::credentials::{Credentials, Login};
@@ -29,7 +30,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Connects to a server, signs in, and chooses the database.
+    /// Connects to a server, signs in, chooses the database, and waits for a reply.
     pub(super) async fn connect(&self, address: &Address) -> Result<Connection, Error> {
         self.connect_as(address, &self.login, self.database).await
     }
@@ -40,29 +41,25 @@ impl Access {
     }
 
     async fn connect_as(&self, address: &Address, login: &Login, database: i64) -> Result<Connection, Error> {
-        login.sign_in(|credentials| self.connect_with(address, settings(&credentials).set_db(database))).await
+        login.sign_in(|credentials| self.connect_with(address, credentials, database)).await
     }
 
-    async fn connect_with(&self, address: &Address, settings: RedisConnectionInfo) -> Result<Connection, Error> {
-        let stream = network::connect(address, self.tls.as_ref()).await?;
+    async fn connect_with(
+        &self,
+        address: &Address,
+        credentials: Credentials,
+        database: i64,
+    ) -> Result<Connection, Error> {
+        let mut stream = network::connect(address, self.tls.as_ref()).await?;
+        greet(&mut stream, &credentials, database).await?;
+        // The driver itself asks nothing.
+        let settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         // The link keeps the time.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let (commands, driver) =
             MultiplexedConnection::new_with_config(&settings, stream, config).await.map_err(connect_error)?;
         Ok(Connection { commands, driver: Arc::new(Driver(tokio::spawn(driver))) })
     }
-}
-
-/// The driver's form of credentials: without a password, nobody signs in.
-fn settings(credentials: &Credentials) -> RedisConnectionInfo {
-    let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
-    if let Some(username) = &credentials.username {
-        info = info.set_username(username);
-    }
-    if let Some(password) = &credentials.password {
-        info = info.set_password(&**password);
-    }
-    info
 }
 
 /// A connection that many commands share. Clones are the same connection, which ends with the last.

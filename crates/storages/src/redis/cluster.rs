@@ -23,7 +23,7 @@ use super::slots::{SlotMap, redirected, slot};
 use super::storage::Commands;
 use crate::Error;
 use crate::connections::{Endpoint, Identity, Server};
-use crate::journal::Journal;
+use crate::journal::{Journal, Level};
 use crate::network::{Address, Node, race};
 use crate::recent::RecentWrites;
 
@@ -49,8 +49,8 @@ struct Shared {
     journal: Arc<dyn Journal>,
     /// What is known of the nodes. Never locked across an await.
     known: Mutex<Known>,
-    /// How many times the slots have been asked for, and the error of the last time.
-    refreshes: watch::Sender<(u64, Option<Error>)>,
+    /// How many times the slots have been asked for.
+    refreshes: watch::Sender<u64>,
     learnt: Learnt,
     changes: RecentWrites,
     turn: AtomicUsize,
@@ -63,6 +63,8 @@ struct Known {
     nodes: HashMap<(Node, bool), Arc<RedisServer>>,
     is_refreshing: bool,
     refreshed: Option<Instant>,
+    /// Why the slots were not found when they were asked for last.
+    problem: Option<Error>,
 }
 
 /// What a reply asks the sender of a command to do.
@@ -87,7 +89,7 @@ impl Identity for ClusterPlace {
             place: self.clone(),
             journal,
             known: Mutex::default(),
-            refreshes: watch::Sender::new((0, None)),
+            refreshes: watch::Sender::default(),
             learnt,
             changes: RecentWrites::default(),
             turn: AtomicUsize::new(0),
@@ -173,18 +175,21 @@ impl Shared {
         }
     }
 
-    /// Returns the master of a slot. Waits for the slots if they are not known yet.
+    /// Returns the master of a slot. Waits for the slots if they are not known yet, unless they could
+    /// not be found a moment ago.
     async fn master(self: &Arc<Self>, slot: u16) -> Result<Node, Error> {
         let mut refreshes = self.refreshes.subscribe();
-        if let Some(node) = self.known().slots.master(slot) {
-            return Ok(node.clone());
+        let found = self.known().master(slot);
+        if let Some(found) = found {
+            if found.is_err() {
+                self.refresh();
+            }
+            return found;
         }
         self.refresh();
         // The sender is part of `self`.
         let _ = refreshes.changed().await;
-        let error = refreshes.borrow().1.clone();
-        let none = || Error::Server("no node of the Cluster holds the key's slot".into());
-        self.known().slots.master(slot).cloned().ok_or_else(|| error.unwrap_or_else(none))
+        self.known().master(slot).unwrap_or(Err(Error::Broken))
     }
 
     /// Asks for the slots, if nobody does yet.
@@ -192,13 +197,13 @@ impl Shared {
         let mut known = self.known();
         if !std::mem::replace(&mut known.is_refreshing, true) {
             let start = known.refreshed.map(|last| last + REFRESH_PAUSE);
-            let shared = self.clone();
+            let mut refreshing = Refreshing { shared: self.clone(), found: Err(Error::Broken) };
             tokio::spawn(async move {
                 if let Some(start) = start {
                     sleep_until(start).await;
                 }
-                let found = shared.ask_for_slots().await;
-                shared.refreshed(found);
+                let found = refreshing.shared.ask_for_slots().await;
+                refreshing.end(found);
             });
         }
     }
@@ -223,16 +228,45 @@ impl Shared {
         let mut known = self.known();
         known.is_refreshing = false;
         known.refreshed = Some(Instant::now());
-        let error = match found {
-            Ok(slots) => {
-                known.nodes.retain(|(node, _), _| slots.contains(node) || self.place.configured.nodes.contains(node));
-                known.slots = slots;
-                None
-            }
-            Err(error) => Some(error),
-        };
+        known.problem = found.as_ref().err().cloned();
+        if let Ok(slots) = found {
+            known.nodes.retain(|(node, _), _| slots.contains(node) || self.place.configured.nodes.contains(node));
+            known.slots = slots;
+        }
         drop(known);
-        self.refreshes.send_modify(|(count, last)| (*count, *last) = (*count + 1, error));
+        self.refreshes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Known {
+    /// Returns the master of a slot, or why it could not be found a moment ago. `None` if nobody has
+    /// asked since.
+    fn master(&self, slot: u16) -> Option<Result<Node, Error>> {
+        if let Some(node) = self.slots.master(slot) {
+            return Some(Ok(node.clone()));
+        }
+        let none = || Error::Server("no node of the Cluster holds the key's slot".into());
+        let is_recent = self.refreshed.is_some_and(|last| last.elapsed() < REFRESH_PAUSE);
+        is_recent.then(|| Err(self.problem.clone().unwrap_or_else(none)))
+    }
+}
+
+/// A question for the slots. It ends when this is dropped, even by a panic.
+struct Refreshing {
+    shared: Arc<Shared>,
+    found: Result<SlotMap, Error>,
+}
+
+impl Refreshing {
+    fn end(&mut self, found: Result<SlotMap, Error>) {
+        self.found = found;
+    }
+}
+
+impl Drop for Refreshing {
+    fn drop(&mut self) {
+        let found = std::mem::replace(&mut self.found, Err(Error::Broken));
+        self.shared.refreshed(found);
     }
 }
 
@@ -244,7 +278,11 @@ impl Commands for Cluster {
     /// Commands to one node are in one pipeline. A node that fails keeps no other from running its
     /// commands.
     async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, Error> {
-        join_all(commands.into_iter().map(|command| self.run(command))).await.into_iter().collect()
+        self.each(commands).await.into_iter().collect()
+    }
+
+    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
+        join_all(commands.into_iter().map(|command| self.run(command)))
     }
 
     async fn read(&self, command: Cmd) -> Option<Value> {
@@ -258,8 +296,15 @@ impl Commands for Cluster {
         Some(&self.0.changes).filter(|_| self.0.place.reads_replicas)
     }
 
-    fn learnt(&self) -> &Learnt {
-        &self.0.learnt
+    fn scripts(&self) -> Scripts {
+        self.0.learnt.scripts()
+    }
+
+    /// The line names one of the nodes, which is enough.
+    fn learn(&self, scripts: Scripts) {
+        if let (Some(news), Some(node)) = (self.0.learnt.learn(scripts), self.endpoints().first()) {
+            node.tell(Level::Notice, format_args!("{news}"));
+        }
     }
 }
 

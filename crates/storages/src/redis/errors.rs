@@ -1,6 +1,6 @@
 //! The driver's errors: their texts, and what they mean for an operation and its connection.
 
-use redis::{ErrorKind, RedisError, ServerError, Value};
+use redis::{RedisError, ServerError, Value};
 
 use crate::connections::Failure;
 use crate::{Cause, Error};
@@ -15,12 +15,14 @@ fn cause(error: RedisError) -> Cause {
     Cause::new(describe(&error), error)
 }
 
-/// Describes an error, in the server's words if it sent any.
+/// Describes an error, in the server's words if it sent any, but without a command's arguments: they
+/// may be a password or a session.
 fn describe(error: &RedisError) -> String {
-    if error.kind() == ErrorKind::AuthenticationFailed {
+    if refuses_password(error) {
         return "the server refuses the username or the password".to_owned();
     }
-    match (error.code(), error.detail()) {
+    let detail = error.detail().map(|detail| detail.split(", with args beginning with").next().unwrap_or_default());
+    match (error.code(), detail) {
         (Some(code), Some(detail)) if detail.starts_with(code) => detail.to_owned(),
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(code), None) => code.to_owned(),
@@ -28,18 +30,27 @@ fn describe(error: &RedisError) -> String {
     }
 }
 
+/// Redis 5 has no code for it.
+fn refuses_password(error: &RedisError) -> bool {
+    error.code() == Some("WRONGPASS") || error.detail().is_some_and(|detail| detail.contains("invalid password"))
+}
+
 /// What the error of an operation means for its connection.
 pub fn failure(error: RedisError) -> Failure {
     match error.is_connection_dropped() || error.is_unrecoverable_error() {
-        true => Failure::Lost(Error::Lost(cause(error))),
+        true => Failure::Lost(lost(error)),
         false => Failure::Failed(failed(error)),
     }
 }
 
+/// The error of an operation that may be repeated on another connection.
+pub fn lost(error: impl Into<RedisError>) -> Error {
+    Error::Lost(cause(error.into()))
+}
+
 /// Why a connection could not be made.
 pub fn connect_error(error: RedisError) -> Error {
-    let refuses_login =
-        error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"));
+    let refuses_login = refuses_password(&error) || error.code() == Some("NOAUTH");
     match (error.is_timeout(), refuses_login) {
         (true, _) => Error::ConnectTimeout,
         (false, true) => Error::SignIn(cause(error)),

@@ -19,6 +19,7 @@ mod cluster;
 mod commands;
 mod errors;
 mod gathering;
+mod greeting;
 mod options;
 mod replicas;
 mod scripts;

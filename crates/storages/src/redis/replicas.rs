@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redis::{Cmd, Value};
 
 use super::access::Access;
-use super::scripts::Learnt;
+use super::scripts::Scripts;
 use super::server::{Location, Place, RedisServer};
 use super::storage::Commands;
 use crate::Error;
@@ -75,6 +75,10 @@ impl Commands for Replicated {
         self.master.all(commands)
     }
 
+    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
+        self.master.each(commands)
+    }
+
     async fn read(&self, command: Cmd) -> Option<Value> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         read_any(&self.replicas, turn, Arc::clone, &command).await
@@ -84,8 +88,12 @@ impl Commands for Replicated {
         Some(&self.changes)
     }
 
-    fn learnt(&self) -> &Learnt {
-        self.master.learnt()
+    fn scripts(&self) -> Scripts {
+        self.master.scripts()
+    }
+
+    fn learn(&self, scripts: Scripts) {
+        self.master.learn(scripts);
     }
 }
 

@@ -45,9 +45,15 @@ impl Default for Learnt {
 }
 
 impl Learnt {
-    /// Notes that the server runs no more than these.
-    pub fn learn(&self, scripts: Scripts) {
-        self.0.fetch_max(scripts as u8, Ordering::Relaxed);
+    /// Notes that the server runs no more than these. If that is new, returns what to tell operators.
+    pub fn learn(&self, scripts: Scripts) -> Option<&'static str> {
+        let before = self.0.fetch_max(scripts as u8, Ordering::Relaxed);
+        match scripts {
+            _ if before >= scripts as u8 => None,
+            Scripts::All => None,
+            Scripts::SingleKey => Some("it refuses scripts for several keys, so a save has several steps from now on"),
+            Scripts::None => Some("it refuses scripts, so it gets plain commands from now on"),
+        }
     }
 
     /// Returns which scripts the server runs, as far as is known.
@@ -94,10 +100,10 @@ mod tests {
     fn what_is_learnt_is_never_forgotten() {
         let learnt = Learnt::default();
         assert_eq!(learnt.scripts(), Scripts::All);
-        for (scripts, known) in [(Scripts::SingleKey, Scripts::SingleKey), (Scripts::None, Scripts::None)] {
-            learnt.learn(scripts);
-            learnt.learn(Scripts::All);
-            assert_eq!(learnt.scripts(), known);
+        for scripts in [Scripts::SingleKey, Scripts::None] {
+            assert!(learnt.learn(scripts).is_some());
+            assert!([scripts, Scripts::All].iter().all(|scripts| learnt.learn(*scripts).is_none()));
+            assert_eq!(learnt.scripts(), scripts);
         }
     }
 }

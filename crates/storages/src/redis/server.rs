@@ -7,14 +7,14 @@ use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::sync::oneshot;
 
 use super::access::{Access, Connection};
-use super::errors::{connect_error, failed, failure, refusal};
+use super::errors::{connect_error, failed, failure, lost, refusal};
 use super::gathering::{self, Gathered, Gathering, Responder, Waiting};
 use super::options::Sentinels;
-use super::scripts::Learnt;
+use super::scripts::{Learnt, Scripts};
 use super::sentinel;
 use super::storage::Commands;
 use crate::connections::{Connector, Endpoint, Failure, Held, Identity, Link, Server};
-use crate::journal::Journal;
+use crate::journal::{Journal, Level};
 use crate::network::Address;
 use crate::{Error, Operation};
 
@@ -80,12 +80,7 @@ impl Place {
             let reply = connection.send(&cmd("READONLY")).await.and_then(Value::extract_error);
             reply.map_err(connect_error)?;
         }
-        // A user without the right to this command gets a reply too.
-        let reply = connection.send(&cmd("PING")).await.map_err(connect_error)?;
-        match refusal(&reply) {
-            Some(error) => Err(connect_error(error.clone().into())),
-            None => Ok(connection),
-        }
+        Ok(connection)
     }
 }
 
@@ -130,8 +125,22 @@ impl Commands for RedisServer {
         self.gather(|replies| Gathered::Several(commands, replies))
     }
 
-    fn learnt(&self) -> &Learnt {
-        &self.0.learnt
+    async fn each(&self, commands: Vec<Cmd>) -> Vec<Result<Value, Error>> {
+        let count = commands.len();
+        match self.all(commands).await {
+            Ok(values) => values.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    fn scripts(&self) -> Scripts {
+        self.0.learnt.scripts()
+    }
+
+    fn learn(&self, scripts: Scripts) {
+        if let Some(news) = self.0.learnt.learn(scripts) {
+            self.0.link.endpoint().tell(Level::Notice, format_args!("{news}"));
+        }
     }
 }
 
@@ -163,10 +172,10 @@ impl Shared {
         let sending = async move { gathering::send(&mut connection, &pipeline).await.map_err(failure) };
         match self.link.run_on(held, sending).await {
             Ok(values) => {
-                let refused = self.note_refusal(held, &values);
-                let check = |value: Value| match &refused {
-                    Some(error) if refusal(&value).is_some() => Err(error.clone()),
-                    _ => Ok(value),
+                let is_lost = self.note_refusal(held, &values);
+                let check = |value: Value| match refusal(&value).filter(|_| is_lost) {
+                    Some(error) => Err(lost(error.clone())),
+                    None => Ok(value),
                 };
                 let mut values = values.into_iter();
                 waiting.into_iter().for_each(|waiting| waiting.reply(&mut values, check));
@@ -175,10 +184,11 @@ impl Shared {
         }
     }
 
-    /// Renews the connection if the server is in a state in which it refuses commands. Returns the
-    /// error of the commands that it refused.
-    fn note_refusal(&self, held: &Held<Connection>, values: &[Value]) -> Option<Error> {
-        let refusal = values.iter().find_map(refusal).filter(|_| self.is_renewed)?;
-        self.link.conclude::<()>(held, Err(Failure::Refused(failed(refusal.clone())))).err()
+    /// Renews the connection if the server is in a state in which it refuses commands. Returns whether
+    /// the refused ones may be repeated.
+    fn note_refusal(&self, held: &Held<Connection>, values: &[Value]) -> bool {
+        let Some(refusal) = values.iter().find_map(refusal).filter(|_| self.is_renewed) else { return false };
+        let result = self.link.conclude::<()>(held, Err(Failure::Refused(failed(refusal.clone()))));
+        matches!(result, Err(Error::Lost(_)))
     }
 }

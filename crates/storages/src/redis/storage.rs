@@ -8,7 +8,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use super::commands;
 use super::errors::{converted, failed};
-use super::scripts::{Learnt, Scripts};
+use super::scripts::Scripts;
 use crate::recent::RecentWrites;
 use crate::{Delete, Error, Get, LiveSession, Lock, Naming, Operation, Sessions, Set, Storage, Unlock, Update, any_of};
 
@@ -29,6 +29,10 @@ pub trait Commands: Send + Sync + 'static {
     /// As for [`one`](Self::one), for any of the commands. The others may have been run or not.
     fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
 
+    /// As [`all`](Self::all), but each command has a result of its own: servers that fail take no
+    /// reply of others with them.
+    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
+
     /// Runs a command that only reads, on a replica. Returns `None` if there is none that replies.
     fn read(&self, _: Cmd) -> impl Future<Output = Option<Value>> + Send {
         ready(None)
@@ -39,8 +43,11 @@ pub trait Commands: Send + Sync + 'static {
         None
     }
 
-    /// What the servers have shown that they don't run.
-    fn learnt(&self) -> &Learnt;
+    /// Which scripts the servers run, as far as is known.
+    fn scripts(&self) -> Scripts;
+
+    /// Notes that a server has shown that it runs no more than these, and tells operators.
+    fn learn(&self, scripts: Scripts);
 }
 
 /// The storage on servers that others may share. It names the records.
@@ -98,12 +105,12 @@ impl<C: Commands> RedisStorage<C> {
     where
         F: Future<Output = Result<T, Stopped>>,
     {
-        let mut scripts = self.scripts.max(self.servers.learnt().scripts());
+        let mut scripts = self.scripts.max(self.servers.scripts());
         loop {
             match operation(scripts).await {
                 Ok(result) => return Ok(result),
                 Err(Stopped::Refused(allowed, _)) if allowed > scripts => {
-                    self.servers.learnt().learn(allowed);
+                    self.servers.learn(allowed);
                     scripts = allowed;
                 }
                 Err(Stopped::Refused(_, error) | Stopped::Failed(error)) => return Err(error),
@@ -191,12 +198,12 @@ impl<C: Commands> RedisStorage<C> {
     }
 
     /// Returns records from the master.
-    async fn records(&self, gets: Vec<Cmd>) -> Result<Vec<Result<Option<Vec<u8>>, Error>>, Error> {
+    async fn records(&self, gets: Vec<Cmd>) -> Vec<Result<Option<Vec<u8>>, Error>> {
         if gets.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let values = self.servers.all(gets).await?.into_iter();
-        Ok(values.map(|value| converted(value.extract_error().map_err(failed)?)).collect())
+        let values = self.servers.each(gets).await.into_iter();
+        values.map(|value| converted(value?.extract_error().map_err(failed)?)).collect()
     }
 
     /// Reads a record from a replica, unless it was changed a moment ago. `None` does not say that it is
@@ -210,21 +217,16 @@ impl<C: Commands> RedisStorage<C> {
         }
     }
 
-    /// Runs an operation that changes a record. For a while its replicas may not know that.
+    /// Runs an operation that changes records. For a while their replicas may not know that.
     async fn changing<T>(
         &self,
-        (name, key): (&str, &str),
+        name: &str,
+        keys: impl IntoIterator<Item = &str>,
         operation: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let note = || {
-            if let Some(changes) = self.servers.changes() {
-                changes.note(self.naming.record(name, key));
-            }
-        };
-        note();
-        let result = operation.await;
-        note();
-        result
+        let records = keys.into_iter().map(|key| self.naming.record(name, key));
+        let _writing = self.servers.changes().map(|changes| changes.writing(records));
+        operation.await
     }
 
     async fn plainly<T>(&self, operation: impl Future<Output = Result<T, Stopped>>) -> Result<T, Error> {
@@ -235,12 +237,13 @@ impl<C: Commands> RedisStorage<C> {
 impl<C: Commands> Storage for RedisStorage<C> {
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         let setting = self.adapting(move |scripts| self.set_with(scripts, set));
-        Box::pin(self.changing((&set.name, &set.key), setting))
+        let keys = [&set.key].into_iter().chain(&set.old_key).map(String::as_str);
+        Box::pin(self.changing(&set.name, keys, setting))
     }
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         let updating = self.adapting(move |scripts| self.update_with(scripts, update));
-        Box::pin(self.changing((&update.name, &update.key), updating))
+        Box::pin(self.changing(&update.name, [&*update.key], updating))
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
@@ -260,12 +263,12 @@ impl<C: Commands> Storage for RedisStorage<C> {
         Box::pin(async move {
             let mut commands: Vec<Cmd> = gets.iter().map(|get| commands::get(&self.naming, get)).collect();
             if self.servers.changes().is_none() {
-                return any_of(self.records(commands).await?);
+                return any_of(self.records(commands).await);
             }
             let found = join_all(commands.iter().map(|command| self.read(command))).await;
             let mut is_missing = found.iter().map(Option::is_none);
             commands.retain(|_| is_missing.next() == Some(true));
-            let mut missing = self.records(commands).await?.into_iter();
+            let mut missing = self.records(commands).await.into_iter();
             let found = found.into_iter();
             any_of(
                 found
@@ -277,7 +280,7 @@ impl<C: Commands> Storage for RedisStorage<C> {
 
     fn delete<'a>(&'a self, delete: &'a Delete) -> Operation<'a, ()> {
         let deleting = self.plainly(async move { self.all(commands::delete(&self.naming, delete)).await.map(drop) });
-        Box::pin(self.changing((&delete.name, &delete.key), deleting))
+        Box::pin(self.changing(&delete.name, [&*delete.key], deleting))
     }
 
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {

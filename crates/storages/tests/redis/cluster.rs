@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use resty_session_testing::redis_servers::Redis;
+use resty_session_testing::server::free_port;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::*;
 
@@ -120,6 +122,7 @@ async fn reads_from_replicas(nodes: &[Redis; 3]) {
 async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
     let storage = alone(options(&nodes[..2]));
     let (good, hanging) = (key_on(&nodes[0], true), key_on(&nodes[0], false));
+    storage.set(&Set { owners: Vec::new(), ..record(&good) }).await.unwrap();
     join_all([get(&*storage, &good), get(&*storage, &hanging)]).await;
     nodes[1].process.signal(Signal::SIGSTOP);
     let start = Instant::now();
@@ -131,6 +134,10 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
         let after = Instant::now();
         let error = get(&*storage, &hanging).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)) && after.elapsed() < Duration::from_millis(50), "{error}");
+        // What the other node has is read all the same: it may be the mark of a session that was revoked.
+        let gets = [&good, &hanging].map(|key| Get { name: NAME.into(), key: key.clone(), current_time: now() });
+        let found = storage.get_each(&gets).await.unwrap();
+        assert!(matches!(found[..], [Ok(Some(_)), Err(Error::Unavailable(_))]), "{found:?}");
     };
     let goes_on = async {
         while start.elapsed() < Duration::from_secs(1) {
@@ -143,4 +150,22 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
     futures_util::join!(hangs, goes_on);
     nodes[1].process.signal(Signal::SIGCONT);
     assert!(slowest < Duration::from_millis(400) && count > 100, "{slowest:?} {count}");
+}
+
+#[test]
+fn while_no_node_can_be_reached_operations_fail_at_once() {
+    let nodes = json!([{ "ip": "127.0.0.1", "port": free_port() }]);
+    run(async {
+        let storage = alone(json!({ "nodes": nodes }));
+        assert!(get(&*storage, "k").await.is_err());
+        let (start, mut count) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(500) {
+            let error = get(&*storage, "k").await.unwrap_err().to_string();
+            assert!(error.contains("refused"), "{error}");
+            count += 1;
+            sleep(Duration::from_millis(5)).await;
+        }
+        // If each waited for the next question for the slots, it would be four.
+        assert!(count > 10, "{count}");
+    });
 }

@@ -1,10 +1,23 @@
 //! Servers that refuse scripts, and records that do not expire.
 
+use std::sync::Mutex;
+
+use resty_session_storages::journal::{Journal, Level};
 use resty_session_storages::{Sessions, Update};
 use resty_session_testing::redis_servers::Redis;
 use serde_json::json;
 
 use super::*;
+
+/// The lines that operators are told.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl Journal for Lines {
+    fn note(&self, _: Level, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+}
 
 /// Saves, and saves again over that, on a server that refuses the first script.
 async fn no_save_fails(storage: &dyn Storage) {
@@ -50,7 +63,13 @@ fn a_server_that_knows_no_scripts_can_be_saved_to() {
 fn a_cluster_of_one_shard_is_a_single_server() {
     let server = Redis::start_shard();
     run(async {
-        no_save_fails(&*alone(json!({ "port": server.port }))).await;
+        let lines = Arc::new(Lines::default());
+        let servers = Servers::new(lines.clone());
+        for prefix in ["a", "b"] {
+            no_save_fails(&*storage(&servers, json!({ "port": server.port, "prefix": prefix }))).await;
+        }
+        let told = lines.0.lock().unwrap().clone();
+        assert!(matches!(&told[..], [line] if line.contains("it refuses scripts for several keys")), "{told:?}");
         let before = calls(&server, "eval");
         no_save_fails(&*alone(json!({ "port": server.port, "scripts": "none" }))).await;
         assert_eq!(calls(&server, "eval"), before);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use resty_session_storages::Update;
+use resty_session_storages::{Lock, Update};
 use resty_session_testing::redis_servers::Redis;
 use serde_json::json;
 
@@ -26,8 +26,10 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
     run(async {
         let writer = alone(json!({ "port": master.port }));
         let reader = alone(options(&master, &replica));
-        let set = record(&unique("k"));
-        writer.set(&set).await.unwrap();
+        let [set, replaced, other] = ["k", "replaced", "other"].map(|key| record(&unique(key)));
+        for set in [&set, &replaced, &other] {
+            writer.set(set).await.unwrap();
+        }
         wait_for_replica(&master, &replica);
         assert_eq!(get(&*reader, &set.key).await.unwrap(), Some(set.key.clone()));
         assert_eq!((calls(&replica, "get"), calls(&master, "get")), (1, 0));
@@ -50,6 +52,17 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
         assert_eq!(get(&*reader, &set.key).await.unwrap(), Some("updated".into()));
         reader.delete(&deletion(&set.key)).await.unwrap();
         assert_eq!(get(&*reader, &set.key).await.unwrap(), None);
+        let replacing = Set { stale_ttl: 0, ..replacing(&replaced.key) };
+        reader.set(&replacing).await.unwrap();
+        assert_eq!(get(&*reader, &replaced.key).await.unwrap(), None);
+
+        // Whoever has taken a lock sees what others have changed before.
+        assert_eq!(get(&*reader, &other.key).await.unwrap(), Some(other.key.clone()));
+        writer.delete(&deletion(&other.key)).await.unwrap();
+        assert_eq!(get(&*reader, &other.key).await.unwrap(), Some(other.key.clone()));
+        let (name, key, holder) = (NAME.into(), unique("lock"), "me".into());
+        assert_eq!(reader.lock(&Lock { name, key, holder, ttl_ms: 1000, current_time: now() }).await, Ok(true));
+        assert_eq!(get(&*reader, &other.key).await.unwrap(), None);
 
         replica.process.kill();
         for _ in 0..3 {

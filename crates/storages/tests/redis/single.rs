@@ -46,6 +46,54 @@ fn storages_with_other_names_share_a_connection() {
 }
 
 #[test]
+fn a_server_with_too_many_connections_says_so() {
+    let server = Redis::start(&[]);
+    let mut only = server.connect();
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec(&mut only).unwrap();
+    run(async {
+        for _ in 0..20 {
+            let error = get(&*alone(json!({ "port": server.port })), "k").await.unwrap_err().to_string();
+            assert_eq!(error, "unable to connect: ERR max number of clients reached");
+        }
+        let storage = alone(json!({ "port": server.port, "password": "hush", "database": 1 }));
+        let error = get(&*storage, "k").await.unwrap_err();
+        assert!(matches!(&error, Error::Connect(cause) if cause.to_string().starts_with("ERR max ")), "{error}");
+        let storage = alone(json!({ "port": server.port }));
+        get(&*storage, "k").await.unwrap_err();
+        drop(only);
+        let start = Instant::now();
+        while get(&*storage, "k").await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(1), "it is not found again");
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_password_is_refused_by_those_who_know_it() {
+    let server = Redis::start(&["--requirepass", "secret"]);
+    let ignorant = Redis::start(&["--rename-command", "AUTH", ""]);
+    run(async {
+        let ask = async |port: u16, more: serde_json::Value| {
+            let mut options = json!({ "port": port });
+            options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            get(&*alone(options), "k").await
+        };
+        let refused = Error::SignIn("the server refuses the username or the password".into());
+        for more in [json!({ "password": "hush" }), json!({ "username": "ada", "password": "hush", "database": 2 })] {
+            assert_eq!(ask(server.port, more.clone()).await, Err(refused.clone()));
+            let error = ask(ignorant.port, more).await.unwrap_err();
+            assert_eq!(error.to_string(), "unable to connect: ERR unknown command 'AUTH'");
+            assert!(matches!(error, Error::Connect(_)));
+        }
+        assert!(matches!(ask(server.port, json!({})).await, Err(Error::SignIn(_))));
+        assert_eq!(ask(server.port, json!({ "password": "secret", "database": 2 })).await, Ok(None));
+        let error = ask(server.port, json!({ "password": "secret", "database": 99 })).await.unwrap_err();
+        assert_eq!(error.to_string(), "unable to connect: ERR DB index is out of range");
+    });
+}
+
+#[test]
 fn a_demoted_master_says_why_it_refuses() {
     let server = Redis::start(&[]);
     run(async {
