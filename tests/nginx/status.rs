@@ -44,7 +44,7 @@ fn ask(nginx: &Nginx, path: &str) -> String {
 fn lines(nginx: &Nginx) -> Vec<String> {
     let log = nginx.log();
     let line = |line: &str| {
-        let (start, text) = line.split_once("resty.session: ")?;
+        let (start, text) = line.split_once("[session] ")?;
         let level = start.split_once(" [")?.1.split_once(']')?.0;
         Some(format!("{level}: {}", text.split(", context").next()?.split(", client").next()?))
     };

@@ -46,7 +46,7 @@ end
 local function write_lines()
   local lines = bridge.take_lines() or {}
   for i = 1, #lines, 2 do
-    log(ngx[lines[i]], "resty.session: ", lines[i + 1])
+    log(ngx[lines[i]], "[session] ", lines[i + 1])
   end
 end
 
