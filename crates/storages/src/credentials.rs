@@ -448,7 +448,7 @@ mod tests {
 
     impl Section for Options {
         const STORAGE: &'static str = "redis";
-        const OPTIONS: settings::Names = &[crate::options::LOGIN];
+        const OPTIONS: settings::Names = &[&["username", "password", "credentials"]];
 
         fn read(reader: &Reader) -> Result<Self, settings::Error> {
             Login::read(reader).map(Self)
