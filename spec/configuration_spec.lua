@@ -220,6 +220,14 @@ describe("configuration", function()
     assert.equal("invalid redis credentials (it replaces username and password: do not give these)", err)
   end)
 
+  it("counts no function of another option as credentials", function()
+    local make = require("resty.session.native").storages.redis
+    for _ = 1, 101 do
+      local _, _, hints = make({ revocation = { set = function() end }, unknown = function() end })
+      assert.not_matches("functions have been given", table.concat(hints))
+    end
+  end)
+
   it("takes no string for a boolean, and rounds no number of a storage down to 0", function()
     for _, storage in ipairs { "dshm", "memcached", "mysql", "postgres", "redis" } do
       local new = require("resty.session." .. storage).new

@@ -10,6 +10,9 @@ use resty_session_storages::journal::{Journal, Level};
 /// How many lines wait at most. Further ones are counted only.
 const CAPACITY: usize = 100;
 
+/// How long a line is at most, in bytes.
+const LONGEST: usize = 1000;
+
 /// The lines of a process that no Lua VM has taken yet.
 ///
 /// Each VM that listens is woken for a line, and the first that comes takes it. If no VM listens,
@@ -62,6 +65,7 @@ impl Lines {
 
 impl Journal for Lines {
     fn note(&self, level: Level, line: String) {
+        let line = plain(&line);
         let readers = {
             let mut state = self.state();
             if state.lines.len() >= CAPACITY {
@@ -74,6 +78,13 @@ impl Journal for Lines {
         };
         readers.iter().for_each(WeakExchange::ring_soon);
     }
+}
+
+/// A line as the log may have it. Servers have a say in it, and must not be able to begin another.
+fn plain(line: &str) -> String {
+    let end = (0..=LONGEST).rev().find(|end| line.is_char_boundary(*end)).unwrap_or_default();
+    let (line, cut) = if line.len() > LONGEST { (&line[..end], "…") } else { (line, "") };
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).chain(cut.chars()).collect()
 }
 
 #[cfg(test)]
@@ -103,6 +114,18 @@ mod tests {
         let taken: Vec<String> = lines.take().into_iter().map(|(_, line)| line).collect();
         assert_eq!(taken, ["before anybody reads", "after"]);
         assert!(!lines.are_there() && lines.take().is_empty());
+    }
+
+    #[test]
+    fn what_a_server_says_begins_no_line_and_has_an_end() {
+        let lines = Lines::default();
+        let long = format!("{}é{}", "x".repeat(LONGEST - 1), "y".repeat(LONGEST));
+        for line in ["down: \r\n2026/11/26 [alert] forged\u{1b}[2J\u{85}é", &long, &long[..LONGEST + 1]] {
+            lines.note(Level::Warning, line.into());
+        }
+        let taken: Vec<String> = lines.take().into_iter().map(|(_, line)| line).collect();
+        let cut = format!("{}…", "x".repeat(LONGEST - 1));
+        assert_eq!(taken, ["down:   2026/11/26 [alert] forged [2J é", &cut, &cut]);
     }
 
     #[test]

@@ -205,10 +205,10 @@ fn take_calls(lua: &Lua, (): ()) -> LuaResult<Option<LuaTable>> {
 
 /// `supply(slot, problem, first, second)`: what a function returned first and second, or why it
 /// failed.
-fn supply(lua: &Lua, args: (SlotRef, Option<String>, LuaValue, LuaValue)) -> LuaResult<()> {
+fn supply(_: &Lua, args: (SlotRef, Option<LuaString>, LuaValue, LuaValue)) -> LuaResult<()> {
     let (slot, problem, first, second) = args;
-    let value = |value: &LuaValue| values::value(lua, value, 0);
-    slot.0.supply(problem.map_or_else(|| Ok(Returned(value(&first), value(&second))), Err));
+    let returned = || Returned(values::value(&first, 0), values::value(&second, 0));
+    slot.0.supply(problem.map_or_else(|| Ok(returned()), |problem| Err(problem.to_string_lossy())));
     Ok(())
 }
 

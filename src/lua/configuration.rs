@@ -37,11 +37,11 @@ pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
 
 /// `unknown_options(options, sections)`: warnings about unknown options, an array of strings, or
 /// nil. `sections` are the names under which storages' options may be given.
-fn unknown_options(lua: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
+fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> LuaResult<Option<Vec<String>>> {
     let sections: Vec<String> = sections.iter().map(LuaString::to_string_lossy).collect();
     let sections: Vec<&str> = sections.iter().map(String::as_str).collect();
     // The second level are the fields of tables such as `cookie = { lifetime = … }`.
-    let hints = Options::hints(&values::table(lua, &options, 2), &sections);
+    let hints = Options::hints(&values::table(&options, 2), &sections);
     Ok((!hints.is_empty()).then_some(hints))
 }
 
@@ -55,19 +55,19 @@ type Places = (bool, Option<StorageRef>, Option<u64>);
 fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, previous, places) = args;
     let previous = previous.as_ref().map(|previous| &*previous.configuration);
-    let configuration = read(lua, options).and_then(|options| session::init(options, previous, getrandom::fill));
+    let configuration = read(options).and_then(|options| session::init(options, previous, getrandom::fill));
     describe(lua, configuration, places)
 }
 
 /// `new(options, defaults, stored, storage, store)`: the configuration of a session, or `nil, err`.
 fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, defaults, places) = args;
-    let configuration = read(lua, options).and_then(|options| session::new(options, &defaults.configuration));
+    let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
     describe(lua, configuration, places)
 }
 
-fn read(lua: &Lua, options: Option<LuaTable>) -> Result<Options, Error> {
-    options.map_or(Ok(Options::default()), |options| Options::read(&values::named(lua, &options, Options::NAMES)))
+fn read(options: Option<LuaTable>) -> Result<Options, Error> {
+    options.map_or(Ok(Options::default()), |options| Options::read(&values::named(&options, Options::NAMES)))
 }
 
 /// An audience's or a subject's name as Lua has it.

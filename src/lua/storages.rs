@@ -47,7 +47,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
 type Made<T> = (Option<T>, Option<String>, Option<Vec<String>>);
 
 fn made<S: Section, T>(lua: &Lua, configuration: &LuaValue, make: impl FnOnce(S) -> T) -> Made<T> {
-    match settings::parse(values::value(lua, configuration, values::SECTION).as_ref()) {
+    match settings::parse(values::section(lua, configuration).as_ref()) {
         Ok((options, mut hints)) => {
             hints.extend(functions::hint(lua));
             (Some(make(options)), None, (!hints.is_empty()).then_some(hints))

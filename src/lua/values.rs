@@ -5,9 +5,10 @@ use mlua::prelude::*;
 use super::functions;
 use resty_session_core::secret::Secret;
 use resty_session_core::settings::{Table, Value};
+use resty_session_storages::options::FUNCTIONS;
 
 /// How deep tables may lie in a storage's options: in an array, servers' tables.
-pub const SECTION: usize = 3;
+const SECTION: usize = 3;
 
 /// Whether an option counts as absent: nil, or JSON's null (`ngx.null`).
 pub fn is_absent(value: &LuaValue) -> bool {
@@ -15,41 +16,61 @@ pub fn is_absent(value: &LuaValue) -> bool {
 }
 
 /// An option's value; `None` if it counts as absent. Tables are looked into as deep as `depth`
-/// says; of deeper ones, which no option has, only the type counts.
-pub fn value(lua: &Lua, value: &LuaValue, depth: usize) -> Option<Value> {
+/// says; of deeper ones, which no option has, only the type counts. Of functions too, only the type
+/// counts.
+pub fn value(value: &LuaValue, depth: usize) -> Option<Value> {
+    read(None, value, depth)
+}
+
+/// The value that holds a storage's options, whose [`FUNCTIONS`] can be called.
+pub fn section(lua: &Lua, value: &LuaValue) -> Option<Value> {
+    read(Some(lua), value, SECTION)
+}
+
+/// With a VM, those functions can be called in it that are options which take functions.
+fn read(vm: Option<&Lua>, value: &LuaValue, depth: usize) -> Option<Value> {
     Some(match value {
         value if is_absent(value) => return None,
         LuaValue::Boolean(boolean) => Value::Boolean(*boolean),
         LuaValue::Integer(number) => Value::Number(*number as f64),
         LuaValue::Number(number) => Value::Number(*number),
         LuaValue::String(text) => Value::Text((&*text.as_bytes()).into()),
-        LuaValue::Table(table) if depth > 0 => list_or_table(fields(lua, table, depth)),
-        LuaValue::Function(function) => {
-            functions::option(lua, function).map_or(Value::Other("function"), Value::Function)
-        }
+        LuaValue::Table(table) if depth > 0 => list_or_table(fields(vm, table, depth)),
         other => Value::Other(other.type_name()),
     })
 }
 
 /// The fields of a table that hold options of a session.
-pub fn named(lua: &Lua, table: &LuaTable, names: &[&str]) -> Table {
+pub fn named(table: &LuaTable, names: &[&str]) -> Table {
     let field = |name: &&str| {
         // A configuration is a plain table. If reading it raises nevertheless, no option has that
         // type.
-        let value = table.get(*name).map_or(Some(Value::Other("error")), |field| value(lua, &field, 1));
+        let value = table.get(*name).map_or(Some(Value::Other("error")), |field| value(&field, 1));
         Some(((*name).into(), value?))
     };
     names.iter().filter_map(field).collect()
 }
 
 /// All fields of a table by their names, a position's name being its number.
-pub fn table(lua: &Lua, table: &LuaTable, depth: usize) -> Table {
-    with_names(fields(lua, table, depth))
+pub fn table(table: &LuaTable, depth: usize) -> Table {
+    with_names(fields(None, table, depth))
 }
 
-fn fields(lua: &Lua, table: &LuaTable, depth: usize) -> Vec<(LuaValue, Value)> {
-    let field = |(key, field)| Some((key, value(lua, &field, depth - 1)?));
+fn fields(vm: Option<&Lua>, table: &LuaTable, depth: usize) -> Vec<(LuaValue, Value)> {
+    let field = |(key, field): (LuaValue, LuaValue)| {
+        let value = match (vm, &field) {
+            (Some(lua), LuaValue::Function(function)) if takes_function(&key) => {
+                functions::option(lua, function).map_or(Value::Other("function"), Value::Function)
+            }
+            _ => read(vm, &field, depth - 1)?,
+        };
+        Some((key, value))
+    };
     table.pairs::<LuaValue, LuaValue>().flatten().filter_map(field).collect()
+}
+
+fn takes_function(key: &LuaValue) -> bool {
+    matches!(key, LuaValue::String(name) if FUNCTIONS.iter().any(|option| *name == **option))
 }
 
 /// A table whose keys all are positions is an array. Holes are left out, since what comes after `{

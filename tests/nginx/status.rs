@@ -1,5 +1,7 @@
 //! What operators see of the storages: lines in nginx's log, and `resty.session.status`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::http::Browser;
@@ -21,6 +23,9 @@ fn nginx(memcached: &Memcached, http: &str) -> Nginx {
             local ok, err = storage:set("session", "key", "value", 60)
             ngx.print(err or tostring(ok))
         }} }}
+        location /break {{ content_by_lua_block {{
+            require("resty.session.errands").run = function() error("broken") end
+        }} }}
         location /status {{ content_by_lua_block {{
             local status = require "resty.session.status"
             ngx.print(require("cjson").encode({{ endpoints = status.endpoints(), counts = status.counts() }}))
@@ -39,7 +44,7 @@ fn ask(nginx: &Nginx, path: &str) -> String {
 fn lines(nginx: &Nginx) -> Vec<String> {
     let log = nginx.log();
     let line = |line: &str| {
-        let (start, text) = line.split_once("resty.session: ")?;
+        let (start, text) = line.split_once("[session] ")?;
         let level = start.split_once(" [")?.1.split_once(']')?.0;
         Some(format!("{level}: {}", text.split(", context").next()?.split(", client").next()?))
     };
@@ -116,4 +121,23 @@ fn a_line_comes_while_nobody_asks_for_anything() {
     }
     directory.close().unwrap();
     wait_for("the line", || lines(&nginx).iter().any(|line| line.starts_with("error: unable to remove expired files")));
+}
+
+#[test]
+fn an_errand_that_raises_costs_no_reply() {
+    let mut memcached = Memcached::start(&[]);
+    let nginx = nginx(&memcached, "");
+    for _ in 0..2 {
+        assert_eq!(ask(&nginx, "/get"), "nil");
+    }
+    ask(&nginx, "/break");
+    memcached.process.kill();
+    let started = Instant::now();
+    assert!(ask(&nginx, "/get").contains("refused"));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    memcached.start_again();
+    wait_for("the server", || ask(&nginx, "/get") == "nil");
+    let log = nginx.log();
+    assert!(log.contains("[session] unable to run errands of storages: ") && log.contains("broken"), "{log}");
+    assert!(!log.contains("unable to listen"), "{log}");
 }

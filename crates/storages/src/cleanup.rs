@@ -229,7 +229,13 @@ impl Health {
         let what = &self.what;
         match result {
             // That is told of the server itself.
-            Err(Error::Unavailable(_)) => {}
+            Err(
+                Error::Unavailable(_)
+                | Error::Connect(_)
+                | Error::ConnectTimeout
+                | Error::SignIn(_)
+                | Error::Credentials(_),
+            ) => {}
             Err(error) if !self.failing.swap(true, Ordering::Relaxed) => {
                 let line = format!("unable to remove expired {what}, and trying on without further word: {error}");
                 self.journal.note(Level::Error, line);
@@ -260,17 +266,39 @@ fn fraction() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cause;
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
 
+    struct Lines(Mutex<Vec<(Level, String)>>);
+
+    impl Journal for Lines {
+        fn note(&self, level: Level, line: String) {
+            self.0.lock().unwrap().push((level, line));
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_the_server_is_not_told_again() {
+        let lines = Arc::new(Lines(Mutex::default()));
+        let health = Health { what: "rows".into(), journal: lines.clone(), failing: AtomicBool::new(false) };
+        let cause = || Cause::from("refused");
+        let told = [
+            Error::Unavailable(cause()),
+            Error::Connect(cause()),
+            Error::ConnectTimeout,
+            Error::SignIn(cause()),
+            Error::Credentials("away".into()),
+        ];
+        told.into_iter().for_each(|error| health.note(&Err(error)));
+        health.note(&Ok(Round::Done));
+        assert_eq!(*lines.0.lock().unwrap(), []);
+        health.note(&Err(Error::Server("no such table".into())));
+        assert_eq!(lines.0.lock().unwrap().len(), 1);
+    }
+
     #[test]
     fn a_round_that_panics_is_told_once_and_the_rounds_go_on() {
-        struct Lines(Mutex<Vec<(Level, String)>>);
-        impl Journal for Lines {
-            fn note(&self, level: Level, line: String) {
-                self.0.lock().unwrap().push((level, line));
-            }
-        }
         /// Panics twice.
         async fn round(rounds: Arc<AtomicUsize>) -> Result<Round, Error> {
             assert!(rounds.fetch_add(1, Ordering::Relaxed) > 1, "as a test");

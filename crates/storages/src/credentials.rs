@@ -166,7 +166,7 @@ impl Asked {
 
 impl Returns {
     /// Reads what the function returned. An error's text never holds any of it, except for the
-    /// message of a function that returns nil and a message in place of a password.
+    /// message that a function returns after nil, as functions in Lua do.
     fn read(&self, returned: &Returned) -> Result<Credentials, String> {
         let text = |value: &Option<Value>, what: &str| -> Result<Password, String> {
             let value = value.as_ref().ok_or_else(|| format!("the function returned no {what}"))?;
@@ -174,7 +174,7 @@ impl Returns {
             if text.is_empty() { Err(format!("the function returned no {what}")) } else { Ok(text) }
         };
         match (self, returned) {
-            (Self::Password(_), Returned(None, Some(message @ Value::Text(_)))) => Err(String::from_value(message)?),
+            (_, Returned(None, Some(message @ Value::Text(_)))) => Err(String::from_value(message)?),
             (Self::Password(username), Returned(password, _)) => {
                 Ok(Credentials { username: username.clone(), password: Some(text(password, "password")?) })
             }
@@ -435,7 +435,9 @@ mod tests {
     #[test]
     fn what_a_function_returned_is_in_no_message() {
         let both = |first, second| Returns::Both.read(&Returned(first, second)).unwrap_err();
-        assert_eq!(both(None, text("a password")), "the function returned no username");
+        assert_eq!(both(None, text("away")), "away");
+        assert_eq!(both(None, None), "the function returned no username");
+        assert_eq!(both(text(""), text("a password")), "the function returned no username");
         assert_eq!(both(text("ada"), None), "the function returned no password");
         assert_eq!(both(text("ada"), text("")), "the function returned no password");
         let Ok(found) = Returns::Both.read(&Returned(text("ada"), text("secret"))) else { panic!() };
@@ -446,7 +448,7 @@ mod tests {
 
     impl Section for Options {
         const STORAGE: &'static str = "redis";
-        const OPTIONS: settings::Names = &[crate::options::LOGIN];
+        const OPTIONS: settings::Names = &[&["username", "password", "credentials"]];
 
         fn read(reader: &Reader) -> Result<Self, settings::Error> {
             Login::read(reader).map(Self)

@@ -23,6 +23,9 @@ pub const NODE_OPTIONS: &[&str] = &["host", "ip", "port", "username", "password"
 /// The options that hold such a list.
 pub const NODE_LISTS: [&str; 3] = ["nodes", "replicas", "sentinels"];
 
+/// The options that may be functions, also in a list of servers.
+pub const FUNCTIONS: &[&str] = &["credentials", "password", "sentinel_password"];
+
 /// How long a server may take if the options don't say so.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(5000);
 

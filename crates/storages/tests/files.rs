@@ -229,6 +229,20 @@ fn other_users_cannot_keep_sessions_and_locks_from_being_made() {
     });
 }
 
+#[test]
+fn a_directory_whose_files_all_may_remove_is_told_apart() {
+    const REMOVING: &str = ", and remove and rename all files because it lacks the sticky bit; ";
+    run(async {
+        for (mode, removing) in [(0o1777, false), (0o777, true)] {
+            let (directory, journal) = (open_directory(), Arc::new(Lines::default()));
+            fs::set_permissions(directory.path(), Permissions::from_mode(mode)).unwrap();
+            files(directory.path(), &json!({}), &journal).get(&get('a')).await.unwrap();
+            let told = journal.of(Level::Warning);
+            assert!(told.len() == 1 && told[0].contains(REMOVING) == removing, "{told:?}");
+        }
+    });
+}
+
 /// Tells a test that it runs as another user, in this directory.
 const PLANTED: &str = "RESTY_SESSION_PLANTED";
 

@@ -12,11 +12,19 @@ local now = ngx.now
 local pcall = pcall
 local timer_at = ngx.timer.at
 local tostring = tostring
+local type = type
 
 -- Seconds. A call that takes longer has probably ended without a result, by `ngx.exit` for example.
 local CALL_LIMIT = 10
 
 local running = setmetatable({}, { __mode = "k" }) ---@type table<userdata, number> by slot, when the call began
+
+-- What an error says, in its first line. An error may be a table whose `__tostring` raises, or
+-- returns no string.
+local function describe(problem)
+  local ok, text = pcall(tostring, problem)
+  return ok and type(text) == "string" and text:match("^[^\n]*") or "the function raised an error without a message"
+end
 
 -- Calls a function that returns credentials, unless a call is under way, and leaves the result in
 -- its slot. The function may wait, because this runs in a timer of its own.
@@ -31,14 +39,14 @@ local function call(_, fn, slot)
   if ok then
     bridge.supply(slot, nil, first, second)
   else
-    bridge.supply(slot, tostring(first):match("^[^\n]*"))
+    bridge.supply(slot, describe(first))
   end
 end
 
 local function write_lines()
   local lines = bridge.take_lines() or {}
   for i = 1, #lines, 2 do
-    log(ngx[lines[i]], "resty.session: ", lines[i + 1])
+    log(ngx[lines[i]], "[session] ", lines[i + 1])
   end
 end
 

@@ -107,13 +107,18 @@ end
 
 -- The listener and the housekeeper ------------------------------------------------------------------------------------
 
+-- Runs the errands. If one raises, that must end neither the listener nor a request.
+local function run_errands()
+  local ok, problem = pcall(errands.run)
+  if not ok then
+    ngx.log(ngx.ERR, "[session] unable to run errands of storages: ", problem)
+  end
+end
+
 -- Drains the replies that have arrived, and wakes the requests that wait for them. Returns whether
 -- there were any.
 local function deliver()
   local tickets, has_errands = bridge.drain()
-  if has_errands then
-    errands.run()
-  end
   for i = 1, #tickets do
     local ticket = tickets[i]
     local waiter = waiting[ticket]
@@ -124,6 +129,9 @@ local function deliver()
         waiter.semaphore:post(1)
       end
     end
+  end
+  if has_errands then
+    run_errands() -- last: the tickets that were drained are known nowhere else
   end
   return #tickets > 0
 end

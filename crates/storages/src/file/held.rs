@@ -24,7 +24,8 @@ pub fn unlock(directory: &Directory, file: &str, holder: &str) -> Result<(), Err
 }
 
 /// Removes a lock, from whatever directory it is in, that has expired at `now`, in seconds since the
-/// epoch. Returns whether it was removed: not if somebody else holds the lock file, or has just taken the lock.
+/// epoch. Returns whether it was removed: not if somebody else holds the lock file, or has just
+/// taken the lock.
 pub fn remove_expired(directory: &Directory, file: &str, now: u64) -> Result<bool, Error> {
     let number = owners::lock_of(file);
     let Some(_lock) = lock::try_lock(directory, &names::lock(number))? else { return Ok(false) };

@@ -17,12 +17,19 @@ const NAMES: usize = 100;
 const MODE: u32 = 0o700;
 /// What lets all users write in a directory.
 const OTHERS_WRITE: u32 = 0o002;
+/// What lets users remove and rename only their own files in a directory.
+const STICKY: u32 = 0o1000;
 /// What lets anybody but the owner do anything.
 const NOT_OWNER: u32 = 0o077;
 
 /// Whether all users of the system may write in a directory.
 pub fn is_open_to_all(directory: &Metadata) -> bool {
     directory.mode() & OTHERS_WRITE != 0
+}
+
+/// Whether all users who may write in a directory may also remove and rename each other's files there.
+pub fn lets_all_remove(directory: &Metadata) -> bool {
+    is_open_to_all(directory) && directory.mode() & STICKY == 0
 }
 
 /// Whether a file in a directory that is open to all is another user's, who then decides what stands
@@ -39,8 +46,8 @@ pub fn is_ours(file: &Metadata) -> bool {
 
 /// Returns the path where the locks for a directory are; it exists.
 ///
-/// All processes of a user find the same one: the first of all that are ours. Others can neither make
-/// one of those nor remove it.
+/// All processes of a user find the same one: the first of all that are ours. Others cannot make one
+/// of those. They cannot remove or rename one either if the directory has the sticky bit, as /tmp has.
 pub fn path_of_locks(directory: &Directory) -> Result<PathBuf, Error> {
     let path = directory.path();
     if directory.has_no_owners() || !is_open_to_all(&fs::metadata(path).map_err(directory.io("lock a file"))?) {

@@ -57,8 +57,13 @@ impl Common {
         }
         let Ok(found) = fs::metadata(directory.path()) else { return };
         if !self.looked.swap(true, Ordering::Relaxed) && private::is_open_to_all(&found) {
+            let removing = if private::lets_all_remove(&found) {
+                ", and remove and rename all files because it lacks the sticky bit"
+            } else {
+                ""
+            };
             let warning = format!(
-                "all users of this system may write in {}, and so can keep sessions from being saved; \
+                "all users of this system may write in {}, and so can keep sessions from being saved{removing}; \
                  sessions should have a directory of their own",
                 directory.path().display()
             );
