@@ -24,7 +24,8 @@ mod replicas;
 mod scripts;
 mod sentinel;
 mod server;
-mod slots;
+#[doc(hidden)]
+pub mod slots;
 mod staggered;
 mod storage;
 
