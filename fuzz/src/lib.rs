@@ -29,8 +29,8 @@ macro_rules! targets {
 }
 
 targets! {
-    address, chunks, cookie_header, dshm, header, inflate, info, marks, memcached, metadata, note, payload, record, redis_slots,
-    seal, session, settings_json, settings_values,
+    address, chunks, cookie_header, dshm, forwarded_proto, header, inflate, info, marks, memcached, metadata, note,
+    payload, record, redis_slots, seal, session, settings_json, settings_values,
 }
 
 /// The target of that name.

@@ -1,6 +1,6 @@
 //! Which chunks a Cookie header has, and how large they are.
 
-use resty_session_core::cookie::{chunks, request};
+use resty_session_core::cookie::{base64url, chunks, request};
 use resty_session_core::session::readers;
 use resty_session_core::time::Timestamp;
 
@@ -10,7 +10,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let odd = ["s=x; s4=AAAA; s2=a-_0; s4=BBBB; s1=x; s0=x; s22=x; S3=x; t3=x", "s2=; s3; s4=a.b; s5=a=b"];
     let as_s = |header: Vec<u8>| String::from_utf8(header).unwrap().replace("session", "s").into_bytes();
     let all = seeds::cookie_headers().into_iter().map(as_s).chain(seeds::texts(odd));
+    let all =
+        all.chain([of_another(0x10, 1_600_000_000), of_another(0x8000, 1_600_000_000), of_another(0, 1_800_000_000)]);
     all.map(|header| [b"\x05\xff\0", header.as_slice()].concat()).collect()
+}
+
+/// What may be another session's first cookie, by its flags and creation time.
+fn of_another(flags: u16, creation_time: u64) -> Vec<u8> {
+    let mut bytes = [0; 82];
+    bytes[0] = 1;
+    bytes[1..3].copy_from_slice(&flags.to_le_bytes());
+    bytes[35..40].copy_from_slice(&creation_time.to_le_bytes()[..5]);
+    format!("s2={}", base64url::encode(&bytes)).into_bytes()
 }
 
 /// A byte for the limits, two for a payload's size, and a Cookie header.
@@ -20,6 +31,10 @@ pub fn run(data: &[u8]) {
     check_values(cookies, count, most);
     for name in ["s", "__Host-a_long_name", &"n".repeat(usize::from(*limits) * 20)] {
         check_count(name, obvious::number(size) as usize);
+        // As much as some cookies hold, and one character more.
+        let full = (4096 * (1 + count)).saturating_sub((1 + count) * (name.len() + 2) + 109);
+        check_count(name, full);
+        check_count(name, full + 1);
     }
 }
 

@@ -20,6 +20,15 @@ pub fn seeds() -> Vec<Vec<u8>> {
 pub fn run(data: &[u8]) {
     let Some((time, text)) = data.split_first_chunk::<2>() else { return };
     let now = obvious::number(time);
+    check(text, now);
+    // A session that expires now has expired.
+    for (_, expiry) in sessions(text, now).unwrap_or_default().into_iter().take(3) {
+        check(text, expiry);
+        check(text, expiry - 1);
+    }
+}
+
+fn check(text: &[u8], now: u64) {
     let expected = sessions(text, now);
     let found = live(text, now).ok();
     assert_eq!(found.as_deref().map(pairs), expected);

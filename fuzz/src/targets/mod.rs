@@ -2,6 +2,7 @@ pub mod address;
 pub mod chunks;
 pub mod cookie_header;
 pub mod dshm;
+pub mod forwarded_proto;
 pub mod header;
 pub mod inflate;
 pub mod info;

@@ -43,9 +43,15 @@ pub fn check(value: &Value, told: &dyn Fn(&str)) {
 
 fn check_session(options: Options, told: &dyn Fn(&str)) {
     told(&format!("{options:?}"));
-    match session::init(options.clone(), None, getrandom::fill) {
-        Ok(defaults) => drop(session::new(options, &defaults).map_err(|error| told(&error.to_string()))),
-        Err(error) => told(&error.to_string()),
+    let defaults = match session::init(options.clone(), None, getrandom::fill) {
+        Ok(defaults) => defaults,
+        Err(error) => return told(&error.to_string()),
+    };
+    for stored in [true, false] {
+        let configuration = session::new(options.clone(), &defaults).and_then(|one| one.with_storage(stored));
+        if let Err(error) = configuration.and_then(|one| one.with_revocation(None)) {
+            told(&error.to_string());
+        }
     }
 }
 
