@@ -1,5 +1,5 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
-# `make stress` and `make bench` take longer.
+# `make stress`, `make fuzz` and `make bench` take longer.
 #
 # NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's. FEATURES="redis file" builds these storages' drivers only,
 # and FEATURES=cookie none.
@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress fuzz bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -120,6 +120,13 @@ stress:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
 	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --locked --test stress -- --nocapture --test-threads=1 stress:: other_storages:: subjects::
+
+# Looks for inputs that a reader of untrusted bytes does not bear: each target of fuzz/ for SECONDS, or one of them alone.
+# make fuzz TARGET=payload SECONDS=900
+SECONDS ?= 60
+fuzz:
+	@scripts/setup fuzz
+	@nice scripts/fuzz $(SECONDS) $(TARGET)
 
 bench:
 	@scripts/setup bench

@@ -39,7 +39,8 @@ pub mod mysql;
 pub mod network;
 pub mod options;
 #[cfg(feature = "_pipeline")]
-mod pipeline;
+#[doc(hidden)]
+pub mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "redis"))]

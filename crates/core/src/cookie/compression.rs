@@ -66,7 +66,7 @@ pub fn inflate(input: &[u8]) -> Result<Secret, InflateError> {
 /// # Errors
 ///
 /// The input is not a whole deflate stream, or is one of too many bytes.
-pub(super) fn inflate_up_to(input: &[u8], limit: usize) -> Result<Secret, InflateError> {
+pub(crate) fn inflate_up_to(input: &[u8], limit: usize) -> Result<Secret, InflateError> {
     INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
         let mut output = Secret::from(Vec::with_capacity((input.len() * 4).min(limit) + MIN_ROOM));

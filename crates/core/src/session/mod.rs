@@ -54,6 +54,8 @@ pub mod note;
 #[allow(missing_docs)]
 mod options;
 mod others;
+#[doc(hidden)]
+pub mod readers;
 mod reading;
 mod record;
 mod revocation;

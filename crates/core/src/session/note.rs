@@ -174,7 +174,7 @@ impl Note {
         Self::decode(&data).ok_or(Error::Format)
     }
 
-    fn encode(&self) -> Secret {
+    pub(super) fn encode(&self) -> Secret {
         let mut data = Secret::from(Vec::with_capacity(10 + 8 * self.ids.len() + self.cookies.len()));
         data.extend_from_slice(&self.touched_at.as_secs().to_le_bytes());
         // There are never more than MAX_IDS.
@@ -184,7 +184,7 @@ impl Note {
         data
     }
 
-    fn decode(data: &[u8]) -> Option<Self> {
+    pub(super) fn decode(data: &[u8]) -> Option<Self> {
         let (touched_at, rest) = data.split_first_chunk()?;
         let (count, rest) = rest.split_first_chunk()?;
         let count = usize::from(u16::from_le_bytes(*count));

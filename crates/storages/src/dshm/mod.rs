@@ -7,7 +7,8 @@
 
 mod locks;
 mod options;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 use std::slice;
 use std::sync::Arc;

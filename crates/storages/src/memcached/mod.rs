@@ -8,7 +8,8 @@ mod locks;
 mod notes;
 mod options;
 mod ring;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 use std::slice;
 use std::sync::Arc;

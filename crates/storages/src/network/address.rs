@@ -101,9 +101,10 @@ fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
             None => return Ok((text, None)),
         },
     };
-    // A link-local address has its network interface after the percent sign.
+    // A link-local address has its network interface after the percent sign. No interface has a colon in its name: what
+    // follows one is a port that needs brackets around the address.
     let (digits, zone) = address.split_once('%').unwrap_or((address, "-"));
-    if digits.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
+    if digits.parse::<Ipv6Addr>().is_err() || zone.is_empty() || zone.contains(':') {
         return Err("not a valid IPv6 address");
     }
     Ok((address, port))
@@ -179,6 +180,8 @@ mod tests {
             "a:1:2",
             "1::2::3",
             "::1%",
+            "fe80::1%eth0:6379",
+            "[fe80::1%eth0:1]:80",
             "a b",
             "a\n",
             "a/b",

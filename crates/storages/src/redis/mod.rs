@@ -25,7 +25,8 @@ mod replicas;
 mod scripts;
 mod sentinel;
 mod server;
-mod slots;
+#[doc(hidden)]
+pub mod slots;
 mod storage;
 
 pub use access::Access;
