@@ -243,7 +243,7 @@ fn a_function_that_fails_fails_the_request_and_works_when_it_works_again() {
         assert!(answer.ends_with(&format!("{problem}; then nil")), "{behaviour}: {answer}");
     }
     let answer = ask(&nginx, "/fresh?as=complains&both=1");
-    assert!(answer.ends_with("get the credentials: the metadata service is away; then nil"), "{answer}");
+    assert!(answer.ends_with("get the credentials: the function returned no username; then nil"), "{answer}");
 }
 
 #[test]

@@ -166,7 +166,8 @@ impl Asked {
 
 impl Returns {
     /// Reads what the function returned. An error's text never holds any of it, except for the
-    /// message that a function returns after nil, as functions in Lua do.
+    /// message that a function of a password returns after nil, as functions in Lua do. What stands
+    /// after a missing username is taken for a password.
     fn read(&self, returned: &Returned) -> Result<Credentials, String> {
         let text = |value: &Option<Value>, what: &str| -> Result<Password, String> {
             let value = value.as_ref().ok_or_else(|| format!("the function returned no {what}"))?;
@@ -174,7 +175,7 @@ impl Returns {
             if text.is_empty() { Err(format!("the function returned no {what}")) } else { Ok(text) }
         };
         match (self, returned) {
-            (_, Returned(None, Some(message @ Value::Text(_)))) => Err(String::from_value(message)?),
+            (Self::Password(_), Returned(None, Some(message @ Value::Text(_)))) => Err(String::from_value(message)?),
             (Self::Password(username), Returned(password, _)) => {
                 Ok(Credentials { username: username.clone(), password: Some(text(password, "password")?) })
             }
@@ -435,7 +436,7 @@ mod tests {
     #[test]
     fn what_a_function_returned_is_in_no_message() {
         let both = |first, second| Returns::Both.read(&Returned(first, second)).unwrap_err();
-        assert_eq!(both(None, text("away")), "away");
+        assert_eq!(both(None, text("a password")), "the function returned no username");
         assert_eq!(both(None, None), "the function returned no username");
         assert_eq!(both(text(""), text("a password")), "the function returned no username");
         assert_eq!(both(text("ada"), None), "the function returned no password");
