@@ -1,5 +1,6 @@
-//! What no compiler checks: the types in Lua's comments, how long files and Lua's lists of
-//! parameters are, and that no dependency needs a newer Rust than this repository says.
+//! What no compiler checks: the types in Lua's comments, the reasons for dependencies, how long
+//! files and Lua's lists of parameters are, and that no dependency needs a newer Rust than this
+//! repository says.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -27,6 +28,28 @@ fn files(extension: &str, folder: PathBuf) -> Vec<(PathBuf, String)> {
 /// The texts of the Lua files under a folder, with their paths.
 fn lua_files(folder: PathBuf) -> Vec<(PathBuf, String)> {
     files("lua", folder)
+}
+
+/// The crates that stand under `[dependencies]` in a manifest, without the workspace's own.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    let section = text.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = section.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()));
+    names.filter(|name| !name.starts_with("resty-session")).collect()
+}
+
+#[test]
+fn every_dependency_has_a_reason() {
+    let page = fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
+    let (reasons, _) = page.split_once("## Where unsafe").unwrap();
+    let rows = reasons.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    let listed: BTreeSet<String> = rows.flat_map(|(names, _)| names.split(", ").map(str::to_owned)).collect();
+    let manifests = ["Cargo.toml", "crates/core/Cargo.toml", "crates/storages/Cargo.toml"];
+    let needed: BTreeSet<String> = manifests.into_iter().flat_map(dependencies).collect();
+    let missing: Vec<_> = needed.difference(&listed).collect();
+    assert!(missing.is_empty() && needed.len() > 30, "{missing:?} of {}", needed.len());
+    let gone: Vec<_> = listed.difference(&needed).filter(|name| !["crate", "---"].contains(&name.as_str())).collect();
+    assert!(gone.is_empty(), "{gone:?} are listed and not needed");
 }
 
 #[test]
