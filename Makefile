@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress fuzz bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress fuzz timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -127,6 +127,10 @@ SECONDS ?= 60
 fuzz:
 	@scripts/setup fuzz
 	@nice scripts/fuzz $(SECONDS) $(TARGET)
+
+# Whether refusing a cookie takes time by what is wrong with it.
+timing:
+	$(CARGO) bench -p resty-session-core --bench timing
 
 bench:
 	@scripts/setup bench
