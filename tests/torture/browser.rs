@@ -44,6 +44,8 @@ struct Outcome {
     response: Option<Response>,
 }
 
+/// How long a browser waits while the server is unavailable.
+const PAUSE: Duration = Duration::from_millis(20);
 /// The acts that save the session.
 const SAVES: [&str; 3] = ["write", "roll", "synchronize"];
 
@@ -102,8 +104,6 @@ impl Browser {
 
     fn path(&self, request: &Request, rng: &mut Rng) -> String {
         let way = WAYS[rng.usize(..WAYS.len())];
-        let only = std::env::var("WAY").unwrap_or_default();
-        let way = if only.is_empty() { way } else { &only };
         let location = match (way, rng.bool()) {
             ("subrequest", _) => "subrequest",
             (_, true) => "on/act",
@@ -319,7 +319,10 @@ impl Browser {
     /// A session did not open, or was not saved. Checks whether that may be.
     fn miss(&mut self, reply: &Value, (cookie, interval, world): (&Cookie, Interval, &World)) -> Check {
         let error = reply["err"].as_str();
-        if classify(error) != Class::Gone {
+        let class = classify(error);
+        // It was stored with other bits.
+        let is_spoiled = class == Class::Wrong && cookie.is_tainted();
+        if class != Class::Gone && !is_spoiled {
             return self.complain(reply, (interval, world));
         }
         world.count(error.unwrap_or_default());
@@ -339,6 +342,10 @@ impl Browser {
             return Err(format!("an error that no fault explains: {reply}"));
         }
         world.count(&format!("error: {}", shorten(error.unwrap_or_default())));
+        if error.is_some_and(|error| error.contains("unavailable")) {
+            // As people do who see an error. Otherwise most requests would fail.
+            sleep(PAUSE);
+        }
         Ok(())
     }
 

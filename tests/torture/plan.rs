@@ -104,6 +104,11 @@ impl Kind {
         }
     }
 
+    /// Whether a worker that connects meanwhile fails.
+    pub fn breaks_connecting(self) -> bool {
+        matches!(self, Self::Refuse | Self::Hang | Self::AcceptAndCut | Self::SlowAccept | Self::Stop | Self::Restart)
+    }
+
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }

@@ -143,8 +143,10 @@ fn inject(
         }
         killed.extend(storage.suffer(fault, world, nginx));
         *counts.entry(fault.kind.name()).or_default() += 1;
-        // A moment for what failed to connect again.
-        sleep(Duration::from_millis(random(world.plan.seed, 3, fault.number, 0).u64(..40)));
+        // Workers need up to 400 ms until they connect again. They get that time now and then.
+        let mut rng = random(world.plan.seed, 3, fault.number, 0);
+        let longest = if fault.kind.breaks_connecting() && rng.bool() { 450 } else { 40 };
+        sleep(Duration::from_millis(rng.u64(..longest)));
     }
     world.expect_fault(u64::MAX);
     (counts, killed)
