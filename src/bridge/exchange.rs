@@ -165,6 +165,8 @@ impl Exchange {
         self.0.counts.drains.fetch_add(1, Ordering::Relaxed);
         let mut queue = self.queue();
         queue.rung = false;
+        #[cfg(feature = "torture_bugs")]
+        swap_replies(&mut queue.completions);
         std::mem::take(&mut queue.completions)
     }
 
@@ -220,6 +222,16 @@ impl Exchange {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives two tickets each other's reply, now and then.
+#[cfg(feature = "torture_bugs")]
+fn swap_replies(completions: &mut [Completion]) {
+    if let [first, second, ..] = completions
+        && resty_session_core::torture_bugs::is_due("ticket", 500)
+    {
+        std::mem::swap(&mut first.result, &mut second.result);
     }
 }
 

@@ -226,6 +226,9 @@ impl Browser {
     fn settle_own(&mut self, outcome: Outcome, world: &World) -> Check {
         let Outcome { request, interval, response } = outcome;
         let Request { act, number, counter, cookie } = request;
+        if let Some(cookie) = cookie.as_ref().filter(|_| act == "info") {
+            self.model.rewrite(cookie, interval, response.is_some());
+        }
         let Some(response) = response else {
             if let Some(cookie) = cookie.filter(|_| SAVES.contains(&act)) {
                 self.model.replace(&cookie, interval.start);
@@ -321,12 +324,15 @@ impl Browser {
         let error = reply["err"].as_str();
         let class = classify(error);
         // It was stored with other bits.
-        let is_spoiled = class == Class::Wrong && cookie.is_tainted();
+        let is_spoiled = class == Class::Wrong && self.model.may_be_spoiled(cookie, world);
         if class != Class::Gone && !is_spoiled {
             return self.complain(reply, (interval, world));
         }
         world.count(error.unwrap_or_default());
-        self.model.may_be_gone(cookie, interval, world).map_err(|problem| format!("{problem}: {reply}"))?;
+        if !is_spoiled {
+            let verdict = self.model.may_be_gone(cookie, interval, world);
+            verdict.map_err(|problem| format!("{problem}: {reply}"))?;
+        }
         // Bits of the reply may have been flipped: it is there, perhaps.
         let is_current = self.model.current().is_some_and(|current| current.value == cookie.value);
         if is_current && !interval.is_tainted(world) {

@@ -22,14 +22,15 @@ const GONE: [&str; 6] = [
 ];
 
 /// Texts that are in errors that no fault explains.
-const WRONG: [&str; 12] = [
+const WRONG: [&str; 13] = [
     "raised:",
     "decrypt",
     "authentication code",
     "json decode",
     "base64url decode",
     "inflate",
-    "invalid",
+    "invalid session",
+    "invalid argument",
     "does not match the request",
     "the driver failed",
     "missing session audience",
@@ -41,6 +42,9 @@ pub fn classify(error: Option<&str>) -> Class {
     let Some(error) = error else { return Class::Wrong };
     if GONE.iter().any(|text| error.ends_with(text)) || error.contains("it was destroyed meanwhile") {
         Class::Gone
+    } else if error.contains("the server is unavailable: ") {
+        // Whatever follows is why it was found so.
+        Class::Fault
     } else if WRONG.iter().any(|text| error.contains(text)) {
         Class::Wrong
     } else {

@@ -37,6 +37,8 @@ pub struct Cookie {
     uncertain: bool,
     /// Whether it was saved while bits were flipped.
     tainted: bool,
+    /// When its record was rewritten, with other info.
+    rewritten: Vec<Interval>,
 }
 
 impl Cookie {
@@ -148,6 +150,7 @@ impl Model {
             ended: None,
             uncertain: false,
             tainted,
+            rewritten: Vec::new(),
         };
         let touched = |known: Cookie| Cookie { value: value.to_owned(), touched: interval.start, ..known };
         self.cookies.push(known.map_or(fresh, touched));
@@ -166,6 +169,18 @@ impl Model {
     /// The cookie's record may have been replaced by a save that was sent then.
     pub fn replace(&mut self, cookie: &Cookie, at: Instant) {
         self.of_record(cookie).for_each(|one| one.replaced = one.replaced.or(Some(at)));
+    }
+
+    /// The cookie's record was rewritten, or will be soon if there was no reply.
+    pub fn rewrite(&mut self, cookie: &Cookie, interval: Interval, replied: bool) {
+        let end = if replied { interval.end } else { interval.end + LATE };
+        self.of_record(cookie).for_each(|one| one.rewritten.push(Interval { end, ..interval }));
+    }
+
+    /// Whether the cookie's record may have other bits than were saved.
+    pub fn may_be_spoiled(&self, cookie: &Cookie, world: &World) -> bool {
+        let same = self.cookies.iter().filter(|one| one.sid == cookie.sid);
+        cookie.tainted || same.flat_map(|one| &one.rewritten).any(|interval| interval.is_tainted(world))
     }
 
     fn sign(&self, number: u64) -> Option<&SignIn> {

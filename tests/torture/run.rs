@@ -133,6 +133,7 @@ fn inject(
     (world, nginx): (&World, &Nginx),
 ) -> (BTreeMap<String, u64>, Vec<i32>) {
     let (mut counts, mut killed) = (BTreeMap::new(), Vec::new());
+    let _over = Over(world);
     for fault in schedule {
         world.expect_fault(fault.at);
         while world.sent() < fault.at && !world.is_done() {
@@ -148,8 +149,16 @@ fn inject(
         let longest = if fault.kind.breaks_connecting() && rng.bool() { 450 } else { 40 };
         sleep(Duration::from_millis(rng.u64(..longest)));
     }
-    world.expect_fault(u64::MAX);
     (counts, killed)
+}
+
+/// Lets the browsers go on without faults when it is dropped, also by a panic.
+struct Over<'a>(&'a World);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.expect_fault(u64::MAX);
+    }
 }
 
 /// All faults are over: each session that must be there is, and the workers let everything go.
