@@ -75,8 +75,9 @@ impl Browser {
             return Ok(());
         }
         let current = self.model.current();
-        // One that is signed out mostly signs in.
+        // One that is signed out mostly signs in, or somebody who has a copy of a cookie comes.
         let action = match action {
+            _ if rng.u32(..4) == 0 && !self.model.marked().is_empty() => Action::Replay,
             Action::SignIn | Action::Everywhere | Action::Store | Action::Replay | Action::List => action,
             _ if current.is_none() && rng.u32(..10) > 0 => Action::SignIn,
             action => action,
@@ -161,11 +162,7 @@ impl Browser {
 
     /// Reads with a cookie of before.
     fn replay(&mut self, rng: &mut Rng, client: &mut Client, world: &World) -> Check {
-        let cookies = self.model.cookies();
-        if cookies.is_empty() {
-            return Ok(());
-        }
-        let cookie = cookies[cookies.len() - 1 - rng.usize(..cookies.len().min(8))].clone();
+        let Some(cookie) = self.model.cookie_of_before(rng) else { return Ok(()) };
         let mut request = self.request("read", Some(cookie));
         let sent = self.send(&mut request, rng, (client, world));
         let outcome = receive(request, sent, client, world);
@@ -294,6 +291,7 @@ impl Browser {
             self.check_content(reply, cookie)?;
         }
         self.model.may_open(cookie, interval, world)?;
+        world.count(if reply["ok"] == true { "checked: saved or ended" } else { "checked: opened" });
         if reply["ok"] == false {
             self.miss(reply, (cookie, interval, world))?;
         }
@@ -328,7 +326,7 @@ impl Browser {
         if class != Class::Gone && !is_spoiled {
             return self.complain(reply, (interval, world));
         }
-        world.count(error.unwrap_or_default());
+        world.count(if self.model.has_ended(cookie) { "checked: signed out" } else { "checked: gone" });
         if !is_spoiled {
             let verdict = self.model.may_be_gone(cookie, interval, world);
             verdict.map_err(|problem| format!("{problem}: {reply}"))?;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use resty_session_core::cookie::Header;
 
 use super::world::{Damage, World};
@@ -10,7 +11,7 @@ use super::world::{Damage, World};
 pub const IDLING: u64 = 12;
 pub const ROLLING: u64 = 20;
 /// For how long a record works that was replaced. In seconds.
-pub const STALE: u64 = 8;
+pub const STALE: u64 = 10;
 /// Times are in whole seconds, which are rounded.
 const ROUNDING: Duration = Duration::from_millis(1100);
 /// How late a time's end may be noticed.
@@ -110,8 +111,19 @@ impl Model {
         self.cookies.iter().rfind(|cookie| cookie.value == *jar).cloned()
     }
 
-    pub fn cookies(&self) -> &[Cookie] {
-        &self.cookies
+    /// The cookies whose session was signed out while their record is still there: only marks keep
+    /// them from opening.
+    pub fn marked(&self) -> Vec<&Cookie> {
+        let live = |cookie: &Cookie| cookie.replaced.is_none_or(|at| at.elapsed() < Duration::from_secs(STALE));
+        let is_marked = |cookie: &&Cookie| cookie.ended.is_none() && self.has_ended(cookie) && live(cookie);
+        self.cookies.iter().filter(is_marked).collect()
+    }
+
+    /// A cookie to try again: mostly one of those that only marks keep from opening.
+    pub fn cookie_of_before(&self, rng: &mut Rng) -> Option<Cookie> {
+        let (marked, recent) = (self.marked(), self.cookies.iter().rev().take(8).collect());
+        let choices: Vec<&Cookie> = if rng.u32(..4) > 0 && !marked.is_empty() { marked } else { recent };
+        rng.choice(choices).cloned()
     }
 
     pub fn clear_jar(&mut self) {
@@ -236,11 +248,16 @@ impl Model {
         }
     }
 
+    /// Whether a sign-out was acknowledged that has ended the session.
+    pub fn has_ended(&self, cookie: &Cookie) -> bool {
+        cookie.ended.is_some() || self.sign(cookie.sign).is_some_and(|sign| sign.ended.is_some())
+    }
+
     /// Returns why a session that opened must not have.
     pub fn may_open(&self, cookie: &Cookie, interval: Interval, world: &World) -> Result<(), String> {
         // A worker may have read a mark wrongly, and trust that for a while.
         let cache = Duration::from_secs(world.plan.cache_ttl());
-        let grace = if cache.is_zero() { cache } else { cache + ROUNDING };
+        let grace = if cache.is_zero() { cache } else { cache + Duration::from_millis(300) };
         let tainted = Interval { start: interval.start.checked_sub(grace).unwrap_or(interval.start), ..interval };
         if tainted.is_tainted(world) || cookie.tainted {
             return Ok(());

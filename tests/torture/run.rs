@@ -38,7 +38,7 @@ fn start_nginx(plan: &Plan, storage: &Storage) -> Nginx {
     let init = format!(
         r#"require("resty.session").init({{
             secret = "the secret of the torture, which nobody can guess", storage = "{name}", revocation = "{name}",
-            revocation_fail_mode = "closed", revocation_cache_ttl = {cache}, store_metadata = true,
+            revocation_fail_mode = "closed", revocation_cache_ttl = {cache}, store_metadata = true, seal_info = "only",
             idling_timeout = {IDLING}, rolling_timeout = {ROLLING}, stale_ttl = {STALE}, touch_threshold = 2,
             {name} = {{ {options} }},
         }})
@@ -196,6 +196,8 @@ impl fmt::Display for Report {
         let faults: u64 = self.faults.values().sum();
         writeln!(formatter, "{} requests and {faults} faults in {:.1?}", self.requests, self.time)?;
         writeln!(formatter, "faults: {:?}", self.faults)?;
+        let errors = self.counts.iter().filter(|(what, _)| what.starts_with("error"));
+        writeln!(formatter, "{} requests failed", errors.map(|(_, count)| count).sum::<u64>())?;
         for (what, count) in &self.counts {
             writeln!(formatter, "{count:>8}  {what}")?;
         }
