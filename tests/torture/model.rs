@@ -160,7 +160,8 @@ impl Model {
             touched: interval.start,
             replaced: None,
             ended: None,
-            uncertain: false,
+            // What ends all of a user's sessions may not be done yet.
+            uncertain: self.fragile_until.is_some_and(|until| interval.start < until),
             tainted,
             rewritten: Vec::new(),
         };
