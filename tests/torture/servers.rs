@@ -56,7 +56,11 @@ impl Storage {
     /// Starts the storage of this name.
     pub fn start(name: &str) -> Self {
         match name {
-            "redis" => Self::of_server("redis", Redis::start(&["--appendonly", "yes"]), ""),
+            // With `everysec`, what was acknowledged within the last two seconds may not be in the file.
+            "redis" => {
+                let server = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+                Self::of_server("redis", server, "")
+            }
             "memcached" => Self { loses: true, ..Self::of_server("memcached", Memcached::start(&[]), "") },
             "dshm" => Self { loses: true, lists_all: false, ..Self::of_server("dshm", Dshm::start(), "") },
             "postgres" => Self::of_server("postgres", Database::postgres(&[]), r#"database = "postgres""#),
