@@ -223,6 +223,11 @@ impl Browser {
     fn settle_own(&mut self, outcome: Outcome, world: &World) -> Check {
         let Outcome { request, interval, response } = outcome;
         let Request { act, number, counter, cookie } = request;
+        world.trace(self.id, || {
+            let shown = response.as_ref().map(|response| format!("{} {:?}", response.text, response.cookies));
+            let sent = cookie.as_ref().map(|cookie| &cookie.value);
+            format!("{:?} {act} {counter} with {sent:?}: {shown:?}", interval.start)
+        });
         if let Some(cookie) = cookie.as_ref().filter(|_| act == "info") {
             self.model.rewrite(cookie, interval, response.is_some());
         }

@@ -291,7 +291,7 @@ impl Model {
         let saving = Interval { start: cookie.saved, end: cookie.saved + LATE };
         let life = Interval { start: cookie.saved, end: interval.end };
         let lost = life.has_loss(world) || saving.may_be_undone(world);
-        if expired || ended || lost || cookie.tainted || interval.is_tainted(world) {
+        if expired || ended || lost || self.may_be_spoiled(cookie, world) || interval.is_tainted(world) {
             return Ok(());
         }
         let age = interval.end - cookie.saved;

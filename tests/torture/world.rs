@@ -54,6 +54,8 @@ pub struct World {
     /// The request before which the next fault begins.
     next_fault: AtomicU64,
     stops: AtomicBool,
+    /// The user whose browsers are traced.
+    traced: Option<usize>,
     damages: Mutex<Vec<(Damage, Span)>>,
     violations: Mutex<Vec<Violation>>,
     counts: Mutex<BTreeMap<String, u64>>,
@@ -72,6 +74,10 @@ impl World {
             sent: AtomicU64::new(0),
             next_fault: AtomicU64::new(0),
             stops: AtomicBool::new(false),
+            traced: std::env::var("TRACE")
+                .ok()
+                .and_then(|browser| browser.parse::<usize>().ok())
+                .map(|browser| browser / 2),
             damages: Mutex::default(),
             violations: Mutex::default(),
             counts: Mutex::default(),
@@ -113,6 +119,13 @@ impl World {
 
     pub fn violations(&self) -> Vec<Violation> {
         lock(&self.violations).clone()
+    }
+
+    /// Prints what a user's browsers see, if they are to be traced.
+    pub fn trace(&self, browser: usize, text: impl FnOnce() -> String) {
+        if self.traced == Some(browser / 2) {
+            println!("{browser}: {}", text());
+        }
     }
 
     pub fn count(&self, what: &str) {
