@@ -49,6 +49,7 @@ test:
 	@$(MAKE) --no-print-directory build lint
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --test nginx
+	STORAGE=redis SEED=2 REQUESTS=1500 SHRINK=0 $(CARGO) test --quiet --locked --test torture
 
 # make test-one NAME=leaving runs the tests and specs whose names contain that text. The specs of storages start servers, so only
 # if the text is in them.
