@@ -92,11 +92,25 @@ impl Browser {
             Action::Replay => self.replay(rng, client, world),
             Action::Forge => self.forge(rng, client, world),
             _ => {
-                let request = self.request(act(action, rng), current);
-                let Some(outcome) = self.ask(request, rng, (client, world)) else { return Ok(()) };
-                self.settle(outcome, other, world)
+                // A save before a sign-out leaves a cookie that only a mark keeps from opening.
+                if action == Action::SignOut && rng.u32(..4) > 0 && current.is_some() {
+                    self.ask_alone("write", rng, (other, client, world))?;
+                }
+                self.ask_alone(act(action, rng), rng, (other, client, world))
             }
         }
+    }
+
+    /// Sends one request with the cookie in the jar, and settles it.
+    fn ask_alone(
+        &mut self,
+        act: &'static str,
+        rng: &mut Rng,
+        (other, client, world): (&mut Self, &mut Client, &World),
+    ) -> Check {
+        let request = self.request(act, self.model.current());
+        let Some(outcome) = self.ask(request, rng, (client, world)) else { return Ok(()) };
+        self.settle(outcome, other, world)
     }
 
     fn request(&mut self, act: &'static str, cookie: Option<Cookie>) -> Request {
