@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress fuzz timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture fuzz timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -80,8 +80,9 @@ test-valkey:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test nginx --test stress --benches -- -D warnings
+	$(CARGO) clippy --locked --test nginx --test stress --test torture --benches -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features torture_bugs --lib -- -D warnings
 	@if $(CARGO) tree --locked -p resty-session-core | grep -E 'tokio|mlua'; then echo 'the core depends on a runtime or on Lua' >&2; exit 1; fi
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
 		$(CARGO) doc --locked --workspace --lib --no-deps --document-private-items
@@ -131,6 +132,27 @@ fuzz:
 # Whether refusing a cookie takes time by what is wrong with it.
 timing:
 	$(CARGO) bench -p resty-session-core --bench timing
+
+# Browsers use sessions while the storage, the network and nginx's workers fail, by a seed: docs/reliability.md. Without STORAGE, on
+# each storage in turn. With BUG=ticket, mark or mac, it runs with a bug on purpose, which it must find.
+STORAGES := redis sentinel memcached postgres mysql dshm file
+torture: export SEED := $(SEED)
+torture: export REQUESTS := $(REQUESTS)
+torture: export BROWSERS := $(BROWSERS)
+torture: export FAULTS := $(FAULTS)
+torture: export KINDS := $(KINDS)
+torture: export SHRINK := $(SHRINK)
+torture: export TORTURE_BUG := $(BUG)
+torture:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@if [ -n "$(BUG)" ]; then \
+		$(CARGO) build --release --locked --lib --features torture_bugs --target-dir $(TARGET_DIR)/torture && \
+		install -D -m 755 $(TARGET_DIR)/torture/release/libresty_session.so build/torture/resty/session/native.so; \
+	fi
+	@for storage in $(or $(STORAGE),$(STORAGES)); do \
+		STORAGE=$$storage $(CARGO) test --quiet --locked --test torture || exit 1; \
+	done
 
 bench:
 	@scripts/setup bench

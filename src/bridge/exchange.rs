@@ -170,6 +170,8 @@ impl Exchange {
         self.0.counts.drains.fetch_add(1, Ordering::Relaxed);
         let mut queue = self.queue();
         queue.rung = false;
+        #[cfg(feature = "torture_bugs")]
+        swap_replies(&mut queue.completions);
         std::mem::take(&mut queue.completions)
     }
 
@@ -281,6 +283,16 @@ impl Caller for WeakExchange {
         exchange.0.has_calls.store(true, Ordering::Relaxed);
         exchange.ring_soon();
         true
+    }
+}
+
+/// Gives two tickets each other's reply, now and then.
+#[cfg(feature = "torture_bugs")]
+fn swap_replies(completions: &mut [Completion]) {
+    if let [first, second, ..] = completions
+        && resty_session_core::torture_bugs::is_due("ticket", 500)
+    {
+        std::mem::swap(&mut first.result, &mut second.result);
     }
 }
 

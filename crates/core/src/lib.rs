@@ -12,3 +12,5 @@ pub mod session;
 pub mod settings;
 pub mod storage;
 pub mod time;
+#[cfg(feature = "torture_bugs")]
+pub mod torture_bugs;

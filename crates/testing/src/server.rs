@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -290,13 +291,17 @@ http {{
     )
 }
 
-/// Sends a process a signal. One that stops it is waited for until each of its threads has stopped.
+/// Sends a process a signal, unless it has ended. One that stops it is waited for until each of its
+/// threads has stopped.
 pub fn send(process: i32, signal: Signal) {
-    kill(Pid::from_raw(process), signal).unwrap();
+    match kill(Pid::from_raw(process), signal) {
+        Err(Errno::ESRCH) => return,
+        result => result.unwrap(),
+    }
     if signal == Signal::SIGSTOP {
         wait_for("a process to stop", || {
-            let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-            threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default()).all(
+            let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return true };
+            threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default()).all(
                 |stat| {
                     // The state stands behind the name, which is in parentheses.
                     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))

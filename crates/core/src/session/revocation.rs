@@ -312,6 +312,10 @@ impl Context {
     ///
     /// The store's message.
     async fn mark(&self, kind: Kind, mark: Mark<'_>, ttl: Seconds) -> Result<(), String> {
+        #[cfg(feature = "torture_bugs")]
+        if crate::torture_bugs::is_due("mark", 20) {
+            return Ok(());
+        }
         let name = self.mark_name(self.cookie(kind), &mark);
         let (value, verdict) = match mark {
             Mark::Id(_) | Mark::SignIn(_) => ("1".to_owned(), Verdict::Revoked),
