@@ -141,8 +141,8 @@ impl Browser {
         client.send(&path, &cookie, rng.u32(..4) == 0).ok()
     }
 
-    /// Sends a request, and returns its outcome. Some requests are broken off. There is none if only
-    /// half a request was sent.
+    /// Sends a request, and returns its outcome. Some requests are broken off. Returns
+    /// `None` if only half a request was sent.
     fn ask(&self, mut request: Request, rng: &mut Rng, (client, world): (&mut Client, &World)) -> Option<Outcome> {
         let (halves, aborts, patience) = (rng.u32(..60) == 0, rng.u32(..16) == 0, rng.u64(..3000));
         if halves {

@@ -29,6 +29,14 @@ local function finish(reply, ok, err)
   return reply
 end
 
+-- An act on a session that exists: `run` returns what the session's method returned.
+local function on_open(run)
+  return function(args)
+    local s, reply = open()
+    return reply.exists and finish(reply, run(s, reply, args)) or reply
+  end
+end
+
 -- Text that makes a record longer than one packet, now and then.
 local function padding(args)
   local size = tonumber(args.size) or 0
@@ -50,15 +58,11 @@ function acts.read()
   return reply
 end
 
-function acts.write(args)
-  local s, reply = open()
-  if not reply.exists then
-    return reply
-  end
+acts.write = on_open(function(s, _, args)
   s:set("counter", tonumber(args.counter))
   s:set("padding", padding(args))
-  return finish(reply, s:save())
-end
+  return s:save()
+end)
 
 function acts.roll()
   local s, err, exists, refreshed = session.start()
@@ -69,54 +73,44 @@ function acts.roll()
   return reply
 end
 
-function acts.synchronize(args)
-  local s, reply = open()
-  if not reply.exists then
-    return reply
-  end
-  local ok, err = s:synchronize(function(same)
+acts.synchronize = on_open(function(s, reply, args)
+  return s:synchronize(function(same)
     reply.before, reply.whose = same:get("counter"), same:get_subject()
     same:set("counter", tonumber(args.counter))
     return same:save()
   end, 1)
-  return finish(reply, ok, err)
-end
+end)
 
-function acts.info(args)
-  local s, reply = open()
-  if not reply.exists then
-    return reply
-  end
+acts.info = on_open(function(s, reply, args)
   reply.info = s.info:get("who")
   s.info:set("who", args.user .. "/" .. args.device)
-  return finish(reply, s.info:save())
+  return s.info:save()
+end)
+
+local function leave(how)
+  local ok, err, existed = how()
+  return finish({ exists = existed }, ok, err)
 end
 
 function acts.sign_out()
-  local ok, err, existed = session.destroy()
-  return { exists = existed, ok = ok and true or false, err = err }
+  return leave(session.destroy)
 end
 
 function acts.log_out()
-  local ok, err, existed = session.logout()
-  return { exists = existed, ok = ok and true or false, err = err }
+  return leave(session.logout)
 end
 
 function acts.everywhere(args)
   return finish({}, session.revoke_subject(args.user, 60))
 end
 
-function acts.others()
-  local s, reply = open()
-  if not reply.exists then
-    return reply
-  end
-  return finish(reply, s:revoke_others())
-end
+acts.others = on_open(function(s)
+  return s:revoke_others()
+end)
 
 function acts.list(args)
   local sessions, err = session.list(args.user)
-  return { ok = sessions and true or false, err = err, count = sessions and #sessions }
+  return finish({ count = sessions and #sessions }, sessions, err)
 end
 
 -- Stores a value, reads it, takes a lock, and deletes the value.

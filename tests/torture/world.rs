@@ -98,7 +98,7 @@ impl World {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Says before which request the next fault begins; there is none if it is `u64::MAX`.
+    /// Says before which request the next fault begins; `u64::MAX` if no further fault is planned.
     pub fn expect_fault(&self, at: u64) {
         self.next_fault.store(at, Ordering::SeqCst);
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use resty_session_core::settings::{self, Reader};
 
 use super::journal::{Journal, Level};
+use super::random::fraction;
 use super::repeating::repeat_if_lost;
 use super::{Error, Lock, Storage, Unlock};
 
@@ -256,11 +257,6 @@ fn since_epoch() -> Duration {
 /// clock.
 pub fn expired_before() -> u64 {
     since_epoch().saturating_sub(CLOCK_SKEW).as_secs()
-}
-
-/// Returns a random number from 0 to 1.
-fn fraction() -> f64 {
-    getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

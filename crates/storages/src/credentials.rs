@@ -1,4 +1,4 @@
-//! Who signs in at a server: credentials that the options hold, or that a function of the program
+//! How the library signs in at a server: with credentials that the options hold, or that a function of the program
 //! returns, such as a token that lives for fifteen minutes.
 //!
 //! The function is called when a connection is made, unless it was called a moment ago
@@ -110,7 +110,7 @@ impl Login {
         }
     }
 
-    /// Sets the username if there is none.
+    /// Sets the username if it is missing.
     pub(crate) fn with_default_username(mut self, default: &str) -> Self {
         match &mut self {
             Self::Fixed(Credentials { username, .. })

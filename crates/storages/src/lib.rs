@@ -29,6 +29,7 @@ mod escape;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod journal;
+pub mod keyed;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "_metadata")]
@@ -43,6 +44,7 @@ pub mod options;
 pub mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod random;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod recent;
 #[cfg(feature = "redis")]

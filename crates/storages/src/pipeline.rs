@@ -22,8 +22,8 @@ use tokio::task::AbortHandle;
 
 use super::connections::{Connector, Endpoint, Failure, Handle, Identity, Link, Server};
 use super::journal::Journal;
-use super::network::{Stream, Target, connect};
-use super::{Cause, Error, Operation};
+use super::network::{Stream, Target, connect, connect_error};
+use super::{Error, Operation};
 
 /// The longest line of a reply, in bytes.
 pub const MAX_LINE: usize = 2048;
@@ -142,7 +142,7 @@ impl<P: Protocol> Connector for ServerOf<P> {
         Box::pin(async move {
             let pipeline = Pipeline::start(connect(&target.address, target.tls.as_ref()).await?);
             let greeted = pipeline.ask([P::GREETING]).await;
-            greeted.map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
+            greeted.map_err(connect_error)?;
             Ok(pipeline)
         })
     }

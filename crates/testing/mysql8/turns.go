@@ -15,7 +15,7 @@ import (
 type turns struct {
 	mysql.Handler
 	turn sync.Mutex
-	// The connection whose transaction is open, which has the turn; 0 if there is none.
+	// The connection whose transaction is open, which has the turn; 0 if no transaction is open.
 	open atomic.Uint32
 }
 

@@ -211,7 +211,7 @@ impl Proxy {
 }
 
 /// The most of these moments, which are sorted, that fall into any such period.
-fn most_within(period: Duration, moments: &[Instant]) -> usize {
+pub fn most_within(period: Duration, moments: &[Instant]) -> usize {
     let within = |at: usize| moments[at..].iter().take_while(|moment| **moment - moments[at] < period).count();
     (0..moments.len()).map(within).max().unwrap_or_default()
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::random::fraction;
+
 /// The first pause, before jitter.
 const SHORTEST: Duration = Duration::from_millis(400);
 /// The longest pause, before jitter.
@@ -49,21 +51,16 @@ fn with_jitter(pause: Duration) -> Duration {
     pause.mul_f64(0.9 - 0.4 * fraction())
 }
 
-/// Returns a random number from 0 to 1.
-pub fn fraction() -> f64 {
-    getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use resty_session_testing::proxy::most_within;
 
-    /// The most moments in any window of a second.
+    /// The most of these moments, counted from one time, in any second.
     fn most_in_a_second(moments: &[Duration]) -> usize {
-        let within = |start: &Duration| {
-            moments.iter().filter(|at| *at >= start && **at - *start < Duration::from_secs(1)).count()
-        };
-        moments.iter().map(within).max().unwrap_or_default()
+        let start = Instant::now();
+        let moments: Vec<_> = moments.iter().map(|after| start + *after).collect();
+        most_within(Duration::from_secs(1), &moments)
     }
 
     #[test]

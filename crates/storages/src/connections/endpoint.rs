@@ -67,6 +67,13 @@ struct State {
     has_connected: bool,
 }
 
+impl State {
+    /// Why the server, which serves other connections, takes no further one for now.
+    fn crowded(&self) -> Option<&Error> {
+        self.crowded.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, error)| error)
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     in_flight: AtomicU64,
@@ -167,15 +174,15 @@ impl Endpoint {
     pub async fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
         let turn = self.turn.clone().lock_owned().await;
         self.check()?;
-        match &self.state().crowded {
-            Some((until, error)) if Instant::now() < *until => Err(lost(error.clone())),
-            _ => Ok(turn),
+        match self.state().crowded() {
+            Some(error) => Err(lost(error.clone())),
+            None => Ok(turn),
         }
     }
 
     /// Whether the server, which serves other connections, takes no further one for now.
     pub fn is_crowded(&self) -> bool {
-        self.state().crowded.as_ref().is_some_and(|(until, _)| Instant::now() < *until)
+        self.state().crowded().is_some()
     }
 
     /// Fails if the server is known to fail.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff::fraction;
 use super::endpoint::{Endpoint, Open};
+use crate::random::fraction;
 
 /// A connection that was lost so soon after it was made, before any reply to an operation, counts
 /// as a failed attempt to connect: some proxies accept connections for servers that are gone.

@@ -70,7 +70,7 @@ impl<K: Connector> Link<K> {
         self.endpoint.admit()
     }
 
-    /// Runs an operation on the connection, which is made if there is none.
+    /// Runs an operation on the connection. Makes the connection if nobody has yet.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use resty_session_testing::proxy::most_within;
 use tokio::time::sleep;
 
 use super::{Connector, Endpoint, Failure, Handle, Lanes, Link, Timeouts};
@@ -55,11 +56,7 @@ impl Server {
     }
 
     fn most_attempts_in_a_second(&self) -> usize {
-        let attempts = self.0.attempts.lock().unwrap();
-        let from = |start: &Instant| {
-            attempts.iter().filter(|at| *at >= start && **at - *start < Duration::from_secs(1)).count()
-        };
-        attempts.iter().map(from).max().unwrap_or_default()
+        most_within(Duration::from_secs(1), &self.0.attempts.lock().unwrap())
     }
 
     fn lines(&self) -> Vec<(Level, String)> {

@@ -1,13 +1,12 @@
 //! Locks that requests hold: files whose content is the holder, and whose modification time is when
-//! the lock expires. They are changed under the lock file that their name says, and are where that
-//! is.
+//! the lock expires. They are changed under the lock file that their name says, and are in
+//! [its directory](lock::FileLock::directory), which is the one that is given to the functions here.
 
 use super::{Directory, Error, lock, names, owners};
 
 /// Takes a lock that is free or has expired at `now`, or renews it for its holder, until `expiry`.
 /// Both are in seconds since the epoch. Returns whether the holder has it.
 pub fn lock(directory: &Directory, file: &str, holder: &str, (now, expiry): (u64, u64)) -> Result<bool, Error> {
-    let directory = directory.of_locks()?;
     if directory.read(file, Some(now))?.is_some_and(|held_by| held_by != holder.as_bytes()) {
         return Ok(false);
     }
@@ -16,14 +15,13 @@ pub fn lock(directory: &Directory, file: &str, holder: &str, (now, expiry): (u64
 
 /// Frees a lock if this holder has it.
 pub fn unlock(directory: &Directory, file: &str, holder: &str) -> Result<(), Error> {
-    let directory = directory.of_locks()?;
     match directory.read(file, None)? {
         Some(held_by) if held_by == holder.as_bytes() => directory.remove(file),
         _ => Ok(()),
     }
 }
 
-/// Removes a lock, from whatever directory it is in, that has expired at `now`, in seconds since the
+/// Removes a lock that has expired at `now`, in seconds since the
 /// epoch. Returns whether it was removed: not if somebody else holds the lock file, or has just
 /// taken the lock.
 pub fn remove_expired(directory: &Directory, file: &str, now: u64) -> Result<bool, Error> {

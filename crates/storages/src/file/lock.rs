@@ -13,12 +13,25 @@ use super::{Directory, Error};
 /// How often to try to open a lock file that somebody else removes at the same time.
 const OPEN_ATTEMPTS: usize = 10;
 
+/// A lock. It is released when this is dropped.
+pub struct FileLock {
+    directory: Directory,
+    _file: File,
+}
+
+impl FileLock {
+    /// Where the lock's file is, and those of the locks that requests hold.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+}
+
 /// Takes a lock for a directory's files, or returns `None` if another holds it.
 ///
 /// # Errors
 ///
 /// The lock file cannot be opened or locked.
-pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<File>, Error> {
+pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<FileLock>, Error> {
     let directory = directory.of_locks()?;
     for _ in 0..OPEN_ATTEMPTS {
         let Some(file) = open(&directory, name)? else { continue };
@@ -30,7 +43,7 @@ pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<File>, Error
         // If the file was removed meanwhile (some systems clean /tmp), others lock a new file of
         // that name: try again.
         if file.metadata().map_err(directory.io("lock a file"))?.nlink() > 0 {
-            return Ok(Some(file));
+            return Ok(Some(FileLock { directory, _file: file }));
         }
     }
     Ok(None)

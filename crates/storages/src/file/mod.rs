@@ -37,6 +37,7 @@ mod threads;
 
 use directory::Directory;
 use error::Error;
+use lock::FileLock;
 pub use names::is_safe;
 pub use options::FileOptions;
 use owners::{Change, LOCKS};
@@ -106,7 +107,7 @@ impl Files {
     async fn exclusively<T, J>(&self, number: usize, job: J) -> Result<T, super::Error>
     where
         T: Send + 'static,
-        J: Fn(&Directory) -> Result<T, Error> + Send + Sync + 'static,
+        J: Fn(&Directory, &FileLock) -> Result<T, Error> + Send + Sync + 'static,
     {
         let _turn = self.turns[number % LOCKS].lock().await;
         let job = Arc::new(job);
@@ -114,7 +115,7 @@ impl Files {
             let job = job.clone();
             let attempt = move |directory: &Directory| {
                 let lock = lock::try_lock(directory, &names::lock(number))?;
-                lock.map(|_lock| job(directory)).transpose()
+                lock.map(|lock| job(directory, &lock)).transpose()
             };
             if let Some(done) = self.run(attempt).await? {
                 return Ok(done);
@@ -125,7 +126,7 @@ impl Files {
 
     /// Changes an owner's sessions when it is this operation's turn.
     async fn change(&self, change: Change) -> Result<(), super::Error> {
-        self.exclusively(change.lock(), move |directory| change.make(directory)).await
+        self.exclusively(change.lock(), move |directory, _| change.make(directory)).await
     }
 
     async fn change_all(&self, changes: Vec<Change>) -> Result<(), super::Error> {
@@ -230,7 +231,7 @@ impl Storage for Files {
             let file = names::held(&self.naming, &lock.name, &lock.key)?;
             let (holder, expiry, now) = (lock.holder.clone(), lock.expiry(), lock.current_time);
             let number = owners::lock_of(&file);
-            self.exclusively(number, move |directory| held::lock(directory, &file, &holder, (now, expiry))).await
+            self.exclusively(number, move |_, lock| held::lock(lock.directory(), &file, &holder, (now, expiry))).await
         })
     }
 
@@ -238,7 +239,7 @@ impl Storage for Files {
         Box::pin(async move {
             let file = names::held(&self.naming, &unlock.name, &unlock.key)?;
             let (holder, number) = (unlock.holder.clone(), owners::lock_of(&file));
-            self.exclusively(number, move |directory| held::unlock(directory, &file, &holder)).await
+            self.exclusively(number, move |_, lock| held::unlock(lock.directory(), &file, &holder)).await
         })
     }
 }

@@ -1,17 +1,18 @@
 //! Removes expired files in the background, in bounded steps. Of all workers that share a
 //! directory, one does so at a time. Only files with names that the storages create are removed.
 
-use std::fs::{self, DirEntry, File, Metadata, ReadDir};
+use std::fs::{self, DirEntry, Metadata, ReadDir};
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::sleep;
 
+use super::lock::{self, FileLock};
 use super::names::{self, Kind};
-use super::sweeper::Sweeper;
+use super::sweeper::{Sweeper, locked};
 use super::threads::Share;
-use super::{Directory, Error, directory, held, lock, owners, private};
+use super::{Directory, Error, directory, held, owners, private};
 use crate::Naming;
 use crate::cleanup::CLOCK_SKEW;
 
@@ -31,7 +32,7 @@ struct Sweep {
     parts: Vec<Part>,
     /// Why the first file stayed that should have been removed.
     problem: Option<Error>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// One of the directories of a pass: the sessions', or that of the locks inside.
@@ -76,17 +77,13 @@ async fn remove(threads: Arc<Share>, sweep: Arc<Mutex<Sweep>>, limit: u64) -> Re
     }
 }
 
-fn locked(sweep: &Mutex<Sweep>) -> MutexGuard<'_, Sweep> {
-    sweep.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Sweep {
     fn start(directory: &Arc<Directory>, namings: Vec<Naming>) -> Result<Option<Self>, Error> {
         let Some(lock) = lock::try_lock(directory, &names::cleanup_lock())? else { return Ok(None) };
         let mut parts = vec![Part::new(directory.clone())?];
-        let locks = directory.of_locks()?;
-        if locks.path() != directory.path() {
-            parts.push(Part::new(Arc::new(locks))?);
+        let locks = lock.directory().path();
+        if locks != directory.path() {
+            parts.push(Part::new(Arc::new(Directory::new(locks.to_owned())))?);
         }
         Ok(Some(Self { namings, parts, problem: None, _lock: lock }))
     }

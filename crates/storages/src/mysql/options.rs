@@ -35,7 +35,7 @@ pub struct MySqlOptions {
 pub struct ServerOptions {
     /// The servers, of which one that takes writes is used.
     pub addresses: Vec<Address>,
-    /// Who signs in.
+    /// The credentials to sign in with.
     pub login: Login,
     /// The database.
     pub database: Option<String>,

@@ -1,7 +1,5 @@
 //! Settings of all storages that are reached over a network, and how they connect.
 
-use std::io;
-
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
@@ -68,6 +66,6 @@ pub async fn connect_plain(address: &Address) -> Result<Plain, Error> {
 }
 
 /// The error of an attempt to connect that the system or TLS reports.
-pub fn connect_error(error: io::Error) -> Error {
+pub fn connect_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Connect(Cause::new(error.to_string(), error))
 }

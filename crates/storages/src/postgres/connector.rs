@@ -16,7 +16,7 @@ use crate::connections::{Connector, Endpoint};
 use crate::credentials::Credentials;
 use crate::network::{self, Address, Plain, Tls};
 use crate::sql::{Hosts, Refusal, Refusals, read_only};
-use crate::{Cause, Error, Operation};
+use crate::{Error, Operation};
 
 /// The servers, and what was found out about them.
 pub struct Access {
@@ -190,8 +190,8 @@ type RustlsConnect = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;
 fn connector(tls: &Tls, host: &str) -> Result<GuardedTls<RustlsConnect>, Error> {
     let config = tls.config().map_err(network::connect_error)?;
     let mut make = MakeRustlsConnect::new((*config).clone());
-    let connect = MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host))
-        .map_err(|error| Error::Connect(Cause::new(error.to_string(), error)))?;
+    let connect =
+        MakeTlsConnect::<Stream>::make_tls_connect(&mut make, tls.name(host)).map_err(network::connect_error)?;
     Ok(GuardedTls { connect, is_verified: tls.verify })
 }
 

@@ -196,7 +196,7 @@ impl Storage for Postgres {
             let (expires, now) = (Time(lock.expiry()), Time(lock.current_time));
             let (key, name, holder) = (lock.key.clone(), lock.name.to_string(), lock.holder.clone());
             let rows = self.write(&[], Kind::Lock, vec![Text(key), Text(name), Text(holder), expires, now]).await?;
-            // Who takes the lock of the rounds reads no records.
+            // The holder of the cleanup's lock reads no records.
             if let Some(standby) = &self.server.standby
                 && !rows.is_empty()
                 && lock.key != cleanup::LOCK.1

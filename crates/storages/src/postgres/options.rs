@@ -37,7 +37,7 @@ pub struct ServerOptions {
     pub addresses: Vec<Address>,
     /// Which of them reads come from.
     pub read_from: ReadFrom,
-    /// Who signs in.
+    /// The credentials to sign in with.
     pub login: Login,
     /// The database. If it is `None`, the server takes the one named like the user.
     pub database: Option<String>,

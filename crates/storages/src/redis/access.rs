@@ -17,7 +17,7 @@ use crate::network::{self, Address, Tls};
 /// connections. It has no `Debug`, because it holds a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// Who signs in.
+    /// The credentials to sign in with.
     pub login: Login,
     /// The database's number; a Cluster has only 0.
     pub database: i64,

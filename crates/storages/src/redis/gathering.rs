@@ -77,7 +77,7 @@ impl Gathered {
     }
 }
 
-/// Who waits for replies.
+/// The receivers of replies.
 pub enum Waiting {
     One(Responder<Value>),
     /// So many replies, together.

@@ -71,7 +71,7 @@ pub struct Sentinels {
 pub struct Sentinel {
     /// Where it listens.
     pub node: Node,
-    /// Who signs in.
+    /// The credentials to sign in with.
     pub login: Login,
 }
 

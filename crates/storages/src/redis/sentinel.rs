@@ -41,10 +41,7 @@ async fn ask<T: FromRedisValue>(sentinel: &mut Connection, what: &str, group: &s
 async fn master(asked: &mut Connection, sentinels: &Sentinels, sentinel: &Sentinel) -> Result<Node, Error> {
     match ask::<Option<(String, u16)>>(asked, "get-master-addr-by-name", &sentinels.master).await? {
         Some((host, port)) => Ok(Node { host, port }),
-        None => {
-            let Node { host, port } = &sentinel.node;
-            Err(Error::Connect(format!("the Sentinel {host}:{port} does not know this master's name").into()))
-        }
+        None => Err(Error::Connect(format!("the Sentinel {} does not know this master's name", sentinel.node).into())),
     }
 }
 
@@ -76,7 +73,7 @@ async fn connect_to_any(mut replicas: Vec<Node>, access: &Access) -> Result<Conn
 
 /// Connects to a server, which must confirm its role: a Sentinel may not know yet that it has changed.
 async fn connect_to(node: Node, access: &Access, role: &str) -> Result<Connection, Error> {
-    let name = format!("{}:{}", node.host, node.port);
+    let name = node.to_string();
     let mut connection = access.connect(&Address::Tcp(node)).await?;
     let reply = connection.send(&cmd("ROLE")).await.and_then(Value::extract_error).map_err(connect_error)?;
     let parts: Vec<Value> = converted(reply)?;

@@ -33,7 +33,7 @@ pub trait Commands: Send + Sync + 'static {
     /// reply of others with them.
     fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
 
-    /// Runs a command that only reads, on a replica. Returns `None` if there is none that replies.
+    /// Runs a command that only reads, on a replica. Returns `None` if no replica replies.
     fn read(&self, _: Cmd) -> impl Future<Output = Option<Value>> + Send {
         ready(None)
     }

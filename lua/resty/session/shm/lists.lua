@@ -180,8 +180,8 @@ end
 
 -- Locks -------------------------------------------------------------------------------------------------------------
 
--- Adds an entry that locks a list, if there is none yet, even if the zone is full. Returns true, or
--- nil and an error, which is `exists` if there is one.
+-- Adds an entry that locks a list, unless the list is locked, even if the zone is full. Returns true, or
+-- nil and an error, which is `exists` if the list is locked.
 local function claim(dict, list, entry, seconds)
   local ok, err = dict:safe_add(entry, true, seconds)
   if not ok and err == "no memory" then
