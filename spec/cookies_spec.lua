@@ -272,6 +272,18 @@ describe("the request's cookies", function()
       end))
     end)
 
+    it("are one warning however many sessions were made between the two", function()
+      of_request(function() session.new({ cookie_name = "long-ago" }) end)
+      of_request(function() session.new({ cookie_name = "long-ago2" }) end)
+      for number = 1, 40 do
+        of_request(function() session.new({ cookie_name = "between-" .. number }) end)
+      end
+      assert.same({ collide("long-ago", "long-ago2") }, of_request(function()
+        save({ cookie_name = "long-ago" })
+        save({ cookie_name = "long-ago2" })
+      end))
+    end)
+
     it("are looked for once for each session of a request", function()
       local reads = 0
       session.__set_ngx_header(setmetatable({}, { __index = function(_, name)

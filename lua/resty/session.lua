@@ -76,7 +76,7 @@ end
 -- Returns the native handle for an act, and why this thread can't wait for the storage, or nil.
 local function handle_of(profile)
   http.check()
-  if profile.rivals then
+  if profile.has_rivals then
     rivals.note(profile)
   end
   return storages.handle_of(profile)

@@ -8,6 +8,7 @@
 -- @module resty.session.profiles
 -- @license BSD-2-Clause
 
+local kept = require "resty.session.kept"
 local native = require "resty.session.native"
 local notices = require "resty.session.notices"
 local options = require "resty.session.options"
@@ -47,7 +48,8 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 ---@field guessable_fallbacks boolean whether a key of the fallbacks can be guessed
 ---@field configuration table a copy of the configuration that the profile was made from
 ---@field base any what else it was made from, compared by identity
----@field rivals table? profiles whose cookies' names collide with this one's
+---@field group resty.session.rivals.group the profiles whose cookies have the same names
+---@field has_rivals boolean whether there are profiles whose cookies' names collide with those
 ---@field lock_store table? what holds the locks of `synchronize`, once it is known
 ---@field warnings string[] the native module's warnings about the configuration
 ---@field notices string[]|false the warnings that are still to be logged
@@ -56,11 +58,32 @@ local profiles = {}
 
 local defaults -- the profile that `init` made
 
--- The profiles that were made last, and the place of the oldest.
+-- The profiles that were made last, and the place of the oldest. A program has a few, and finds
+-- them here; when there were more, `kept` has them too.
 local recent, oldest = {}, 1
-local MAX_PROFILES = 16
+local MAX_RECENT = 16
+local has_more = false
+
+local function add(profile)
+  rivals.find(profile)
+  if not has_more and #recent == MAX_RECENT then
+    has_more = true
+    for i = 1, MAX_RECENT do
+      kept.add(recent[i])
+    end
+  end
+  if has_more then
+    kept.add(profile)
+  end
+  recent[oldest] = profile
+  oldest = oldest % MAX_RECENT + 1
+end
 
 local function find(configuration, base)
+  local profile = has_more and kept.find(configuration, base)
+  if profile then
+    return profile
+  end
   for i = 1, #recent do
     if recent[i].base == base and equals(configuration, recent[i].configuration) then
       return recent[i]
@@ -98,10 +121,10 @@ local function build(configuration, base, make, parent)
   if marks ~= nil then
     revocation = storages.load_revocation(marks, configuration)
   end
-  local kept = options.copy(configuration)
+  local copy = options.copy(configuration)
   local native_storage, prepare = storages.native(storage)
   local profile, err = make(
-    kept, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation))
+    copy, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation))
   if not profile then
     error(err, 0)
   end
@@ -109,14 +132,11 @@ local function build(configuration, base, make, parent)
   profile.prepare = prepare
   profile.notices = notices_of(profile)
   profile.base = base
-  profile.configuration = kept
+  profile.configuration = copy
   profile.storage = storage or false
   profile.revocation = revocation
   profile.module = module
-  rivals.find(profile, recent)
-  rivals.find(profile, { defaults }) -- which may be older than those
-  recent[oldest] = profile
-  oldest = oldest % MAX_PROFILES + 1
+  add(profile)
   return profile
 end
 

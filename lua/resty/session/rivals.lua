@@ -2,9 +2,10 @@
 -- Warns of sessions whose cookies' names collide, so that each overwrites and clears the other's
 -- cookies.
 --
--- Two profiles whose names collide are rivals. Many sites may share a worker, so they are worth a
--- warning only if one request uses both. Rivals are found when a profile is made, so a request
--- whose profiles have none pays nothing. With rivals, a request pays once for each profile.
+-- Profiles whose cookies have the same names are a group, and two groups whose names collide are
+-- rivals. Many sites may share a worker, so they are worth a warning only if one request uses both.
+-- Whether a group has rivals is found when a profile is made, so a request whose profiles have none
+-- pays nothing. Otherwise a request pays once for each group.
 --
 -- @module resty.session.rivals
 -- @license BSD-2-Clause
@@ -15,12 +16,25 @@ local notices = require "resty.session.notices"
 
 local names_collide = native.names_collide
 local abs = math.abs
+local tostring = tostring
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 local rivals = {}
 
-local USED_KEY = {} -- the key in a request's context of the profiles that it has used
+local USED_KEY = {} -- the key in a request's context of the groups that it has used
 local WEAK = { __mode = "k" }
+
+---@class resty.session.rivals.group
+---@field cookie_name string
+---@field remember_cookie_name string
+---@field remember boolean
+---@field has_rivals boolean
+---@field profiles table<resty.session.profile, true> the profiles of the group, as long as they are in use
+---@field namesakes table[] the sets in `namesakes` that it is in: they live as long as a group in them
+
+-- The groups in use, by all that tells them apart, and sets of them by each name of their cookies.
+local groups = setmetatable({}, { __mode = "v" })
+local namesakes = setmetatable({}, { __mode = "v" })
 
 local SAME = "two sessions of one request use the cookie %q, one of them as its remember cookie: give one of them "
           .. "another name"
@@ -44,7 +58,7 @@ local function problem_of(name, other)
   end
 end
 
--- Returns why two profiles must not be used in one request, or nil if they may be.
+-- Returns why two groups must not be used in one request, or nil if they may be.
 local function collision(a, b)
   local session, remember = a.cookie_name, a.remember_cookie_name
   local other_session, other_remember = b.cookie_name, b.remember_cookie_name
@@ -60,54 +74,103 @@ local function collision(a, b)
   return problem or nil
 end
 
---- Finds a new profile's rivals.
----@param profile resty.session.profile
----@param others resty.session.profile[]
-function rivals.find(profile, others)
-  for _, other in following, others do
-    local problem = collision(profile, other)
-    if problem then
-      profile.rivals = profile.rivals or setmetatable({}, WEAK)
-      other.rivals = other.rivals or setmetatable({}, WEAK)
-      profile.rivals[other], other.rivals[profile] = problem, problem
+local function note_rivals(group)
+  group.has_rivals = true
+  for profile in following, group.profiles do
+    profile.has_rivals = true
+  end
+end
+
+-- Finds a group's rivals among those that have a cookie of some name. There may be thousands.
+local function find_among(group, name)
+  for other in following, namesakes[name] or {} do
+    if not (group.has_rivals and other.has_rivals) and collision(group, other) then
+      note_rivals(group)
+      note_rivals(other)
     end
   end
 end
 
--- Returns the profiles with rivals that this request has used.
-local function used_profiles()
+-- Finds a new group's rivals. Only names that are equal, or but for a digit at their end, collide.
+local function find_rivals(group)
+  for _, name in following, { group.cookie_name, group.remember_cookie_name } do
+    find_among(group, name)
+    if name:find("%d$") then
+      find_among(group, name:sub(1, -2))
+    end
+    for digit = 0, 9 do
+      find_among(group, name .. digit)
+    end
+  end
+end
+
+local function new_group(profile)
+  local group = {
+    cookie_name = profile.cookie_name, remember_cookie_name = profile.remember_cookie_name, remember = profile.remember,
+    has_rivals = false, profiles = setmetatable({}, WEAK), namesakes = {},
+  }
+  for i, name in following, { group.cookie_name, group.remember_cookie_name } do
+    namesakes[name] = namesakes[name] or setmetatable({}, WEAK)
+    namesakes[name][group], group.namesakes[i] = true, namesakes[name]
+  end
+  return group
+end
+
+--- Puts a new profile into its group, and finds out whether it has rivals.
+---@param profile resty.session.profile
+function rivals.find(profile)
+  local key = profile.cookie_name .. "=" .. profile.remember_cookie_name .. "=" .. tostring(profile.remember)
+  local group = groups[key]
+  if not group then
+    group = new_group(profile)
+    groups[key] = group
+    find_rivals(group)
+  end
+  group.profiles[profile] = true
+  profile.group, profile.has_rivals = group, group.has_rivals
+end
+
+-- Returns the groups with rivals that this request has used.
+local function used_groups()
   local context = ngx.ctx
   context[USED_KEY] = context[USED_KEY] or {}
   return context[USED_KEY]
 end
 
--- Returns whether one of a response's Set-Cookie lines sets a session of a profile, under a name
--- that the other profile does not have.
-local function sets_session(lines, profile, other)
+-- Returns the groups that a request has used before this one. One that had no rivals then is found
+-- by the session that it has set, under a name that this group does not have.
+local function used_before(used, group)
+  local result, lines = {}, http.set_cookies()
+  for other in following, used do
+    result[other] = true
+  end
   for i = 1, #lines do
     local name, value = lines[i]:match("^([^=]+)=([^;]*)")
-    local is_own = name == profile.cookie_name or name == profile.remember_cookie_name
-    if is_own and name ~= other.cookie_name and name ~= other.remember_cookie_name and native.header_fields(value) then
-      return true
+    local is_own = name == group.cookie_name or name == group.remember_cookie_name
+    local others = name and not is_own and namesakes[name]
+    if others and native.header_fields(value) then
+      for other in following, others do
+        result[other] = true
+      end
     end
   end
-  return false
+  return result
 end
 
 --- Notes that a request uses a profile with rivals. Warns, once a worker, if the request uses one
 --- of the rivals as well.
 ---@param profile resty.session.profile
 function rivals.note(profile)
-  local ok, used = pcall(used_profiles)
-  if not ok or used[profile] then
-    return -- a phase without a request; or a rival that was used later has found this profile
+  local group = profile.group
+  local ok, used = pcall(used_groups)
+  if not ok or used[group] then
+    return -- a phase without a request; or a rival that was used later has found this group
   end
-  used[profile] = true
-  local lines = http.set_cookies()
-  for rival, problem in following, profile.rivals do
-    -- A rival that was used before it had rivals itself is not in the list, but the cookies that it
-    -- set show it.
-    if used[rival] or sets_session(lines, rival, profile) then
+  local before = used_before(used, group)
+  used[group] = true
+  for other in following, before do
+    local problem = collision(group, other)
+    if problem then
       notices.once(problem)
     end
   end
