@@ -153,7 +153,7 @@ local function open(self, act, audience, remember, given)
     handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
   local err, position
   if done == OPENED then
-    err, position = outcomes.apply_opened(self, a, b, c), d
+    err, position = outcomes.apply_opened(self, a, audience or profile.audience, b), c
   elseif done == OPENED_SIGNED then
     err, position = outcomes.apply_opened_signed(self, a, audience or profile.audience, b, c), d
   elseif done == OPENED_ENTRY then

@@ -111,9 +111,9 @@ const FUNCTIONS: [(&str, Function); 4] = [
 fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Function) -> LuaResult<Row> {
     let (handle, request, (audience, remember)) = rows::read(args);
     let audience = Some(audience).filter(|audience| !audience.is_nil()).map(|audience| name_of(&audience));
-    // The session is made where it stays: moving it into the act would cost a percent of an open.
     let running = Running::new(lua, &handle, request, 0, move |context| async move {
-        let mut session = Session::new(&context.configuration);
+        // Boxed, because it would be moved half a dozen times on its way out of the act.
+        let mut session = Box::new(Session::new(&context.configuration));
         session.audience = audience;
         session.remember = remember.unwrap_or(session.remember);
         let outcome = match function {
@@ -172,10 +172,10 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
 }
 
 /// The session of an instance.
-pub fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Session, Error> {
+pub fn session_of(configuration: &Configuration, instance: InstanceRow) -> Result<Box<Session>, Error> {
     let meta = meta(configuration, Kind::Session, instance.meta)?;
     let remembered = instance.remembered.as_ref().map(|table| remembered_meta(configuration, table));
-    Ok(Session {
+    Ok(Box::new(Session {
         state: if instance.open { State::Open } else { State::New },
         meta,
         remember_meta: remembered.transpose()?.flatten().map(Box::new),
@@ -185,7 +185,7 @@ pub fn session_of(configuration: &Configuration, instance: InstanceRow) -> Resul
         index: instance.index.as_usize().and_then(|index| index.checked_sub(1)),
         info: instance.info.map(Into::into),
         ..Session::new(configuration)
-    })
+    }))
 }
 
 fn meta(configuration: &Configuration, kind: Kind, row: MetaRow) -> Result<Option<Meta>, Error> {
@@ -262,7 +262,7 @@ impl Running {
         match done {
             Done::Session(mut session, outcome) => {
                 session.warning = self.task.take_warning().or(session.warning.take());
-                let (session, payload_size) = (&mut session, self.payload_size);
+                let (session, payload_size) = (&mut *session, self.payload_size);
                 Finished { session, outcome, payload_size, now: self.now }.into_row(lua)
             }
             Done::Success(result) => Ok(rows::of_value(result.map(|()| rows::boolean(true)))),

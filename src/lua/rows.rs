@@ -29,14 +29,14 @@ pub type Row = Variadic<Field>;
 /// takes any number of values.)
 #[derive(Clone, Copy)]
 pub enum Next {
-    /// Apply an opened session; the act has no other result: `data, audience, subject, position`.
-    /// That is JSON of its only audience's data, the audience, its subject, and where in the Cookie
-    /// header the value of the session's first cookie is: see [`POSITION_FACTOR`]. The
-    /// configuration's first key authenticates it.
+    /// Apply an opened session; the act has no other result: `data, subject, position`. That is
+    /// JSON of its only audience's data, its subject, and where in the Cookie header the value of
+    /// the session's first cookie is: see [`POSITION_FACTOR`]. The audience is the one that was
+    /// asked for, and the configuration's first key authenticates the cookie.
     Opened,
     /// Apply an opened session whose only entry also holds the id of its sign-in: `data, subject,
-    /// ids, position`. The audience is the one that was asked for. The ids are that of the sign-in,
-    /// of 22 characters, and right behind it the identity provider's session id, if there is one.
+    /// ids, position`. The ids are that of the sign-in, of 22 characters, and right behind it the
+    /// identity provider's session id, if there is one.
     OpenedSigned,
     /// Apply an opened session as [`Opened`](Self::Opened) does; the entry of its only audience
     /// holds more, or other names: `payload, position`. The payload is the JSON of an array with
@@ -219,8 +219,7 @@ impl Finished<'_> {
         };
         // The data are copied once, into Lua's memory.
         let data = string(lua.create_string(parts.data)?);
-        let (audience, subject) = (bytes(lua, Some(parts.audience))?, bytes(lua, parts.subject)?);
-        Ok(Some(Next::Opened.row([data, audience, subject, position])))
+        Ok(Some(Next::Opened.row([data, bytes(lua, parts.subject)?, position])))
     }
 
     fn touched(&self) -> Option<Row> {

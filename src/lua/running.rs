@@ -14,11 +14,9 @@ use resty_session_core::storage::{Error as StorageError, Get, Request};
 use resty_session_core::time::Timestamp;
 
 /// What an act comes to. [`Running`] turns each into a row in one place.
-// A session is by far the most frequent, and boxing it would cost an open an allocation.
-#[allow(clippy::large_enum_variant)]
 pub enum Done {
     /// The session that the act was on, and how it went.
-    Session(Session, Outcome),
+    Session(Box<Session>, Outcome),
     /// Whether an act that has no session succeeded.
     Success(Result<(), Error>),
     /// How many sessions ended.

@@ -85,7 +85,6 @@ fn check_sole(data: &[u8], expected: &[&Vec<Value>]) {
     };
     if let Some(parts) = sole.split(data) {
         is_json(parts.data, &entry[0]);
-        is_text(Some(parts.audience), 1);
         is_text(parts.subject, 2);
         assert!(entry.len() == if parts.subject.is_some() { 3 } else { 2 });
     }

@@ -52,12 +52,13 @@ pub struct Meta {
     pub header: Header,
     /// The place among the cookie's keys of the one that authenticates it.
     pub key: usize,
-    /// The start of the payload, which is in the first cookie; empty with a storage.
+    /// The start of the payload, which is in the first cookie; empty with a storage, and as long as
+    /// [`place`](Self::place) tells where it is.
     pub initial_chunk: String,
     /// When it was opened or saved, and so its record certainly existed.
     pub known_at: Timestamp,
-    /// The value's place in the request's Cookie header, if it was read from there and has not
-    /// changed.
+    /// The value's place in the request's Cookie header, if it is a session's that was read from
+    /// there and has not changed.
     pub place: Option<Range<usize>>,
 }
 
@@ -80,9 +81,17 @@ impl Meta {
         Ok(Self { header, key, initial_chunk, known_at, place: None })
     }
 
-    /// The value of the first cookie.
+    /// The value of the first cookie; of its header alone, as long as it has a place in the request.
     pub fn value(&self) -> String {
         self.header.encode() + &self.initial_chunk
+    }
+
+    /// Copies the start of the payload from the request's Cookie header, if it is only there. Few
+    /// acts need it, so an open does not copy it.
+    pub(super) fn leave_request(&mut self, cookies: &[u8]) {
+        let Some(place) = self.place.take() else { return };
+        let chunk = cookies.get(place).and_then(|value| value.get(ENCODED_SIZE..)).unwrap_or_default();
+        self.initial_chunk = String::from_utf8_lossy(chunk).into_owned();
     }
 }
 
@@ -355,8 +364,8 @@ impl Session {
         let CookieSettings { name, keys, attributes, .. } = context.cookie(Kind::Session);
         let idling_offset = context.now.since(meta.header.save_time());
         let binding = context.binding(meta.header.flags()).await;
+        meta.leave_request(&context.cookies);
         meta.header = seal::touch(&meta.header, &keys[meta.key], &binding, idling_offset);
-        meta.place = None;
         let line = set_cookie::first(name, &meta.header, &meta.initial_chunk, attributes);
         set_cookie::merge(&mut self.lines, [line]);
         Ok(())

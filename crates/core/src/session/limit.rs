@@ -38,7 +38,8 @@ impl Session {
 
     async fn belongs_to_another(&self, context: &Context) -> bool {
         let Ok(Some((_, owner))) = self.subject_and_owner(context) else { return false };
-        let Some(meta) = &self.meta else { return true };
+        let Some(mut meta) = self.meta.clone() else { return true };
+        meta.leave_request(&context.cookies);
         let reader = Self::new(&context.configuration);
         let replaced = reader.read_candidate(context, Kind::Session, meta.value().as_bytes(), 0).await;
         !replaced.is_ok_and(|Opened { payload, .. }| {

@@ -103,12 +103,12 @@ impl Session {
     ) -> Result<Opened, Error> {
         let cookie = context.cookie(kind);
         let verified = context.verify(cookie, value).await?;
-        let (payload, initial_chunk, Found { info, warning }) = if context.configuration.stored {
+        let (payload, Found { info, warning }) = if context.configuration.stored {
             let record = context.load(cookie, &verified.header).await?;
             record.info.as_deref().map(audiences::check_info).transpose()?;
             let payload = context.open_payload(cookie, &verified, &record.ciphertext).await?;
             let open_info = |info| context.open_info(verified.key_of(cookie), &verified.header, info);
-            (payload, String::new(), record.info.map(open_info).transpose()?.unwrap_or_default())
+            (payload, record.info.map(open_info).transpose()?.unwrap_or_default())
         } else {
             let first = &value[ENCODED_SIZE..];
             if cookie.derives_slowly() {
@@ -116,10 +116,7 @@ impl Session {
                 let unknown = context.check_id(cookie, &verified.header)?;
                 context.look_up(&verified.header, unknown).await?;
             }
-            let payload = context.open_cookies(cookie, &verified, first, number).await?;
-            // What was decoded as base64url is text.
-            let initial_chunk = String::from_utf8(first.to_vec()).map_err(|_| cookie::Error::InvalidPayload)?;
-            (payload, initial_chunk, Found::default())
+            (context.open_cookies(cookie, &verified, first, number).await?, Found::default())
         };
         let audience = self.audience.as_ref().unwrap_or(&context.configuration.audience);
         let entries = audiences::entries(&payload)?;
@@ -132,9 +129,7 @@ impl Session {
             Some(payload) => (payload, sole.map(|_| Sole::Entry)),
             None => (payload, sole),
         };
-        let place = request::place(&context.cookies, value);
-        let Verified { header, key } = verified;
-        let meta = Meta { header, key, initial_chunk, known_at: context.now, place };
+        let meta = context.meta_of(kind, verified, value);
         Ok(Opened { meta, payload, index, sole, info, warning })
     }
 }
@@ -227,6 +222,18 @@ impl Context {
             return self.open_payload(cookie, verified, &record.ciphertext).await;
         }
         self.open_cookies(cookie, verified, &value[ENCODED_SIZE..], number).await
+    }
+
+    /// The meta of a cookie that opened.
+    fn meta_of(&self, kind: Kind, verified: Verified, value: &[u8]) -> Meta {
+        let Verified { header, key } = verified;
+        let place = request::place(&self.cookies, value).filter(|_| kind == Kind::Session);
+        let initial_chunk = match place {
+            Some(_) => String::new(),
+            // What was decoded as base64url is text.
+            None => String::from_utf8_lossy(&value[ENCODED_SIZE..]).into_owned(),
+        };
+        Meta { header, key, initial_chunk, known_at: self.now, place }
     }
 
     /// The first of the request's cookies of that kind that a key authenticates.

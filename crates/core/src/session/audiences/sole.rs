@@ -13,12 +13,11 @@ use crate::session::sign_in;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sole {
     /// Names that are written without escapes, and no more: `[[data,"audience"]]` or
-    /// `[[data,"audience","subject"]]`. These are the places of its parts.
+    /// `[[data,"audience","subject"]]`. These are the places of its parts, but for the audience,
+    /// which is the one that was asked for.
     Parts {
         /// The data.
         data: Range<usize>,
-        /// The audience's name.
-        audience: Range<usize>,
         /// The subject's name, if there is a subject.
         subject: Option<Range<usize>>,
     },
@@ -40,8 +39,6 @@ pub enum Sole {
 pub struct Parts<'a> {
     /// The data, as JSON.
     pub data: &'a [u8],
-    /// The audience's name.
-    pub audience: &'a [u8],
     /// The subject's name, if there is a subject.
     pub subject: Option<&'a [u8]>,
 }
@@ -87,16 +84,15 @@ impl Sole {
         }
         let rest = payload.strip_prefix(b"[[")?.strip_prefix(*data)?.strip_prefix(b",\"")?.strip_prefix(&**audience)?;
         let data = 2..2 + data.len();
-        let audience = data.end + 2..data.end + 2 + audience.len();
+        let end = data.end + 2 + audience.len();
         if !entry.more.is_empty() {
-            return Self::signed(data, rest, audience.end);
+            return Self::signed(data, rest, end);
         }
         let Some(subject) = subject else {
-            return (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: None });
+            return (rest == b"\"]]").then_some(Self::Parts { data, subject: None });
         };
         let rest = rest.strip_prefix(b"\",\"")?.strip_prefix(&**subject)?;
-        let subject = audience.end + 3..audience.end + 3 + subject.len();
-        (rest == b"\"]]").then_some(Self::Parts { data, audience, subject: Some(subject) })
+        (rest == b"\"]]").then_some(Self::Parts { data, subject: Some(end + 3..end + 3 + subject.len()) })
     }
 
     /// `rest` is what follows the audience's name in the payload, and `start` is its place there.
@@ -121,9 +117,9 @@ impl Sole {
 
     /// The same of a payload without the id of a sign-in.
     pub fn split<'a>(&self, payload: &'a [u8]) -> Option<Parts<'a>> {
-        let Self::Parts { data, audience, subject } = self else { return None };
+        let Self::Parts { data, subject } = self else { return None };
         let part = |range: &Range<usize>| payload.get(range.clone());
-        Some(Parts { data: part(data)?, audience: part(audience)?, subject: subject.as_ref().and_then(part) })
+        Some(Parts { data: part(data)?, subject: subject.as_ref().and_then(part) })
     }
 }
 
@@ -163,11 +159,11 @@ mod tests {
         let sole = |payload: &'static str| {
             let payload = payload.as_bytes();
             let parts = Sole::of(payload, &entries(payload).unwrap())?.split(payload)?;
-            Some((as_text(parts.data), as_text(parts.audience), parts.subject.map(as_text)))
+            Some((as_text(parts.data), parts.subject.map(as_text)))
         };
-        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, "shop", Some("ada"))));
-        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, "", Some(""))));
-        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", "j\u{f6}hn", None)));
+        assert_eq!(sole(r#"[[{"a":"],[\""},"shop","ada"]]"#), Some((r#"{"a":"],[\""}"#, Some("ada"))));
+        assert_eq!(sole(r#"[["x","",""]]"#), Some((r#""x""#, Some(""))));
+        assert_eq!(sole("[[[],\"j\u{f6}hn\"]]"), Some(("[]", None)));
         for other in [
             r"[]",
             r"[[1]]",
