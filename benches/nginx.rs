@@ -8,24 +8,7 @@
 mod support;
 
 use resty_session_testing::server::{Nginx, Site};
-use support::{ROUNDS, Row, median, show, wrk};
-
-const INIT: &str = r#"
-    require("resty.session").init({ secret = "bench" })
-    DATA = { user = "ada.lovelace@example.com", roles = { "admin", "editor" }, csrf = "Zm9vYmFyYmF6cXV4" }
-    CONFIGURATION = {
-        secret = "bench", cookie_name = "session", cookie_path = "/", cookie_http_only = true, cookie_same_site = "Lax",
-        cookie_secure = false, audience = "default", remember = false, stale_ttl = 10, idling_timeout = 900,
-        rolling_timeout = 3600, absolute_timeout = 86400, touch_threshold = 60, compression_threshold = 1024,
-        store_metadata = false, hash_subject = false, bind = {}, request_headers = { "id" }, storage = "cookie",
-    }
-    function sign_in()
-        local s = require("resty.session").new()
-        s:set_data(DATA)
-        s:set_subject("ada")
-        return assert(s:save())
-    end
-"#;
+use support::{ROUNDS, Row, get, median, process, show, sign_in, wrk};
 
 const SERVER: &str = r#"
     keepalive_requests 1000000000;
@@ -45,29 +28,6 @@ const SERVER: &str = r#"
         ngx.print(exists and "ok" or err)
     } }
     location /save { content_by_lua_block { sign_in() ngx.print("ok") } }
-    location /process { content_by_lua_block {
-        local session = require("resty.session")
-        local header = {}
-        session.__set_ngx_header(header)
-        local function time(count, f)
-            for _ = 1, count / 10 do f() end
-            collectgarbage()
-            ngx.update_time()
-            local start = ngx.now()
-            for _ = 1, count do f() end
-            ngx.update_time()
-            return (ngx.now() - start) / count * 1e6
-        end
-        local s = session.open()
-        local results = {
-            time(200000, function() return session.open() end),
-            time(200000, function() header["Set-Cookie"] = nil return sign_in() end),
-            time(200000, function() header["Set-Cookie"] = nil return s:touch() end),
-            time(200000, function() return session.open(CONFIGURATION) end),
-        }
-        session.__set_ngx_header(ngx.header)
-        ngx.print(table.concat(results, " "))
-    } }
     location /hundred { content_by_lua_block {
         local session = require("resty.session")
         local header = {}
@@ -86,18 +46,6 @@ const SERVER: &str = r#"
         ngx.print(resident())
     } }
 "#;
-
-fn get(nginx: &Nginx, path: &str, cookie: &str) -> String {
-    let config = ureq::Agent::config_builder().timeout_global(None).build();
-    let agent: ureq::Agent = config.into();
-    agent.get(nginx.url(path)).header("Cookie", cookie).call().unwrap().body_mut().read_to_string().unwrap()
-}
-
-fn sign_in(nginx: &Nginx) -> String {
-    let response = ureq::get(nginx.url("/save")).call().unwrap();
-    let line = response.headers().get("set-cookie").unwrap().to_str().unwrap();
-    line.split(';').next().unwrap().to_owned()
-}
 
 /// Requests per second of each path, in turns.
 fn throughput<const N: usize>(nginx: &Nginx, cookie: &str, paths: [&str; N]) -> [f64; N] {
@@ -125,18 +73,17 @@ fn million(nginx: &Nginx, cookie: &str) -> f64 {
 }
 
 fn main() {
-    let nginx = Nginx::start(&Site { init: INIT, server: SERVER, ..Site::default() });
-    let cookie = sign_in(&nginx);
+    let server = [SERVER, process::SERVER].concat();
+    let nginx = Nginx::start(&Site { init: process::INIT, server: &server, ..Site::default() });
+    let cookie = sign_in(&nginx, "/save");
     for path in ["/empty", "/open", "/configured", "/start", "/save"] {
         assert_eq!(get(&nginx, path, &cookie), "ok");
     }
     let paths = ["/empty", "/open", "/configured", "/start", "/save"];
     let [empty, open, configured, start, save] = throughput(&nginx, &cookie, paths);
-    let cookie = sign_in(&nginx);
-    let process: Vec<Vec<f64>> = (0..ROUNDS)
-        .map(|_| get(&nginx, "/process", &cookie).split(' ').map(|value| value.parse().unwrap()).collect())
-        .collect();
-    let micros = |at: usize| median(process.iter().map(|round| round[at]).collect());
+    let cookie = sign_in(&nginx, "/save");
+    let rounds: Vec<[f64; 4]> = (0..ROUNDS).map(|_| process::micros(&nginx, &cookie)).collect();
+    let micros = |at: usize| median(rounds.iter().map(|round| round[at]).collect());
     let growth = million(&nginx, &cookie);
 
     let ratio = |what, value: f64, budget| Row { what, value: value / empty, unit: "", budget, at_least: true };

@@ -7,7 +7,7 @@ mod support;
 
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::{Nginx, Site};
-use support::{ROUNDS, Row, SECONDS, median, show, ticks, wrk};
+use support::{ROUNDS, Row, SECONDS, get, median, show, sign_in, ticks, wrk};
 
 fn nginx(redis: &Redis) -> Nginx {
     let init = format!(
@@ -64,18 +64,6 @@ fn nginx(redis: &Redis) -> Nginx {
     Nginx::start(&Site { main: "worker_cpu_affinity auto;", init: &init, server, ..Site::default() })
 }
 
-fn get(nginx: &Nginx, path: &str, cookie: &str) -> String {
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(None).build().into();
-    agent.get(nginx.url(path)).header("Cookie", cookie).call().unwrap().body_mut().read_to_string().unwrap()
-}
-
-/// The session cookie of a sign-in with these options.
-fn sign_in(nginx: &Nginx, options: &str) -> String {
-    let response = ureq::get(nginx.url(&format!("/save?options={options}"))).call().unwrap();
-    let line = response.headers().get("set-cookie").unwrap().to_str().unwrap();
-    line.split(';').next().unwrap().to_owned()
-}
-
 /// One way to open a session, and what each round of it came to.
 struct Measured {
     path: &'static str,
@@ -111,7 +99,11 @@ fn main() {
         .into_iter()
         .chain([("/stored", "stored")])
         .map(|(path, options)| {
-            let cookie = if options.is_empty() { "a=1".to_owned() } else { sign_in(&nginx, options) };
+            let cookie = if options.is_empty() {
+                "a=1".to_owned()
+            } else {
+                sign_in(&nginx, &format!("/save?options={options}"))
+            };
             Measured::new(&nginx, path, cookie)
         })
         .collect::<Vec<_>>();

@@ -10,7 +10,7 @@ use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::{Nginx, Site};
 use resty_session_testing::sql_servers::Database;
-use support::{ROUNDS, Row, median, p99, show, wrk};
+use support::{ROUNDS, Row, get, median, p99, show, sign_in, wrk};
 
 struct Storage {
     /// As in the option `storage`.
@@ -99,11 +99,8 @@ fn nginx(storages: &[Storage]) -> Nginx {
 
 /// A session's cookie that opens.
 fn cookie(nginx: &Nginx, name: &str) -> String {
-    let response = ureq::get(nginx.url(&format!("/save/{name}"))).call().unwrap();
-    let line = response.headers().get("set-cookie").unwrap().to_str().unwrap();
-    let cookie = line.split(';').next().unwrap().to_owned();
-    let mut answer = ureq::get(nginx.url(&format!("/open/{name}"))).header("Cookie", &cookie).call().unwrap();
-    assert_eq!(answer.body_mut().read_to_string().unwrap(), "ok", "{name}");
+    let cookie = sign_in(nginx, &format!("/save/{name}"));
+    assert_eq!(get(nginx, &format!("/open/{name}"), &cookie), "ok", "{name}");
     cookie
 }
 

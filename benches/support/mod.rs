@@ -7,6 +7,9 @@ use plotters::prelude::*;
 
 use resty_session_testing::server::{self, Nginx, root};
 
+#[allow(dead_code)]
+pub mod process;
+
 pub const ROUNDS: usize = 5;
 pub const SECONDS: usize = 2;
 pub const CONNECTIONS: usize = 32;
@@ -30,6 +33,21 @@ impl Row {
         let sign = if self.at_least { "≥" } else { "≤" };
         self.budget.map_or_else(String::new, |budget| format!("{sign} {budget}{}", self.unit))
     }
+}
+
+/// The body of a response that may take minutes.
+#[allow(dead_code)]
+pub fn get(nginx: &Nginx, path: &str, cookie: &str) -> String {
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(None).build().into();
+    agent.get(nginx.url(path)).header("Cookie", cookie).call().unwrap().body_mut().read_to_string().unwrap()
+}
+
+/// The first cookie that a response sets, as a request sends it.
+#[allow(dead_code)]
+pub fn sign_in(nginx: &Nginx, path: &str) -> String {
+    let response = ureq::get(nginx.url(path)).call().unwrap();
+    let line = response.headers().get("set-cookie").unwrap().to_str().unwrap();
+    line.split(';').next().unwrap().to_owned()
 }
 
 /// Requests per second.
@@ -114,7 +132,14 @@ fn draw(rows: &[Row], machine: &str, picture: &str) -> Result<(), Box<dyn std::e
 }
 
 /// Prints the rows as a table, and draws them into a picture in `docs`.
+#[allow(dead_code)]
 pub fn show(rows: &[Row], empty: f64, picture: &str) {
+    print(rows, empty);
+    draw(rows, &machine(), picture).unwrap();
+}
+
+/// Prints the rows as a table.
+pub fn print(rows: &[Row], empty: f64) {
     let machine = machine();
     println!(
         "{machine}\nempty handler: {empty:.0} requests/s; {ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections\n"
@@ -124,5 +149,4 @@ pub fn show(rows: &[Row], empty: f64, picture: &str) {
         let verdict = if row.holds() { "" } else { "missed" };
         println!("| {} | {:.2}{} | {} | {verdict} |", row.what, row.value, row.unit, row.bound());
     }
-    draw(rows, &machine, picture).unwrap();
 }
