@@ -394,10 +394,10 @@ end
 ---@return true? ok, string? err
 function metatable:save()
   check_not_closed(self, "unable to save closed session")
-  local restore = revocation.begin_sign_in(self)
+  local entry, id = revocation.begin_sign_in(self)
   local err = perform_save(self, native.instance.save)
-  if err and restore then
-    restore()
+  if err and entry then
+    revocation.keep_sign_in(self, entry, id)
   end
   return result_and_state(self, "open", err)
 end

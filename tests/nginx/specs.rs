@@ -50,6 +50,6 @@ macro_rules! specs {
 }
 
 specs! {
-    configuration_spec cookies_spec json_spec native_spec phases_spec promises_spec protection_spec revocation_spec session_spec
+    compiled_spec configuration_spec cookies_spec json_spec native_spec phases_spec promises_spec protection_spec revocation_spec session_spec
     shm_spec sign_in_spec stages_spec status_spec storage_spec synchronize_spec tenants_spec utils_spec
 }

@@ -46,8 +46,11 @@ end
 ---@return string? text JSON; nil if there is nothing to encode
 ---@return string? err
 function info.encode(own, without)
+  if type(own) ~= "table" then
+    return nil
+  end
   local named = {}
-  for audience, values in following, type(own) == "table" and own or named do
+  for audience, values in following, own do
     if audience ~= without then
       named[json_key(audience)] = values
     end

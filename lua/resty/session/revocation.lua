@@ -49,17 +49,24 @@ end
 
 --- Takes the sign-in id from an entry whose subject has changed, before a save.
 ---@param self resty.session.instance
----@return function? restore puts it back if the save has failed; nil if no id was taken
+---@return table? entry that entry, if there is one
+---@return string? id what was taken from it
 function revocation.begin_sign_in(self)
   local entry = self.signing_in
   if not entry then
     return nil
   end
-  local former = entry[5]
+  local id = entry[5]
   self.signing_in, entry[5] = nil, nil
-  return function()
-    self.signing_in, entry[5] = entry, former
-  end
+  return entry, id
+end
+
+--- Puts back what `begin_sign_in` took, because the save has failed.
+---@param self resty.session.instance
+---@param entry table
+---@param id string?
+function revocation.keep_sign_in(self, entry, id)
+  self.signing_in, entry[5] = entry, id
 end
 
 ---@class resty.session.revocation.shim What this module needs of the shim
