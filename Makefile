@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture fuzz timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture fuzz interleavings timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -128,6 +128,10 @@ SECONDS ?= 60
 fuzz:
 	@scripts/setup fuzz
 	@nice scripts/fuzz $(SECONDS) $(TARGET)
+
+# The protocol between the bridge's threads, in more orders than `make test` takes it through.
+interleavings:
+	LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --locked --test interleavings
 
 # Whether refusing a cookie takes time by what is wrong with it.
 timing:
