@@ -133,7 +133,7 @@ fuzz:
 interleavings:
 	LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --locked --test interleavings
 
-# Whether refusing a cookie takes time by what is wrong with it.
+# Whether refusing a cookie takes time by what is wrong with it, or by whose it is.
 timing:
 	$(CARGO) bench -p resty-session-core --bench timing
 
