@@ -136,7 +136,6 @@ sanitize: export STORAGE := $(STORAGE)
 sanitize: export SLOWNESS := $(SLOWNESS)
 sanitize:
 	@scripts/setup sanitize
-	@$(MAKE) --no-print-directory build
 	$(CARGO) build --profile sanitize --locked --lib --features system_allocator
 	@scripts/sanitize $(PARTS)
 
