@@ -1,5 +1,5 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
-# `make stress`, `make fuzz` and `make bench` take longer.
+# `make stress`, `make fuzz`, `make sanitize` and `make bench` take longer.
 #
 # NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's. FEATURES="redis file" builds these storages' drivers only,
 # and FEATURES=cookie none.
@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture fuzz timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture sanitize fuzz interleavings timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -129,7 +129,21 @@ fuzz:
 	@scripts/setup fuzz
 	@nice scripts/fuzz $(SECONDS) $(TARGET)
 
-# Whether refusing a cookie takes time by what is wrong with it.
+# The specs and a short torture with nginx under valgrind, or a part of them: make sanitize PARTS=specs
+PARTS ?= control specs torture
+sanitize: export REQUESTS := $(REQUESTS)
+sanitize: export STORAGE := $(STORAGE)
+sanitize: export SLOWNESS := $(SLOWNESS)
+sanitize:
+	@scripts/setup sanitize
+	$(CARGO) build --profile sanitize --locked --lib --features system_allocator
+	@scripts/sanitize $(PARTS)
+
+# The protocol between the bridge's threads, in more orders than `make test` takes it through.
+interleavings:
+	LOOM_MAX_PREEMPTIONS=3 $(CARGO) test --locked --test interleavings
+
+# Whether refusing a cookie takes time by what is wrong with it, or by whose it is.
 timing:
 	$(CARGO) bench -p resty-session-core --bench timing
 

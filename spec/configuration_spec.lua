@@ -253,7 +253,8 @@ describe("configuration", function()
   end)
 
   it("takes a number as text", function()
-    local s = session.new({ idling_timeout = "900", remember = true, remember_rolling_timeout = "1000.5" })
+    local s = session.new({ idling_timeout = "900", remember = true, remember_safety = "None",
+                            remember_rolling_timeout = "1000.5" })
     assert(s:save())
     assert.equal(900, s:get_property("idling-timeout"))
     assert.matches("Max%-Age=1001$", browser:next()[2])

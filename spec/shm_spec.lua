@@ -19,6 +19,9 @@ local function list_of(subject)
 end
 
 describe("shared memory", function()
+  -- Readers of a list take turns that end after a while, so that a tool that slows nginx down makes
+  -- them overlap.
+  local timed = (tonumber(ngx.var.arg_slowness) or 1) == 1 and it or function() end
   local storage, log
 
   before_each(function()
@@ -260,7 +263,7 @@ describe("shared memory", function()
     assert.is_near(110, dict:ttl(list_of("ada")), 2)
   end)
 
-  it("reads a list at once where it can't wait for another reader, who misses nothing", function()
+  timed("reads a list at once where it can't wait for another reader, who misses nothing", function()
     local expected = {}
     for _ = 1, 350 do
       expected[save("many")] = true
@@ -278,7 +281,7 @@ describe("shared memory", function()
     assert.same(expected, keys_of(in_thread))
   end)
 
-  it("lists what stays while others are saved and deleted between the slices", function()
+  timed("lists what stays while others are saved and deleted between the slices", function()
     local staying, passing = {}, {}
     for i = 1, 450 do
       local k = save("many")

@@ -12,6 +12,7 @@ pub mod lua;
 /// An operation of a storage is a dozen small pieces of memory, some of which one thread takes and
 /// the other gives back: this allocator takes a twentieth off a worker's time for a session from
 /// Redis.
+#[cfg(not(feature = "system_allocator"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,10 +1,9 @@
 //! Where a worker's Lua and the runtime exchange operations and replies.
 
-use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,39 +13,17 @@ use tokio::runtime::Handle;
 use tokio::task::spawn;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::flagged::Flagged;
+use super::mailbox::{Bell, Counts, Mailbox};
+use super::tickets::Ticket;
 use resty_session_core::storage::{Error, Reply};
 use resty_session_storages::credentials::{Caller, Slot};
-
-/// The number of an operation. No two operations of an exchange ever have the same one, so a reply
-/// cannot be taken for another operation's.
-pub type Ticket = u64;
 
 /// An operation that is over, and its result.
 pub struct Completion {
     pub ticket: Ticket,
     pub result: Result<Reply, Error>,
 }
-
-/// What an exchange has done so far.
-#[derive(Debug, Default)]
-pub struct Counts {
-    pub submitted: AtomicU64,
-    pub completed: AtomicU64,
-    pub rings: AtomicU64,
-    pub drains: AtomicU64,
-}
-
-#[derive(Default)]
-struct Queue {
-    completions: Vec<Completion>,
-    /// Whether the bell has been rung since the last drain.
-    rung: bool,
-    /// Whether a ring found no bell.
-    wanted: bool,
-}
-
-/// Where a ring writes its byte.
-pub type Bell = Box<dyn Write + Send>;
 
 /// One Lua VM's end of the bridge. Clones are the same exchange.
 #[derive(Clone, Default)]
@@ -56,15 +33,9 @@ pub struct Exchange(Arc<Shared>);
 struct Shared {
     /// The operations that were submitted since the last flush.
     submissions: Mutex<Vec<Submission>>,
-    queue: Mutex<Queue>,
-    /// Never locked together with the queue: a ring is a system call that wakes the worker, and the
-    /// worker then drains the queue, perhaps on the processor of the thread that rings.
-    bell: Mutex<Option<Bell>>,
-    counts: Counts,
+    mailbox: Mailbox<Completion>,
     /// The functions that are to be called.
-    calls: Mutex<Vec<Arc<Slot>>>,
-    /// Whether there are any: so that a drain can tell without the lock.
-    has_calls: AtomicBool,
+    calls: Flagged<Vec<Arc<Slot>>>,
     /// Whether a task keeps a near timer pending.
     keeps_timer: AtomicBool,
 }
@@ -89,7 +60,7 @@ impl Exchange {
     where
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
     {
-        let ticket = self.0.counts.submitted.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.0.mailbox.ticket();
         let submission = Submission {
             operation: Box::pin(operation),
             deadline: Instant::now() + limit,
@@ -141,16 +112,7 @@ impl Exchange {
     }
 
     fn complete(&self, completion: Completion) {
-        let is_first = {
-            let mut queue = self.queue();
-            // Counted before the reply can be drained. A worker that exits leaves when nothing is
-            // in flight, and after it has drained the last reply nothing would wake it to look
-            // again.
-            self.0.counts.completed.fetch_add(1, Ordering::Relaxed);
-            queue.completions.push(completion);
-            queue.completions.len() == 1
-        };
-        if is_first {
+        if self.0.mailbox.post(completion) {
             self.ring_soon();
         }
     }
@@ -167,12 +129,10 @@ impl Exchange {
 
     /// Returns the operations that were completed since the last drain.
     pub fn drain(&self) -> Vec<Completion> {
-        self.0.counts.drains.fetch_add(1, Ordering::Relaxed);
-        let mut queue = self.queue();
-        queue.rung = false;
+        let completions = self.0.mailbox.take();
         #[cfg(feature = "torture_bugs")]
-        swap_replies(&mut queue.completions);
-        std::mem::take(&mut queue.completions)
+        let completions = swap_replies(completions);
+        completions
     }
 
     /// Returns what has functions of this VM called. It does not keep the VM's exchange.
@@ -182,76 +142,37 @@ impl Exchange {
 
     /// Whether functions are to be called.
     pub fn has_calls(&self) -> bool {
-        self.0.has_calls.load(Ordering::Relaxed)
+        self.0.calls.is_set()
     }
 
     /// Takes the slots whose functions are to be called.
     pub fn take_calls(&self) -> Vec<Arc<Slot>> {
-        let mut calls = self.calls();
-        self.0.has_calls.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *calls)
-    }
-
-    fn calls(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
-        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.calls.take(std::mem::take)
     }
 
     pub(super) fn downgrade(&self) -> WeakExchange {
         WeakExchange(Arc::downgrade(&self.0))
     }
 
-    /// Removes the bell, because its reader has gone. A ring while there is no bell is remembered,
-    /// and the next bell is rung when it is installed.
+    /// Removes the bell, because its reader has gone. The next bell is rung when it is installed.
     pub fn remove_bell(&self) {
-        *self.bell() = None;
+        self.0.mailbox.remove_bell();
     }
 
-    /// Installs a bell in place of any other. It is rung at once if replies wait.
+    /// Installs a bell in place of any other, and rings it.
     pub fn install_bell(&self, bell: Bell) {
-        *self.bell() = Some(bell);
-        let is_due = {
-            let mut queue = self.queue();
-            queue.rung = false;
-            std::mem::take(&mut queue.wanted) || !queue.completions.is_empty()
-        };
-        if is_due {
-            self.ring();
-        }
+        self.0.mailbox.install_bell(bell);
     }
 
     /// Wakes the reader of the bell, whether replies wait or not. The worker rings its own bell
     /// when operations have to be flushed, or when it exits.
     pub fn ring(&self) {
-        if std::mem::replace(&mut self.queue().rung, true) {
-            return;
-        }
-        let rung = self.bell().as_mut().map(|bell| bell.write_all(&[1]).is_ok());
-        if rung == Some(true) {
-            self.0.counts.rings.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        {
-            let mut queue = self.queue();
-            queue.rung = false;
-            queue.wanted = rung.is_none();
-        }
-        // A bell may have been installed since this ring looked for one, before `wanted` was set.
-        if rung.is_none() && self.bell().is_some() && std::mem::take(&mut self.queue().wanted) {
-            self.ring();
-        }
+        self.0.mailbox.ring();
     }
 
     /// What this exchange has done so far.
     pub fn counts(&self) -> &Counts {
-        &self.0.counts
-    }
-
-    fn bell(&self) -> MutexGuard<'_, Option<Bell>> {
-        self.0.bell.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.mailbox.counts()
     }
 }
 
@@ -279,8 +200,10 @@ impl WeakExchange {
 impl Caller for WeakExchange {
     fn call(&self, slot: &Arc<Slot>) -> bool {
         let Some(exchange) = self.0.upgrade().map(Exchange) else { return false };
-        exchange.calls().push(slot.clone());
-        exchange.0.has_calls.store(true, Ordering::Relaxed);
+        exchange.0.calls.put(|calls| {
+            calls.push(slot.clone());
+            true
+        });
         exchange.ring_soon();
         true
     }
@@ -288,12 +211,13 @@ impl Caller for WeakExchange {
 
 /// Gives two tickets each other's reply, now and then.
 #[cfg(feature = "torture_bugs")]
-fn swap_replies(completions: &mut [Completion]) {
-    if let [first, second, ..] = completions
+fn swap_replies(mut completions: Vec<Completion>) -> Vec<Completion> {
+    if let [first, second, ..] = &mut completions[..]
         && resty_session_core::torture_bugs::is_due("ticket", 500)
     {
         std::mem::swap(&mut first.result, &mut second.result);
     }
+    completions
 }
 
 /// Runs operations side by side until each is done or its time is over.
@@ -359,13 +283,6 @@ impl Drop for Responder {
     }
 }
 
-impl Counts {
-    /// How many operations were submitted and are not completed.
-    pub fn in_flight(&self) -> u64 {
-        self.submitted.load(Ordering::Relaxed).saturating_sub(self.completed.load(Ordering::Relaxed))
-    }
-}
-
 /// A bell at the end of a socket. If the socket is full, it holds bytes that were not read yet, so
 /// that the reader is about to wake.
 pub fn socket_bell(socket: UnixStream) -> std::io::Result<Bell> {
@@ -383,9 +300,11 @@ mod tests {
     }
 
     fn exchange_and_bell() -> (Exchange, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         let exchange = Exchange::default();
         exchange.install_bell(socket_bell(ours).unwrap());
+        theirs.read_exact(&mut [0]).unwrap();
+        assert!(exchange.drain().is_empty());
         (exchange, theirs)
     }
 

@@ -1,10 +1,8 @@
 //! Lines from the runtime's thread for nginx's log, which only the worker's own thread can write.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::Exchange;
 use super::exchange::WeakExchange;
+use super::flagged::Flagged;
 use resty_session_storages::journal::{Journal, Level};
 
 /// How many lines wait at most. Further ones are counted only.
@@ -18,11 +16,7 @@ const LONGEST: usize = 1000;
 /// Each VM that listens is woken for a line, and the first that comes takes it. If no VM listens,
 /// the lines wait for the next request that takes a reply.
 #[derive(Default)]
-pub struct Lines {
-    state: Mutex<State>,
-    /// Whether lines wait: so that a VM that drains replies can tell without the lock.
-    are_there: AtomicBool,
-}
+pub struct Lines(Flagged<State>);
 
 #[derive(Default)]
 struct State {
@@ -36,46 +30,40 @@ impl Lines {
     /// Adds a VM that is woken for lines from now on.
     pub fn add_reader(&self, exchange: &Exchange) {
         let reader = exchange.downgrade();
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.readers.retain(|other| other.is_alive() && !other.is(&reader));
         state.readers.push(reader);
     }
 
     /// Whether lines wait.
     pub fn are_there(&self) -> bool {
-        self.are_there.load(Ordering::Relaxed)
+        self.0.is_set()
     }
 
     /// Takes the lines that wait. The last one tells how many were dropped, if any were.
     pub fn take(&self) -> Vec<(Level, String)> {
-        let mut state = self.state();
-        self.are_there.store(false, Ordering::Relaxed);
-        let mut lines = std::mem::take(&mut state.lines);
-        let dropped = std::mem::take(&mut state.dropped);
+        let (mut lines, dropped) =
+            self.0.take(|state| (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped)));
         if dropped > 0 {
             lines.push((Level::Warning, format!("{dropped} more lines were dropped")));
         }
         lines
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Journal for Lines {
     fn note(&self, level: Level, line: String) {
         let line = plain(&line);
-        let readers = {
-            let mut state = self.state();
+        let mut readers = Vec::new();
+        self.0.put(|state| {
             if state.lines.len() >= CAPACITY {
                 state.dropped += 1;
-                return;
+                return false;
             }
             state.lines.push((level, line));
-            self.are_there.store(true, Ordering::Relaxed);
-            state.readers.clone()
-        };
+            readers.clone_from(&state.readers);
+            true
+        });
         readers.iter().for_each(WeakExchange::ring_soon);
     }
 }
@@ -101,13 +89,15 @@ mod tests {
         let (ours, mut bell) = UnixStream::pair().unwrap();
         let exchange = Exchange::default();
         exchange.install_bell(socket_bell(ours).unwrap());
+        bell.read_exact(&mut [0]).unwrap();
+        assert!(exchange.drain().is_empty());
         {
             let gone = Exchange::default();
             lines.add_reader(&gone);
         }
         lines.add_reader(&exchange);
         lines.add_reader(&exchange);
-        assert_eq!(lines.state().readers.len(), 1);
+        assert_eq!(lines.0.lock().readers.len(), 1);
         lines.note(Level::Notice, "after".into());
         bell.read_exact(&mut [0]).unwrap();
         assert!(lines.are_there());

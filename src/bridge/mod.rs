@@ -1,19 +1,17 @@
 //! The bridge between an nginx worker and the storage drivers that work beside it.
 //!
 //! A worker must not wait, but a driver must. So the drivers run in an async [`runtime`] on a
-//! thread of their own, one a worker. An [`Exchange`] connects this thread with a worker's Lua:
+//! thread of their own, one a worker. An [`Exchange`] connects this thread with a worker's Lua; the
+//! locks, flags and rings that this takes are in [`mailbox`], [`flagged`] and [`tickets`]:
 //!
 //! 1. Lua submits an operation, gets a ticket, and waits for the ticket on one of nginx's
-//!    semaphores. The worker rings its
-//!    own doorbell. After nginx has handled the current batch of events, the operations that were submitted by then are
-//!    flushed together.
+//!    semaphores. The worker rings its own doorbell. After nginx has handled the current batch of
+//!    events, the operations that were submitted by then are flushed together.
 //! 2. On the runtime's thread, those operations are one task with one timer. When an operation is
-//!    done, its reply is put on
-//!    the exchange's queue. If the bell has not been rung since the queue was last drained, one byte is written to a
-//!    socket: the [`doorbell`].
+//!    done, its reply is put on the exchange's queue. If the bell has not been rung since the queue
+//!    was last drained, one byte is written to a socket: the [`doorbell`].
 //! 3. In the worker, one light thread reads that socket. A byte wakes it. It drains the queue in
-//!    one call, and posts
-//!    the semaphores of the tickets that it finds.
+//!    one call, and posts the semaphores of the tickets that it finds.
 //!
 //! The runtime's thread cannot call Lua. What it needs of Lua goes the way of the replies: lines for
 //! nginx's log ([`Lines`]), and calls of functions that programs have given as options
@@ -37,11 +35,21 @@
 pub mod derivations;
 pub mod doorbell;
 mod exchange;
+mod flagged;
 mod lines;
+mod mailbox;
 mod process;
 mod processors;
 pub mod registry;
 pub mod runtime;
+mod tickets;
 
-pub use exchange::{Completion, Counts, Exchange, Ticket};
+pub use exchange::{Completion, Exchange};
 pub use lines::Lines;
+pub use tickets::{Ticket, Tickets};
+
+/// What the protocol between the threads is built from; `tests/interleavings/` has loom's.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub use std::sync::{Mutex, MutexGuard};
+}

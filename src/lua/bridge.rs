@@ -1,20 +1,19 @@
 //! The bridge for Lua: its doorbell, its tickets, and the replies that have come for them.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mlua::Either;
 use mlua::prelude::*;
-use rustc_hash::FxHashMap;
 
 use super::blocks::{Blocks, in_entry_thread};
 use super::functions::{self, SlotRef};
 use super::running::Running;
 use super::{status, values};
 use crate::bridge::runtime::{self, Runtime};
-use crate::bridge::{Completion, Exchange, Ticket, doorbell};
+use crate::bridge::{Completion, Exchange, Ticket, Tickets, doorbell};
 use resty_session_core::storage::{Error, Reply};
 use resty_session_storages::credentials::{Caller, Returned};
 use resty_session_storages::journal::Level;
@@ -24,20 +23,7 @@ use resty_session_storages::journal::Level;
 pub struct Bridge {
     exchange: Exchange,
     runtime: OnceCell<Arc<Runtime>>,
-    /// The submitted operations whose reply was not taken or discarded yet.
-    waiting: RefCell<FxHashMap<Ticket, Waiting>>,
-    /// The tickets whose replies were drained since the last sweep.
-    drained: RefCell<Vec<Ticket>>,
-    /// The tickets whose replies the last sweep found not taken.
-    untaken: RefCell<Vec<Ticket>>,
-}
-
-/// The act that waits for an operation, if an act does, and the operation's result once it has
-/// come.
-#[derive(Default)]
-struct Waiting {
-    act: Option<Running>,
-    result: Option<Result<Reply, Error>>,
+    tickets: Tickets<Running, Result<Reply, Error>>,
 }
 
 pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
@@ -52,7 +38,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("take", lua.create_function(take)?)?;
     table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
-    table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.sweep()))?)?;
+    table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.tickets.sweep()))?)?;
     table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
@@ -83,7 +69,7 @@ impl Bridge {
         F: Future<Output = Result<Reply, Error>> + Send + 'static,
     {
         let ticket = self.exchange.submit(limit, operation);
-        self.waiting.borrow_mut().insert(ticket, Waiting { act, result: None });
+        self.tickets.expect(ticket, act);
         ticket
     }
 
@@ -129,33 +115,13 @@ impl Bridge {
 
     /// Takes the replies that have come, and returns the tickets that wait for them.
     fn drain(&self) -> Vec<Ticket> {
-        let mut waiting = self.waiting.borrow_mut();
-        let awaited = self.exchange.drain().into_iter().filter_map(|Completion { ticket, result }| {
-            // Nobody waits for a reply whose ticket was discarded.
-            waiting.get_mut(&ticket)?.result = Some(result);
-            Some(ticket)
-        });
-        let awaited: Vec<_> = awaited.collect();
-        self.drained.borrow_mut().extend(&awaited);
-        awaited
-    }
-
-    /// `sweep()`: drops the replies that the sweep before found not taken and that still are not,
-    /// because whoever waited for them has ended. Returns whether this sweep found any, so that
-    /// another sweep is needed.
-    fn sweep(&self) -> bool {
-        let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
-        for ticket in untaken.drain(..) {
-            waiting.remove(&ticket);
-        }
-        untaken.extend(self.drained.borrow_mut().drain(..).filter(|ticket| waiting.contains_key(ticket)));
-        !untaken.is_empty()
+        let completions = self.exchange.drain().into_iter();
+        self.tickets.arrive(completions.map(|Completion { ticket, result }| (ticket, result)))
     }
 
     /// Takes the act that waits for a ticket, and the result of its operation, if it has come.
     pub fn take(&self, ticket: Ticket) -> (Option<Running>, Option<Result<Reply, Error>>) {
-        let waiting = self.waiting.borrow_mut().remove(&ticket).unwrap_or_default();
-        (waiting.act, waiting.result)
+        self.tickets.take(ticket)
     }
 }
 
@@ -250,7 +216,7 @@ fn counts(lua: &Lua, (): ()) -> LuaResult<LuaTable> {
         ("submitted", counts.submitted.load(Ordering::Relaxed)),
         ("completed", counts.completed.load(Ordering::Relaxed)),
         ("in_flight", counts.in_flight()),
-        ("waiting", bridge.waiting.borrow().len() as u64),
+        ("waiting", bridge.tickets.count() as u64),
         ("rings", counts.rings.load(Ordering::Relaxed)),
         ("drains", counts.drains.load(Ordering::Relaxed)),
     ])
@@ -290,7 +256,7 @@ mod tests {
         completed(2);
         assert_eq!(bridge.drain(), [second]);
         assert_eq!(bridge.take(second).1.unwrap().unwrap(), Reply::Record(vec![2]));
-        assert!(bridge.waiting.borrow().is_empty());
+        assert_eq!(bridge.tickets.count(), 0);
     }
 
     #[test]
@@ -308,12 +274,14 @@ mod tests {
             }
         };
         drain(first_reply);
-        assert!(bridge.sweep());
+        assert!(bridge.tickets.sweep());
         drain(second_reply);
-        assert!(bridge.sweep(), "the second has not had its chance");
+        assert!(bridge.tickets.sweep(), "the second has not had its chance");
         assert!(bridge.take(first).1.is_none());
         assert!(bridge.take(second).1.is_some());
-        assert!(!bridge.sweep());
-        assert_eq!(bridge.waiting.borrow().keys().collect::<Vec<_>>(), [&third]);
+        assert!(!bridge.tickets.sweep());
+        assert_eq!(bridge.tickets.count(), 1);
+        assert!(bridge.take(third).1.is_none(), "it has not arrived");
+        assert_eq!(bridge.tickets.count(), 0);
     }
 }

@@ -14,6 +14,7 @@ mod http;
 mod leaving;
 mod loops;
 mod memcached_storage;
+mod memory;
 mod recipes;
 mod redis_storage;
 mod revocation;

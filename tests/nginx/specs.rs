@@ -1,6 +1,6 @@
 //! Runs the busted specs inside nginx.
 
-use resty_session_testing::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, root, slowness};
 
 /// Runs a spec file in an nginx of its own; `arguments` go into the request's. The variable
 /// `SPEC_FILTER`, a Lua pattern, picks the specs to run by their names.
@@ -11,7 +11,7 @@ pub fn run(file: &str, arguments: &str) {
         ..Site::default()
     });
     let path = root().join("spec").join(file);
-    let url = nginx.url(&format!("/spec?file={}&{arguments}", path.display()));
+    let url = nginx.url(&format!("/spec?file={}&slowness={}&{arguments}", path.display(), slowness()));
     let filter = std::env::var("SPEC_FILTER").ok();
     let report = ureq::get(url)
         .query_pairs(filter.iter().map(|filter| ("filter", filter)))

@@ -4,6 +4,7 @@ use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use resty_session_testing::server::slowness;
 use serde_json::Value;
 
 /// How long a reply may take. Programs have time limits that are much shorter.
@@ -44,7 +45,7 @@ impl Client {
             Some(stream) => stream,
             None => TcpStream::connect(("127.0.0.1", self.port))?,
         };
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE * slowness()))?;
         stream.set_nodelay(true)?;
         let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: {cookie}\r\n") };
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: torture\r\n{cookie}\r\n").as_bytes())?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use resty_session_core::cookie::Header;
+use resty_session_testing::server::slowness;
 
 use super::world::{Damage, World};
 
@@ -271,8 +272,9 @@ impl Model {
             return Err("a session opens that was signed out".to_owned());
         }
         let age = |since: Instant| interval.start.saturating_duration_since(since);
-        if age(cookie.touched) > Duration::from_secs(IDLING) + LATE
-            || age(cookie.saved) > Duration::from_secs(ROLLING) + LATE
+        let late = LATE * slowness();
+        if age(cookie.touched) > Duration::from_secs(IDLING) + late
+            || age(cookie.saved) > Duration::from_secs(ROLLING) + late
         {
             return Err("a session opens after its timeouts".to_owned());
         }

@@ -47,6 +47,23 @@ pub fn binary() -> String {
     std::env::var("NGINX").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/sbin/nginx".into())
 }
 
+/// Where the library is: what `make build` leaves, or the directory that the variable `LUALIB` names.
+pub fn lualib() -> PathBuf {
+    let elsewhere = std::env::var_os("LUALIB").filter(|path| !path.is_empty());
+    root().join(elsewhere.unwrap_or_else(|| "build/lualib".into()))
+}
+
+/// A tool that each nginx runs under, with its arguments, from the variable `NGINX_UNDER`.
+fn tool() -> Vec<String> {
+    std::env::var("NGINX_UNDER").unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+/// How many times longer everything may take than on a machine that nothing slows down: a whole
+/// number in the variable `SLOWNESS`.
+pub fn slowness() -> u32 {
+    std::env::var("SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
 /// The ports that tests use: below those that systems give to connections, as are those 10,000
 /// above, on which the nodes of a Redis Cluster listen too.
 const PORTS: RangeInclusive<u16> = 10_000..=15_999;
@@ -82,7 +99,7 @@ fn lock(first: u16) -> Option<File> {
 }
 
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20) * slowness();
     while !condition() {
         assert!(Instant::now() < deadline, "{what} took too long");
         sleep(Duration::from_millis(20));
@@ -164,15 +181,15 @@ fn modules(nginx: &str) -> String {
 
 impl Nginx {
     pub fn start(site: &Site) -> Self {
-        let lualib = root().join("build/lualib");
+        let lualib = lualib();
         assert!(lualib.join("resty/session/native.so").exists(), "run `make build` first");
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let conf = dir.path().join("nginx.conf");
         fs::write(&conf, configuration(site, dir.path(), &lualib, port)).unwrap();
         let log = fs::File::create(dir.path().join("stderr.log")).unwrap();
-        let binary = binary();
-        let mut command = site.under.iter().copied().chain([binary.as_str()]);
+        let (binary, tool) = (binary(), tool());
+        let mut command = site.under.iter().copied().chain(tool.iter().map(String::as_str)).chain([binary.as_str()]);
         let child = Command::new(command.next().unwrap_or_default())
             .args(command)
             // nginx itself takes a variable of that name for sockets that it inherits.
@@ -235,7 +252,7 @@ impl Drop for Nginx {
     /// A worker that does not leave is killed, so that a test that has failed ends.
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10) * slowness();
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
                 for worker in self.workers() {

@@ -1,11 +1,15 @@
-//! Whether refusing a cookie takes longer or shorter by what is wrong with its MAC, in the manner of
-//! dudect ([Reparaz, Balasch, Verbauwhede 2017](https://eprint.iacr.org/2016/1123)): two classes of
+//! Whether refusing a cookie takes longer or shorter by what is wrong with its MAC, or by whether the
+//! session that it names is somebody's, in the manner of dudect ([Reparaz, Balasch, Verbauwhede 2017](https://eprint.iacr.org/2016/1123)): two classes of
 //! cookies take turns at random, and Welch's t-test says whether their times differ. A |t| above 4.5
 //! is evidence of a difference, above 10 it is certain.
 //!
 //! `cargo bench -p resty-session-core --bench timing`, or `make timing`. It fails if a check is not
-//! constant, or if the control, a comparison that ends at the first wrong byte, is not found.
-#![allow(clippy::unwrap_used)]
+//! constant, or if a control, a comparison that ends at the first wrong byte, is not found.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod remembered;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -94,26 +98,39 @@ fn leaky(left: &[u8], right: &[u8]) -> bool {
     left.iter().zip(right).all(|(left, right)| black_box(left) == black_box(right))
 }
 
-fn main() {
+/// The header with a wrong MAC.
+fn check_mac() -> bool {
     let key = Key::from_secret(b"the secret of the benches");
     let (keys, right, binding) = ([key.clone()], header(&key), Binding::default());
     let refuse = |header: &Header| assert!(black_box(seal::verify(header, &keys, &binding)).is_err());
     let wrong = |at| with_wrong_byte(&right, at);
-    let mut failed = false;
+    let mut holds = true;
     for (what, inputs) in [
         ("the first byte is wrong, or the last", [wrong(0), wrong(MAC_SIZE - 1)]),
         ("the first byte is wrong, or the second", [wrong(0), wrong(1)]),
         ("the same byte is wrong in both", [wrong(5), wrong(5)]),
     ] {
-        let t = t(&inputs, refuse);
-        failed |= t.abs() > LIMIT;
-        println!("{what}: t = {t:.1}");
+        holds &= is_constant(what, t(&inputs, refuse));
     }
     let mac = |header: &Header| header.as_bytes()[header.as_bytes().len() - MAC_SIZE..].to_vec();
     let control = t(&[mac(&wrong(0)), mac(&wrong(MAC_SIZE - 1))], |mac| {
         black_box(leaky(mac, &right.as_bytes()[right.as_bytes().len() - MAC_SIZE..]));
     });
-    println!("the control, which ends at the first wrong byte: t = {control:.1}");
-    failed |= control.abs() < LIMIT;
-    assert!(!failed, "a check takes time by what is wrong, or the control was not found");
+    holds & is_found("the control, which ends at the first wrong byte", control)
+}
+
+/// Prints what a comparison has come to. Returns whether the times of its classes are the same.
+fn is_constant(what: &str, t: f64) -> bool {
+    println!("{what}: t = {t:.1}");
+    t.abs() <= LIMIT
+}
+
+/// The same for a control. Returns whether it was found.
+fn is_found(what: &str, t: f64) -> bool {
+    !is_constant(what, t)
+}
+
+fn main() {
+    let (mac, remembered) = (check_mac(), remembered::check());
+    assert!(mac && remembered, "a check takes time by what is wrong, or a control was not found");
 }
