@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture fuzz timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture versions long fuzz timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -152,6 +152,23 @@ torture:
 	fi
 	@for storage in $(or $(STORAGE),$(STORAGES)); do \
 		STORAGE=$$storage $(CARGO) test --quiet --locked --test torture || exit 1; \
+	done
+
+# The builds of another commit and of this one serve the same browsers in turn, over each storage: docs/reliability.md.
+# make versions BEFORE=commit STORAGE=redis SEED=1
+BOTH_STORAGES := cookie redis sentinel cluster memcached dshm postgres mysql file shm
+versions: export SEED := $(SEED)
+versions: export REQUESTS := $(or $(REQUESTS),6000)
+versions: export BROWSERS := $(or $(BROWSERS),48)
+versions: export FAULTS := $(FAULTS)
+versions: export ACTIONS := $(ACTIONS)
+versions: export SHRINK := $(SHRINK)
+versions:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@before=$$(scripts/before $(BEFORE)) || exit 1; \
+	for storage in $(or $(STORAGE),$(BOTH_STORAGES)); do \
+		BEFORE=$$before STORAGE=$$storage $(CARGO) test --quiet --locked --test torture || exit 1; \
 	done
 
 bench:
