@@ -1,10 +1,10 @@
 //! What the workers hold, and what the log says of them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use resty_session_testing::server::wait_for;
+use resty_session_testing::usage::{self, Usage};
 use serde_json::Value;
 
 use super::client::Client;
@@ -16,25 +16,9 @@ const MAX_DESCRIPTORS: usize = 80;
 /// By how much a worker may grow in the second half, in KiB.
 const MAX_GROWTH: u64 = 16 * 1024;
 
-/// What a worker holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    pub descriptors: usize,
-    pub threads: usize,
-    /// In KiB.
-    pub memory: u64,
-}
-
 /// What each worker holds, by process id.
 pub fn measure(site: &Site) -> BTreeMap<i32, Usage> {
-    let entries = |pid: i32, name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).ok().map(Iterator::count);
-    let usage = |pid: i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB");
-        let (descriptors, threads) = (entries(pid, "fd")?, entries(pid, "task")?);
-        Some((pid, Usage { descriptors, threads, memory: memory.parse().ok()? }))
-    };
-    site.workers().into_iter().filter_map(usage).collect()
+    site.workers().into_iter().filter_map(|pid| Some((pid, usage::of(pid)?))).collect()
 }
 
 /// Checks that the workers have let everything go. Returns what they hold.

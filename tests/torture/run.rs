@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use resty_session_testing::usage::Usage;
+
 use super::browser::Browser;
 use super::client::Client;
-use super::leaks::{self, Usage};
+use super::leaks;
 use super::plan::{CYCLE, Fault, Plan, random};
 use super::servers::Storage;
 use super::site::Site;
