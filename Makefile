@@ -1,5 +1,5 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
-# `make stress`, `make fuzz` and `make bench` take longer.
+# CONTRIBUTING.md lists what takes longer.
 #
 # NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's. FEATURES="redis file" builds these storages' drivers only,
 # and FEATURES=cookie none.

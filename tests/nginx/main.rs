@@ -26,4 +26,5 @@ mod storages;
 mod stress;
 mod subjects;
 mod synchronize;
+mod upgrades;
 mod workers;
