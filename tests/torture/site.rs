@@ -50,7 +50,11 @@ impl Site {
 
     fn configuration<'a>(&'a self, (lua, native): &'a (PathBuf, PathBuf)) -> Configuration<'a> {
         Configuration {
-            main: "env TORTURE_BUG; worker_shutdown_timeout 5s;",
+            // Without faults a worker that leaves has time for all of its requests.
+            main: match self.before {
+                Some(_) => "worker_shutdown_timeout 18s;",
+                None => "env TORTURE_BUG; worker_shutdown_timeout 5s;",
+            },
             http: "lua_shared_dict torture 64m;",
             init: &self.init,
             server: &self.locations,

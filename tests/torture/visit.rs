@@ -185,6 +185,7 @@ impl Visit {
 
     /// An act on a session that is there.
     fn change(&mut self, audience: &'static str, step: &str, net: &mut Net) -> Check {
+        let before = self.jar.clone();
         let reply = self.ask(audience, step, net)?;
         self.compare(audience, &reply)?;
         is_done(&reply)?;
@@ -196,8 +197,11 @@ impl Visit {
             "forget" => state.remembered = false,
             _ => (),
         }
-        if step == "forget" && self.jar.keys().any(|name| name.starts_with("visitor")) {
-            return Err("the browser still has the remember cookie".to_owned());
+        if step == "forget" {
+            if self.jar.keys().any(|name| name.starts_with("visitor")) {
+                return Err("the browser still has the remember cookie".to_owned());
+            }
+            self.try_copy(&remembered(&before), &[audience], net)?;
         }
         self.read(audience, "read", net)
     }
@@ -212,7 +216,7 @@ impl Visit {
 
     /// The browser is closed, and forgets what is only for the session.
     fn close(&mut self) {
-        self.jar.retain(|name, _| name.starts_with("visitor"));
+        self.jar = remembered(&self.jar);
         self.forget_if_not_remembered();
     }
 
@@ -263,17 +267,26 @@ impl Visit {
     /// Tries cookies that somebody has copied: those of just before the sign-out, those of earlier,
     /// and the remember cookie alone.
     fn try_copies(&self, before: Jar, audiences: &[&str], net: &mut Net) -> Check {
-        let mut alone = before.clone();
-        alone.retain(|name, _| name.starts_with("visitor"));
-        for jar in [Some(&before), Some(&alone), self.copy.as_ref()].into_iter().flatten() {
-            for audience in audiences {
-                let (reply, _) = self.send(jar, (audience, "read"), net)?;
-                is_absent(&reply).map_err(|problem| format!("a copy after the sign-out: {problem}"))?;
-                net.2.count("checked: a visitor's copy");
-            }
-        }
-        Ok(())
+        let alone = remembered(&before);
+        let jars = [Some(&before), Some(&alone), self.copy.as_ref()];
+        jars.into_iter().flatten().try_for_each(|jar| self.try_copy(jar, audiences, net))
     }
+
+    fn try_copy(&self, jar: &Jar, audiences: &[&str], net: &mut Net) -> Check {
+        audiences.iter().try_for_each(|audience| {
+            let (reply, _) = self.send(jar, (audience, "read"), net)?;
+            net.2.count("checked: a visitor's copy");
+            is_absent(&reply).map_err(|problem| format!("a copy of cookies that have ended: {problem}"))
+        })
+    }
+}
+
+/// The remember cookie alone.
+fn remembered(jar: &Jar) -> Jar {
+    jar.iter()
+        .filter(|(name, _)| name.starts_with("visitor"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// What a request needs.
