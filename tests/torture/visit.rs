@@ -71,6 +71,16 @@ impl Visit {
         Self { id, jar: Jar::new(), state: None, counter: 0, signs: 0, copy: None }
     }
 
+    /// The option of its session.
+    fn option(&self) -> &'static str {
+        OPTIONS[self.id / 2 % OPTIONS.len()]
+    }
+
+    /// Whether an old remember cookie ends its session, if it comes late enough.
+    fn notices_theft(&self) -> bool {
+        self.option().starts_with("remember_theft")
+    }
+
     fn subject(&self) -> String {
         format!("visitor-{}-{}", self.id, self.signs)
     }
@@ -129,9 +139,9 @@ impl Visit {
         let (subject, counter) = (self.subject(), self.counter);
         let mut path = format!("/{location}?act=visit&what={what}&way={way}&number={number}&audience={audience}");
         let _ = write!(path, "&subject={subject}&counter={counter}");
-        match OPTIONS[self.id / 2 % OPTIONS.len()] {
+        match self.option() {
             // Sessions in cookies do not have it.
-            option if option.starts_with("remember_theft") && world.plan.storage == "cookie" => (),
+            _ if self.notices_theft() && world.plan.storage == "cookie" => (),
             "" => (),
             option => write!(path, "&option={option}").unwrap_or_default(),
         }
@@ -201,7 +211,9 @@ impl Visit {
             if self.jar.keys().any(|name| name.starts_with("visitor")) {
                 return Err("the browser still has the remember cookie".to_owned());
             }
-            self.try_copy(&remembered(&before), &[audience], net)?;
+            let copies = [Some(&before), self.copy.as_ref().filter(|_| !self.notices_theft())];
+            let mut copies = copies.into_iter().flatten().map(remembered);
+            copies.try_for_each(|jar| self.try_copy(&jar, &[audience], net))?;
         }
         self.read(audience, "read", net)
     }
