@@ -40,6 +40,9 @@ const WRONG: [&str; 13] = [
 
 pub fn classify(error: Option<&str>) -> Class {
     let Some(error) = error else { return Class::Wrong };
+    // A turn opens the session anew, and quotes what that says.
+    let quoted = error.strip_prefix("unable to synchronize session (").and_then(|rest| rest.strip_suffix(')'));
+    let error = quoted.unwrap_or(error);
     if GONE.iter().any(|text| error.ends_with(text)) || error.contains("it was destroyed meanwhile") {
         Class::Gone
     } else if error.contains("the server is unavailable: ") {

@@ -36,7 +36,7 @@ local function on_open(run)
   return function(args, options)
     local s, err, exists = session.open(options)
     local reply = opened(s, exists, err)
-    return exists and ended(reply, run(s, args)) or reply
+    return exists and ended(reply, run(s, args, reply)) or reply
   end
 end
 
@@ -65,6 +65,15 @@ visits.turn = on_open(function(s, args)
     fill(same, args)
     return same:save()
   end, 5)
+end)
+
+visits.count = on_open(function(s, _, reply)
+  return s:synchronize(function(same)
+    reply.counted = same:get("number") + 1
+    same:set("number", reply.counted)
+    same:set("data", data_of(reply.counted))
+    return same:save()
+  end, 10)
 end)
 
 visits.info = on_open(function(s, args)

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use super::browser::Check;
-use super::client::Client;
+use super::client::{Client, Sent};
 use super::errors::{Class, classify};
 use super::plan::weighted;
 use super::world::World;
@@ -21,13 +21,14 @@ const AUDIENCES: [&str; 2] = ["books", "music"];
 const OPTIONS: [&str; 5] = ["", "hash_storage_key", "separate_keys", "hash_subject", "remember_theft&setting=revoke"];
 const WAYS: [&str; 4] = ["plain", "coroutine", "thread", "subrequest"];
 /// How often a request does what.
-const STEPS: [(&str, u32); 14] = [
+const STEPS: [(&str, u32); 15] = [
     ("read", 20),
     ("write", 14),
     ("join", 8),
     ("touch", 8),
     ("info", 8),
-    ("turn", 6),
+    ("turn", 4),
+    ("count", 6),
     ("close", 8),
     ("expire", 1),
     ("list", 4),
@@ -96,7 +97,10 @@ impl Visit {
         world.count(&format!("visit: {step}"));
         match step {
             "read" => self.read(own, "read", net),
+            // Its locks may have two holders, or none, if the machine is slow.
+            "turn" | "count" if net.2.plan.storage == "dshm" => self.read(own, "read", net),
             "write" | "turn" | "info" | "forget" | "touch" => self.change(audience, step, net),
+            "count" => self.count(audience, net),
             "join" => self.join(own, net),
             "close" => {
                 self.close();
@@ -116,23 +120,29 @@ impl Visit {
 
     /// Sends a request with the browser's cookies. Returns what the program replied.
     fn ask(&mut self, audience: &str, what: &str, net: &mut Net) -> Result<Value, String> {
-        let (reply, lines) = self.send(&self.jar, (audience, what), net)?;
+        let sent = self.send(&self.jar, (audience, what), net)?;
+        let (reply, lines) = self.receive(sent, net)?;
+        self.keep(&lines);
+        Ok(reply)
+    }
+
+    /// Keeps the cookies that lines set.
+    fn keep(&mut self, lines: &[String]) {
         for (name, value) in lines.iter().filter_map(|line| line.split(';').next()?.split_once('=')) {
             match value {
                 "" => self.jar.remove(name),
                 value => self.jar.insert(name.to_owned(), value.to_owned()),
             };
         }
-        Ok(reply)
     }
 
-    /// Sends a request with any cookies. Returns the reply, and the lines that set cookies.
+    /// Sends a request with any cookies. Returns its number with it.
     fn send(
         &self,
         jar: &Jar,
         (audience, what): (&str, &str),
         (rng, client, world): &mut Net,
-    ) -> Result<(Value, Vec<String>), String> {
+    ) -> Result<(u64, Sent), String> {
         let number = world.next_request();
         let way = WAYS[rng.usize(..WAYS.len())];
         let location = if way == "subrequest" { way } else { "on/act" };
@@ -150,9 +160,15 @@ impl Visit {
         }
         let cookies: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let port = client.choose(rng);
+        world.trace(self.id, || format!("{number} to {port}: {path} with {jar:?}"));
         let sent = client.send(port, &path, &cookies.join("; "), true);
-        let response = sent.and_then(|sent| client.receive(sent)).map_err(|error| format!("no reply: {error}"))?;
-        world.trace(self.id, || format!("{port} {path} with {jar:?}: {} {:?}", response.text, response.cookies));
+        Ok((number, sent.map_err(|error| format!("nothing was sent: {error}"))?))
+    }
+
+    /// Returns the reply to a request, and the lines that set cookies.
+    fn receive(&self, (number, sent): (u64, Sent), net: &mut Net) -> Result<(Value, Vec<String>), String> {
+        let response = net.1.receive(sent).map_err(|error| format!("no reply: {error}"))?;
+        net.2.trace(self.id, || format!("{number}: {} {:?}", response.text, response.cookies));
         let reply = response.body["visit"].clone();
         if response.body["number"] != number || reply.is_null() {
             return Err(format!("a reply with the status {}: {}", response.status, response.text));
@@ -214,6 +230,25 @@ impl Visit {
             let copies = [Some(&before), self.copy.as_ref().filter(|_| !self.notices_theft())];
             let mut copies = copies.into_iter().flatten().map(remembered);
             copies.try_for_each(|jar| self.try_copy(&jar, &[audience], net))?;
+        }
+        self.read(audience, "read", net)
+    }
+
+    /// Counts in several requests at once, each of which has its turn.
+    fn count(&mut self, audience: &'static str, net: &mut Net) -> Check {
+        let requests: Vec<_> =
+            (0..3).map(|_| self.send(&self.jar, (audience, "count"), net)).collect::<Result<_, _>>()?;
+        let replies = requests.into_iter().map(|sent| self.receive(sent, net));
+        let mut replies: Vec<_> = replies.collect::<Result<_, _>>()?;
+        replies.sort_by_key(|(reply, _)| reply["counted"].as_u64());
+        for (reply, lines) in replies {
+            is_done(&reply)?;
+            self.keep(&lines);
+            let Some(part) = self.state.as_mut().and_then(|state| state.parts.get_mut(audience)) else { continue };
+            part.number += 1;
+            if reply["counted"] != part.number {
+                return Err(format!("the turn in which {} was counted is missing: {reply}", part.number));
+            }
         }
         self.read(audience, "read", net)
     }
@@ -286,7 +321,8 @@ impl Visit {
 
     fn try_copy(&self, jar: &Jar, audiences: &[&str], net: &mut Net) -> Check {
         audiences.iter().try_for_each(|audience| {
-            let (reply, _) = self.send(jar, (audience, "read"), net)?;
+            let sent = self.send(jar, (audience, "read"), net)?;
+            let (reply, _) = self.receive(sent, net)?;
             net.2.count("checked: a visitor's copy");
             is_absent(&reply).map_err(|problem| format!("a copy of cookies that have ended: {problem}"))
         })
