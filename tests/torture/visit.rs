@@ -169,10 +169,11 @@ impl Visit {
     fn receive(&self, (number, sent): (u64, Sent), net: &mut Net) -> Result<(Value, Vec<String>), String> {
         let response = net.1.receive(sent).map_err(|error| format!("no reply: {error}"))?;
         net.2.trace(self.id, || format!("{number}: {} {:?}", response.text, response.cookies));
-        let reply = response.body["visit"].clone();
+        let mut reply = response.body["visit"].clone();
         if response.body["number"] != number || reply.is_null() {
             return Err(format!("a reply with the status {}: {}", response.status, response.text));
         }
+        reply["version"] = response.body["version"].clone();
         Ok((reply, response.cookies))
     }
 
