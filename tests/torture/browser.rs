@@ -9,7 +9,7 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use super::client::{Client, Response, Sent};
-use super::errors::{Class, classify};
+use super::errors::{Class, classify, ended_before_turn};
 use super::model::{Cookie, Interval, Model};
 use super::plan::{Action, WAYS};
 use super::visit::Visit;
@@ -380,11 +380,12 @@ impl Browser {
     fn complain(&self, reply: &Value, (interval, world): (Interval, &World)) -> Check {
         let error = reply["err"].as_str();
         let late = ["synchronize session (timeout)", "(the server is too slow to lock anything)"];
-        let turn_is_late = error.is_some_and(|error| late.iter().any(|text| error.ends_with(text)));
+        let no_turn =
+            error.is_some_and(|error| late.iter().any(|text| error.ends_with(text)) || ended_before_turn(error));
         let explained = match classify(error) {
             Class::Wrong => interval.is_tainted(world),
             // Waiting for a turn ends after a second, and dshm's locks depend on how fast it is.
-            _ => !world.plan.has_versions() || turn_is_late,
+            _ => !world.plan.has_versions() || no_turn,
         };
         if !explained {
             return Err(format!("an error that no fault explains: {reply}"));

@@ -40,9 +40,6 @@ const WRONG: [&str; 13] = [
 
 pub fn classify(error: Option<&str>) -> Class {
     let Some(error) = error else { return Class::Wrong };
-    // A turn opens the session anew, and quotes what that says.
-    let quoted = error.strip_prefix("unable to synchronize session (").and_then(|rest| rest.strip_suffix(')'));
-    let error = quoted.unwrap_or(error);
     if GONE.iter().any(|text| error.ends_with(text)) || error.contains("it was destroyed meanwhile") {
         Class::Gone
     } else if error.contains("the server is unavailable: ") {
@@ -53,4 +50,11 @@ pub fn classify(error: Option<&str>) -> Class {
     } else {
         Class::Fault
     }
+}
+
+/// Whether a turn found that its session has ended. What it opens may be another save of the same
+/// sign-in, of which this browser was not told, and which was ended since.
+pub fn ended_before_turn(error: &str) -> bool {
+    let quoted = error.strip_prefix("unable to synchronize session (").and_then(|rest| rest.strip_suffix(')'));
+    quoted.is_some_and(|quoted| classify(Some(quoted)) == Class::Gone)
 }
