@@ -1,5 +1,5 @@
 # Two commands: `make run` serves the demo, `make test` runs every test. Both install what is missing, and build.
-# `make stress`, `make fuzz`, `make sanitize` and `make bench` take longer.
+# CONTRIBUTING.md lists what takes longer.
 #
 # NGINX=/path/to/nginx uses another nginx or OpenResty than Debian's. FEATURES="redis file" builds these storages' drivers only,
 # and FEATURES=cookie none.
@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture sanitize fuzz interleavings timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture versions long sanitize fuzz interleavings timing bench install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -80,7 +80,7 @@ test-valkey:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --test nginx --test stress --test torture --benches -- -D warnings
+	$(CARGO) clippy --locked --test nginx --test stress --test torture --test long --benches -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features torture_bugs --lib -- -D warnings
 	@if $(CARGO) tree --locked -p resty-session-core | grep -E 'tokio|mlua'; then echo 'the core depends on a runtime or on Lua' >&2; exit 1; fi
@@ -167,6 +167,29 @@ torture:
 	@for storage in $(or $(STORAGE),$(STORAGES)); do \
 		STORAGE=$$storage $(CARGO) test --quiet --locked --test torture || exit 1; \
 	done
+
+# The builds of another commit and of this one serve the same browsers in turn, over each storage: docs/reliability.md.
+# make versions BEFORE=commit STORAGE=redis SEED=1
+BOTH_STORAGES := cookie redis sentinel cluster memcached dshm postgres mysql file shm
+versions: export SEED := $(SEED)
+versions: export REQUESTS := $(or $(REQUESTS),6000)
+versions: export BROWSERS := $(or $(BROWSERS),48)
+versions: export FAULTS := $(FAULTS)
+versions: export ACTIONS := $(ACTIONS)
+versions: export SHRINK := $(SHRINK)
+versions:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@before=$$(scripts/before $(BEFORE)) || exit 1; \
+	for storage in $(or $(STORAGE),$(BOTH_STORAGES)); do \
+		BEFORE=$$before STORAGE=$$storage $(CARGO) test --quiet --locked --test torture || exit 1; \
+	done
+
+# Workers hold no more after REQUESTS requests, of sessions in cookies and in Redis, than they did after 100,000: docs/reliability.md.
+long:
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	REQUESTS=$(or $(REQUESTS),5000000) $(CARGO) test --quiet --locked --test long
 
 bench:
 	@scripts/setup bench

@@ -19,6 +19,7 @@ mod storage_handle;
 mod storages;
 mod subjects;
 mod synchronize;
+mod upgrades;
 mod utils;
 mod values;
 
@@ -27,6 +28,9 @@ use mlua::prelude::*;
 /// The native module: the API's six functions by name, the acts on an instance, and what `utils`
 /// needs.
 pub fn module(lua: &Lua) -> LuaResult<LuaTable> {
+    if let Some(refusal) = upgrades::refuse(lua)? {
+        return Ok(refusal);
+    }
     let module = lua.create_table()?;
     module.set("_VERSION", env!("CARGO_PKG_VERSION"))?;
     configuration::register(lua, &module)?;

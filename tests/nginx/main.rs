@@ -27,4 +27,5 @@ mod storages;
 mod stress;
 mod subjects;
 mod synchronize;
+mod upgrades;
 mod workers;

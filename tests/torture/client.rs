@@ -4,6 +4,7 @@ use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use resty_session_testing::server::slowness;
 use serde_json::Value;
 
@@ -22,39 +23,52 @@ pub struct Response {
 
 /// Connections to nginx that can be used again.
 pub struct Client {
-    port: u16,
-    idle: Vec<TcpStream>,
+    ports: Vec<u16>,
+    idle: Vec<(u16, TcpStream)>,
 }
 
 /// A request that was sent.
 pub struct Sent {
     stream: TcpStream,
+    port: u16,
     pub start: Instant,
 }
 
 impl Client {
-    pub fn new(port: u16) -> Self {
-        Self { port, idle: Vec::new() }
+    /// A client of the nginx servers on these ports.
+    pub fn new(ports: &[u16]) -> Self {
+        Self { ports: ports.to_vec(), idle: Vec::new() }
+    }
+
+    /// The port of the nginx that a request is for. Where one is alone, nothing is decided.
+    pub fn choose(&self, rng: &mut Rng) -> u16 {
+        let at = if self.ports.len() > 1 { rng.usize(..self.ports.len()) } else { 0 };
+        self.ports[at]
+    }
+
+    fn idle(&mut self, port: u16) -> Option<TcpStream> {
+        let at = self.idle.iter().rposition(|(to, _)| *to == port)?;
+        Some(self.idle.remove(at).1).filter(is_open)
     }
 
     /// Sends a request, on a new connection if it is told to.
-    pub fn send(&mut self, path: &str, cookie: &str, fresh: bool) -> Result<Sent> {
+    pub fn send(&mut self, port: u16, path: &str, cookie: &str, fresh: bool) -> Result<Sent> {
         let start = Instant::now();
-        let kept = if fresh { None } else { self.idle.pop().filter(is_open) };
+        let kept = if fresh { None } else { self.idle(port) };
         let mut stream = match kept {
             Some(stream) => stream,
-            None => TcpStream::connect(("127.0.0.1", self.port))?,
+            None => TcpStream::connect(("127.0.0.1", port))?,
         };
         stream.set_read_timeout(Some(PATIENCE * slowness()))?;
         stream.set_nodelay(true)?;
         let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: {cookie}\r\n") };
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: torture\r\n{cookie}\r\n").as_bytes())?;
-        Ok(Sent { stream, start })
+        Ok(Sent { stream, port, start })
     }
 
     /// Begins to send a request, and stops before its end.
-    pub fn send_half(&self, path: &str) -> Result<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+    pub fn send_half(&self, port: u16, path: &str) -> Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: tort").as_bytes())
     }
 
@@ -62,7 +76,7 @@ impl Client {
     pub fn receive(&mut self, mut sent: Sent) -> Result<Response> {
         let response = read(&mut sent.stream)?;
         if self.idle.len() < 4 {
-            self.idle.push(sent.stream);
+            self.idle.push((sent.port, sent.stream));
         }
         Ok(response)
     }

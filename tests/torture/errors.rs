@@ -51,3 +51,10 @@ pub fn classify(error: Option<&str>) -> Class {
         Class::Fault
     }
 }
+
+/// Whether a turn found that its session has ended. What it opens may be another save of the same
+/// sign-in, of which this browser was not told, and which was ended since.
+pub fn ended_before_turn(error: &str) -> bool {
+    let quoted = error.strip_prefix("unable to synchronize session (").and_then(|rest| rest.strip_suffix(')'));
+    quoted.is_some_and(|quoted| classify(Some(quoted)) == Class::Gone)
+}

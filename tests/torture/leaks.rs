@@ -1,13 +1,14 @@
 //! What the workers hold, and what the log says of them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
-use resty_session_testing::server::{Nginx, slowness, wait_for};
+use resty_session_testing::server::{slowness, wait_for};
+use resty_session_testing::usage::{self, Usage};
 use serde_json::Value;
 
 use super::client::Client;
+use super::site::{Site, WORKERS};
 
 /// How many descriptors a worker may have open in the end: its own, and the connections to the
 /// storage.
@@ -16,31 +17,15 @@ const MAX_DESCRIPTORS: usize = 80;
 /// each piece of memory, and translates code when it first runs.
 const MAX_GROWTH: u64 = 16 * 1024;
 
-/// What a worker holds.
-#[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    pub descriptors: usize,
-    pub threads: usize,
-    /// In KiB.
-    pub memory: u64,
-}
-
 /// What each worker holds, by process id.
-pub fn measure(nginx: &Nginx) -> BTreeMap<i32, Usage> {
-    let entries = |pid: i32, name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).ok().map(Iterator::count);
-    let usage = |pid: i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB");
-        let (descriptors, threads) = (entries(pid, "fd")?, entries(pid, "task")?);
-        Some((pid, Usage { descriptors, threads, memory: memory.parse().ok()? }))
-    };
-    nginx.workers().into_iter().filter_map(usage).collect()
+pub fn measure(site: &Site) -> BTreeMap<i32, Usage> {
+    site.workers().into_iter().filter_map(|pid| Some((pid, usage::of(pid)?))).collect()
 }
 
 /// Checks that the workers have let everything go. Returns what they hold.
-pub fn check(nginx: &Nginx, before: &BTreeMap<i32, Usage>) -> Result<BTreeMap<i32, Usage>, String> {
-    wait_for_tickets(nginx)?;
-    let after = measure(nginx);
+pub fn check(site: &Site, before: &BTreeMap<i32, Usage>) -> Result<BTreeMap<i32, Usage>, String> {
+    wait_for_tickets(site)?;
+    let after = measure(site);
     for (pid, usage) in &after {
         if usage.descriptors > MAX_DESCRIPTORS {
             return Err(format!("worker {pid} has {} descriptors open", usage.descriptors));
@@ -57,11 +42,11 @@ pub fn check(nginx: &Nginx, before: &BTreeMap<i32, Usage>) -> Result<BTreeMap<i3
 }
 
 /// Waits until nothing is in flight in any worker, and nobody waits.
-fn wait_for_tickets(nginx: &Nginx) -> Result<(), String> {
+fn wait_for_tickets(site: &Site) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let workers = nginx.workers();
+    let workers = site.workers();
     loop {
-        let counts = counts(nginx);
+        let counts = counts(site);
         let busy: Vec<&Value> =
             counts.values().filter(|counts| counts["in_flight"] != 0 || counts["waiting"] != 0).collect();
         if busy.is_empty() && workers.iter().all(|worker| counts.contains_key(worker)) {
@@ -75,11 +60,12 @@ fn wait_for_tickets(nginx: &Nginx) -> Result<(), String> {
 }
 
 /// What workers count, by process id.
-fn counts(nginx: &Nginx) -> BTreeMap<i32, Value> {
-    let mut client = Client::new(nginx.port);
+fn counts(site: &Site) -> BTreeMap<i32, Value> {
+    let ports = site.ports();
+    let mut client = Client::new(&ports);
     let mut found = BTreeMap::new();
-    for _ in 0..100 {
-        let reply = client.send("/counts", "", true).and_then(|sent| client.receive(sent));
+    for port in ports.into_iter().cycle().take(100) {
+        let reply = client.send(port, "/counts", "", true).and_then(|sent| client.receive(sent));
         let Ok(response) = reply else { continue };
         if let Some(pid) = response.body["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()) {
             found.insert(pid, response.body);
@@ -89,13 +75,13 @@ fn counts(nginx: &Nginx) -> BTreeMap<i32, Value> {
 }
 
 /// Checks that no worker has ended but those that were killed, and that the log has no alerts.
-pub fn check_log(nginx: &Nginx, killed: &[i32]) -> Result<(), String> {
+pub fn check_log(site: &Site, killed: &[i32]) -> Result<(), String> {
     let is_expected = |line: &str| {
         let of_killed = |pid: &i32| line.contains(&format!(" {pid} exited on signal 9"));
         killed.iter().any(of_killed)
     };
     let serious = ["[alert]", "[emerg]", "exited on signal", "panicked", "attempt to", "fatal"];
-    let log = nginx.log();
+    let log = site.log();
     match log.lines().find(|line| serious.iter().any(|text| line.contains(text)) && !is_expected(line)) {
         Some(line) => Err(format!("the log says: {line}")),
         None => Ok(()),
@@ -103,6 +89,6 @@ pub fn check_log(nginx: &Nginx, killed: &[i32]) -> Result<(), String> {
 }
 
 /// Waits until the workers of before a reload have left.
-pub fn wait_for_workers(nginx: &Nginx, count: usize) {
-    wait_for("the last reload", || nginx.workers().len() == count);
+pub fn wait_for_workers(site: &Site) {
+    wait_for("the last reload", || site.workers().len() == WORKERS * site.servers.len());
 }

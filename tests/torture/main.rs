@@ -11,6 +11,8 @@ mod plan;
 mod run;
 mod servers;
 mod shrink;
+mod site;
+mod visit;
 mod world;
 
 use std::process::ExitCode;
@@ -22,16 +24,24 @@ fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not valid")))
 }
 
+/// Names that are separated by commas.
+fn names(variable_name: &str) -> Vec<String> {
+    let names: String = variable(variable_name, String::new());
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 fn plan() -> Plan {
     let requests = variable("REQUESTS", 20_000);
-    let kinds: String = variable("KINDS", String::new());
+    let before: String = variable("BEFORE", String::new());
     Plan {
         storage: variable("STORAGE", "redis".to_owned()),
         seed: variable("SEED", 1),
         requests,
         browsers: variable("BROWSERS", 240),
-        faults: variable("FAULTS", faults_for(requests)),
-        kinds: kinds.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect(),
+        faults: variable("FAULTS", faults_for(requests, !before.is_empty())),
+        kinds: names("KINDS"),
+        before,
+        actions: names("ACTIONS"),
     }
 }
 

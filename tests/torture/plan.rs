@@ -24,6 +24,11 @@ pub struct Plan {
     pub faults: u64,
     /// The kinds of faults, by their names; all if there are none.
     pub kinds: Vec<String>,
+    /// The commit whose build runs beside this one, in `target/before`; empty if none does. Then the
+    /// only fault is that nginx reloads with the other version.
+    pub before: String,
+    /// Browsers do only these actions, by their names; all if there are none.
+    pub actions: Vec<String>,
 }
 
 /// A fault that is put in, for some time or at once.
@@ -61,10 +66,12 @@ pub enum Kind {
     KillWorker,
     /// nginx reads its configuration again.
     Reload,
+    /// nginx reads its configuration again, and finds the other version of the library.
+    Switch,
 }
 
 impl Kind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Delay,
         Self::Stall,
         Self::CutAfter,
@@ -81,6 +88,7 @@ impl Kind {
         Self::FailOver,
         Self::KillWorker,
         Self::Reload,
+        Self::Switch,
     ];
 
     /// How often it comes, compared with the others.
@@ -90,7 +98,7 @@ impl Kind {
             Self::Stall | Self::Flip | Self::Refuse | Self::AcceptAndCut | Self::CutHalf => 10,
             Self::Hang | Self::SlowAccept | Self::Stop => 6,
             Self::Forget | Self::Restart | Self::KillWorker => 1,
-            Self::FailOver | Self::Reload => 1,
+            Self::FailOver | Self::Reload | Self::Switch => 1,
         }
     }
 
@@ -154,6 +162,8 @@ pub enum Action {
     Store,
     /// Does nothing for some steps.
     Rest,
+    /// Uses a session with audiences, long data and a remember cookie, at another site.
+    Visit,
 }
 
 const ACTIONS: [(Action, u32); 15] = [
@@ -174,6 +184,13 @@ const ACTIONS: [(Action, u32); 15] = [
     (Action::Rest, 1),
 ];
 
+/// What browsers do besides where two versions run.
+const VISITS: (Action, u32) = (Action::Visit, 60);
+/// Actions that need records.
+const OF_STORAGES: [Action; 2] = [Action::Others, Action::List];
+/// After how many requests the versions change places.
+const REQUESTS_PER_SWITCH: u64 = 1000;
+
 /// In what a request's program runs it.
 pub const WAYS: [&str; 5] = ["plain", "coroutine", "thread", "subrequest", "both"];
 
@@ -186,7 +203,8 @@ pub fn random(seed: u64, what: u64, first: u64, second: u64) -> Rng {
     rng
 }
 
-fn weighted<T: Copy>(rng: &mut Rng, choices: &[(T, u32)]) -> Option<T> {
+/// One of the choices, more often one of more weight.
+pub fn weighted<T: Copy>(rng: &mut Rng, choices: &[(T, u32)]) -> Option<T> {
     let all: u32 = choices.iter().map(|(_, weight)| weight).sum();
     let mut left = rng.u32(..all.max(1));
     choices.iter().find_map(|(choice, weight)| {
@@ -202,8 +220,24 @@ impl Plan {
     /// What a browser does in a step, and the generator for the rest of that step's decisions.
     pub fn step(&self, browser: usize, step: u64) -> (Action, Rng) {
         let mut rng = random(self.seed, 1, browser as u64, step);
-        let action = weighted(&mut rng, &ACTIONS).unwrap_or(Action::Read);
+        let action = weighted(&mut rng, &self.choices()).unwrap_or(Action::Read);
         (if step == 0 { Action::SignIn } else { action }, rng)
+    }
+
+    /// Whether two versions of the library run.
+    pub fn has_versions(&self) -> bool {
+        !self.before.is_empty()
+    }
+
+    fn choices(&self) -> Vec<(Action, u32)> {
+        let visits = Some(VISITS).filter(|_| self.has_versions());
+        let all = ACTIONS.into_iter().chain(visits);
+        let wanted = |action: Action| {
+            let name = format!("{action:?}").to_lowercase();
+            (self.actions.is_empty() || self.actions.contains(&name))
+                && !(self.storage == "cookie" && OF_STORAGES.contains(&action))
+        };
+        all.filter(|(action, _)| wanted(*action)).collect()
     }
 
     /// The seconds for which workers trust what they know of marks.
@@ -214,9 +248,17 @@ impl Plan {
     /// The schedule's faults of the kinds that `possible` has, without those of other kinds than
     /// this plan's.
     pub fn schedule(&self, possible: &[Kind]) -> Vec<Fault> {
+        if self.has_versions() {
+            return (0..self.faults).map(|number| self.switch(number)).collect();
+        }
         let faults = (0..self.faults).filter_map(|number| self.fault(number, possible));
         let wanted = |fault: &Fault| self.kinds.is_empty() || self.kinds.contains(&fault.kind.name());
         faults.filter(wanted).collect()
+    }
+
+    fn switch(&self, number: u64) -> Fault {
+        let at = number * REQUESTS_PER_SWITCH + REQUESTS_PER_SWITCH / 2;
+        Fault { number, at, kind: Kind::Switch, time: Duration::ZERO, detail: 0 }
     }
 
     fn fault(&self, number: u64, possible: &[Kind]) -> Option<Fault> {
@@ -238,7 +280,7 @@ impl Plan {
     }
 }
 
-/// How many faults belong to so many requests.
-pub fn faults_for(requests: u64) -> u64 {
-    requests / REQUESTS_PER_FAULT
+/// How many faults belong to so many requests, where two versions run or one does.
+pub fn faults_for(requests: u64, versions: bool) -> u64 {
+    requests / if versions { REQUESTS_PER_SWITCH } else { REQUESTS_PER_FAULT }
 }

@@ -144,6 +144,11 @@ function acts.store(args)
   return in_time and reply or { err = "raised: the timer is late" }
 end
 
+-- What a browser does at another site: visit.lua.
+function acts.visit(args)
+  return torture.visit(args)
+end
+
 local function act(args)
   local ok, reply = pcall(acts[args.act], args)
   return ok and reply or { err = "raised: " .. tostring(reply) }
@@ -172,13 +177,17 @@ function ways.both(args)
 end
 
 local function answer(reply, number)
-  reply.number, reply.pid = number, ngx.worker.pid()
+  reply.number, reply.pid, reply.version = number, ngx.worker.pid(), torture.version
   local text = cjson.encode(reply)
   ngx.header.content_length = #text
   ngx.print(text)
 end
 
 torture = {}
+
+-- The native module that this worker runs, where there are two versions.
+local path = package.searchpath("resty.session.native", package.cpath)
+torture.version = path and path:find("/before/", 1, true) and "before" or "this"
 
 -- /on/act and /off/act, and what /subrequest sends to them.
 function torture.run()

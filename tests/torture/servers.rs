@@ -7,11 +7,12 @@ use nix::sys::signal::Signal;
 use resty_session_testing::dshm_server::Dshm;
 use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::proxy::{Accept, Behaviour, Cut, Flow, Proxy};
-use resty_session_testing::redis_servers::{Group, Redis};
-use resty_session_testing::server::{Nginx, Server, send};
+use resty_session_testing::redis_servers::{Cluster, Group, Redis};
+use resty_session_testing::server::{Server, send};
 use resty_session_testing::sql_servers::Database;
 
-use super::plan::{Fault, Kind};
+use super::plan::{Fault, Kind, Plan};
+use super::site::Site;
 use super::world::{Damage, World};
 
 /// Kinds of faults that need nothing but nginx.
@@ -31,15 +32,19 @@ const OF_PROXY: [Kind; 11] = [
     Kind::CutHalf,
     Kind::Forget,
 ];
-/// Time limits of the storages, in milliseconds.
+/// Time limits of the storages, in milliseconds: short, so that faults are soon noticed.
 const LIMITS: &str = "connect_timeout = 500, send_timeout = 500, read_timeout = 500";
+/// Where there are no faults, no limit may be reached.
+const LIMITS_WITHOUT_FAULTS: &str = "connect_timeout = 10000, send_timeout = 10000, read_timeout = 10000";
 
 /// A storage that is tortured.
 pub struct Storage {
     /// Its name in the configuration.
     pub name: &'static str,
-    /// Its options in Lua.
-    pub options: String,
+    /// The storage in which marks of revocation are: itself, if it can have them.
+    pub marks: &'static str,
+    /// The options of that in Lua, without time limits.
+    options: String,
     /// The kinds of faults that it can have.
     pub possible: Vec<Kind>,
     /// Whether it notes all of a user's sessions.
@@ -49,6 +54,7 @@ pub struct Storage {
     server: Option<Box<dyn Server + Send>>,
     proxy: Option<Proxy>,
     group: Option<Group>,
+    _cluster: Option<Cluster>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -70,13 +76,19 @@ impl Storage {
             }
             "sentinel" => Self::of_group(),
             "file" => Self::of_files(),
-            other => panic!("STORAGE={other}: redis, sentinel, memcached, dshm, postgres, mysql or file"),
+            "cluster" => Self::of_cluster(),
+            "cookie" => Self { name: "cookie", ..Self::start("redis") },
+            "shm" => Self::empty("shm", r#"zone = "torture""#.to_owned()),
+            other => panic!(
+                "STORAGE={other}: redis, sentinel, cluster, memcached, dshm, postgres, mysql, file, shm or cookie"
+            ),
         }
     }
 
     fn empty(name: &'static str, options: String) -> Self {
         Self {
             name,
+            marks: name,
             options,
             possible: OF_NGINX.to_vec(),
             lists_all: true,
@@ -84,13 +96,14 @@ impl Storage {
             server: None,
             proxy: None,
             group: None,
+            _cluster: None,
             _directory: None,
         }
     }
 
     fn of_server(name: &'static str, server: impl Server + Send + 'static, more: &str) -> Self {
         let proxy = Proxy::start(server.port());
-        let options = format!("port = {}, {LIMITS}, {more}", proxy.port);
+        let options = format!("port = {}, {more}", proxy.port);
         let possible = [&OF_PROXY[..], &OF_SERVER[..], &OF_NGINX[..]].concat();
         Self { possible, server: Some(Box::new(server)), proxy: Some(proxy), ..Self::empty(name, options) }
     }
@@ -98,12 +111,33 @@ impl Storage {
     /// Sentinels tell where the master is, so there is no proxy before it.
     fn of_group() -> Self {
         let group = Group::start();
-        let ports = group.sentinel_ports();
-        let sentinels: Vec<_> =
-            ports.split(',').map(|port| format!(r#"{{ host = "127.0.0.1", port = {port} }}"#)).collect();
-        let options = format!(r#"master = "sessions", sentinels = {{ {} }}, {LIMITS}"#, sentinels.join(", "));
+        let sentinels = addresses("host", &group.sentinel_ports());
+        let options = format!(r#"master = "sessions", sentinels = {sentinels}"#);
         let possible = [&[Kind::FailOver, Kind::Stop][..], &OF_NGINX[..]].concat();
         Self { possible, group: Some(group), ..Self::empty("redis", options) }
+    }
+
+    /// Its nodes tell where the others are, so there is no proxy before it.
+    fn of_cluster() -> Self {
+        let cluster = Cluster::start();
+        let options = format!("nodes = {}", addresses("ip", &cluster.ports()));
+        Self { _cluster: Some(cluster), ..Self::empty("redis", options) }
+    }
+
+    /// The options in Lua of the storage in which marks are, which is also the sessions', if it is not
+    /// the cookie.
+    pub fn options(&self, plan: &Plan) -> String {
+        let Self { marks, options, .. } = self;
+        match *marks {
+            "file" | "shm" => options.clone(),
+            _ if plan.has_versions() => format!("{LIMITS_WITHOUT_FAULTS}, {options}"),
+            _ => format!("{LIMITS}, {options}"),
+        }
+    }
+
+    /// Whether what it holds is in nginx, where another nginx does not see it.
+    pub fn is_of_nginx(&self) -> bool {
+        self.name == "shm"
     }
 
     fn of_files() -> Self {
@@ -113,14 +147,15 @@ impl Storage {
     }
 
     /// Puts a fault in, waits, and takes it out. Returns the worker that was killed, if one was.
-    pub fn suffer(&mut self, fault: &Fault, world: &World, nginx: &Nginx) -> Option<i32> {
+    pub fn suffer(&mut self, fault: &Fault, world: &World, site: &Site) -> Option<i32> {
         match fault.kind {
             Kind::Stop => self.stop(fault),
             Kind::Restart => self.restart(world),
             Kind::FailOver => self.fail_over(world),
-            Kind::Reload => nginx.reload(),
+            Kind::Reload => site.reload(),
+            Kind::Switch => site.switch(),
             Kind::KillWorker => {
-                let workers = nginx.workers();
+                let workers = site.workers();
                 let worker = *workers.get(usize::try_from(fault.detail).unwrap_or(0) % workers.len().max(1))?;
                 send(worker, Signal::SIGKILL);
                 return Some(worker);
@@ -181,6 +216,13 @@ impl Storage {
             world.end(Damage::Corruption);
         }
     }
+}
+
+/// An array of addresses in Lua, whose hosts are called as `host` says.
+fn addresses(host: &str, ports: &str) -> String {
+    let addresses: Vec<_> =
+        ports.split(',').map(|port| format!(r#"{{ {host} = "127.0.0.1", port = {port} }}"#)).collect();
+    format!("{{ {} }}", addresses.join(", "))
 }
 
 fn behave(behaviour: &mut Behaviour, fault: &Fault, how: Cut) {

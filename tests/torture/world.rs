@@ -47,7 +47,8 @@ pub enum Damage {
 
 pub struct World {
     pub plan: Plan,
-    pub port: u16,
+    /// Where nginx listens.
+    pub ports: Vec<u16>,
     /// Whether the storage notes all of a user's sessions, also if two workers note at once.
     pub lists_all: bool,
     sent: AtomicU64,
@@ -66,10 +67,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub fn new(plan: Plan, port: u16, lists_all: bool) -> Self {
+    pub fn new(plan: Plan, ports: Vec<u16>, lists_all: bool) -> Self {
         Self {
             plan,
-            port,
+            ports,
             lists_all,
             sent: AtomicU64::new(0),
             next_fault: AtomicU64::new(0),

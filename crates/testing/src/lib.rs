@@ -25,4 +25,6 @@ pub mod server;
 pub mod sql_servers;
 #[cfg(feature = "servers")]
 pub mod tls_front;
+#[cfg(feature = "servers")]
+pub mod usage;
 pub mod vectors;

@@ -225,6 +225,15 @@ impl Nginx {
         kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
     }
 
+    /// Reloads with another configuration, on the same port. What another version of the library left
+    /// in nginx's shared memory stays there.
+    pub fn reload_as(&self, site: &Site) {
+        let lualib = root().join("build/lualib");
+        let configuration = configuration(site, self.dir.path(), &lualib, self.port);
+        fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();
+        self.reload();
+    }
+
     /// The workers' process ids, including those that are about to leave; empty if nginx has ended.
     pub fn workers(&self) -> Vec<i32> {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap_or_default();

@@ -43,6 +43,7 @@ local RESTART_INTERVAL = 1
 -- Seconds. How often requests look for their replies themselves while no listener runs.
 local POLL_INTERVAL = 0.001
 -- Seconds. How often they then drop replies that were not taken.
+local SWEEP_DISTANCE = 1 -- seconds from one sweep to the next at least: longer than a turn of nginx's event loop
 local SWEEP_INTERVAL = 0.1
 local MAX_IDLE_WAITERS = 512
 
@@ -141,11 +142,12 @@ local function flush()
   flush_due, flush_now = false, false -- only now: if flushing fails, it is tried again
 end
 
--- Drops the replies that were not taken at the last sweep, and still are not. Does so only once in
--- a turn of nginx's event loop, at whose start nginx reads the clock, because all threads that are
--- woken in a turn run before it ends. Returns whether there is more to do.
+-- Drops the replies that were not taken at the last sweep, and still are not. Never does so twice
+-- in a turn of nginx's event loop, because all threads that are woken in a turn run before it ends.
+-- The clock alone does not tell: `ngx.update_time` moves it in the middle of a turn, so some time
+-- must have passed. Returns whether there is more to do.
 local function sweep()
-  if last_sweep == now() then
+  if now() - last_sweep < SWEEP_DISTANCE then
     return true
   end
   last_sweep = now()
@@ -161,11 +163,12 @@ local function flush_and_sweep()
 end
 
 local function run_housekeeper(semaphore)
-  local again = false
+  local pause = EXIT_CHECK_INTERVAL
   while true do
-    local woken = semaphore:wait(again and POLL_INTERVAL or EXIT_CHECK_INTERVAL)
+    local woken = semaphore:wait(pause)
     local ok, result = pcall(flush_and_sweep)
-    again = not ok or result
+    local again = not ok or result
+    pause = not ok and POLL_INTERVAL or result and SWEEP_INTERVAL or EXIT_CHECK_INTERVAL
     if not ok then
       ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
     elseif not woken and not again and exiting() then
