@@ -50,16 +50,21 @@ impl<A, R> Tickets<A, R> {
         waiting.map_or((None, None), |waiting| (waiting.act, waiting.reply))
     }
 
-    /// Drops the replies that the sweep before found not taken and that still are not, because
-    /// whoever waited for them has ended. Returns whether this sweep found any, so that another is
-    /// needed.
-    pub fn sweep(&self) -> bool {
+    /// Looks for replies that were not taken. Since the last sweep, all who were told of a reply
+    /// then have had their turn if `passed`: then drops those that the last sweep found and that
+    /// still are there, because whoever waited for them has ended. Returns whether there are any, so
+    /// that another sweep is needed.
+    pub fn sweep(&self, passed: bool) -> bool {
         let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
-        for ticket in untaken.drain(..) {
-            waiting.remove(&ticket);
+        let mut arrived = self.arrived.borrow_mut();
+        arrived.retain(|ticket| waiting.contains_key(ticket));
+        if passed {
+            for ticket in untaken.drain(..) {
+                waiting.remove(&ticket);
+            }
+            untaken.append(&mut arrived);
         }
-        untaken.extend(self.arrived.borrow_mut().drain(..).filter(|ticket| waiting.contains_key(ticket)));
-        !untaken.is_empty()
+        !(untaken.is_empty() && arrived.is_empty())
     }
 
     /// How many operations wait for their reply, or have one that was not taken.

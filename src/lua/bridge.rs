@@ -38,7 +38,7 @@ pub fn table(lua: &Lua) -> LuaResult<LuaTable> {
     table.set("take", lua.create_function(take)?)?;
     table.set("discard", lua.create_function(discard)?)?;
     table.set("flush", action(lua, Bridge::flush)?)?;
-    table.set("sweep", lua.create_function(|lua, ()| Ok(bridge(lua)?.tickets.sweep()))?)?;
+    table.set("sweep", lua.create_function(|lua, passed: bool| Ok(bridge(lua)?.tickets.sweep(passed)))?)?;
     table.set("in_entry_thread", lua.create_function(|lua, ()| Ok(in_entry_thread(lua)))?)?;
     table.set("ring", action(lua, |bridge| bridge.exchange.ring())?)?;
     table.set("counts", lua.create_function(counts)?)?;
@@ -274,12 +274,15 @@ mod tests {
             }
         };
         drain(first_reply);
-        assert!(bridge.tickets.sweep());
+        assert!(bridge.tickets.sweep(false), "there is one that was not taken");
+        assert!(bridge.tickets.sweep(true), "it is found, and nobody has had a turn since");
         drain(second_reply);
-        assert!(bridge.tickets.sweep(), "the second has not had its chance");
+        assert!(bridge.tickets.sweep(false), "still in the same turn");
+        assert!(bridge.tickets.sweep(true), "the second has not had its chance");
         assert!(bridge.take(first).1.is_none());
         assert!(bridge.take(second).1.is_some());
-        assert!(!bridge.tickets.sweep());
+        assert!(!bridge.tickets.sweep(true));
+        assert!(!bridge.tickets.sweep(false));
         assert_eq!(bridge.tickets.count(), 1);
         assert!(bridge.take(third).1.is_none(), "it has not arrived");
         assert_eq!(bridge.tickets.count(), 0);

@@ -55,6 +55,23 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
             local _, err, exists = require("resty.session").open(options)
             ngx.print(exists and "opened" or err)
         }} }}
+        location /leave {{ content_by_lua_block {{
+            local storage = require("resty.session.redis").new({{ port = {0} }})
+            for _ = 1, 3 do
+                ngx.thread.spawn(function()
+                    storage:get("echo", "nothing")
+                    ngx.exit(200)
+                end)
+            end
+        }} }}
+        location /clock {{ content_by_lua_block {{
+            for _ = 1, 50 do
+                ngx.sleep(0.001)
+                local start = os.clock()
+                repeat until os.clock() - start > 0.002
+                ngx.update_time()
+            end
+        }} }}
         location /break {{ content_by_lua_block {{
             require("resty.session.native").bridge.open_doorbell() -- takes down the one that is there
         }} }}
@@ -297,6 +314,28 @@ fn under_load_everything_that_is_submitted_is_answered() {
     assert_eq!(number("submitted"), number("completed"));
     // One ring to have it flushed, and one for its answer, at most.
     assert!((1..=2 * number("completed")).contains(&number("rings")), "{counts}");
+}
+
+#[test]
+fn nobody_loses_a_reply_to_a_program_that_moves_nginx_time() {
+    let redis = Redis::start(&[]);
+    let nginx = nginx(&redis, "");
+    let problems = under_load(&nginx, || {
+        std::thread::scope(|scope| {
+            for path in ["/clock", "/clock", "/leave", "/leave"] {
+                let nginx = &nginx;
+                scope.spawn(move || {
+                    let (start, browser) = (Instant::now(), Browser::new());
+                    while start.elapsed() < Duration::from_secs(2) {
+                        browser.get(nginx.url(path));
+                    }
+                });
+            }
+        });
+    });
+    assert_eq!(problems, [""; 0]);
+    // And whose reply nobody took, is gone soon.
+    wait_for("the last replies to be dropped", || counts(&nginx)["waiting"] == 0);
 }
 
 #[test]

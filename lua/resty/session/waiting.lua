@@ -42,9 +42,9 @@ local EXIT_CHECK_INTERVAL = 5 -- seconds; how often the housekeeper looks whethe
 local RESTART_INTERVAL = 1
 -- Seconds. How often requests look for their replies themselves while no listener runs.
 local POLL_INTERVAL = 0.001
--- Seconds. How often they then drop replies that were not taken.
-local SWEEP_DISTANCE = 1 -- seconds from one sweep to the next at least: longer than a turn of nginx's event loop
-local SWEEP_INTERVAL = 0.1
+-- Seconds. How often they then drop replies that were not taken: longer than a turn of nginx's event
+-- loop takes, since without a listener nothing tells turns apart.
+local SWEEP_INTERVAL = 1
 local MAX_IDLE_WAITERS = 512
 
 ---@class resty.session.waiter
@@ -59,7 +59,9 @@ local flush_now = false -- whether the housekeeper is to flush them when it runs
 local listening = false -- whether a listener runs
 local generation = 0 -- the number of the listener that was started last; all others end
 local start_time -- when that was; nil if another may be started at once
-local last_sweep = 0 -- when replies that were not taken were last dropped
+local turns = 0 -- how many turns of nginx's event loop have certainly passed; see `run_clock`
+local swept_turns = 0 -- how many had when replies that were not taken were last looked for
+local last_sweep = 0 -- when that was, if no listener ran
 local has_exit_timer = false -- whether the timer that rings the doorbell when the worker exits is set
 
 -- Returns whether this thread can yield here. It cannot inside a function that C code called: a
@@ -142,55 +144,83 @@ local function flush()
   flush_due, flush_now = false, false -- only now: if flushing fails, it is tried again
 end
 
--- Drops the replies that were not taken at the last sweep, and still are not. Never does so twice
--- in a turn of nginx's event loop, because all threads that are woken in a turn run before it ends.
--- The clock alone does not tell: `ngx.update_time` moves it in the middle of a turn, so some time
--- must have passed. Returns whether there is more to do.
+-- Drops the replies that were not taken at the last sweep, and still are not, if that was in another
+-- turn of nginx's event loop: all threads that are woken in a turn run before it ends. Returns
+-- whether there is more to do.
 local function sweep()
-  if now() - last_sweep < SWEEP_DISTANCE then
-    return true
-  end
-  last_sweep = now()
-  return bridge.sweep()
+  local passed = swept_turns ~= turns
+  swept_turns = turns
+  return bridge.sweep(passed)
 end
 
--- Flushes if that is due, and sweeps. Returns whether there is more to do soon.
-local function flush_and_sweep()
+-- Flushes if that is due, and sweeps if this thread was woken. Returns whether there is more to
+-- sweep.
+local function flush_and_sweep(woken)
   if flush_now then
     flush()
   end
-  return sweep()
+  return woken and sweep()
 end
 
-local function run_housekeeper(semaphore)
+---@class resty.session.helper
+---@field thread thread? nil before it is first needed
+---@field semaphore table? wakes it
+
+---@class resty.session.helpers Two light threads of the listener
+---@field housekeeper resty.session.helper
+---@field clock resty.session.helper
+
+-- Wakes a helper if it waits.
+local function wake(helper)
+  if helper.semaphore:count() < 0 then
+    helper.semaphore:post(1)
+  end
+end
+
+-- Counts turns of nginx's event loop, one each time it is woken, and wakes the housekeeper.
+--
+-- In a turn, nginx handles events, then timers, and last the threads that were woken. So this thread
+-- is woken at the end of a turn, its sleep ends in another, and the housekeeper runs at the end of
+-- that. nginx's time would not tell turns apart: `ngx.update_time` changes it at any moment.
+local function run_clock(helpers)
+  while true do
+    if helpers.clock.semaphore:wait(EXIT_CHECK_INTERVAL) then
+      ngx.sleep(POLL_INTERVAL)
+      turns = turns + 1
+      wake(helpers.housekeeper)
+    end
+  end
+end
+
+local function run_housekeeper(helpers)
   local pause = EXIT_CHECK_INTERVAL
   while true do
-    local woken = semaphore:wait(pause)
-    local ok, result = pcall(flush_and_sweep)
-    local again = not ok or result
-    pause = not ok and POLL_INTERVAL or result and SWEEP_INTERVAL or EXIT_CHECK_INTERVAL
+    local woken = helpers.housekeeper.semaphore:wait(pause)
+    local ok, result = pcall(flush_and_sweep, woken)
+    pause = ok and EXIT_CHECK_INTERVAL or POLL_INTERVAL
     if not ok then
       ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
-    elseif not woken and not again and exiting() then
+    elseif result then
+      wake(helpers.clock)
+    elseif not woken and exiting() then
       bridge.ring() -- in case nginx has dropped the exit timer
     end
   end
 end
 
----@class resty.session.housekeeper
----@field thread thread? nil before it is first woken
----@field semaphore table? wakes it
+-- Starts a helper, unless it runs. One that has failed is replaced.
+local function ensure(helper, run, helpers)
+  if not helper.thread or coroutine.status(helper.thread) == "dead" then
+    helper.semaphore = assert(semaphores.new(0))
+    helper.thread = ngx.thread.spawn(run, helpers)
+  end
+end
 
--- Wakes the housekeeper, which runs after all threads that were woken before. Replaces one that has
--- failed.
-local function wake_housekeeper(housekeeper)
-  if not housekeeper.thread or coroutine.status(housekeeper.thread) == "dead" then
-    housekeeper.semaphore = assert(semaphores.new(0))
-    housekeeper.thread = ngx.thread.spawn(run_housekeeper, housekeeper.semaphore)
-  end
-  if housekeeper.semaphore:count() < 0 then
-    housekeeper.semaphore:post(1)
-  end
+-- Wakes the housekeeper, which runs after all threads that were woken before.
+local function wake_housekeeper(helpers)
+  ensure(helpers.clock, run_clock, helpers)
+  ensure(helpers.housekeeper, run_housekeeper, helpers)
+  wake(helpers.housekeeper)
 end
 
 local function connect()
@@ -218,9 +248,9 @@ end
 
 -- Reads the doorbell until the worker exits and no operation is in flight, or until another
 -- listener was started.
-local function read_doorbell(housekeeper, own)
+local function read_doorbell(helpers, own)
   local socket = connect()
-  wake_housekeeper(housekeeper)
+  wake_housekeeper(helpers)
   listening = own == generation
   flush() -- operations that were submitted before
   while own == generation and not (exiting() and bridge.in_flight() == 0) do
@@ -230,7 +260,7 @@ local function read_doorbell(housekeeper, own)
     end
     flush_now = flush_due
     if deliver() or flush_now then
-      wake_housekeeper(housekeeper)
+      wake_housekeeper(helpers)
     end
   end
   socket:close()
@@ -251,10 +281,12 @@ local function listen(_, own)
     return -- too late: another was started meanwhile
   end
   start_time = math.huge -- so that no other is started while this one connects
-  local housekeeper = {}
-  local ok, problem = pcall(read_doorbell, housekeeper, own)
-  if housekeeper.thread then
-    ngx.thread.kill(housekeeper.thread)
+  local helpers = { housekeeper = {}, clock = {} }
+  local ok, problem = pcall(read_doorbell, helpers, own)
+  for _, helper in following, helpers do
+    if helper.thread then
+      ngx.thread.kill(helper.thread)
+    end
   end
   if own ~= generation then
     return
@@ -315,6 +347,7 @@ local function poll(waiter)
   deliver()
   waiter.draining = nil
   if now() - last_sweep >= SWEEP_INTERVAL then
+    last_sweep, turns = now(), turns + 1
     sweep()
   end
 end

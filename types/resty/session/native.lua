@@ -444,9 +444,10 @@ function native.bridge.flush() end
 ---@return boolean
 function native.bridge.in_entry_thread() end
 
----Drops the replies that two sweeps in turn have found not taken.
+---Looks for replies that were not taken, and drops those that the last sweep found, too.
+---@param passed boolean whether all threads that were woken by the last sweep have run since; otherwise drops none
 ---@return boolean again whether there must be another sweep
-function native.bridge.sweep() end
+function native.bridge.sweep(passed) end
 
 ---Rings the doorbell.
 function native.bridge.ring() end
