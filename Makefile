@@ -25,7 +25,7 @@ ifeq ($(origin CC),command line)
 unexport CC
 endif
 
-.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture versions long sanitize fuzz interleavings timing bench install clean
+.PHONY: build run test test-one test-mysql8 test-valkey lint docs types msrv stress torture versions long sanitize fuzz interleavings timing bench bench-before install clean
 
 build: $(LUALIB)/resty/session/native.so $(patsubst lua/%,$(LUALIB)/%,$(LUA_FILES))
 
@@ -190,6 +190,13 @@ long:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
 	REQUESTS=$(or $(REQUESTS),5000000) $(CARGO) test --quiet --locked --test long
+
+# Another commit's build and this one, in turns: make bench-before BEFORE=commit STORAGE="cookie redis"
+bench-before: export STORAGE := $(STORAGE)
+bench-before:
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@before=$$(scripts/before $(BEFORE)) && BEFORE=$$before $(CARGO) bench --bench before
 
 bench:
 	@scripts/setup bench

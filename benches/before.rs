@@ -59,7 +59,6 @@ fn nginx(lualib: &Path, storages: &[Storage]) -> Nginx {
     );
     let site = Site {
         main: "worker_cpu_affinity auto;",
-        http: "lua_shared_dict sessions 64m;",
         init: &init,
         server: &server,
         lualib: Some((lualib, lualib)),

@@ -16,7 +16,9 @@ describe("tenants", function()
     local kinds = {
       function(number) return { secret = "secret", cookie_name = "tenant-" .. number } end,
       function(number) return { secret = "a secret of tenant " .. number } end,
+      function(number) return { ikm = ("%032d"):format(number) } end,
       function(number) return { secret = "secret", storage = "shm", shm = { prefix = "tenant-" .. number } } end,
+      function(number) return { secret = "secret", storage = "mariadb", mysql = { database = "t" .. number } } end,
       function(number) return setmetatable({ audience = number }, { __index = { secret = "secret" } }) end,
     }
     local before = {}
@@ -45,6 +47,14 @@ describe("tenants", function()
     local profile = session.new(kinds[1](1)).profile
     session.init({ secret = "other" })
     assert.not_equal(profile, session.new(kinds[1](1)).profile)
+  end)
+
+  it("keeps the profiles of tenants beside many that no key tells apart", function()
+    local profile = session.new({ secret = "secret", cookie_name = "quiet" }).profile
+    for number = 1, 4100 do
+      session.new({ secret = "secret", cookie_path = "/" .. number })
+    end
+    assert.equal(profile, session.new({ secret = "secret", cookie_name = "quiet" }).profile)
   end)
 
   it("forgets the profiles that nobody uses", function()

@@ -6,7 +6,7 @@ use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
 /// A value that is looked at often, and rarely has something in it: so that a look costs no lock.
 ///
-/// Who sets the flag then rings the bell of the thread that looks, and that thread takes its replies
+/// Whoever sets the flag rings the bell of the thread that looks, and that thread takes its replies
 /// before it looks: the lock of the replies orders the two, so that the flag itself need not.
 #[derive(Default)]
 pub struct Flagged<T> {

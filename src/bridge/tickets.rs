@@ -50,10 +50,9 @@ impl<A, R> Tickets<A, R> {
         waiting.map_or((None, None), |waiting| (waiting.act, waiting.reply))
     }
 
-    /// Looks for replies that were not taken. Since the last sweep, all who were told of a reply
-    /// then have had their turn if `passed`: then drops those that the last sweep found and that
-    /// still are there, because whoever waited for them has ended. Returns whether there are any, so
-    /// that another sweep is needed.
+    /// Drops the replies that the last sweep found and that still nobody took, if `passed`: everyone
+    /// who had been woken by then has run, so whoever waited for them has ended. Returns whether
+    /// replies are left, so that another sweep is needed.
     pub fn sweep(&self, passed: bool) -> bool {
         let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
         let mut arrived = self.arrived.borrow_mut();

@@ -16,14 +16,14 @@ static LOADED: Mutex<Option<File>> = Mutex::new(None);
 
 #[derive(Clone, Copy)]
 struct File {
-    /// Inode, size, and time of the last change.
+    /// Inode, size, and time of the last change, be it of the content or of the inode.
     place: (u64, u64, i64, i64),
     content: u64,
 }
 
 fn place(path: &Path) -> Option<(u64, u64, i64, i64)> {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
+    Some((metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 fn content(path: &Path) -> Option<u64> {
@@ -52,7 +52,9 @@ fn is_replaced(path: &Path) -> bool {
 /// of which every use raises an error that says so: Lua files of one version must not use the native
 /// module of another.
 pub fn refuse(lua: &Lua) -> LuaResult<Option<LuaTable>> {
-    let find = "return package.searchpath('resty.session.native', package.cpath) or nil";
+    // A module that a program preloads is not that of the path.
+    let find = "return not package.preload['resty.session.native']
+                       and package.searchpath('resty.session.native', package.cpath) or nil";
     let Some(path) = lua.load(find).eval::<Option<String>>()? else { return Ok(None) };
     if !is_replaced(Path::new(&path)) {
         return Ok(None);

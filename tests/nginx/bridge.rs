@@ -334,7 +334,7 @@ fn nobody_loses_a_reply_to_a_program_that_moves_nginx_time() {
         });
     });
     assert_eq!(problems, [""; 0]);
-    // And whose reply nobody took, is gone soon.
+    // Replies that nobody took are dropped soon.
     wait_for("the last replies to be dropped", || counts(&nginx)["waiting"] == 0);
 }
 

@@ -60,6 +60,10 @@ pub fn run(plan: &Plan) -> Report {
     if let Err(problem) = leaks::check_log(&site, &killed.1) {
         world.fail(usize::MAX, 0, problem);
     }
+    let served = world.counts().keys().filter(|what| what.starts_with("served by")).count();
+    if plan.has_versions() && served < 2 && !world.stops() {
+        world.fail(usize::MAX, 0, "only one version has served anybody".to_owned());
+    }
     Report {
         violations: world.violations(),
         plan: plan.clone(),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use resty_session_testing::server::{Nginx, Site as Configuration, root};
+use resty_session_testing::server::{Nginx, Site as Configuration, lualib, root};
 
 use super::model::{IDLING, ROLLING, STALE};
 use super::plan::Plan;
@@ -37,7 +37,7 @@ impl Site {
 
     /// Where the Lua files and the native module of a server are.
     fn library(&self, server: usize) -> (PathBuf, PathBuf) {
-        let lua = root().join("build/lualib");
+        let lua = lualib();
         match &self.before {
             Some(before) if (server + self.switches.load(Ordering::SeqCst)).is_multiple_of(2) => {
                 (before.clone(), before.clone())

@@ -20,7 +20,9 @@ pub struct Secret(Vec<u8>);
 /// third of the time of an open.
 impl Drop for Secret {
     fn drop(&mut self) {
-        self.0.as_mut_slice().zeroize();
+        if !self.0.is_empty() {
+            self.0.as_mut_slice().zeroize();
+        }
     }
 }
 

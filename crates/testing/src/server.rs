@@ -228,8 +228,7 @@ impl Nginx {
     /// Reloads with another configuration, on the same port. What another version of the library left
     /// in nginx's shared memory stays there.
     pub fn reload_as(&self, site: &Site) {
-        let lualib = root().join("build/lualib");
-        let configuration = configuration(site, self.dir.path(), &lualib, self.port);
+        let configuration = configuration(site, self.dir.path(), &lualib(), self.port);
         fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();
         self.reload();
     }

@@ -13,8 +13,10 @@
 -- @license BSD-2-Clause
 
 local options = require "resty.session.options"
+local storages = require "resty.session.storages"
 
 local equals = options.equals
+local own_section = storages.own_section
 local now = ngx.now
 local type = type
 
@@ -28,9 +30,14 @@ local MAX_AGE = 300
 local kept = {}
 
 ---@class resty.session.kept.generation
----@field count integer how many profiles were put into it
----@field since number when its first profile was put into it, in seconds since 1970
----@field lists table<string, resty.session.profile[]> the profiles, by their keys
+---@field count integer how many profiles it holds
+---@field since number when it was made, in seconds since 1970
+---@field lists table<string, resty.session.kept.list> the profiles, by their keys
+
+---@class resty.session.kept.list
+---@field oldest integer the place of the profile that is replaced next, if the list is full
+---@field [integer] resty.session.profile
+
 ---@return resty.session.kept.generation
 local function new_generation()
   return { count = 0, since = now(), lists = {} }
@@ -47,14 +54,13 @@ end
 -- Returns a configuration's key, or nil if it has storages of the program's own: each may be a new
 -- one, so no other configuration would ever be equal.
 local function key_of(configuration)
-  local storage = configuration.storage
-  if type(storage) == "table" or type(configuration.revocation) == "table" then
+  if type(configuration.storage) == "table" or type(configuration.revocation) == "table" then
     return nil
   end
   local key = part(configuration.cookie_name) .. "\0" .. part(configuration.cookie_domain) .. "\0"
-           .. part(configuration.audience) .. "\0" .. part(configuration.secret)
-  local section = storage and configuration[storage]
-  if type(section) == "table" then
+           .. part(configuration.audience) .. "\0" .. part(configuration.secret) .. "\0" .. part(configuration.ikm)
+  local section = own_section(configuration.storage, configuration)
+  if section then
     key = key .. "\0" .. part(section.prefix) .. "\0" .. part(section.suffix) .. "\0" .. part(section.host) .. "\0"
        .. part(section.database)
   end
@@ -76,11 +82,16 @@ local function add(key, profile)
   end
   local list = young.lists[key]
   if not list then
-    list = {}
+    list = { oldest = 1 }
     young.lists[key] = list
   end
-  list[#list < MAX_SAME and #list + 1 or young.count % MAX_SAME + 1] = profile
-  young.count = young.count + 1
+  if #list < MAX_SAME then
+    list[#list + 1] = profile
+    young.count = young.count + 1
+  else
+    list[list.oldest] = profile
+    list.oldest = list.oldest % MAX_SAME + 1
+  end
 end
 
 --- Finds the profile of a configuration.

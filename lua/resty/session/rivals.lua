@@ -23,6 +23,7 @@ local rivals = {}
 
 local USED_KEY = {} -- the key in a request's context of the groups that it has used
 local WEAK = { __mode = "k" }
+local UNUSED = "\0"
 
 ---@class resty.session.rivals.group
 ---@field cookie_name string
@@ -32,7 +33,9 @@ local WEAK = { __mode = "k" }
 ---@field profiles table<resty.session.profile, true> the profiles of the group, as long as they are in use
 ---@field namesakes table[] the sets in `namesakes` that it is in: they live as long as a group in them
 
--- The groups in use, by all that tells them apart, and sets of them by each name of their cookies.
+-- The groups in use, by all that tells them apart, and sets of them by each name of their cookies. The
+-- name of a remember cookie that is not used has a NUL behind it: thousands of tenants may have the
+-- default name, and do not collide by that.
 local groups = setmetatable({}, { __mode = "v" })
 local namesakes = setmetatable({}, { __mode = "v" })
 
@@ -91,15 +94,24 @@ local function find_among(group, name)
   end
 end
 
+-- The same among all that have it, used or not.
+local function find_among_all(group, name)
+  find_among(group, name)
+  find_among(group, name .. UNUSED)
+end
+
 -- Finds a new group's rivals. Only names that are equal, or but for a digit at their end, collide.
 local function find_rivals(group)
-  for _, name in following, { group.cookie_name, group.remember_cookie_name } do
-    find_among(group, name)
+  local session, remember = group.cookie_name, group.remember_cookie_name
+  find_among_all(group, session)
+  local find = group.remember and find_among_all or find_among
+  find(group, remember)
+  for _, name in following, { session, remember } do
     if name:find("%d$") then
-      find_among(group, name:sub(1, -2))
+      find_among_all(group, name:sub(1, -2))
     end
     for digit = 0, 9 do
-      find_among(group, name .. digit)
+      find_among_all(group, name .. digit)
     end
   end
 end
@@ -109,7 +121,8 @@ local function new_group(profile)
     cookie_name = profile.cookie_name, remember_cookie_name = profile.remember_cookie_name, remember = profile.remember,
     has_rivals = false, profiles = setmetatable({}, WEAK), namesakes = {},
   }
-  for i, name in following, { group.cookie_name, group.remember_cookie_name } do
+  local remember = group.remember_cookie_name .. (group.remember and "" or UNUSED)
+  for i, name in following, { group.cookie_name, remember } do
     namesakes[name] = namesakes[name] or setmetatable({}, WEAK)
     namesakes[name][group], group.namesakes[i] = true, namesakes[name]
   end
@@ -147,10 +160,11 @@ local function used_before(used, group)
   for i = 1, #lines do
     local name, value = lines[i]:match("^([^=]+)=([^;]*)")
     local is_own = name == group.cookie_name or name == group.remember_cookie_name
-    local others = name and not is_own and namesakes[name]
-    if others and native.header_fields(value) then
-      for other in following, others do
-        result[other] = true
+    if name and not is_own and native.header_fields(value) then
+      for _, key in following, { name, name .. UNUSED } do
+        for other in following, namesakes[key] or {} do
+          result[other] = true
+        end
       end
     end
   end

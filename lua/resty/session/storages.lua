@@ -58,6 +58,17 @@ local function section_of(name, configuration)
   return own, name
 end
 
+--- Returns the options of one of this library's storages in a session's configuration.
+---@param storage any the option `storage`
+---@param configuration table
+---@return table? section nil if there are none, or if the storage is not one of this library's
+function storages.own_section(storage, configuration)
+  if SECTIONS[storage] then
+    local section = section_of(storage, configuration)
+    return type(section) == "table" and section or nil
+  end
+end
+
 -- By the metatable of a storage of this library: its methods as they were before a program replaced
 -- any.
 local originals = setmetatable({}, { __mode = "k" }) ---@type table<table, table<string, function>>

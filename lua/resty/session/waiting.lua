@@ -153,13 +153,12 @@ local function sweep()
   return bridge.sweep(passed)
 end
 
--- Flushes if that is due, and sweeps if this thread was woken. Returns whether there is more to
--- sweep.
-local function flush_and_sweep(woken)
+-- Flushes if that is due, and sweeps. Returns whether there is more to sweep.
+local function flush_and_sweep()
   if flush_now then
     flush()
   end
-  return woken and sweep()
+  return sweep()
 end
 
 ---@class resty.session.helper
@@ -193,16 +192,17 @@ local function run_clock(helpers)
 end
 
 local function run_housekeeper(helpers)
-  local pause = EXIT_CHECK_INTERVAL
   while true do
-    local woken = helpers.housekeeper.semaphore:wait(pause)
-    local ok, result = pcall(flush_and_sweep, woken)
-    pause = ok and EXIT_CHECK_INTERVAL or POLL_INTERVAL
-    if not ok then
-      ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
-    elseif result then
-      wake(helpers.clock)
-    elseif not woken and exiting() then
+    -- It sweeps only when it was woken, at the end of a turn.
+    if helpers.housekeeper.semaphore:wait(EXIT_CHECK_INTERVAL) then
+      local ok, result = pcall(flush_and_sweep)
+      if not ok then
+        ngx.log(ngx.ERR, "[session] unable to flush or sweep storage operations: ", result)
+      end
+      if result then -- there is more to do, or it has failed: again in another turn
+        wake(helpers.clock)
+      end
+    elseif exiting() then
       bridge.ring() -- in case nginx has dropped the exit timer
     end
   end

@@ -17,7 +17,9 @@ pub const KEY_SIZE: usize = 32;
 pub const NONCE_SIZE: usize = 12;
 
 /// A key and a nonce, for one encryption only. They are wiped when they are dropped.
+// Aligned for the same reason as a header.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[repr(align(8))]
 pub struct OneTimeKey {
     /// The AES-256 key.
     pub key: [u8; KEY_SIZE],

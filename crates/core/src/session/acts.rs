@@ -58,7 +58,7 @@ pub struct Meta {
     /// When it was opened or saved, and so its record certainly existed.
     pub known_at: Timestamp,
     /// The value's place in the request's Cookie header, if it is a session's that was read from
-    /// there and has not changed.
+    /// there and has not changed. A later act must be given the same header.
     pub place: Option<Range<usize>>,
 }
 

@@ -5,11 +5,14 @@ use crate::settings;
 use crate::storage;
 
 /// Why an act on a session, or making a configuration, failed.
+// Errors inside are boxed, so that a result consists of whole words. If one byte of it tells what it
+// holds, it is moved in pieces that overlap, and the processor waits where they are read again: that
+// took 5 % of an open.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The cookie itself.
     #[error(transparent)]
-    Cookie(#[from] cookie::Error),
+    Cookie(Box<cookie::Error>),
 
     /// The cookie is not kept where the configuration keeps sessions, or is a session's under the
     /// remember cookie's name.
@@ -90,16 +93,16 @@ pub enum Error {
     InfoSize(usize),
     /// The record's info is not base64url.
     #[error("unable to base64url decode session info ({0})")]
-    InfoEncoding(cookie::base64url::DecodeError),
+    InfoEncoding(Box<cookie::base64url::DecodeError>),
     /// The info is not a JSON object of objects.
     #[error("unable to json decode session info ({0})")]
     InfoFormat(&'static str),
     /// The sealed info belongs to another key or record.
     #[error("unable to decrypt session info ({0})")]
-    DecryptInfo(cookie::info::Error),
+    DecryptInfo(Box<cookie::info::Error>),
     /// There is too much info to encrypt.
     #[error("unable to encrypt session info ({0})")]
-    EncryptInfo(cookie::info::Error),
+    EncryptInfo(Box<cookie::info::Error>),
     /// The info is plain, but must be sealed.
     #[error("unable to decrypt session info (it is not sealed, and seal_info = \"only\")")]
     InfoNotSealed,
@@ -187,7 +190,19 @@ pub enum Error {
     SamePartyStrict,
     /// An option's value is wrong.
     #[error(transparent)]
-    InvalidOption(#[from] settings::Error),
+    InvalidOption(Box<settings::Error>),
+}
+
+impl From<cookie::Error> for Error {
+    fn from(error: cookie::Error) -> Self {
+        Self::Cookie(Box::new(error))
+    }
+}
+
+impl From<settings::Error> for Error {
+    fn from(error: settings::Error) -> Self {
+        Self::InvalidOption(Box::new(error))
+    }
 }
 
 impl Error {

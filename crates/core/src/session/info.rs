@@ -34,7 +34,8 @@ impl Context {
         }
         let mut nonce = cookie::info::Nonce::default();
         (self.random)(&mut nonce).map_err(Error::Nonce)?;
-        let sealed = cookie::info::seal(key, header, nonce, info).map_err(Error::EncryptInfo)?;
+        let sealed =
+            cookie::info::seal(key, header, nonce, info).map_err(|error| Error::EncryptInfo(Box::new(error)))?;
         Ok([BEFORE, sealed.as_bytes(), AFTER].concat())
     }
 
@@ -52,7 +53,7 @@ impl Context {
         let Some(sealed) = sealed_text(&info) else {
             return if stage.reads_plain() { self.plain_info(info) } else { Err(Error::InfoNotSealed) };
         };
-        let opened = cookie::info::open(key, header, sealed).map_err(Error::DecryptInfo);
+        let opened = cookie::info::open(key, header, sealed).map_err(|error| Error::DecryptInfo(Box::new(error)));
         match opened.and_then(|opened| audiences::check_info(&opened).map(|()| opened)) {
             Ok(opened) => self.plain_info(opened),
             Err(error) if stage.reads_plain() => {

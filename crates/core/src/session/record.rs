@@ -45,7 +45,8 @@ pub(super) fn decode(mut text: Vec<u8>, max_info_size: usize) -> Result<Record, 
     if info.as_ref().is_some_and(|info| info.len() > longest_info) {
         return Err(Error::InfoSize(max_info_size));
     }
-    let info = info.map(|info| base64url::decode(info.as_bytes()).map_err(Error::InfoEncoding)).transpose()?;
+    let info = info.map(|info| base64url::decode(info.as_bytes())).transpose();
+    let info = info.map_err(|error| Error::InfoEncoding(Box::new(error)))?;
     Ok(Record { ciphertext, info })
 }
 
