@@ -18,6 +18,7 @@ use super::configuration::{Handle, name_of};
 use super::rows::{self, Args, Finished, InstanceArgs, InstanceRow, MetaRow, Next, RequestRow, Row};
 use super::rows::{failed, number, text, waits};
 use super::running::{Awaited, Done, Running};
+use super::storage_handle::StorageHandle;
 use super::storages::{DELIVERY, submit};
 use super::subjects::{Gathered, List};
 use crate::bridge::{Ticket, derivations, runtime};
@@ -211,13 +212,14 @@ impl Running {
         payload_size: usize,
         run: impl FnOnce(Context) -> F,
     ) -> Self {
-        let Handle { configuration, storage } = handle;
+        let Handle { configuration, storage, store } = handle;
         let RequestRow { now, cookies, unsendable, problem } = request;
         let configuration = for_request(lua, configuration);
         let context =
             |environment| Context { configuration, environment, cookies, unsendable, now, random: getrandom::fill };
         let task = Task::new(|environment: Environment| run(context(environment)));
-        Self { task, storage: storage.clone(), problem, awaited: Awaited::Reply, payload_size, now }
+        let (storage, store) = (storage.clone(), store.clone());
+        Self { task, storage, store, problem, awaited: Awaited::Reply, payload_size, now }
     }
 
     /// Starts the act, and returns what it needs first, or what it has come to.
@@ -246,10 +248,20 @@ impl Running {
                 },
                 Step::Needs(Need::Storage(request)) => match (&self.storage, &self.problem) {
                     (None, _) => return self.call_method(lua, request),
-                    (Some(_), None) => return self.submit(lua, request),
+                    (Some(storage), None) => {
+                        let storage = storage.clone();
+                        return self.submit(lua, &storage, request);
+                    }
                     (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
                 },
-                Step::Needs(Need::Revocation(request)) => return self.ask_for_store(lua, request),
+                Step::Needs(Need::Revocation(request)) => match (&self.store, &self.problem) {
+                    (None, _) => return self.ask_for_store(lua, request),
+                    (Some(store), None) => {
+                        let store = store.clone();
+                        return self.submit(lua, &store, request);
+                    }
+                    (Some(_), Some(problem)) => Supply::Storage(Err(StorageError::Wait(problem.clone()))),
+                },
                 Step::Done(done) => return self.row_of(lua, done),
                 Step::Over => return Ok(failed(&OVER)),
             };
@@ -278,11 +290,10 @@ impl Running {
         }
     }
 
-    /// Submits a request to the storage on the bridge. The act waits for the reply.
-    fn submit(mut self, lua: &Lua, request: Request) -> LuaResult<Row> {
-        let Some(storage) = self.storage.clone() else { return Ok(failed(&OVER)) };
+    /// Submits a request to a storage on the bridge. The act waits for the reply.
+    pub fn submit(mut self, lua: &Lua, storage: &StorageHandle, request: Request) -> LuaResult<Row> {
         self.awaited = Awaited::Reply;
-        let submitted = submit(lua, &storage, request, Some(self));
+        let submitted = submit(lua, storage, request, Some(self));
         Ok(submitted.map_or_else(|error| failed(&error), waits))
     }
 

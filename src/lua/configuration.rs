@@ -12,10 +12,13 @@ use resty_session_core::session::configuration::HEADERS;
 use resty_session_core::session::name::Name;
 use resty_session_core::session::{self, Configuration, Error, Options};
 
-/// A configuration that the shim holds on to, and its storage, if that is one on the bridge.
+/// A configuration that the shim holds on to.
 pub struct Handle {
     pub configuration: Rc<Configuration>,
+    /// The storage of sessions, if it is one on the bridge.
     pub storage: Option<StorageHandle>,
+    /// The store of marks, if it is one on the bridge and each open asks it.
+    pub store: Option<StorageHandle>,
 }
 
 impl LuaUserData for Handle {}
@@ -45,12 +48,12 @@ fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> 
     Ok((!hints.is_empty()).then_some(hints))
 }
 
-/// Where sessions and marks are kept: `stored, storage, store`. The first says whether there is a
-/// storage; it is given if it is one on the bridge. The last is a number that tells the store of
-/// marks from others, if there is one.
-type Places = (bool, Option<StorageRef>, Option<u64>);
+/// Where sessions and marks are kept: `stored, storage, number, store`. The first says whether there
+/// is a storage; it is given if it is one on the bridge. The number tells the store of marks from
+/// others, if there is one; it is given, too, if it is one on the bridge.
+type Places = (bool, Option<StorageRef>, Option<u64>, Option<StorageRef>);
 
-/// `init(options, previous, stored, storage, store)`: the defaults of all later configurations, or
+/// `init(options, previous, stored, storage, number, store)`: the defaults of all later configurations, or
 /// `nil, err`.
 fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, previous, places) = args;
@@ -59,7 +62,7 @@ fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaRe
     describe(lua, configuration, places)
 }
 
-/// `new(options, defaults, stored, storage, store)`: the configuration of a session, or `nil, err`.
+/// `new(options, defaults, stored, storage, number, store)`: the configuration of a session, or `nil, err`.
 fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, defaults, places) = args;
     let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
@@ -96,14 +99,15 @@ fn ikms(lua: &Lua, keys: &[Key]) -> LuaResult<LuaTable> {
     Ok(ikms)
 }
 
-/// What the shim needs to know of a configuration, and the handle to give back with every act. For
-/// a storage on the bridge there is a second handle, whose acts call the storage's methods in Lua.
+/// What the shim needs to know of a configuration, and the handle to give back with every act. If its
+/// acts use a storage on the bridge, or a store of marks each time, there is a second handle, whose
+/// acts call methods in Lua.
 fn describe(
     lua: &Lua,
     configuration: Result<Configuration, Error>,
-    (stored, storage, store): Places,
+    (stored, storage, number, store): Places,
 ) -> LuaResult<ValueOrError<LuaTable>> {
-    let known = known_marks(lua, store);
+    let known = known_marks(lua, number);
     let with_places = |configuration: Configuration| configuration.with_storage(stored)?.with_revocation(known);
     let configuration = match configuration.and_then(with_places) {
         Ok(configuration) => configuration,
@@ -124,13 +128,14 @@ fn describe(
     table.set("response_headers", configuration.response_headers.clone())?;
     table.set("ikms", ikms(lua, &configuration.session_cookie.keys)?)?;
     table.set("remember_ikms", ikms(lua, &configuration.remember_cookie.keys)?)?;
+    // With a storage, the shim looks at that and not at the store before each act.
+    let store = store.filter(|_| !stored && !configuration.remembers_marks());
     let configuration = Rc::new(configuration);
-    if let Some(storage) = storage {
-        let storage = Some(storage.clone());
-        table.set("calling_handle", Handle { configuration: configuration.clone(), storage: None })?;
-        table.set("handle", Handle { configuration, storage })?;
-    } else {
-        table.set("handle", Handle { configuration, storage: None })?;
+    let [storage, store] = [storage, store].map(|place| place.map(|place| place.clone()));
+    if storage.is_some() || store.is_some() {
+        let calling = Handle { configuration: configuration.clone(), storage: None, store: None };
+        table.set("calling_handle", calling)?;
     }
+    table.set("handle", Handle { configuration, storage, store })?;
     Ok(value_or_error(Ok::<_, Error>(table)))
 }

@@ -3,16 +3,15 @@
 //!
 //! Most opens find what they need among the marks that the worker knows. So only an act that does
 //! not asks the shim, with [`Next::Ask`], how the store is reached here and now, and the shim calls
-//! `ask`.
+//! `ask`. If the worker may remember none, the shim finds that out before each act.
 
 use mlua::Either;
 use mlua::prelude::*;
 
 use super::acts::{OVER, request_table, returned};
-use super::rows::{self, Args, Next, Row, failed, number, text, waits};
+use super::rows::{self, Args, Next, Row, failed, number, text};
 use super::running::{Awaited, Done, Lookups, Running};
 use super::storage_handle::StorageRef;
-use super::storages::submit;
 use resty_session_core::session::effect::Supply;
 use resty_session_core::session::{KnownMarks, Revoked, revoke};
 use resty_session_core::storage::{Error as StorageError, Get, Reply, Request};
@@ -119,8 +118,6 @@ fn ask(lua: &Lua, args: (LuaAnyUserData, Option<StorageRef>, Option<String>)) ->
     match (store, problem) {
         (None, _) => running.call_store(lua, *request),
         (Some(_), Some(problem)) => running.resume(lua, Supply::Storage(Err(StorageError::Wait(problem)))),
-        (Some(store), None) => {
-            Ok(submit(lua, &store, *request, Some(running)).map_or_else(|error| failed(&error), waits))
-        }
+        (Some(store), None) => running.submit(lua, &store, *request),
     }
 }

@@ -30,6 +30,8 @@ pub struct Running {
     pub task: Task<Done>,
     /// The storage, if it is on the bridge.
     pub storage: Option<StorageHandle>,
+    /// The store of marks, if it is on the bridge and need not be asked for.
+    pub store: Option<StorageHandle>,
     /// Why this thread cannot wait for storages on the bridge, if it cannot.
     pub problem: Option<String>,
     pub awaited: Awaited,

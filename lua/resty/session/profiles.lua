@@ -28,11 +28,12 @@ local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer
 
 ---@class resty.session.profile
 ---@field handle userdata the native module's
----@field calling_handle userdata? for acts that call the methods of a storage on the bridge
+---@field calling_handle userdata? for acts that call the methods of what is `asked`
 ---@field storage table|false
 ---@field revocation table|false the store of marks
 ---@field module string? the name of the storage's module, if that is not part of this library
----@field prepare (fun(storage: table): string?)? of a storage on the bridge
+---@field asked table? the storage on the bridge that acts use, or the store of marks, if each open asks it
+---@field prepare (fun(storage: table): string?)? of that
 ---@field cookie_name string
 ---@field remember_cookie_name string
 ---@field cookie_flags string
@@ -123,13 +124,17 @@ local function build(configuration, base, make, parent)
   end
   local copy = options.copy(configuration)
   local native_storage, prepare = storages.native(storage)
+  local native_store, prepare_store = storages.native(revocation)
   local profile, err = make(
-    copy, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation))
+    copy, defaults and defaults.handle, storage and true or false, native_storage, storages.number_of(revocation),
+    native_store)
   if not profile then
     error(err, 0)
   end
   warn_of_unknown(configuration, module)
-  profile.prepare = prepare
+  if profile.calling_handle then
+    profile.asked, profile.prepare = storage or revocation, prepare or prepare_store
+  end
   profile.notices = notices_of(profile)
   profile.base = base
   profile.configuration = copy

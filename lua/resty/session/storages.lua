@@ -127,11 +127,11 @@ local is_original = storages.is_original
 ---@return userdata handle
 ---@return string? err why this thread can't wait for the native storage
 function storages.handle_of(profile)
-  local storage = profile.storage
-  if not profile.prepare then
+  local asked = profile.asked
+  if not asked then
     return profile.handle
-  elseif is_original(storage) then
-    return profile.handle, profile.prepare(storage)
+  elseif is_original(asked) then
+    return profile.handle, profile.prepare(asked)
   end
   return profile.calling_handle
 end

@@ -20,11 +20,11 @@ local native = {}
 
 -- Configurations ------------------------------------------------------------------------------------------------------
 
----@class resty.session.native.handle: userdata A configuration, and its storage if that is on the bridge
+---@class resty.session.native.handle: userdata A configuration, and what it asks on the bridge
 
 ---@class resty.session.native.configuration What lua/ needs to know of a configuration
 ---@field handle resty.session.native.handle to run acts with
----@field calling_handle resty.session.native.handle? for a storage on the bridge: runs acts that call its methods in Lua
+---@field calling_handle resty.session.native.handle? runs acts that call methods in Lua, if those of `handle` do not
 ---@field cookie_name string
 ---@field remember_cookie_name string
 ---@field cookie_flags string the attributes of the session's cookie, as text
@@ -45,20 +45,22 @@ local native = {}
 ---@param previous resty.session.native.handle? the defaults until now, whose key stays if the options name none
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
----@param store integer? a number that tells the store of marks from others, if there is one
+---@param number integer? a number that tells the store of marks from others, if there is one
+---@param store resty.session.native.storage? the store of marks, if it is on the bridge
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.init(options, previous, stored, storage, store) end
+function native.init(options, previous, stored, storage, number, store) end
 
 ---The configuration of a session.
 ---@param options table? as programs write them
 ---@param defaults resty.session.native.handle for options that are absent
 ---@param stored boolean whether there is a storage
 ---@param storage resty.session.native.storage? the storage, if it is on the bridge
----@param store integer? a number that tells the store of marks from others, if there is one
+---@param number integer? a number that tells the store of marks from others, if there is one
+---@param store resty.session.native.storage? the store of marks, if it is on the bridge
 ---@return resty.session.native.configuration? configuration
 ---@return string? err
-function native.new(options, defaults, stored, storage, store) end
+function native.new(options, defaults, stored, storage, number, store) end
 
 ---What the log is to say of options that do not exist.
 ---@param options table

@@ -60,6 +60,11 @@ impl Revocation {
         Ok(known.map(|known| Rc::new(Self { closed, cache_ttl: seconds(cache_ttl), error_cache_ttl, known })))
     }
 
+    /// Whether anything that is found out about marks counts later.
+    fn remembers(&self) -> bool {
+        !self.cache_ttl.is_zero() || self.closed && !self.error_cache_ttl.is_zero()
+    }
+
     /// What is known of a mark, if these options let it count now. A failure counts only if it keeps
     /// sessions from opening.
     fn counts(&self, known: Known, now: Timestamp) -> Option<Answer> {
@@ -77,6 +82,13 @@ pub(super) struct Unknown {
     mark: Mark<'static>,
     /// The name of its record.
     name: Arc<str>,
+}
+
+impl Configuration {
+    /// Whether the worker remembers what it finds out about marks: if not, each open looks them up.
+    pub fn remembers_marks(&self) -> bool {
+        self.revocation.as_ref().is_some_and(|revocation| revocation.remembers())
+    }
 }
 
 impl Context {
@@ -161,8 +173,8 @@ impl Context {
         let mut unknown = Vec::new();
         for mark in marks {
             let name = self.mark_name(cookie, &mark);
-            let known = revocation.known.get(name, &mark, self.mark_keys());
-            match known.and_then(|known| revocation.counts(known, self.now)) {
+            let known = || revocation.known.get(name, &mark, self.mark_keys());
+            match revocation.remembers().then(known).flatten().and_then(|known| revocation.counts(known, self.now)) {
                 Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => return Err(Error::SessionRevoked),
                 Some(Ok(_)) => {}
                 Some(Err(cause)) => return Err(Error::CheckRevocation(cause.to_string())),
@@ -215,8 +227,12 @@ impl Context {
             Ok(results) => results.into_iter().map(answer).collect(),
             Err(error) => unknown.iter().map(|_| answer(Err(error.clone()))).collect(),
         };
+        // What revokes is told to configurations with other options, too.
+        let remembers = self.configuration.remembers_marks();
         for (Unknown { mark, name }, answer) in unknown.iter().zip(&answers) {
-            self.remember(name, mark, answer.clone());
+            if remembers || !matches!(answer, Ok(Verdict::Valid)) {
+                self.remember(name, mark, answer.clone());
+            }
         }
         let verdict = |answer: &Answer| answer.as_ref().is_ok_and(|verdict| verdict.revokes(header.creation_time()));
         if answers.iter().any(verdict) {
