@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use resty_session_testing::server::{Nginx, Site, root, wait_for};
+use resty_session_testing::server::{self, Nginx, Site, wait_for};
 
 fn copy(lualib: &Path) {
-    let from = root().join("build/lualib");
+    let from = server::lualib();
     let status = Command::new("cp").arg("-r").args([&from, lualib]).status().unwrap();
     assert!(status.success());
 }

@@ -22,12 +22,12 @@ pub struct Plan {
     pub browsers: usize,
     /// How many faults are put in.
     pub faults: u64,
-    /// The kinds of faults, by their names; all if there are none.
+    /// The names of the faults' kinds; all kinds if it is empty.
     pub kinds: Vec<String>,
     /// The commit whose build runs beside this one, in `target/before`; empty if none does. Then the
     /// only fault is that nginx reloads with the other version.
     pub before: String,
-    /// Browsers do only these actions, by their names; all if there are none.
+    /// The names of what browsers do; everything if it is empty.
     pub actions: Vec<String>,
 }
 

@@ -60,28 +60,19 @@ local profiles = {}
 local defaults -- the profile that `init` made
 
 -- The profiles that were made last, and the place of the oldest. A program has a few, and finds
--- them here; when there were more, `kept` has them too.
+-- them here. `kept` has all of them, for programs with more.
 local recent, oldest = {}, 1
 local MAX_RECENT = 16
-local has_more = false
 
 local function add(profile)
   rivals.find(profile)
-  if not has_more and #recent == MAX_RECENT then
-    has_more = true
-    for i = 1, MAX_RECENT do
-      kept.add(recent[i])
-    end
-  end
-  if has_more then
-    kept.add(profile)
-  end
+  kept.add(profile)
   recent[oldest] = profile
   oldest = oldest % MAX_RECENT + 1
 end
 
 local function find(configuration, base)
-  local profile = has_more and kept.find(configuration, base)
+  local profile = recent[MAX_RECENT] and kept.find(configuration, base)
   if profile then
     return profile
   end

@@ -61,7 +61,7 @@ end
 --- Returns the options of one of this library's storages in a session's configuration.
 ---@param storage any the option `storage`
 ---@param configuration table
----@return table? section nil if there are none, or if the storage is not one of this library's
+---@return table? section nil if it is missing, or if the storage is not one of this library's
 function storages.own_section(storage, configuration)
   if SECTIONS[storage] then
     local section = section_of(storage, configuration)
