@@ -170,11 +170,12 @@ impl Context {
         marks: impl IntoIterator<Item = Mark<'a>>,
     ) -> Result<Vec<Unknown>, Error> {
         let Some(revocation) = &self.configuration.revocation else { return Ok(Vec::new()) };
-        let mut unknown = Vec::new();
+        let (mut unknown, remembers) = (Vec::new(), revocation.remembers());
         for mark in marks {
             let name = self.mark_name(cookie, &mark);
-            let known = || revocation.known.get(name, &mark, self.mark_keys());
-            match revocation.remembers().then(known).flatten().and_then(|known| revocation.counts(known, self.now)) {
+            // What never counts is not looked at.
+            let known = if remembers { revocation.known.get(name, &mark, self.mark_keys()) } else { None };
+            match known.and_then(|known| revocation.counts(known, self.now)) {
                 Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => return Err(Error::SessionRevoked),
                 Some(Ok(_)) => {}
                 Some(Err(cause)) => return Err(Error::CheckRevocation(cause.to_string())),
