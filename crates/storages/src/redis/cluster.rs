@@ -278,11 +278,11 @@ impl Commands for Cluster {
     /// Commands to one node are in one pipeline. A node that fails keeps no other from running its
     /// commands.
     async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, Error> {
-        self.each(commands).await.into_iter().collect()
+        join_all(commands.into_iter().map(|command| self.run(command))).await.into_iter().collect()
     }
 
-    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
-        join_all(commands.into_iter().map(|command| self.run(command)))
+    fn values(&self, keys: Vec<String>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
+        join_all(keys.into_iter().map(|key| self.run(commands::get(&key))))
     }
 
     async fn read(&self, command: Cmd) -> Option<Value> {

@@ -2,7 +2,7 @@
 
 use redis::{Arg, Cmd, cmd};
 
-use crate::{Delete, Get, LiveSession, Lock, Naming, Sessions, Set, Unlock, Update};
+use crate::{Delete, LiveSession, Lock, Naming, Sessions, Set, Unlock, Update};
 
 /// Stores a record, lists it among its owners' sessions, and shortens the life of the record that
 /// it replaces: in one round trip, with no other command in between. The replaced record comes
@@ -248,8 +248,16 @@ pub fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
     set
 }
 
-pub fn get(naming: &Naming, get: &Get) -> Cmd {
-    on("GET", naming.record(&get.name, &get.key))
+/// Reads the value of a key.
+pub fn get(key: &str) -> Cmd {
+    on("GET", key)
+}
+
+/// Reads the values of keys that one server holds.
+pub fn get_all(keys: &[String]) -> Cmd {
+    let mut command = Cmd::with_capacity(1 + keys.len(), keys.iter().map(String::len).sum::<usize>() + 4);
+    command.arg("MGET").arg(keys);
+    command
 }
 
 /// Deletes a record, and takes it and all that have expired from its owners' sessions.

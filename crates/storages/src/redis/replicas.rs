@@ -75,8 +75,8 @@ impl Commands for Replicated {
         self.master.all(commands)
     }
 
-    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
-        self.master.each(commands)
+    fn values(&self, keys: Vec<String>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send {
+        self.master.values(keys)
     }
 
     async fn read(&self, command: Cmd) -> Option<Value> {

@@ -1,8 +1,9 @@
-//! Which scripts a server runs: chosen by an option, or learnt from its errors.
+//! What a server does not run: scripts, as chosen by an option or learnt from its errors, and the
+//! command that reads several keys.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use redis::{ServerError, ServerErrorKind};
+use redis::{ServerError, ServerErrorKind, Value};
 
 /// Which scripts may be used. Later ones ask less of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,35 +20,40 @@ impl Scripts {
     /// Returns which scripts a server runs after all that refuses one with this error, or `None` if
     /// the error is another.
     pub fn allowed_after(error: &ServerError) -> Option<Self> {
-        let details = error.details().unwrap_or_default().to_ascii_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| details.contains(word));
         match error.kind() {
             Some(ServerErrorKind::CrossSlot) => Some(Self::SingleKey),
-            Some(ServerErrorKind::NoPerm) if says(&["'eval'"]) => Some(Self::None),
-            // Also the words of proxies in front of servers.
-            Some(ServerErrorKind::ResponseError)
-                if says(&["unknown command", "unsupported command"]) && says(&["eval"]) =>
-            {
-                Some(Self::None)
-            }
-            _ => None,
+            _ => refuses(error, "eval").then_some(Self::None),
         }
     }
 }
 
-/// What a server has shown that it does not run. It is kept as long as the server is known.
-pub struct Learnt(AtomicU8);
-
-impl Default for Learnt {
-    fn default() -> Self {
-        Self(AtomicU8::new(Scripts::All as u8))
+/// Whether a server, or a proxy in front of one, says that it does not know this command, or that
+/// the user has no right to it.
+fn refuses(error: &ServerError, command: &str) -> bool {
+    let details = error.details().unwrap_or_default().to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| details.contains(word));
+    match error.kind() {
+        Some(ServerErrorKind::NoPerm) => details.contains(&format!("'{command}'")),
+        Some(ServerErrorKind::ResponseError) => {
+            says(&["unknown command", "unsupported command"]) && details.contains(command)
+        }
+        _ => false,
     }
+}
+
+/// What a server has shown that it does not run. It is kept as long as the server is known.
+#[derive(Default)]
+pub struct Learnt {
+    /// A number of [`Scripts`].
+    scripts: AtomicU8,
+    /// Whether it refuses `MGET`.
+    reads_singly: AtomicBool,
 }
 
 impl Learnt {
     /// Notes that the server runs no more than these. If that is new, returns what to tell operators.
     pub fn learn(&self, scripts: Scripts) -> Option<&'static str> {
-        let before = self.0.fetch_max(scripts as u8, Ordering::Relaxed);
+        let before = self.scripts.fetch_max(scripts as u8, Ordering::Relaxed);
         match scripts {
             _ if before >= scripts as u8 => None,
             Scripts::All => None,
@@ -56,9 +62,24 @@ impl Learnt {
         }
     }
 
+    /// Whether the server reads several keys with one command, as far as is known.
+    pub fn reads_together(&self) -> bool {
+        !self.reads_singly.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the reply to `MGET` shows, if it is an error that a next one would meet too: that the
+    /// server does not know the command, the user has no right to it, or keys may lie on different
+    /// servers.
+    pub fn note_reading(&self, reply: &Value) {
+        let Value::ServerError(error) = reply else { return };
+        if error.kind() == Some(ServerErrorKind::CrossSlot) || refuses(error, "mget") {
+            self.reads_singly.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Returns which scripts the server runs, as far as is known.
     pub fn scripts(&self) -> Scripts {
-        match self.0.load(Ordering::Relaxed) {
+        match self.scripts.load(Ordering::Relaxed) {
             0 => Scripts::All,
             1 => Scripts::SingleKey,
             _ => Scripts::None,
@@ -69,11 +90,14 @@ impl Learnt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redis::Value;
 
-    fn allowed_after(reply: &str) -> Option<Scripts> {
-        match redis::parse_redis_value(format!("-{reply}\r\n").as_bytes()) {
-            Ok(Value::ServerError(error)) => Scripts::allowed_after(&error),
+    fn reply(error: &str) -> Value {
+        redis::parse_redis_value(format!("-{error}\r\n").as_bytes()).unwrap()
+    }
+
+    fn allowed_after(error: &str) -> Option<Scripts> {
+        match reply(error) {
+            Value::ServerError(error) => Scripts::allowed_after(&error),
             other => panic!("{other:?}"),
         }
     }
@@ -93,6 +117,23 @@ mod tests {
             ("READONLY You can't write against a read only replica.", None),
         ] {
             assert_eq!(allowed_after(reply), allowed, "{reply}");
+        }
+    }
+
+    #[test]
+    fn servers_say_whether_they_read_several_keys_at_once() {
+        for (error, reads_together) in [
+            ("CROSSSLOT Keys in request don't hash to the same slot", false),
+            ("NOPERM User a has no permissions to run the 'mget' command", false),
+            ("ERR unknown command 'MGET', with args beginning with: 'x'", false),
+            ("NOPERM No permissions to access a key", true),
+            ("LOADING Redis is loading the dataset in memory", true),
+        ] {
+            let learnt = Learnt::default();
+            learnt.note_reading(&reply(error));
+            assert_eq!(learnt.reads_together(), reads_together, "{error}");
+            learnt.note_reading(&Value::Nil);
+            assert_eq!(learnt.reads_together(), reads_together, "{error}");
         }
     }
 

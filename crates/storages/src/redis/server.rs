@@ -7,6 +7,7 @@ use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::sync::oneshot;
 
 use super::access::{Access, Connection};
+use super::commands;
 use super::errors::{connect_error, failed, failure, lost, refusal};
 use super::gathering::{self, Gathered, Gathering, Responder, Waiting};
 use super::options::Sentinels;
@@ -125,12 +126,22 @@ impl Commands for RedisServer {
         self.gather(|replies| Gathered::Several(commands, replies))
     }
 
-    async fn each(&self, commands: Vec<Cmd>) -> Vec<Result<Value, Error>> {
-        let count = commands.len();
-        match self.all(commands).await {
-            Ok(values) => values.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); count],
-        }
+    /// By one command, unless the server has refused it.
+    async fn values(&self, keys: Vec<String>) -> Vec<Result<Value, Error>> {
+        let learnt = &self.0.learnt;
+        let together = match keys.len() > 1 && learnt.reads_together() {
+            true => self.one(commands::get_all(&keys)).await,
+            false => Ok(Value::Nil),
+        };
+        let values = match together {
+            Ok(Value::Array(values)) if values.len() == keys.len() => Ok(values),
+            Ok(reply) => {
+                learnt.note_reading(&reply);
+                self.all(keys.iter().map(|key| commands::get(key)).collect()).await
+            }
+            Err(error) => Err(error),
+        };
+        values.map_or_else(|error| vec![Err(error); keys.len()], |values| values.into_iter().map(Ok).collect())
     }
 
     fn scripts(&self) -> Scripts {

@@ -29,9 +29,9 @@ pub trait Commands: Send + Sync + 'static {
     /// As for [`one`](Self::one), for any of the commands. The others may have been run or not.
     fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
 
-    /// As [`all`](Self::all), but each command has a result of its own: servers that fail take no
-    /// reply of others with them.
-    fn each(&self, commands: Vec<Cmd>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
+    /// Reads the values of keys at the same time. Each has a result of its own: servers that fail take
+    /// no value of others with them.
+    fn values(&self, keys: Vec<String>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
 
     /// Runs a command that only reads, on a replica. Returns `None` if no replica replies.
     fn read(&self, _: Cmd) -> impl Future<Output = Option<Value>> + Send {
@@ -198,20 +198,19 @@ impl<C: Commands> RedisStorage<C> {
     }
 
     /// Returns records from the master.
-    async fn records(&self, gets: Vec<Cmd>) -> Vec<Result<Option<Vec<u8>>, Error>> {
-        if gets.is_empty() {
+    async fn records(&self, keys: Vec<String>) -> Vec<Result<Option<Vec<u8>>, Error>> {
+        if keys.is_empty() {
             return Vec::new();
         }
-        let values = self.servers.each(gets).await.into_iter();
+        let values = self.servers.values(keys).await.into_iter();
         values.map(|value| converted(value?.extract_error().map_err(failed)?)).collect()
     }
 
     /// Reads a record from a replica, unless it was changed a moment ago. `None` does not say that it is
     /// absent: the replica may lag behind.
-    async fn read(&self, get: &Cmd) -> Option<Vec<u8>> {
-        let changes = self.servers.changes()?;
-        commands::key(get).filter(|name| !changes.contains(name))?;
-        match self.servers.read(get.clone()).await? {
+    async fn read(&self, key: &str) -> Option<Vec<u8>> {
+        self.servers.changes().filter(|changes| !changes.contains(key))?;
+        match self.servers.read(commands::get(key)).await? {
             Value::BulkString(record) => Some(record),
             _ => None,
         }
@@ -247,28 +246,28 @@ impl<C: Commands> Storage for RedisStorage<C> {
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
-        let command = commands::get(&self.naming, get);
+        let key = self.naming.record(&get.name, &get.key);
         if self.servers.changes().is_some() {
             return Box::pin(self.plainly(async move {
-                match self.read(&command).await {
+                match self.read(&key).await {
                     Some(found) => Ok(Some(found)),
-                    None => self.one(command).await,
+                    None => self.one(commands::get(&key)).await,
                 }
             }));
         }
-        Box::pin(self.plainly(self.one(command)))
+        Box::pin(self.plainly(self.one(commands::get(&key))))
     }
 
     fn get_each<'a>(&'a self, gets: &'a [Get]) -> Operation<'a, Vec<Result<Option<Vec<u8>>, Error>>> {
         Box::pin(async move {
-            let mut commands: Vec<Cmd> = gets.iter().map(|get| commands::get(&self.naming, get)).collect();
+            let mut keys: Vec<String> = gets.iter().map(|get| self.naming.record(&get.name, &get.key)).collect();
             if self.servers.changes().is_none() {
-                return any_of(self.records(commands).await);
+                return any_of(self.records(keys).await);
             }
-            let found = join_all(commands.iter().map(|command| self.read(command))).await;
+            let found = join_all(keys.iter().map(|key| self.read(key))).await;
             let mut is_missing = found.iter().map(Option::is_none);
-            commands.retain(|_| is_missing.next() == Some(true));
-            let mut missing = self.records(commands).await.into_iter();
+            keys.retain(|_| is_missing.next() == Some(true));
+            let mut missing = self.records(keys).await.into_iter();
             let found = found.into_iter();
             any_of(
                 found

@@ -76,6 +76,43 @@ fn a_cluster_of_one_shard_is_a_single_server() {
     });
 }
 
+/// Reads three keys at once, twice, of which the second is not there.
+async fn reads_three(options: serde_json::Value) {
+    let storage = alone(options);
+    let there = [record(&unique("there")), record(&unique("there"))];
+    for set in &there {
+        storage.set(&Set { owners: Vec::new(), ..set.clone() }).await.unwrap();
+    }
+    let keys = [&there[0].key, "absent", &there[1].key];
+    let gets = keys.map(|key| Get { name: NAME.into(), key: key.into(), current_time: now() });
+    let expected = [Ok(Some(there[0].value.clone())), Ok(None), Ok(Some(there[1].value.clone()))];
+    for _ in 0..2 {
+        assert_eq!(storage.get_each(&gets).await.unwrap(), expected);
+    }
+}
+
+#[test]
+fn several_keys_are_read_with_one_command_or_as_the_server_allows() {
+    let servers = [
+        (Redis::start(&[]), json!({}), (2, 0)),
+        (Redis::start_for_plain_commands(), json!({ "username": "plain", "password": "secret" }), (0, 6)),
+        (Redis::start(&["--rename-command", "MGET", ""]), json!({}), (0, 6)),
+        (Redis::start_shard(), json!({}), (0, 6)),
+    ];
+    run(async {
+        for (server, mut options, expected) in servers {
+            options["port"] = server.port.into();
+            reads_three(options).await;
+            assert_eq!((calls(&server, "mget"), calls(&server, "get")), expected);
+            let text: String = server.ask("INFO commandstats");
+            if let Some(mget) = text.lines().find(|line| line.starts_with("cmdstat_mget:")) {
+                let refused = u64::from(expected.0 == 0);
+                assert!(mget.contains(&format!("rejected_calls={refused},")), "it is tried once: {mget}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_replaced_record_expires_even_if_it_never_would_have() {
     let server = Redis::start(&[]);
