@@ -251,12 +251,13 @@ impl Protocol for Meta {
     }
 
     fn matches(request: &[u8], reply: &Reply) -> bool {
-        let mut words = request.splitn(3, |byte| matches!(byte, b' ' | b'\r'));
-        let (command, name) = (words.next(), words.next());
         match reply {
-            Reply::Value(_, info) => command == Some(b"mg") && name == Some(info.name.as_bytes()),
-            Reply::NotStored => command == Some(b"ms"),
-            Reply::Changed => matches!(command, Some(b"ms" | b"md")),
+            Reply::Value(_, info) => {
+                let after_name = request.strip_prefix(b"mg ").and_then(|rest| rest.strip_prefix(info.name.as_bytes()));
+                after_name.is_some_and(|rest| matches!(rest.first(), Some(b' ' | b'\r')))
+            }
+            Reply::NotStored => request.starts_with(b"ms "),
+            Reply::Changed => request.starts_with(b"ms ") || request.starts_with(b"md "),
             Reply::Done(_) | Reply::Absent | Reply::Failed(_) => true,
         }
     }
@@ -375,11 +376,11 @@ mod tests {
 
     #[test]
     fn values_belong_to_their_names() {
-        let (name, other) = (Name::new(NAME).unwrap(), Name::new("a:c").unwrap());
+        let [name, other, longer] = [NAME, "a:c", "a:bc"].map(|name| Name::new(name).unwrap());
         let (value, _) = Meta::parse(b"VA 1 ka%3Ab\r\nv\r\n").unwrap().unwrap();
         assert!(Meta::matches(&get(&name).unwrap(), &value) && Meta::matches(&get_with_info(&name).unwrap(), &value));
         let stored = store(&name, b"v", Expiry(1), Mode::Set).unwrap();
-        for request in [&get(&other).unwrap(), &stored, &delete(&name).unwrap()] {
+        for request in [&get(&other).unwrap(), &get(&longer).unwrap(), &stored, &delete(&name).unwrap()] {
             assert!(!Meta::matches(request, &value));
         }
         assert!(Meta::matches(&stored, &Reply::NotStored) && !Meta::matches(&get(&name).unwrap(), &Reply::NotStored));
