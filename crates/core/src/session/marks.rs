@@ -43,17 +43,6 @@ pub(super) struct Keys {
 }
 
 impl Mark<'_> {
-    /// The same mark with bytes of its own.
-    pub(super) fn into_owned(self) -> Mark<'static> {
-        match self {
-            Self::Id(text) => Mark::Id(text.into_owned().into()),
-            Self::Subject(text) => Mark::Subject(text.into_owned().into()),
-            Self::Sid(text) => Mark::Sid(text.into_owned().into()),
-            Self::SignIn(text) => Mark::SignIn(text.into_owned().into()),
-            Self::Forgotten(text) => Mark::Forgotten(text.into_owned().into()),
-        }
-    }
-
     /// The key of the mark's record.
     pub(super) fn key(&self, keys: Keys) -> String {
         let text = match self {

@@ -51,6 +51,14 @@ impl<'a> Name<'a> {
             Self::Number(number) => Cow::Owned(lua_number(*number).into_bytes()),
         }
     }
+
+    /// As [`text`](Self::text), for as long as the name's own bytes live.
+    pub(super) fn into_text(self) -> Cow<'a, [u8]> {
+        match self {
+            Self::Text(text) | Self::Other(text) => text,
+            Self::Number(number) => Cow::Owned(lua_number(number).into_bytes()),
+        }
+    }
 }
 
 /// Some JSON libraries write only fourteen digits of a number. Such a number is the same name as

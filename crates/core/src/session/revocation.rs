@@ -78,10 +78,10 @@ impl Revocation {
 }
 
 /// A mark that is to be looked up.
-pub(super) struct Unknown {
-    mark: Mark<'static>,
+pub(super) struct Unknown<'a> {
+    mark: Mark<'a>,
     /// The name of its record.
-    name: Arc<str>,
+    name: &'a Arc<str>,
 }
 
 impl Configuration {
@@ -110,11 +110,16 @@ impl Context {
     /// # Errors
     ///
     /// The session is revoked, or a recent look-up failed and sessions don't open then.
-    pub(super) fn check_id(&self, cookie: &CookieSettings, header: &Header) -> Result<Vec<Unknown>, Error> {
-        match self.configuration.stored {
-            true => Ok(Vec::new()),
-            false => self.check_known(cookie, header, [Mark::Id(header.sid().into())]),
+    pub(super) fn check_id<'a>(
+        &'a self,
+        cookie: &'a CookieSettings,
+        header: &'a Header,
+    ) -> Result<Vec<Unknown<'a>>, Error> {
+        let mut unknown = Vec::new();
+        if !self.configuration.stored {
+            self.check_known((cookie, header), [Mark::Id(header.sid().into())], &mut unknown)?;
         }
+        Ok(unknown)
     }
 
     /// Checks a session that was decrypted against what is known of its marks, and returns the
@@ -124,13 +129,13 @@ impl Context {
     /// # Errors
     ///
     /// The session is revoked, or a recent look-up failed and sessions don't open then.
-    pub(super) fn check_marks(
-        &self,
-        cookie: &CookieSettings,
-        header: &Header,
-        entries: &[Entry<'_>],
+    pub(super) fn check_marks<'a>(
+        &'a self,
+        cookie: &'a CookieSettings,
+        header: &'a Header,
+        entries: &'a [Entry<'_>],
         index: Option<usize>,
-    ) -> Result<Vec<Unknown>, Error> {
+    ) -> Result<Vec<Unknown<'a>>, Error> {
         if !self.marks_sessions() {
             return Ok(Vec::new());
         }
@@ -142,14 +147,14 @@ impl Context {
             let (sid, sign_in) = entry.sid_and_sign_in();
             if counts {
                 let subject = entry.subject.as_ref().map(|subject| Mark::Subject(subject.text()));
-                let sid = sid.as_ref().map(|sid| Mark::Sid(sid.text()));
+                let sid = sid.map(|sid| Mark::Sid(sid.into_text()));
                 let marks = subject.into_iter().chain(sid).filter(|mark| !mark.is_empty());
-                unknown.extend(self.check_known(cookie, header, marks)?);
+                self.check_known((cookie, header), marks, &mut unknown)?;
             }
             if counts || index.is_none() {
                 let mark = sign_in_mark(entry, sign_in, header);
                 let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
-                unknown.extend(self.check_known(cookie, header, mark.into_iter().chain(forgotten))?);
+                self.check_known((cookie, header), mark.into_iter().chain(forgotten), &mut unknown)?;
             }
         }
         Ok(unknown)
@@ -163,14 +168,16 @@ impl Context {
         self.look_up(header, unknown).await
     }
 
+    /// Checks a cookie, with its header, against what is known of marks, and adds those to `unknown` of
+    /// which nothing is.
     fn check_known<'a>(
-        &self,
-        cookie: &CookieSettings,
-        header: &Header,
+        &'a self,
+        (cookie, header): (&'a CookieSettings, &Header),
         marks: impl IntoIterator<Item = Mark<'a>>,
-    ) -> Result<Vec<Unknown>, Error> {
-        let Some(revocation) = &self.configuration.revocation else { return Ok(Vec::new()) };
-        let (mut unknown, remembers) = (Vec::new(), revocation.remembers());
+        unknown: &mut Vec<Unknown<'a>>,
+    ) -> Result<(), Error> {
+        let Some(revocation) = &self.configuration.revocation else { return Ok(()) };
+        let remembers = revocation.remembers();
         for mark in marks {
             let name = self.mark_name(cookie, &mark);
             // What never counts is not looked at.
@@ -179,10 +186,10 @@ impl Context {
                 Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => return Err(Error::SessionRevoked),
                 Some(Ok(_)) => {}
                 Some(Err(cause)) => return Err(Error::CheckRevocation(cause.to_string())),
-                None => unknown.push(Unknown { name: name.clone(), mark: mark.into_owned() }),
+                None => unknown.push(Unknown { name, mark }),
             }
         }
-        Ok(unknown)
+        Ok(())
     }
 
     /// The payload of an opened session with the sign-in ids that its cookie implies written in it,
@@ -208,7 +215,7 @@ impl Context {
     /// # Errors
     ///
     /// The session is revoked, or the store failed in `closed` mode.
-    pub(super) async fn look_up(&self, header: &Header, unknown: Vec<Unknown>) -> Result<(), Error> {
+    pub(super) async fn look_up(&self, header: &Header, unknown: Vec<Unknown<'_>>) -> Result<(), Error> {
         match unknown.is_empty() {
             true => Ok(()),
             // Boxed, because it runs only if marks are looked up, and every open awaits this.
@@ -216,9 +223,10 @@ impl Context {
         }
     }
 
-    async fn look_up_all(&self, header: &Header, unknown: Vec<Unknown>) -> Result<(), Error> {
+    async fn look_up_all(&self, header: &Header, unknown: Vec<Unknown<'_>>) -> Result<(), Error> {
         let (keys, current_time) = (self.mark_keys(), self.now.as_secs());
-        let get = |Unknown { mark, name }: &Unknown| Get { name: name.clone(), key: mark.key(keys), current_time };
+        let get =
+            |Unknown { mark, name }: &Unknown<'_>| Get { name: Arc::clone(name), key: mark.key(keys), current_time };
         let found = self.environment.look_up(unknown.iter().map(get).collect()).await;
         let answer = |result: Result<Option<Vec<u8>>, StorageError>| match result {
             Ok(value) => Ok(Verdict::of(value.as_deref())),
