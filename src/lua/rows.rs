@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use mlua::prelude::*;
-use mlua::{BString, Either, Variadic};
+use mlua::{BString, Either};
 
 use super::configuration::HandleRef;
 use super::storages::Submitted;
@@ -20,9 +20,10 @@ use resty_session_core::time::Timestamp;
 /// a reference.
 pub type Field = Either<Option<String>, LuaValue>;
 
-/// A row: what the shim is to do next, a [`Next`], and what it needs for that; nils at the end are
-/// left out.
-pub type Row = Variadic<Field>;
+/// A row: what the shim is to do next, the number of a [`Next`], and what it needs for that: four
+/// values, of which the last are nil where fewer will do.
+// A tuple, because it needs no memory of its own on its way to Lua, as a list of values would.
+pub type Row = (f64, Field, Field, (Field, Field));
 
 /// What the shim is to do next: the first value of each [`Row`], with at most four others. (The
 /// shim's functions take them as parameters. LuaJIT does not compile a function by itself that
@@ -101,16 +102,16 @@ impl Next {
     ];
 
     /// The number that stands for it.
-    pub fn number(self) -> u64 {
-        self as u64
+    pub fn number(self) -> f64 {
+        f64::from(self as u8)
     }
 
     /// A row that starts with it.
     pub fn row<const N: usize>(self, values: [Field; N]) -> Row {
-        let mut row = Vec::with_capacity(1 + N);
-        row.push(number(self.number()));
-        row.extend(values);
-        row.into()
+        const { assert!(N <= 4, "a row has four values besides its first") };
+        let mut values = values.into_iter();
+        let mut value = || values.next().unwrap_or_else(nil);
+        (self.number(), value(), value(), (value(), value()))
     }
 }
 
@@ -244,11 +245,7 @@ impl Finished<'_> {
             0 | 1 => Either::Left(lines.pop()),
             _ => Either::Right(LuaValue::Table(lua.create_sequence_from(std::mem::take(lines))?)),
         };
-        let mut row = Next::Done.row([Either::Left(error), lines, cookie, more]);
-        while matches!(row.last(), Some(Either::Left(None))) {
-            row.pop();
-        }
-        Ok(row)
+        Ok(Next::Done.row([Either::Left(error), lines, cookie, more]))
     }
 
     /// Returns an act's rare results in a table with names, or nil if it has none:
