@@ -149,7 +149,7 @@ timing:
 
 # Browsers use sessions while the storage, the network and nginx's workers fail, by a seed: docs/reliability.md. Without STORAGE, on
 # each storage in turn. With BUG=ticket, mark or mac, it runs with a bug on purpose, which it must find.
-STORAGES := redis sentinel memcached postgres mysql dshm file
+STORAGES := redis sentinel cluster memcached postgres mysql dshm file shm
 torture: export SEED := $(SEED)
 torture: export REQUESTS := $(REQUESTS)
 torture: export BROWSERS := $(BROWSERS)

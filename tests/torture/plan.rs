@@ -134,6 +134,14 @@ pub struct Fault {
     pub detail: u64,
 }
 
+impl Fault {
+    /// One of so many things that the fault may be about.
+    pub fn choose(&self, count: usize) -> usize {
+        // The lower bits decide how the fault is.
+        (self.detail >> 32) as usize % count.max(1)
+    }
+}
+
 /// What a browser does in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {

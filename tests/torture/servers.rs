@@ -52,9 +52,10 @@ pub struct Storage {
     /// Whether a restart loses what it holds.
     loses: bool,
     server: Option<Box<dyn Server + Send>>,
-    proxy: Option<Proxy>,
+    /// One before the server, or one before each node of the Cluster.
+    proxies: Vec<Proxy>,
     group: Option<Group>,
-    _cluster: Option<Cluster>,
+    cluster: Option<Cluster>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -94,9 +95,9 @@ impl Storage {
             lists_all: true,
             loses: false,
             server: None,
-            proxy: None,
+            proxies: Vec::new(),
             group: None,
-            _cluster: None,
+            cluster: None,
             _directory: None,
         }
     }
@@ -105,7 +106,7 @@ impl Storage {
         let proxy = Proxy::start(server.port());
         let options = format!("port = {}, {more}", proxy.port);
         let possible = [&OF_PROXY[..], &OF_SERVER[..], &OF_NGINX[..]].concat();
-        Self { possible, server: Some(Box::new(server)), proxy: Some(proxy), ..Self::empty(name, options) }
+        Self { possible, server: Some(Box::new(server)), proxies: vec![proxy], ..Self::empty(name, options) }
     }
 
     /// Sentinels tell where the master is, so there is no proxy before it.
@@ -117,11 +118,16 @@ impl Storage {
         Self { possible, group: Some(group), ..Self::empty("redis", options) }
     }
 
-    /// Its nodes tell where the others are, so there is no proxy before it.
+    /// Bits are not flipped, because the nodes replicate through the proxies too, and what a replica
+    /// has would only be seen after a failover.
     fn of_cluster() -> Self {
         let cluster = Cluster::start();
-        let options = format!("nodes = {}", addresses("ip", &cluster.ports()));
-        Self { _cluster: Some(cluster), ..Self::empty("redis", options) }
+        let proxies = cluster.behind_proxies();
+        let ports: Vec<_> = proxies.iter().map(|proxy| proxy.port.to_string()).collect();
+        let options = format!("nodes = {}", addresses("ip", &ports.join(",")));
+        let of_proxy = OF_PROXY.into_iter().filter(|kind| *kind != Kind::Flip);
+        let possible = of_proxy.chain([Kind::FailOver]).chain(OF_NGINX).collect();
+        Self { possible, cluster: Some(cluster), proxies, ..Self::empty("redis", options) }
     }
 
     /// The options in Lua of the storage in which marks are, which is also the sessions', if it is not
@@ -151,12 +157,12 @@ impl Storage {
         match fault.kind {
             Kind::Stop => self.stop(fault),
             Kind::Restart => self.restart(world),
-            Kind::FailOver => self.fail_over(world),
+            Kind::FailOver => self.fail_over(fault, world),
             Kind::Reload => site.reload(),
             Kind::Switch => site.switch(),
             Kind::KillWorker => {
                 let workers = site.workers();
-                let worker = *workers.get(usize::try_from(fault.detail).unwrap_or(0) % workers.len().max(1))?;
+                let worker = *workers.get(fault.choose(workers.len()))?;
                 send(worker, Signal::SIGKILL);
                 return Some(worker);
             }
@@ -187,15 +193,26 @@ impl Storage {
         world.end(Damage::Loss);
     }
 
-    fn fail_over(&self, world: &World) {
+    fn fail_over(&self, fault: &Fault, world: &World) {
+        if let Some(cluster) = &self.cluster {
+            // A master that hands over in order loses nothing.
+            cluster.hand_over(fault.choose(3));
+        }
         let Some(group) = &self.group else { return };
         world.begin(Damage::Undoing);
         group.fail_over();
         world.end(Damage::Undoing);
     }
 
+    /// The proxy before the server, or before one of the Cluster's masters.
+    fn proxy(&self, fault: &Fault) -> Option<&Proxy> {
+        let Some(cluster) = &self.cluster else { return self.proxies.first() };
+        let masters = cluster.masters(None);
+        self.proxies.get(*masters.get(fault.choose(masters.len()))?)
+    }
+
     fn through_proxy(&self, fault: &Fault, world: &World) {
-        let Some(proxy) = &self.proxy else { return };
+        let Some(proxy) = self.proxy(fault) else { return };
         let how = if fault.detail & 1 == 0 { Cut::Finished } else { Cut::Reset };
         match fault.kind {
             Kind::Cut => return proxy.cut(how),

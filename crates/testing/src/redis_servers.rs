@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use redis::{Client, Connection};
 
 use crate::certificates::ServerTls;
+use crate::proxy::Proxy;
 use crate::server::{Process, Server, free_port, wait_for};
 
 /// How a server is started.
@@ -279,6 +282,36 @@ impl Cluster {
 
     pub fn ports(&self) -> String {
         ports(&self.0)
+    }
+
+    /// Puts a proxy before each node. Nodes name these to clients and to each other from then on.
+    pub fn behind_proxies(&self) -> Vec<Proxy> {
+        let proxies: Vec<Proxy> = self.0.iter().map(|node| Proxy::start(node.port)).collect();
+        for (node, proxy) in self.0.iter().zip(&proxies) {
+            node.ask::<()>(&format!("CONFIG SET cluster-announce-port {}", proxy.port));
+        }
+        let names_all = |node: &Redis| {
+            let nodes: String = node.ask("CLUSTER NODES");
+            proxies.iter().all(|proxy| nodes.contains(&format!("127.0.0.1:{}@", proxy.port)))
+        };
+        wait_for("the nodes to name the proxies", || self.0.iter().all(names_all));
+        proxies
+    }
+
+    /// Lets a master and its replica change places, as an operator does who wants to stop a server:
+    /// nothing is lost. `master` is any of the two.
+    pub fn hand_over(&self, master: usize) {
+        let pair = [&self.0[master % 3], &self.0[master % 3 + 3]];
+        let is_master = |node: &Redis| node.ask::<String>("INFO replication").contains("role:master");
+        let replica = pair.into_iter().find(|node| !is_master(node)).unwrap();
+        wait_for("a replica that is up to date", || {
+            // It gives up after five seconds.
+            replica.tries("CLUSTER FAILOVER")
+                && (0..600).any(|_| {
+                    sleep(Duration::from_millis(10));
+                    is_master(replica)
+                })
+        });
     }
 
     /// The nodes that hold slots now, but for one that does not answer.
