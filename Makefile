@@ -150,12 +150,12 @@ timing:
 # Browsers use sessions while the storage, the network and nginx's workers fail, by a seed: docs/reliability.md. Without STORAGE, on
 # each storage in turn. With BUG=ticket, mark or mac, it runs with a bug on purpose, which it must find.
 STORAGES := redis sentinel cluster memcached postgres mysql dshm file shm
-torture: export SEED := $(SEED)
+torture versions: export SEED := $(SEED)
+torture versions: export FAULTS := $(FAULTS)
+torture versions: export SHRINK := $(SHRINK)
 torture: export REQUESTS := $(REQUESTS)
 torture: export BROWSERS := $(BROWSERS)
-torture: export FAULTS := $(FAULTS)
 torture: export KINDS := $(KINDS)
-torture: export SHRINK := $(SHRINK)
 torture: export TORTURE_BUG := $(BUG)
 torture:
 	@scripts/setup test
@@ -171,12 +171,9 @@ torture:
 # The builds of another commit and of this one serve the same browsers in turn, over each storage: docs/reliability.md.
 # make versions BEFORE=commit STORAGE=redis SEED=1
 BOTH_STORAGES := cookie redis sentinel cluster memcached dshm postgres mysql file shm
-versions: export SEED := $(SEED)
 versions: export REQUESTS := $(or $(REQUESTS),6000)
 versions: export BROWSERS := $(or $(BROWSERS),48)
-versions: export FAULTS := $(FAULTS)
 versions: export ACTIONS := $(ACTIONS)
-versions: export SHRINK := $(SHRINK)
 versions:
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build

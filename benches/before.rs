@@ -12,7 +12,7 @@ use std::path::Path;
 
 use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::redis_servers::Redis;
-use resty_session_testing::server::{Nginx, Site, root};
+use resty_session_testing::server::{Nginx, Site, lualib, root};
 use resty_session_testing::sql_servers::Database;
 use support::{ROUNDS, Row, SECONDS, median, print, process, sign_in, ticks, wrk};
 
@@ -131,7 +131,7 @@ fn main() {
     let wanted = std::env::var("STORAGE").unwrap_or_default();
     let storages = storages();
     let before = root().join("target/before").join(&commit).join("lualib");
-    let builds = [nginx(&before, &storages), nginx(&root().join("build/lualib"), &storages)];
+    let builds = [nginx(&before, &storages), nginx(&lualib(), &storages)];
     let mut rows = in_process(&builds);
     for (name, ..) in
         storages.iter().filter(|(name, ..)| wanted.is_empty() || wanted.split(' ').any(|wanted| wanted == *name))

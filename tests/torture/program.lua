@@ -6,6 +6,8 @@ local session = require "resty.session"
 local utils = require "resty.session.utils"
 local waiting = require "resty.session.waiting"
 
+torture = {}
+
 local acts = {}
 
 -- What a request has seen of a session.
@@ -24,17 +26,24 @@ local function open()
   return s, seen(s, exists, err)
 end
 
-local function finish(reply, ok, err)
+function torture.finish(reply, ok, err)
   reply.ok, reply.err = ok and true or false, err
   return reply
 end
 
--- An act on a session that exists: `run` returns what the session's method returned.
-local function on_open(run)
-  return function(args)
-    local s, reply = open()
+local finish = torture.finish
+
+-- An act on a session that exists. `how` opens it and returns it with a reply; `run` returns what the
+-- session's method returned.
+function torture.on_open(how, run)
+  return function(args, options)
+    local s, reply = how(options)
     return reply.exists and finish(reply, run(s, reply, args)) or reply
   end
+end
+
+local function on_open(run)
+  return torture.on_open(open, run)
 end
 
 -- Text that makes a record longer than one packet, now and then.
@@ -182,8 +191,6 @@ local function answer(reply, number)
   ngx.header.content_length = #text
   ngx.print(text)
 end
-
-torture = {}
 
 -- The native module that this worker runs, where there are two versions.
 local path = package.searchpath("resty.session.native", package.cpath)

@@ -1,5 +1,7 @@
 -- What the requests of a visit do: sessions with audiences, long data, info and a remember cookie.
 
+local finish = torture.finish
+
 local visits = {}
 
 -- Data of that number: another length than the one before, and hard to compress, so that cookies
@@ -27,17 +29,13 @@ local function opened(s, exists, err)
   }
 end
 
-local function ended(reply, ok, err)
-  reply.ok, reply.err = ok and true or false, err
-  return reply
+local function open(options)
+  local s, err, exists = session.open(options)
+  return s, opened(s, exists, err)
 end
 
 local function on_open(run)
-  return function(args, options)
-    local s, err, exists = session.open(options)
-    local reply = opened(s, exists, err)
-    return exists and ended(reply, run(s, args, reply)) or reply
-  end
+  return torture.on_open(open, run)
 end
 
 visits.read = on_open(function() return true end)
@@ -45,29 +43,29 @@ visits.read = on_open(function() return true end)
 function visits.sign_in(args, options)
   local s = session.new(options)
   fill(s, args)
-  return ended({}, s:save())
+  return finish({}, s:save())
 end
 
 -- Signs in to another audience of the session.
 function visits.join(args, options)
   local s = session.open(options)
   fill(s, args)
-  return ended({}, s:save())
+  return finish({}, s:save())
 end
 
-visits.write = on_open(function(s, args)
+visits.write = on_open(function(s, _, args)
   fill(s, args)
   return s:save()
 end)
 
-visits.turn = on_open(function(s, args)
+visits.turn = on_open(function(s, _, args)
   return s:synchronize(function(same)
     fill(same, args)
     return same:save()
   end, 5)
 end)
 
-visits.count = on_open(function(s, _, reply)
+visits.count = on_open(function(s, reply)
   return s:synchronize(function(same)
     reply.counted = same:get("number") + 1
     same:set("number", reply.counted)
@@ -76,7 +74,7 @@ visits.count = on_open(function(s, _, reply)
   end, 10)
 end)
 
-visits.info = on_open(function(s, args)
+visits.info = on_open(function(s, _, args)
   s.info:set("number", tonumber(args.counter))
   return s.info:save()
 end)
@@ -89,24 +87,24 @@ end)
 function visits.touch(_, options)
   options.touch_threshold = 0
   local s, err, exists, refreshed = session.start(options)
-  return ended(opened(s, exists, err), refreshed, err)
+  return finish(opened(s, exists, err), refreshed, err)
 end
 
 function visits.log_out(_, options)
-  return ended({}, session.logout(options))
+  return finish({}, session.logout(options))
 end
 
 function visits.sign_out(_, options)
-  return ended({}, session.destroy(options))
+  return finish({}, session.destroy(options))
 end
 
 function visits.everywhere(args, options)
-  return ended({}, session.revoke_subject(args.subject, 3600, options))
+  return finish({}, session.revoke_subject(args.subject, 3600, options))
 end
 
 function visits.list(args, options)
   local list, err = session.list(args.subject, options)
-  local reply = ended({}, list, err)
+  local reply = finish({}, list, err)
   for _, one in ipairs(list or {}) do
     reply.listed = reply.listed or one.current
   end

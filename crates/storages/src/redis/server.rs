@@ -103,6 +103,22 @@ impl RedisServer {
         Self(Arc::new(Shared { link: Link::new(endpoint, place), gathering, is_renewed, learnt }))
     }
 
+    /// Reads the values of keys with one command. Returns `None` if there is only one key, or the
+    /// server refuses that command.
+    async fn values_together(&self, keys: &[String]) -> Result<Option<Vec<Value>>, Error> {
+        let learnt = &self.0.learnt;
+        if keys.len() < 2 || !learnt.reads_together() {
+            return Ok(None);
+        }
+        match self.one(commands::get_all(keys)).await? {
+            Value::Array(values) if values.len() == keys.len() => Ok(Some(values)),
+            reply => {
+                learnt.note_reading(&reply);
+                Ok(None)
+            }
+        }
+    }
+
     /// Sends commands in one pipeline with those that are requested at the same time.
     async fn gather<T>(&self, gathered: impl FnOnce(Responder<T>) -> Gathered) -> Result<T, Error> {
         let _in_flight = self.0.link.admit()?;
@@ -126,19 +142,10 @@ impl Commands for RedisServer {
         self.gather(|replies| Gathered::Several(commands, replies))
     }
 
-    /// By one command, unless the server has refused it.
     async fn values(&self, keys: Vec<String>) -> Vec<Result<Value, Error>> {
-        let learnt = &self.0.learnt;
-        let together = match keys.len() > 1 && learnt.reads_together() {
-            true => self.one(commands::get_all(&keys)).await,
-            false => Ok(Value::Nil),
-        };
-        let values = match together {
-            Ok(Value::Array(values)) if values.len() == keys.len() => Ok(values),
-            Ok(reply) => {
-                learnt.note_reading(&reply);
-                self.all(keys.iter().map(|key| commands::get(key)).collect()).await
-            }
+        let values = match self.values_together(&keys).await {
+            Ok(None) => self.all(keys.iter().map(|key| commands::get(key)).collect()).await,
+            Ok(Some(values)) => Ok(values),
             Err(error) => Err(error),
         };
         values.map_or_else(|error| vec![Err(error); keys.len()], |values| values.into_iter().map(Ok).collect())
