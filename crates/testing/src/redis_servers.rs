@@ -288,7 +288,8 @@ impl Cluster {
     pub fn behind_proxies(&self) -> Vec<Proxy> {
         let proxies: Vec<Proxy> = self.0.iter().map(|node| Proxy::start(node.port)).collect();
         for (node, proxy) in self.0.iter().zip(&proxies) {
-            node.ask::<()>(&format!("CONFIG SET cluster-announce-port {}", proxy.port));
+            // A replica also notices soon that a proxy has forgotten its connection.
+            node.ask::<()>(&format!("CONFIG SET cluster-announce-port {} repl-timeout 5", proxy.port));
         }
         let names_all = |node: &Redis| {
             let nodes: String = node.ask("CLUSTER NODES");
