@@ -288,8 +288,10 @@ impl Cluster {
     pub fn behind_proxies(&self) -> Vec<Proxy> {
         let proxies: Vec<Proxy> = self.0.iter().map(|node| Proxy::start(node.port)).collect();
         for (node, proxy) in self.0.iter().zip(&proxies) {
-            // A replica also notices soon that a proxy has forgotten its connection.
-            node.ask::<()>(&format!("CONFIG SET cluster-announce-port {} repl-timeout 5", proxy.port));
+            // A replica notices soon that a proxy has forgotten its connection. No master is taken for
+            // dead because the machine is busy: then what it has written last would be lost.
+            let more = "repl-timeout 5 cluster-node-timeout 15000";
+            node.ask::<()>(&format!("CONFIG SET cluster-announce-port {} {more}", proxy.port));
         }
         let names_all = |node: &Redis| {
             let nodes: String = node.ask("CLUSTER NODES");
