@@ -77,10 +77,7 @@ fn counts(site: &Site) -> BTreeMap<i32, Value> {
 /// Checks that no worker has ended but those that were killed, and that the log has no alerts.
 pub fn check_log(site: &Site, killed: &[i32]) -> Result<(), String> {
     let is_expected = |line: &str| {
-        // nginx unlocks shared memory that a worker had locked when it was killed.
-        let of_killed = |pid: &i32| {
-            line.contains(&format!(" {pid} exited on signal 9")) || line.ends_with(&format!("was locked by {pid}"))
-        };
+        let of_killed = |pid: &i32| line.contains(&format!(" {pid} exited on signal 9"));
         killed.iter().any(of_killed)
     };
     let serious = ["[alert]", "[emerg]", "exited on signal", "panicked", "attempt to", "fatal"];
