@@ -135,9 +135,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// One of so many things that the fault may be about.
+    /// Picks one of `count` targets.
     pub fn choose(&self, count: usize) -> usize {
-        // The lower bits decide how the fault is.
         (self.detail >> 32) as usize % count.max(1)
     }
 }

@@ -209,8 +209,7 @@ impl Storage {
     /// The proxy before the server, or before one of the Cluster's masters.
     fn proxy(&self, fault: &Fault) -> Option<&Proxy> {
         let Some(cluster) = &self.cluster else { return self.proxies.first() };
-        let masters = cluster.masters(None);
-        self.proxies.get(*masters.get(fault.choose(masters.len()))?)
+        self.proxies.get(cluster.master_of(fault.choose(3)))
     }
 
     fn through_proxy(&self, fault: &Fault, world: &World) {

@@ -288,9 +288,10 @@ impl Cluster {
     pub fn behind_proxies(&self) -> Vec<Proxy> {
         let proxies: Vec<Proxy> = self.0.iter().map(|node| Proxy::start(node.port)).collect();
         for (node, proxy) in self.0.iter().zip(&proxies) {
-            // A replica notices soon that a proxy has forgotten its connection. No master is taken for
-            // dead because the machine is busy: then what it has written last would be lost.
-            let more = "repl-timeout 5 cluster-node-timeout 15000";
+            // A replica notices soon that a proxy has forgotten its connection. A busy machine causes no
+            // failover, which would lose the last writes. (For twice the node timeout, no node votes for
+            // another failover of the same master.)
+            let more = "repl-timeout 5 cluster-node-timeout 5000";
             node.ask::<()>(&format!("CONFIG SET cluster-announce-port {} {more}", proxy.port));
         }
         let names_all = |node: &Redis| {
@@ -301,26 +302,37 @@ impl Cluster {
         proxies
     }
 
-    /// Lets a master and its replica change places, as an operator does who wants to stop a server:
-    /// nothing is lost. `master` is any of the two.
-    pub fn hand_over(&self, master: usize) {
-        let pair = [&self.0[master % 3], &self.0[master % 3 + 3]];
-        let is_master = |node: &Redis| node.ask::<String>("INFO replication").contains("role:master");
-        let replica = pair.into_iter().find(|node| !is_master(node)).unwrap();
-        wait_for("a replica that is up to date", || {
+    /// The master of the first, second or third pair: of nodes `pair` and `pair + 3`.
+    pub fn master_of(&self, pair: usize) -> usize {
+        let mut masters = Vec::new();
+        wait_for("one master of a pair", || {
+            masters = [pair, pair + 3].into_iter().filter(|at| self.is_master(*at)).collect();
+            masters.len() == 1
+        });
+        masters[0]
+    }
+
+    /// Lets the master of a pair and its replica change places, as an operator does before stopping a
+    /// server. Nothing is lost.
+    pub fn hand_over(&self, pair: usize) {
+        let replica = (self.master_of(pair) + 3) % self.0.len();
+        wait_for("a failover", || {
             // It gives up after five seconds.
-            replica.tries("CLUSTER FAILOVER")
+            self.0[replica].tries("CLUSTER FAILOVER")
                 && (0..600).any(|_| {
                     sleep(Duration::from_millis(10));
-                    is_master(replica)
+                    self.is_master(replica)
                 })
         });
     }
 
+    fn is_master(&self, node: usize) -> bool {
+        self.0[node].ask::<String>("INFO replication").contains("role:master")
+    }
+
     /// The nodes that hold slots now, but for one that does not answer.
     pub fn masters(&self, silent: Option<usize>) -> Vec<usize> {
-        let is_master = |at: &usize| self.0[*at].ask::<String>("INFO replication").contains("role:master");
-        (0..self.0.len()).filter(|at| Some(*at) != silent).filter(is_master).collect()
+        (0..self.0.len()).filter(|at| Some(*at) != silent && self.is_master(*at)).collect()
     }
 }
 

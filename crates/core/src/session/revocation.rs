@@ -117,7 +117,7 @@ impl Context {
     ) -> Result<Vec<Unknown<'a>>, Error> {
         let mut unknown = Vec::new();
         if !self.configuration.stored {
-            self.check_known((cookie, header), [Mark::Id(header.sid().into())], &mut unknown)?;
+            self.check_known(cookie, header, [Mark::Id(header.sid().into())], &mut unknown)?;
         }
         Ok(unknown)
     }
@@ -149,12 +149,12 @@ impl Context {
                 let subject = entry.subject.as_ref().map(|subject| Mark::Subject(subject.text()));
                 let sid = sid.map(|sid| Mark::Sid(sid.into_text()));
                 let marks = subject.into_iter().chain(sid).filter(|mark| !mark.is_empty());
-                self.check_known((cookie, header), marks, &mut unknown)?;
+                self.check_known(cookie, header, marks, &mut unknown)?;
             }
             if counts || index.is_none() {
                 let mark = sign_in_mark(entry, sign_in, header);
                 let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
-                self.check_known((cookie, header), mark.into_iter().chain(forgotten), &mut unknown)?;
+                self.check_known(cookie, header, mark.into_iter().chain(forgotten), &mut unknown)?;
             }
         }
         Ok(unknown)
@@ -163,16 +163,19 @@ impl Context {
     /// Checks a cookie's id, and the marks of all entries.
     async fn check_all(&self, kind: Kind, header: &Header, entries: &[Entry<'_>]) -> Result<(), Error> {
         let cookie = self.cookie(kind);
-        let mut unknown = self.check_id(cookie, header)?;
-        unknown.extend(self.check_marks(cookie, header, entries, None)?);
+        let mut unknown = self.check_marks(cookie, header, entries, None)?;
+        if cookie.derives_slowly() {
+            unknown.extend(self.check_id(cookie, header)?);
+        }
         self.look_up(header, unknown).await
     }
 
-    /// Checks a cookie, with its header, against what is known of marks, and adds those to `unknown` of
-    /// which nothing is.
+    /// Checks a session against what is known of these marks. Adds the marks of which nothing is known
+    /// to `unknown`.
     fn check_known<'a>(
         &'a self,
-        (cookie, header): (&'a CookieSettings, &Header),
+        cookie: &'a CookieSettings,
+        header: &Header,
         marks: impl IntoIterator<Item = Mark<'a>>,
         unknown: &mut Vec<Unknown<'a>>,
     ) -> Result<(), Error> {

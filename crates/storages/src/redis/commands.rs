@@ -253,7 +253,8 @@ pub fn get(key: &str) -> Cmd {
     on("GET", key)
 }
 
-/// Reads the values of keys that one server holds.
+/// Reads the values of keys that one server holds. The value of one that holds no string is nil, where
+/// [`get`] is refused.
 pub fn get_all(keys: &[String]) -> Cmd {
     let mut command = Cmd::with_capacity(1 + keys.len(), keys.iter().map(String::len).sum::<usize>() + 4);
     command.arg("MGET").arg(keys);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use redis::{ServerError, ServerErrorKind, Value};
+use redis::{ServerError, ServerErrorKind};
 
 /// Which scripts may be used. Later ones ask less of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,8 +46,7 @@ fn refuses(error: &ServerError, command: &str) -> bool {
 pub struct Learnt {
     /// A number of [`Scripts`].
     scripts: AtomicU8,
-    /// Whether it refuses `MGET`.
-    reads_singly: AtomicBool,
+    refuses_mget: AtomicBool,
 }
 
 impl Learnt {
@@ -62,19 +61,19 @@ impl Learnt {
         }
     }
 
-    /// Whether the server reads several keys with one command, as far as is known.
-    pub fn reads_together(&self) -> bool {
-        !self.reads_singly.load(Ordering::Relaxed)
+    /// Whether the server refuses `MGET`, as far as is known.
+    pub fn refuses_mget(&self) -> bool {
+        self.refuses_mget.load(Ordering::Relaxed)
     }
 
-    /// Notes what the reply to `MGET` shows, if it is an error that a next one would meet too: that the
-    /// server does not know the command, the user has no right to it, or keys may lie on different
+    /// Returns whether the error says that the server refuses `MGET`, and remembers it: the server does
+    /// not know the command, the user may not use it or not for all keys, or keys may lie on different
     /// servers.
-    pub fn note_reading(&self, reply: &Value) {
-        let Value::ServerError(error) = reply else { return };
-        if error.kind() == Some(ServerErrorKind::CrossSlot) || refuses(error, "mget") {
-            self.reads_singly.store(true, Ordering::Relaxed);
-        }
+    pub fn learn_from_mget(&self, error: &ServerError) -> bool {
+        let may_not = matches!(error.kind(), Some(ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm));
+        let is_refused = may_not || refuses(error, "mget");
+        self.refuses_mget.fetch_or(is_refused, Ordering::Relaxed);
+        is_refused
     }
 
     /// Returns which scripts the server runs, as far as is known.
@@ -91,13 +90,9 @@ impl Learnt {
 mod tests {
     use super::*;
 
-    fn reply(error: &str) -> Value {
-        redis::parse_redis_value(format!("-{error}\r\n").as_bytes()).unwrap()
-    }
-
-    fn allowed_after(error: &str) -> Option<Scripts> {
-        match reply(error) {
-            Value::ServerError(error) => Scripts::allowed_after(&error),
+    fn error(text: &str) -> ServerError {
+        match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
+            Ok(redis::Value::ServerError(error)) => error,
             other => panic!("{other:?}"),
         }
     }
@@ -116,24 +111,24 @@ mod tests {
             ("ERR unknown command 'UNLINK', with args beginning with: 'x'", None),
             ("READONLY You can't write against a read only replica.", None),
         ] {
-            assert_eq!(allowed_after(reply), allowed, "{reply}");
+            assert_eq!(Scripts::allowed_after(&error(reply)), allowed, "{reply}");
         }
     }
 
     #[test]
-    fn servers_say_whether_they_read_several_keys_at_once() {
-        for (error, reads_together) in [
-            ("CROSSSLOT Keys in request don't hash to the same slot", false),
-            ("NOPERM User a has no permissions to run the 'mget' command", false),
-            ("ERR unknown command 'MGET', with args beginning with: 'x'", false),
+    fn servers_say_whether_they_refuse_to_read_several_keys_at_once() {
+        let other = "LOADING Redis is loading the dataset in memory";
+        for (reply, is_refused) in [
+            ("CROSSSLOT Keys in request don't hash to the same slot", true),
+            ("NOPERM User a has no permissions to run the 'mget' command", true),
             ("NOPERM No permissions to access a key", true),
-            ("LOADING Redis is loading the dataset in memory", true),
+            ("ERR unknown command 'MGET', with args beginning with: 'x'", true),
+            (other, false),
         ] {
             let learnt = Learnt::default();
-            learnt.note_reading(&reply(error));
-            assert_eq!(learnt.reads_together(), reads_together, "{error}");
-            learnt.note_reading(&Value::Nil);
-            assert_eq!(learnt.reads_together(), reads_together, "{error}");
+            assert_eq!(learnt.learn_from_mget(&error(reply)), is_refused, "{reply}");
+            assert!(!learnt.learn_from_mget(&error(other)));
+            assert_eq!(learnt.refuses_mget(), is_refused, "{reply}");
         }
     }
 

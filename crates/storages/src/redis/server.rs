@@ -107,15 +107,14 @@ impl RedisServer {
     /// server refuses that command.
     async fn values_together(&self, keys: &[String]) -> Result<Option<Vec<Value>>, Error> {
         let learnt = &self.0.learnt;
-        if keys.len() < 2 || !learnt.reads_together() {
+        if keys.len() < 2 || learnt.refuses_mget() {
             return Ok(None);
         }
         match self.one(commands::get_all(keys)).await? {
             Value::Array(values) if values.len() == keys.len() => Ok(Some(values)),
-            reply => {
-                learnt.note_reading(&reply);
-                Ok(None)
-            }
+            Value::ServerError(error) if learnt.learn_from_mget(&error) => Ok(None),
+            Value::ServerError(error) => Err(failed(error)),
+            _ => Err(Error::Server("the server sent an invalid reply".into())),
         }
     }
 

@@ -29,8 +29,8 @@ pub trait Commands: Send + Sync + 'static {
     /// As for [`one`](Self::one), for any of the commands. The others may have been run or not.
     fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
 
-    /// Reads the values of keys at the same time. Each has a result of its own: servers that fail take
-    /// no value of others with them.
+    /// Reads the values of keys at the same time, nil for one that is not there. Each has a result of its
+    /// own: a server that fails does not affect the values from others.
     fn values(&self, keys: Vec<String>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
 
     /// Runs a command that only reads, on a replica. Returns `None` if no replica replies.
