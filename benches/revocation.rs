@@ -14,7 +14,8 @@ fn nginx(redis: &Redis) -> Nginx {
         r#"
         local redis = {{ port = {}, connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000 }}
         require("resty.session").init({{ secret = "bench" }})
-        WITHOUT = {{ secret = "bench" }}
+        -- As long as CACHED: a table of options is compared with those of before at each call.
+        WITHOUT = {{ secret = "bench", redis = redis, revocation_cache_ttl = 600 }}
         CACHED = {{ secret = "bench", revocation = "redis", redis = redis, revocation_cache_ttl = 600 }}
         UNCACHED = {{ secret = "bench", revocation = "redis", redis = redis, revocation_cache_ttl = 0 }}
         STORED = {{ secret = "bench", storage = "redis", redis = redis }}
