@@ -14,6 +14,7 @@ use self::scanner::Scanner;
 pub use self::sole::{Parts, SignedParts, Sole};
 use super::Error;
 use super::name::Name;
+use super::sign_in;
 use crate::secret::{Secret, show_only};
 use crate::storage::Owner;
 
@@ -44,9 +45,20 @@ impl<'a> Entry<'a> {
         if self.more.is_empty() {
             return (None, None);
         }
+        if let Some(id) = self.lone_sign_in() {
+            return (None, Some(Name::Text(id.into())));
+        }
         let mut scanner = Scanner::new(self.more);
         let mut name = || scanner.name().ok().flatten();
         (name(), name())
+    }
+
+    /// The id of the sign-in, if a save has written it without a sid before it: that is told at once,
+    /// and an open with marks asks for it each time.
+    fn lone_sign_in(&self) -> Option<&'a [u8]> {
+        let id = self.more.strip_prefix(b",null,\"")?.strip_suffix(b"\"")?;
+        let is_plain = id.len() == sign_in::SIZE && !id.iter().any(|byte| matches!(byte, b'"' | b'\\'));
+        is_plain.then_some(id)
     }
 
     /// The entry with a sign-in id. A missing subject becomes false, because readers that know of
@@ -247,6 +259,28 @@ mod tests {
         let payload = br#" [ [ {"a":"]\"},[","b":[[1,2],{}]} , "shop" , "j\u00f6hn\/\ud83d\ude00" ],["x\\","blog"],[[],null,null],[1]]"#;
         let some = |text: &str| Some(text.as_bytes().to_vec());
         assert_eq!(names(payload), [(some("shop"), some("jöhn/😀")), (some("blog"), None), (None, None), (None, None)]);
+    }
+
+    #[test]
+    fn the_id_of_a_sign_in_is_found_however_it_is_written() {
+        let id = "0123456789abcdefghij-_";
+        for (more, sid, sign_in) in [
+            (format!(r#","ada",null,"{id}""#), None, Some(id)),
+            (format!(r#",false, null , "{id}""#), None, Some(id)),
+            (format!(r#",false,"op","{id}",1"#), Some("op"), Some(id)),
+            (r#",false,null,"0123456789abcdefghij\n""#.to_owned(), None, Some("0123456789abcdefghij\n")),
+            (r#",false,null,"0123456789","abcdefghi""#.to_owned(), None, Some("0123456789")),
+            (r#",false,null,"short""#.to_owned(), None, Some("short")),
+            (r#",false,"op""#.to_owned(), Some("op"), None),
+            (",false".to_owned(), None, None),
+        ] {
+            let payload = format!(r#"[[{{}},"shop"{more}]]"#);
+            let entries = entries(payload.as_bytes()).unwrap();
+            let text =
+                |name: Option<super::Name>| name.map(|name| String::from_utf8(name.text().into_owned()).unwrap());
+            let (found_sid, found) = entries[0].sid_and_sign_in();
+            assert_eq!((text(found_sid).as_deref(), text(found).as_deref()), (sid, sign_in), "{more}");
+        }
     }
 
     #[test]
