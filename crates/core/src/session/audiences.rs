@@ -11,6 +11,7 @@ mod scanner;
 mod sole;
 
 use self::scanner::Scanner;
+use self::sole::is_plain;
 pub use self::sole::{Parts, SignedParts, Sole};
 use super::Error;
 use super::name::Name;
@@ -57,8 +58,7 @@ impl<'a> Entry<'a> {
     /// and an open with marks asks for it each time.
     fn lone_sign_in(&self) -> Option<&'a [u8]> {
         let id = self.more.strip_prefix(b",null,\"")?.strip_suffix(b"\"")?;
-        let is_plain = id.len() == sign_in::SIZE && !id.iter().any(|byte| matches!(byte, b'"' | b'\\'));
-        is_plain.then_some(id)
+        (id.len() == sign_in::SIZE && is_plain(id)).then_some(id)
     }
 
     /// The entry with a sign-in id. A missing subject becomes false, because readers that know of

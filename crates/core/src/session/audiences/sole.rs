@@ -144,7 +144,7 @@ fn plain_text<'a>(names: &'a [u8], missing: &[u8]) -> Option<(Text<'a>, &'a [u8]
 }
 
 /// Whether a text is the same in JSON.
-fn is_plain(text: &[u8]) -> bool {
+pub(super) fn is_plain(text: &[u8]) -> bool {
     !text.iter().any(|byte| matches!(byte, b'"' | b'\\' | 0))
 }
 
