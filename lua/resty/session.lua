@@ -395,7 +395,9 @@ end
 function metatable:save()
   check_not_closed(self, "unable to save closed session")
   local entry, id = revocation.begin_sign_in(self)
-  local err = perform_save(self, native.instance.save)
+  -- Other audiences keep the time that their sign-ins began: their subjects' marks go by it.
+  local is_sign_in = entry and not self.data[2]
+  local err = perform_save(self, is_sign_in and native.instance.sign_in or native.instance.save)
   if err and entry then
     revocation.keep_sign_in(self, entry, id)
   end

@@ -132,6 +132,7 @@ fn on_request(lua: &Lua, args: Args<(LuaValue, Option<bool>)>, function: Functio
 #[derive(Clone, Copy)]
 enum Method {
     Save,
+    SignIn,
     Touch,
     Refresh,
     Logout,
@@ -139,8 +140,9 @@ enum Method {
     SaveInfo,
 }
 
-const METHODS: [(&str, Method); 6] = [
+const METHODS: [(&str, Method); 7] = [
     ("save", Method::Save),
+    ("sign_in", Method::SignIn),
     ("touch", Method::Touch),
     ("refresh", Method::Refresh),
     ("logout", Method::Logout),
@@ -160,6 +162,10 @@ fn on_instance(lua: &Lua, args: Args<InstanceArgs>, method: Method) -> LuaResult
         let mut session = session;
         let result = match method {
             Method::Save => session.save(&context).await,
+            Method::SignIn => {
+                session.signs_in = true;
+                session.save(&context).await
+            }
             Method::Touch => session.touch(&context).await,
             Method::Refresh => session.refresh(&context).await,
             Method::Logout => session.logout(&context).await,

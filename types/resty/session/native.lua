@@ -219,6 +219,10 @@ native.instance = {}
 ---@type resty.session.native.instance.act
 native.instance.save = nil
 
+---The same, of a session that begins with this save, because it has another subject than before.
+---@type resty.session.native.instance.act
+native.instance.sign_in = nil
+
 ---Notes in the cookie that the session is in use.
 ---@type resty.session.native.instance.act
 native.instance.touch = nil

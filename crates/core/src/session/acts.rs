@@ -124,6 +124,9 @@ pub struct Session {
     pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject, sid, sign-in id]` an audience.
     pub payload: Secret,
+    /// Whether the next save begins a sign-in: its time is then the session's creation time, since
+    /// marks end the sessions that were created before them.
+    pub signs_in: bool,
     /// Whether an act has changed the payload that the program gave it.
     pub rewritten: bool,
     /// The current audience's place in the payload, or `None` if it is still to be added.
@@ -155,6 +158,7 @@ impl Session {
             forget: false,
             audience: None,
             payload: Secret::default(),
+            signs_in: false,
             rewritten: false,
             index: None,
             sole: None,
@@ -272,9 +276,11 @@ impl Session {
         context.check_sendable("save")?;
         self.check()?;
         let (was_opened, begins) = (self.meta.is_some(), self.begins(context).await);
+        self.signs_in |= !was_opened && self.remember_meta.is_none() && context.marks_sessions();
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;
+        self.signs_in = false;
         if begins {
             self.keep_to_limit(context, Beginning::Save).await;
         }

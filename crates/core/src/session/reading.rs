@@ -33,6 +33,25 @@ pub(super) struct Opened {
     pub warning: Option<String>,
 }
 
+impl Opened {
+    /// The session without the other audiences at these places, and without their info.
+    ///
+    /// # Errors
+    ///
+    /// The data have not the form of a payload.
+    fn without(mut self, ended: &[usize]) -> Result<Self, Error> {
+        let mut entries = audiences::entries(&self.payload)?;
+        let mut places = 0..;
+        entries.retain(|_| places.next().is_none_or(|place| !ended.contains(&place)));
+        let has_info = |key: &[u8]| audiences::has_info(&entries, key);
+        self.info = self.info.and_then(|info| audiences::retain_info(&info, has_info));
+        self.index = self.index.map(|index| index - ended.iter().filter(|place| **place < index).count());
+        let payload = audiences::join(&entries);
+        (self.payload, self.sole) = (payload, None);
+        Ok(self)
+    }
+}
+
 impl Session {
     /// Reads and decrypts a cookie and, with a storage, its record. If there are several cookies of
     /// the name, returns the first that opens and has the audience, or else the first that opens.
@@ -113,8 +132,8 @@ impl Session {
             let first = &value[ENCODED_SIZE..];
             if cookie.derives_slowly() {
                 // Nobody makes this server derive the key of a revoked cookie again and again.
-                let unknown = context.check_id(cookie, &verified.header)?;
-                context.look_up(&verified.header, unknown).await?;
+                let checked = context.check_id(cookie, &verified.header)?;
+                context.look_up(&verified.header, checked).await?;
             }
             (context.open_cookies(cookie, &verified, first, number).await?, Found::default())
         };
@@ -122,15 +141,16 @@ impl Session {
         let entries = audiences::entries(&payload)?;
         let index = audiences::position(&entries, audience);
         let sole = index.and_then(|_| Sole::of(&payload, &entries));
-        let unknown = context.check_marks(cookie, &verified.header, &entries, index)?;
+        let checked = context.check_marks(cookie, &verified.header, &entries, index)?;
         let with_sign_ins = context.with_sign_ins(&verified.header, &entries)?;
-        context.look_up(&verified.header, unknown).await?;
+        let ended = context.look_up(&verified.header, checked).await?;
         let (payload, sole) = match with_sign_ins {
             Some(payload) => (payload, sole.map(|_| Sole::Entry)),
             None => (payload, sole),
         };
         let meta = context.meta_of(kind, verified, value);
-        Ok(Opened { meta, payload, index, sole, info, warning })
+        let opened = Opened { meta, payload, index, sole, info, warning };
+        if ended.is_empty() { Ok(opened) } else { opened.without(&ended) }
     }
 }
 

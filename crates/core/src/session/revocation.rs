@@ -77,11 +77,22 @@ impl Revocation {
     }
 }
 
+/// What is known of the marks of a session that opens.
+#[derive(Default)]
+pub(super) struct Checked<'a> {
+    /// Those of which nothing is known.
+    unknown: Vec<Unknown<'a>>,
+    /// The places of the other audiences' entries whose sign-in has ended.
+    ended: Vec<usize>,
+}
+
 /// A mark that is to be looked up.
-pub(super) struct Unknown<'a> {
+struct Unknown<'a> {
     mark: Mark<'a>,
     /// The name of its record.
     name: &'a Arc<str>,
+    /// The place of the only entry that the mark ends, if it does not end the session.
+    entry: Option<usize>,
 }
 
 impl Configuration {
@@ -105,26 +116,23 @@ impl Context {
         }
     }
 
-    /// Checks a session's id against what is known of its mark. Returns the mark if nothing is.
+    /// Checks a session's id against what is known of its mark.
     ///
     /// # Errors
     ///
     /// The session is revoked, or a recent look-up failed and sessions don't open then.
-    pub(super) fn check_id<'a>(
-        &'a self,
-        cookie: &'a CookieSettings,
-        header: &'a Header,
-    ) -> Result<Vec<Unknown<'a>>, Error> {
-        let mut unknown = Vec::new();
+    pub(super) fn check_id<'a>(&'a self, cookie: &'a CookieSettings, header: &'a Header) -> Result<Checked<'a>, Error> {
+        let mut checked = Checked::default();
         if !self.configuration.stored {
-            self.check_known(cookie, header, [Mark::Id(header.sid().into())], &mut unknown)?;
+            self.check_known(cookie, header, [Mark::Id(header.sid().into())], (None, &mut checked))?;
         }
-        Ok(unknown)
+        Ok(checked)
     }
 
-    /// Checks a session that was decrypted against what is known of its marks, and returns the
-    /// marks of which nothing is. `index` is the current audience's place among the entries;
-    /// without it, and in a remember cookie, all entries count.
+    /// Checks a session that was decrypted against what is known of its marks. `index` is the
+    /// current audience's place among the entries; without it, and in a remember cookie, all entries
+    /// count. Otherwise, of another audience only the end of its sign-in counts, and ends its entry
+    /// alone: what the entry says must not be saved again.
     ///
     /// # Errors
     ///
@@ -135,12 +143,12 @@ impl Context {
         header: &'a Header,
         entries: &'a [Entry<'_>],
         index: Option<usize>,
-    ) -> Result<Vec<Unknown<'a>>, Error> {
+    ) -> Result<Checked<'a>, Error> {
         if !self.marks_sessions() {
-            return Ok(Vec::new());
+            return Ok(Checked::default());
         }
         let is_slow = cookie.derives_slowly();
-        let mut unknown = if is_slow { Vec::new() } else { self.check_id(cookie, header)? };
+        let mut checked = if is_slow { Checked::default() } else { self.check_id(cookie, header)? };
         let all = cookie.kind == Kind::Remember;
         for (number, entry) in entries.iter().enumerate() {
             let counts = Some(number) == index || all;
@@ -149,35 +157,33 @@ impl Context {
                 let subject = entry.subject.as_ref().map(|subject| Mark::Subject(subject.text()));
                 let sid = sid.map(|sid| Mark::Sid(sid.into_text()));
                 let marks = subject.into_iter().chain(sid).filter(|mark| !mark.is_empty());
-                self.check_known(cookie, header, marks, &mut unknown)?;
+                self.check_known(cookie, header, marks, (None, &mut checked))?;
             }
-            if counts || index.is_none() {
-                let mark = sign_in_mark(entry, sign_in, header);
-                let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
-                self.check_known(cookie, header, mark.into_iter().chain(forgotten), &mut unknown)?;
-            }
+            let mark = sign_in_mark(entry, sign_in, header);
+            let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
+            let alone = (!counts && index.is_some()).then_some(number);
+            self.check_known(cookie, header, mark.into_iter().chain(forgotten), (alone, &mut checked))?;
         }
-        Ok(unknown)
+        Ok(checked)
     }
 
     /// Checks a cookie's id, and the marks of all entries.
     async fn check_all(&self, kind: Kind, header: &Header, entries: &[Entry<'_>]) -> Result<(), Error> {
         let cookie = self.cookie(kind);
-        let mut unknown = self.check_marks(cookie, header, entries, None)?;
+        let mut checked = self.check_marks(cookie, header, entries, None)?;
         if cookie.derives_slowly() {
-            unknown.extend(self.check_id(cookie, header)?);
+            checked.unknown.extend(self.check_id(cookie, header)?.unknown);
         }
-        self.look_up(header, unknown).await
+        self.look_up(header, checked).await.map(drop)
     }
 
-    /// Checks a session against what is known of these marks. Adds the marks of which nothing is known
-    /// to `unknown`.
+    /// Checks a session, or only the entry at that place, against what is known of these marks.
     fn check_known<'a>(
         &'a self,
         cookie: &'a CookieSettings,
         header: &Header,
         marks: impl IntoIterator<Item = Mark<'a>>,
-        unknown: &mut Vec<Unknown<'a>>,
+        (entry, checked): (Option<usize>, &mut Checked<'a>),
     ) -> Result<(), Error> {
         let Some(revocation) = &self.configuration.revocation else { return Ok(()) };
         let remembers = revocation.remembers();
@@ -186,10 +192,12 @@ impl Context {
             // What never counts is not looked at.
             let known = if remembers { revocation.known.get(name, &mark, self.mark_keys()) } else { None };
             match known.and_then(|known| revocation.counts(known, self.now)) {
-                Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => return Err(Error::SessionRevoked),
+                Some(Ok(verdict)) if verdict.revokes(header.creation_time()) => {
+                    checked.ended.push(entry.ok_or(Error::SessionRevoked)?)
+                }
                 Some(Ok(_)) => {}
                 Some(Err(cause)) => return Err(Error::CheckRevocation(cause.to_string())),
-                None => unknown.push(Unknown { name, mark }),
+                None => checked.unknown.push(Unknown { mark, name, entry }),
             }
         }
         Ok(())
@@ -213,23 +221,28 @@ impl Context {
         })
     }
 
-    /// Looks marks up, in one request. A store that fails in `open` mode is a warning.
+    /// Looks up the marks of which nothing is known, in one request. A store that fails in `open`
+    /// mode is a warning. Returns the places of the entries that have ended alone.
     ///
     /// # Errors
     ///
     /// The session is revoked, or the store failed in `closed` mode.
-    pub(super) async fn look_up(&self, header: &Header, unknown: Vec<Unknown<'_>>) -> Result<(), Error> {
-        match unknown.is_empty() {
-            true => Ok(()),
+    pub(super) async fn look_up(&self, header: &Header, checked: Checked<'_>) -> Result<Vec<usize>, Error> {
+        match checked.unknown.is_empty() {
+            true => Ok(checked.ended),
             // Boxed, because it runs only if marks are looked up, and every open awaits this.
-            false => Box::pin(self.look_up_all(header, unknown)).await,
+            false => Box::pin(self.look_up_all(header, checked)).await,
         }
     }
 
-    async fn look_up_all(&self, header: &Header, unknown: Vec<Unknown<'_>>) -> Result<(), Error> {
+    async fn look_up_all(&self, header: &Header, checked: Checked<'_>) -> Result<Vec<usize>, Error> {
+        let Checked { unknown, mut ended } = checked;
         let (keys, current_time) = (self.mark_keys(), self.now.as_secs());
-        let get =
-            |Unknown { mark, name }: &Unknown<'_>| Get { name: Arc::clone(name), key: mark.key(keys), current_time };
+        let get = |Unknown { mark, name, .. }: &Unknown<'_>| Get {
+            name: Arc::clone(name),
+            key: mark.key(keys),
+            current_time,
+        };
         let found = self.environment.look_up(unknown.iter().map(get).collect()).await;
         let answer = |result: Result<Option<Vec<u8>>, StorageError>| match result {
             Ok(value) => Ok(Verdict::of(value.as_deref())),
@@ -241,23 +254,21 @@ impl Context {
         };
         // What revokes is told to configurations with other options, too.
         let remembers = self.configuration.remembers_marks();
-        for (Unknown { mark, name }, answer) in unknown.iter().zip(&answers) {
+        for (Unknown { mark, name, .. }, answer) in unknown.iter().zip(&answers) {
             if remembers || !matches!(answer, Ok(Verdict::Valid)) {
                 self.remember(name, mark, answer.clone());
             }
         }
-        let verdict = |answer: &Answer| answer.as_ref().is_ok_and(|verdict| verdict.revokes(header.creation_time()));
-        if answers.iter().any(verdict) {
-            return Err(Error::SessionRevoked);
+        let revokes = |answer: &Answer| answer.as_ref().is_ok_and(|verdict| verdict.revokes(header.creation_time()));
+        for (Unknown { entry, .. }, _) in unknown.iter().zip(&answers).filter(|(_, answer)| revokes(answer)) {
+            ended.push(entry.ok_or(Error::SessionRevoked)?);
         }
         match answers.into_iter().find_map(Result::err) {
-            None => Ok(()),
-            Some(cause) if self.fails_closed() => Err(Error::CheckRevocation(cause.to_string())),
-            Some(cause) => {
-                self.environment.warn(format!("unable to check session revocation: {cause}"));
-                Ok(())
-            }
+            Some(cause) if self.fails_closed() => return Err(Error::CheckRevocation(cause.to_string())),
+            Some(cause) => self.environment.warn(format!("unable to check session revocation: {cause}")),
+            None => {}
         }
+        Ok(ended)
     }
 
     fn fails_closed(&self) -> bool {

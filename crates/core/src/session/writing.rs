@@ -65,7 +65,8 @@ impl Session {
         let configuration = &context.configuration;
         self.check_sizes(configuration.max_data_size())?;
         let before = previous.map(|meta| &meta.header);
-        let creation_time = before.map_or(context.now, Header::creation_time);
+        let continued = before.filter(|_| !self.signs_in);
+        let creation_time = continued.map_or(context.now, Header::creation_time);
         let forget = self.forget || before.is_some_and(|header| header.flags().contains(Flags::FORGET));
         let (key, sid) = (cookie.keys.writing(), context.fresh_sid()?);
         let seal = Seal {

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use resty_session_core::session::Context;
 use resty_session_core::session::effect::{Need, Step, Supply, Task};
+use resty_session_core::session::{Context, audiences};
 use resty_session_core::storage::Reply;
 use resty_session_core::time::Timestamp;
 
 /// Goes to another program of the site, which knows the same marks.
 fn use_audience(world: &mut World, audience: &'static str) {
-    world.configure(Options { audience: Some(audience.into()), ..Options::default() });
-    let known = Some(KnownMarks::default());
-    let configuration = session::new(Options::default(), &world.configuration).unwrap();
-    world.configuration = Rc::new(configuration.with_revocation(known).unwrap());
+    let options = Options { audience: Some(audience.into()), ..Options::default() };
+    let configuration = session::new(options, &world.configuration).unwrap();
+    let mut configuration = configuration.with_revocation(Some(KnownMarks::default())).unwrap();
+    configuration.stored = world.configuration.stored;
+    world.configuration = Rc::new(configuration);
 }
 
 /// Adds an audience to the browser's session, and returns the error if it does not open then.
@@ -194,4 +195,89 @@ fn a_sign_out_after_the_header_was_sent_marks_the_session_or_fails() {
     assert!(world.destroy_session(session).1.is_ok());
     world.unsendable = None;
     assert_eq!(world.open_error().as_deref(), REVOKED);
+}
+
+/// The audiences of a session.
+fn audiences(session: &Session) -> Vec<String> {
+    let entries = audiences::entries(&session.payload).unwrap();
+    entries.iter().map(|entry| String::from_utf8(entry.audience.as_ref().unwrap().text().into()).unwrap()).collect()
+}
+
+#[test]
+fn no_save_of_another_audience_keeps_one_that_has_logged_out() {
+    for (options, stored) in [(uncached(), false), (uncached(), true), (options("s"), false), (options("s"), true)] {
+        let world = if stored { World::stored(options, NOW) } else { World::new(options, NOW) };
+        let mut world = with_marks(world);
+        let payload = r#"[[{},"default","ada"],[{},"blog","ada"],[{},"shop","bob"]]"#;
+        let info = Some(br#"{"default":{"a":1},"blog":{"b":2}}"#.to_vec());
+        let session = Session { payload: payload.into(), index: Some(0), info, ..world.session() };
+        world.save(session).1.unwrap();
+        let all = world.cookies.clone();
+        assert!(world.logout().result.is_ok());
+        for audience in ["blog", "shop"] {
+            world.cookies.clone_from(&all);
+            use_audience(&mut world, audience);
+            for _ in 0..2 {
+                let (session, Outcome { result, .. }) = world.open();
+                result.unwrap();
+                assert_eq!(audiences(&session), ["blog", "shop"], "{stored}");
+                assert_eq!(session.index, Some(usize::from(audience == "shop")));
+                let info = if stored { Some(br#"{"blog":{"b":2}}"#.to_vec()) } else { session.info.clone() };
+                assert_eq!(session.info, info);
+                world.cookies.clone_from(&all);
+            }
+            let session = world.open().0;
+            world.save(session).1.unwrap();
+            let marks = std::mem::take(&mut world.marks.records); // their time is over
+            use_audience(&mut world, "default");
+            assert_eq!(world.open_error().as_deref(), Some("missing session audience"));
+            world.marks.records = marks;
+        }
+    }
+}
+
+#[test]
+fn another_audience_opens_if_a_sign_in_cannot_be_looked_up_unless_it_must_not() {
+    let payload = r#"[[{},"default","ada"],[{},"blog","ada"]]"#;
+    for (options, error) in [
+        (uncached(), None),
+        (closed(uncached()), Some("unable to check session revocation (all connections are busy)")),
+    ] {
+        let mut world = world(options);
+        world.sign_in(payload);
+        world.marks.unreadable = vec![3];
+        assert_eq!(world.open_error().as_deref(), error);
+    }
+}
+
+#[test]
+fn a_sign_in_is_younger_than_the_session_that_it_begins_in() {
+    for (signs_in, error) in [(true, None), (false, REVOKED)] {
+        let mut world = world(uncached());
+        let session = world.sign_in(r#"[[{},"default"]]"#);
+        world.now += 300;
+        assert_eq!(revoke(&mut world, Revoked::Subject("ada".into())), None);
+        world.now += 60;
+        let session = Session { payload: ADA.into(), signs_in, ..session };
+        let (session, result) = world.save(session);
+        result.unwrap();
+        assert_eq!(world.open_error().as_deref(), error);
+        let header = &session.meta.as_ref().unwrap().header;
+        assert_eq!(header.creation_time(), Timestamp::from_secs(if signs_in { world.now } else { NOW }));
+        assert!(!session.signs_in, "the next save continues it");
+    }
+}
+
+#[test]
+fn a_remember_cookie_is_as_young_as_the_sign_in_that_it_remembers() {
+    let mut world = world(remembering());
+    world.sign_in(r#"[[{},"default","bob"]]"#);
+    world.cookies.remove("session");
+    world.now += 300;
+    assert_eq!(revoke(&mut world, Revoked::Subject("ada".into())), None);
+    world.now += 60;
+    let session = world.sign_in(ADA);
+    assert_eq!(session.remember_meta.unwrap().header.creation_time(), Timestamp::from_secs(world.now));
+    world.cookies.remove("session");
+    assert_eq!(world.open_error(), None);
 }
