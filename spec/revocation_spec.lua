@@ -282,6 +282,13 @@ describe("revocation", function()
         local cookies = saved(library, nil, options, "ada")
         store.broken = "out of order"
         assert.equal("Ada", (opened(library, cookies, options)))
+        if library == ours then
+          store.broken = "out\nof\rorder" -- what a server says must not begin another line of the log
+          ours.open(with(options))
+          assert.equal("[session] unable to check session revocation: out of order",
+            table.concat(browser.log[#browser.log], "", 2))
+          store.broken = "out of order"
+        end
         assert.equal("[session] unable to check session revocation: out of order",
           log_of("unable to check session revocation"))
         request(cookies)

@@ -261,6 +261,66 @@ fn a_save_that_comes_too_late_is_refused_and_a_destroy_is_not() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
+/// nginx says nothing when a header is set too late. Light threads of a request share its response.
+#[test]
+fn a_save_that_another_threads_response_overtakes_is_an_error() {
+    let nginx = Nginx::start(&Site {
+        init: r#"
+            require("resty.session").init({ secret = "http tests" })
+            local slow, store = {}, require("resty.session.shm").new()
+            SLOW = {
+                set = function(_, ...) if slow.set then ngx.sleep(0.2) end return store:set(...) end,
+                get = function(_, ...) if slow.get then ngx.sleep(0.2) end return store:get(...) end,
+                delete = function(_, ...) return store:delete(...) end,
+                becomes = function(names) slow = names end,
+            }
+        "#,
+        server: r#"
+            location /overtaken { content_by_lua_block {
+                local session = require "resty.session"
+                local options = { storage = SLOW, remember = true, remember_safety = "None" }
+                local s = session.new(options)
+                s:set_subject("ada")
+                if ngx.var.arg_act == "logout" then
+                    s:set_audience("other")
+                    s.data[2] = { {}, "default", "ada" }
+                    assert(s:save())
+                end
+                local act = function() return s[ngx.var.arg_act](s) end
+                if ngx.var.arg_act == "open" then
+                    act = function() local _, err, exists = session.open(options) return exists, err end
+                end
+                SLOW.becomes({ [ngx.var.arg_slow] = true })
+                local thread = ngx.thread.spawn(act)
+                ngx.sleep(0.05)
+                ngx.say("sent")
+                ngx.flush(true)
+                local _, ok, err = ngx.thread.wait(thread)
+                SLOW.becomes({})
+                ngx.say(tostring(ok), " ", err)
+            } }
+            location /signed_in { content_by_lua_block {
+                local s = require("resty.session").new({ storage = SLOW, remember = true, remember_safety = "None" })
+                s:set_subject("ada")
+                ngx.say(tostring(s:save()))
+            } }
+        "#,
+        ..Site::default()
+    });
+    const MEANWHILE: &str = "unable to save session (the response header was sent meanwhile)";
+    let browser = Browser::new();
+    for act in ["save", "logout"] {
+        let answer = browser.get(nginx.url(&format!("/overtaken?act={act}&slow=set")));
+        assert_eq!(answer, format!("sent\nnil {MEANWHILE}"), "{act}");
+    }
+    assert_eq!(nginx.complaints(), [""; 0]);
+    assert_eq!(browser.get(nginx.url("/signed_in")), "true");
+    browser.forget("session");
+    assert_eq!(browser.get(nginx.url("/overtaken?act=open&slow=get")), "sent\ntrue nil", "it is open all the same");
+    let complaints = nginx.complaints();
+    assert!(complaints.len() == 1 && complaints[0].contains(MEANWHILE), "{complaints:?}");
+}
+
 #[test]
 fn cookies_are_read_and_hidden_by_their_exact_names() {
     let nginx = nginx();

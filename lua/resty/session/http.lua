@@ -11,7 +11,7 @@ local notices = require "resty.session.notices"
 local request = ngx.req or {} -- stream blocks have none
 local clear_request_header, set_request_header = request.clear_header, request.set_header
 local header, var = ngx.header, ngx.var
-local log, get_phase = ngx.log, ngx.get_phase
+local get_phase = ngx.get_phase
 local following = next -- by a name of its own: see docs/architecture.md, "Loops over tables"
 
 -- Phases that have no request.
@@ -107,14 +107,19 @@ end
 --- Sets cookies, and logs a warning.
 ---@param lines string|string[]|nil Set-Cookie lines, one or an array
 ---@param warning string?
+---@return boolean sent false if another thread has sent the response header, so that the cookies are lost
 function http.respond(lines, warning)
-  if lines then
-    local present = header["Set-Cookie"]
-    header["Set-Cookie"] = present and native.merge_cookies(present, lines) or lines
-  end
   if warning then
-    log(ngx.WARN, "[session] ", warning)
+    notices.warn(warning)
   end
+  if not lines then
+    return true
+  elseif http.unsendable() then -- nginx would say nothing
+    return false
+  end
+  local present = header["Set-Cookie"]
+  header["Set-Cookie"] = present and native.merge_cookies(present, lines) or lines
+  return true
 end
 
 --- Takes a session's cookies, all chunks, from the response's Set-Cookie lines.
@@ -123,7 +128,7 @@ function http.withdraw_cookies(name)
   local kept = {}
   for _, line in ipairs(http.set_cookies()) do
     local of_line = line:match("^[^=]*")
-    if of_line ~= name and of_line:gsub("%d$", "") ~= name then
+    if of_line ~= name and of_line:gsub("[2-9]$", "") ~= name then
       kept[#kept + 1] = line
     end
   end
@@ -184,11 +189,9 @@ end)
 -- For programs' own tests --------------------------------------------------------------------------------------------
 
 --- Replaces `ngx.log`.
+---@function http.set_ngx_log
 ---@param ngx_log function
-function http.set_ngx_log(ngx_log)
-  log = ngx_log
-  notices.set_log(ngx_log)
-end
+http.set_ngx_log = notices.set_log
 
 --- Replaces `ngx.var`.
 ---@param ngx_var table

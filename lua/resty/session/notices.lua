@@ -1,5 +1,5 @@
 ---
--- Warnings that each worker logs once.
+-- Warnings in nginx's log, some of which each worker logs once.
 --
 -- @module resty.session.notices
 -- @license BSD-2-Clause
@@ -16,13 +16,19 @@ local MAX_NAME_WARNINGS = 100
 -- workers log again.
 local logged, name_warnings = {}, 0
 
+--- Logs a warning. Servers have a say in it, so it must not be able to begin another line.
+---@param text string
+function notices.warn(text)
+  log(ngx.WARN, "[session] ", (text:gsub("%c", " ")))
+end
+
 --- Logs a warning, if this worker has not logged it yet.
 ---@param text string
 function notices.once(text)
   local pid = worker_pid()
   if logged[text] ~= pid then
     logged[text] = pid
-    log(ngx.WARN, "[session] ", text)
+    notices.warn(text)
   end
 end
 

@@ -10,6 +10,7 @@ local http = require "resty.session.http"
 local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local metas = require "resty.session.meta"
+local notices = require "resty.session.notices"
 
 local null = ngx.null
 local sub = string.sub
@@ -182,6 +183,9 @@ local function apply_rest(self, now, cookies, outcome)
   end
 end
 
+-- Of a session that another thread's response header overtook: its cookie cannot be set any more.
+local OVERTAKEN = "unable to save session (the response header was sent meanwhile)"
+
 --- Applies the outcome of an act, except for the act's own error.
 ---@param self resty.session.instance
 ---@param now integer when the act was started: seconds since the epoch
@@ -192,9 +196,14 @@ end
 ---@return string? err
 function outcomes.apply(self, now, cookies, lines, cookie, rest)
   local err = rest and apply_rest(self, now, cookies, rest)
-  respond(lines, rest and rest.warning)
+  local is_sent = respond(lines, rest and rest.warning)
   if cookie and not err then
     self.meta = metas.saved(self.profile.ikms[rest and rest.key or 1], now, cookie, rest and rest.known_at)
+    if not is_sent and cookies == false then
+      return OVERTAKEN
+    elseif not is_sent then -- it is open all the same
+      notices.warn(OVERTAKEN)
+    end
   end
   return err or nil
 end

@@ -10,6 +10,7 @@
 
 local native = require "resty.session.native"
 local http = require "resty.session.http"
+local notices = require "resty.session.notices"
 local shm = require "resty.session.shm"
 local turns = require "resty.session.turns"
 local utils = require "resty.session.utils"
@@ -20,6 +21,7 @@ local null, time = ngx.null, ngx.time
 local DEFAULT_TIMEOUT = 30 -- seconds
 -- Seconds. A request that was sent before the session got a new cookie arrives within this time.
 local NOTE_LIFE = 60
+local MAX_NOTE_LIFE = 24 * 3600 -- however long a program lets requests wait
 
 local synchronize = {}
 
@@ -92,7 +94,7 @@ end
 ---@field subject string? the current audience's, as it was opened
 
 local function warn_of_note(warning)
-  ngx.log(ngx.WARN, "[session] ignored what another request has noted of a synchronized session: ", warning)
+  notices.warn("ignored what another request has noted of a synchronized session: " .. warning)
 end
 
 -- Returns the cookies to open, and whether they are those of the note; or nil and an error.
@@ -205,7 +207,7 @@ end
 -- The method ---------------------------------------------------------------------------------------------------------
 
 local function warn(problem, err)
-  ngx.log(ngx.WARN, "[session] unable to ", problem, " a synchronized session: ", tostring(err))
+  notices.warn("unable to " .. problem .. " a synchronized session: " .. tostring(err))
 end
 
 local function pack(...)
@@ -246,7 +248,7 @@ local function begin(self, open, timeout)
   end
   local synchronized = {
     store = store, name = name, sign_in = sign_in, lock = lock, note = key_of("newest", sign_in),
-    note_life = math.ceil(math.max(NOTE_LIFE, 2 * timeout)), turn = turn,
+    note_life = math.min(math.ceil(math.max(NOTE_LIFE, 2 * timeout)), MAX_NOTE_LIFE), turn = turn,
   }
   local called
   called, err = pcall(reopen, self, synchronized, open)

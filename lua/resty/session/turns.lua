@@ -14,6 +14,7 @@
 -- @license BSD-2-Clause
 
 local semaphores = require "ngx.semaphore"
+local notices = require "resty.session.notices"
 local utils = require "resty.session.utils"
 
 local now, sleep = ngx.now, ngx.sleep
@@ -253,7 +254,7 @@ local function renew(turn)
       ok, warning = renew_once(turn)
     end
     if warning and (turn.lost or not told) then
-      ngx.log(ngx.WARN, "[session] ", warning)
+      notices.warn(warning)
     end
     told, pause = warning ~= nil, ok and RENEWAL_INTERVAL or RETRY_INTERVAL
   end
