@@ -14,7 +14,7 @@ fn nginx(redis: &Redis) -> Nginx {
         r#"
         local redis = {{ port = {}, connect_timeout = 1000, read_timeout = 1000, send_timeout = 1000 }}
         require("resty.session").init({{ secret = "bench" }})
-        -- As long as CACHED: a table of options is compared with those of before at each call.
+        -- As long as CACHED: a table of options is compared with earlier ones at each call.
         WITHOUT = {{ secret = "bench", redis = redis, revocation_cache_ttl = 600 }}
         CACHED = {{ secret = "bench", revocation = "redis", redis = redis, revocation_cache_ttl = 600 }}
         UNCACHED = {{ secret = "bench", revocation = "redis", redis = redis, revocation_cache_ttl = 0 }}

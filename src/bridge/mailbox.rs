@@ -10,7 +10,7 @@
 //!   reader rings after it has put that where the reader looks.
 //! - The reader looks for everything after each byte that it reads from the bell's socket. It takes
 //!   the replies first: a ring after that writes another byte.
-//! - A new bell is rung when it is installed, whatever happened to rings of before.
+//! - A new bell is rung when it is installed, whatever happened to earlier rings.
 
 use std::io::{self, Write};
 use std::sync::PoisonError;
@@ -74,7 +74,7 @@ impl<T> Mailbox<T> {
         *self.bell() = None;
     }
 
-    /// Installs a bell in place of any other, and rings it: rings of before may have been lost with
+    /// Installs a bell in place of any other, and rings it: earlier rings may have been lost with
     /// their bell, or have found none.
     pub fn install_bell(&self, bell: Bell) {
         *self.bell() = Some(bell);

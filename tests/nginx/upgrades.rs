@@ -51,7 +51,7 @@ fn a_reload_does_not_mix_two_versions() {
     replace_module(&lualib, b"another version");
     let refused = "native.so was replaced while nginx ran, which still has the former module: restart nginx";
     reload(&nginx, "a reload that is refused", |nginx| nginx.log().contains(refused));
-    assert_eq!(nginx.workers(), second, "the workers of before serve on");
+    assert_eq!(nginx.workers(), second, "the old workers go on");
     assert!(version(&nginx).contains("first"));
 
     // A version in a directory of its own needs no restart.

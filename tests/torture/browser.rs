@@ -189,7 +189,7 @@ impl Browser {
         outcomes.into_iter().try_for_each(|outcome| self.settle_own(outcome, world))
     }
 
-    /// Reads with a cookie of before.
+    /// Reads with an old cookie.
     fn replay(&mut self, rng: &mut Rng, client: &mut Client, world: &World) -> Check {
         let Some(cookie) = self.model.cookie_of_before(rng) else { return Ok(()) };
         let mut request = self.request("read", Some(cookie));

@@ -88,7 +88,7 @@ pub fn check_log(site: &Site, killed: &[i32]) -> Result<(), String> {
     }
 }
 
-/// Waits until the workers of before a reload have left.
+/// Waits until the workers from before a reload have left.
 pub fn wait_for_workers(site: &Site) {
     wait_for("the last reload", || site.workers().len() == WORKERS * site.servers.len());
 }

@@ -103,7 +103,7 @@ pub struct Model {
     fragile_until: Option<Instant>,
 }
 
-/// How many cookies of before a browser keeps.
+/// How many old cookies a browser keeps.
 const KEPT: usize = 16;
 
 impl Model {

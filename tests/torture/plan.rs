@@ -161,7 +161,7 @@ pub enum Action {
     /// Signs the user's other browser out.
     Others,
     List,
-    /// Sends a cookie of before.
+    /// Sends an old cookie.
     Replay,
     /// Sends a cookie that is not authentic.
     Forge,

@@ -18,7 +18,7 @@ pub struct Site {
     pub servers: Vec<Nginx>,
     init: String,
     locations: String,
-    /// The library of before, if it runs beside this one.
+    /// The older library, if it runs beside this one.
     before: Option<PathBuf>,
     /// How often the versions have changed places.
     switches: AtomicUsize,

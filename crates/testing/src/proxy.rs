@@ -218,7 +218,7 @@ pub fn most_within(period: Duration, moments: &[Instant]) -> usize {
 
 fn listen(address: SocketAddr) -> std::net::TcpListener {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-    // The port is taken again although connections of before are still in their last states.
+    // The port is taken again although earlier connections are still in their last states.
     socket.set_reuse_address(true).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("{address}: {error}"));
