@@ -99,8 +99,8 @@ const SERVER: &str = r#"
     } }
 "#;
 
-/// The p99 of an empty page while others save sessions and all servers fail, over the p99 while they
-/// save and nothing fails.
+/// The p99 of an empty page while others save sessions and all servers fail, over the p99 while
+/// they save and nothing fails.
 fn beside(nginx: &Nginx, proxies: &[(&'static str, &Proxy)], fail: impl Fn(&Proxy)) -> f64 {
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

@@ -1,5 +1,5 @@
--- A stand-in for lua-resty-openidc 1.8, as far as the recipes in docs/recipes.md call it. A token is
--- signed if its signature is the text "signed".
+-- A stand-in for lua-resty-openidc 1.8, as far as the recipes in docs/recipes.md call it. A token
+-- is signed if its signature is the text "signed".
 
 local session = require "resty.session"
 local utils = require "resty.session.utils"

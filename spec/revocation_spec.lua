@@ -1,6 +1,6 @@
--- Revocation beside another library, the stand-in of `spec.peer`: marks in a program's own store and
--- in shm, stolen copies of cookies, and the sessions with a sid that the stand-in wrote. Other stores
--- are tried by their own specs.
+-- Revocation beside another library, the stand-in of `spec.peer`: marks in a program's own store
+-- and in shm, stolen copies of cookies, and the sessions with a sid that the stand-in wrote. Other
+-- stores are tried by their own specs.
 
 local cjson = require "cjson"
 local ours = require "resty.session"
@@ -93,9 +93,9 @@ describe("revocation", function()
   end
 
   describe("a stolen copy", function()
-    -- Whoever wrote the three cookies, ours knows that they come from one sign-in. Without a subject
-    -- it must have saved the first or the second. Each test's user is another one, because ours
-    -- cannot tell two sign-ins of one user in one second apart if others wrote both.
+    -- Whoever wrote the three cookies, ours knows that they come from one sign-in. Without a
+    -- subject it must have saved the first or the second. Each test's user is another one, because
+    -- ours cannot tell two sign-ins of one user in one second apart if others wrote both.
     local turns, with_subject = { "ours", "peer", "old" }, {}
     for _, first in ipairs(turns) do
       for _, second in ipairs(turns) do

@@ -1,5 +1,5 @@
--- One request of a session at a time, as far as one worker can show it; `tests/nginx/synchronize.rs`
--- has more of them.
+-- One request of a session at a time, as far as one worker can show it;
+-- `tests/nginx/synchronize.rs` has more of them.
 
 local native = require "resty.session.native"
 local session = require "resty.session"

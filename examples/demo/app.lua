@@ -20,8 +20,8 @@ function app.init()
     -- end when nginx does.
     secret = secret ~= "" and secret or nil,
     storage = storage,
-    -- Where it is noted which devices were signed out. It is asked for each request, so that they are
-    -- out at their next one.
+    -- Where it is noted which devices were signed out. It is asked for each request, so that they
+    -- are out at their next one.
     revocation = storage == "cookie" and "shm" or storage,
     revocation_cache_ttl = 0,
     redis = { port = tonumber(os.getenv("REDIS_PORT")), prefix = "demo" },

@@ -36,7 +36,8 @@ local function browser_name(user_agent)
   return system and browser .. " on " .. system or browser
 end
 
--- Returns the start of the keys of a user's devices in a shop. A user's name may hold any character.
+-- Returns the start of the keys of a user's devices in a shop. A user's name may hold any
+-- character.
 local function prefix(shop, user)
   return shop .. " " .. utils.encode_base64url(user) .. " "
 end
@@ -86,8 +87,8 @@ local function stored_ids(s, options)
   return ids
 end
 
--- Returns the devices of the session's user: `{ { name, id, browser, since, remembered, current }, … }`,
--- this one first.
+-- Returns the devices of the session's user: `{ { name, id, browser, since, remembered, current },
+-- … }`, this one first.
 function devices.list(s, options)
   local ids, start, found = stored_ids(s, options), prefix_of(s), {}
   for _, key in ipairs(ngx.shared.devices:get_keys(0)) do

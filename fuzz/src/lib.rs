@@ -1,6 +1,8 @@
-//! Targets for fuzzing: functions that take any bytes, and panic if a reader of untrusted bytes does what it must not.
+//! Targets for fuzzing: functions that take any bytes, and panic if a reader of untrusted bytes
+//! does what it must not.
 //!
-//! Most compare a reader with a second, obvious one that is written here, after docs/formats.md. See the README.
+//! Most compare a reader with a second, obvious one that is written here, after docs/formats.md.
+//! See the README.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! libFuzzer with all targets; `FUZZ_TARGET` names the one to run. With `FUZZ_SEEDS` it writes that target's seeds into a
-//! folder, and runs nothing. `make fuzz` calls it.
+//! libFuzzer with all targets; `FUZZ_TARGET` names the one to run. With `FUZZ_SEEDS` it writes that
+//! target's seeds into a folder, and runs nothing. `make fuzz` calls it.
 #![no_main]
 #![allow(clippy::panic)]
 

@@ -1,5 +1,5 @@
-//! All targets with their seeds, with the inputs that once found something, and with random changes of both: what
-//! `make fuzz` does with coverage as its guide, for a moment and without it.
+//! All targets with their seeds, with the inputs that once found something, and with random changes
+//! of both: what `make fuzz` does with coverage as its guide, for a moment and without it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -429,7 +429,8 @@ end
 ---@return true? ok, string? err
 function metatable:destroy()
   check_not_closed(self, "unable to destroy closed session")
-  -- Data that can't be encoded do not keep a session from being destroyed. The names say what to end.
+  -- Data that can't be encoded do not keep a session from being destroyed. The names say what to
+  -- end.
   local payload = encode_part("data", self.data) or encode_part("data", outcomes.without_data(self.data))
   return result_and_state(self, "closed", perform(self, native.instance.destroy, payload))
 end

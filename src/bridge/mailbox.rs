@@ -82,8 +82,8 @@ impl<T> Mailbox<T> {
         self.ring();
     }
 
-    /// Wakes the reader of the bell, whether replies wait or not. If there is no bell, or its reader
-    /// has gone, the ring of the next bell stands for this one.
+    /// Wakes the reader of the bell, whether replies wait or not. If there is no bell, or its
+    /// reader has gone, the ring of the next bell stands for this one.
     pub fn ring(&self) {
         if std::mem::replace(&mut self.queue().rung, true) {
             return;

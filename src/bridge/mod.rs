@@ -13,8 +13,8 @@
 //! 3. In the worker, one light thread reads that socket. A byte wakes it. It drains the queue in
 //!    one call, and posts the semaphores of the tickets that it finds.
 //!
-//! The runtime's thread cannot call Lua. What it needs of Lua goes the way of the replies: lines for
-//! nginx's log ([`Lines`]), and calls of functions that programs have given as options
+//! The runtime's thread cannot call Lua. What it needs of Lua goes the way of the replies: lines
+//! for nginx's log ([`Lines`]), and calls of functions that programs have given as options
 //! ([`Exchange::caller`]). The doorbell rings for them, and whoever drains the queue does them.
 //!
 //! Crossing threads is expensive, so it happens in batches: while the worker is busy, replies

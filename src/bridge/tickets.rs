@@ -31,8 +31,8 @@ impl<A, R> Tickets<A, R> {
         self.waiting.borrow_mut().insert(ticket, Waiting { act, reply: None });
     }
 
-    /// Keeps replies until they are taken, and returns the tickets that wait for them. A reply whose
-    /// ticket was taken before is dropped, because nobody waits for it.
+    /// Keeps replies until they are taken, and returns the tickets that wait for them. A reply
+    /// whose ticket was taken before is dropped, because nobody waits for it.
     pub fn arrive(&self, replies: impl IntoIterator<Item = (Ticket, R)>) -> Vec<Ticket> {
         let mut waiting = self.waiting.borrow_mut();
         let awaited = replies.into_iter().filter_map(|(ticket, reply)| {
@@ -50,9 +50,9 @@ impl<A, R> Tickets<A, R> {
         waiting.map_or((None, None), |waiting| (waiting.act, waiting.reply))
     }
 
-    /// Drops the replies that the last sweep found and that still nobody took, if `passed`: everyone
-    /// who had been woken by then has run, so whoever waited for them has ended. Returns whether
-    /// replies are left, so that another sweep is needed.
+    /// Drops the replies that the last sweep found and that still nobody took, if `passed`:
+    /// everyone who had been woken by then has run, so whoever waited for them has ended. Returns
+    /// whether replies are left, so that another sweep is needed.
     pub fn sweep(&self, passed: bool) -> bool {
         let (mut waiting, mut untaken) = (self.waiting.borrow_mut(), self.untaken.borrow_mut());
         let mut arrived = self.arrived.borrow_mut();

@@ -494,8 +494,8 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
     Ok(table)
 }
 
-/// Appends deletes to an array. Successive ones of the same owners share the table of these, because
-/// there may be more than a hundred.
+/// Appends deletes to an array. Successive ones of the same owners share the table of these,
+/// because there may be more than a hundred.
 fn fill_deletes(lua: &Lua, array: &LuaTable, deletes: Vec<Delete>) -> LuaResult<()> {
     let mut last: Option<(Vec<Owner>, Option<LuaTable>)> = None;
     for Delete { name, key, current_time, owners } in deletes {

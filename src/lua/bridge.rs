@@ -125,8 +125,8 @@ impl Bridge {
     }
 }
 
-/// `drain()`: the tickets whose replies have come, in an array; and whether there are lines or calls
-/// to be taken.
+/// `drain()`: the tickets whose replies have come, in an array; and whether there are lines or
+/// calls to be taken.
 fn drain(lua: &Lua, (): ()) -> LuaResult<(LuaTable, bool)> {
     let bridge = bridge(lua)?;
     Ok((lua.create_sequence_from(bridge.drain())?, bridge.has_errands()))

@@ -48,13 +48,13 @@ fn unknown_options(_: &Lua, (options, sections): (LuaTable, Vec<LuaString>)) -> 
     Ok((!hints.is_empty()).then_some(hints))
 }
 
-/// Where sessions and marks are kept: `stored, storage, number, store`. The first says whether there
-/// is a storage; it is given if it is one on the bridge. The number tells the store of marks from
-/// others, if there is one; it is given, too, if it is one on the bridge.
+/// Where sessions and marks are kept: `stored, storage, number, store`. The first says whether
+/// there is a storage; it is given if it is one on the bridge. The number tells the store of marks
+/// from others, if there is one; it is given, too, if it is one on the bridge.
 type Places = (bool, Option<StorageRef>, Option<u64>, Option<StorageRef>);
 
-/// `init(options, previous, stored, storage, number, store)`: the defaults of all later configurations, or
-/// `nil, err`.
+/// `init(options, previous, stored, storage, number, store)`: the defaults of all later
+/// configurations, or `nil, err`.
 fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, previous, places) = args;
     let previous = previous.as_ref().map(|previous| &*previous.configuration);
@@ -62,7 +62,8 @@ fn init(lua: &Lua, args: (Option<LuaTable>, Option<HandleRef>, Places)) -> LuaRe
     describe(lua, configuration, places)
 }
 
-/// `new(options, defaults, stored, storage, number, store)`: the configuration of a session, or `nil, err`.
+/// `new(options, defaults, stored, storage, number, store)`: the configuration of a session, or
+/// `nil, err`.
 fn new(lua: &Lua, args: (Option<LuaTable>, HandleRef, Places)) -> LuaResult<ValueOrError<LuaTable>> {
     let (options, defaults, places) = args;
     let configuration = read(options).and_then(|options| session::new(options, &defaults.configuration));
@@ -99,9 +100,9 @@ fn ikms(lua: &Lua, keys: &[Key]) -> LuaResult<LuaTable> {
     Ok(ikms)
 }
 
-/// What the shim needs to know of a configuration, and the handle to give back with every act. If its
-/// acts use a storage on the bridge, or a store of marks each time, there is a second handle, whose
-/// acts call methods in Lua.
+/// What the shim needs to know of a configuration, and the handle to give back with every act. If
+/// its acts use a storage on the bridge, or a store of marks each time, there is a second handle,
+/// whose acts call methods in Lua.
 fn describe(
     lua: &Lua,
     configuration: Result<Configuration, Error>,

@@ -85,16 +85,17 @@ fn take(lua: &Lua, args: (LuaUserDataRefMut<List>, LuaTable, usize, LuaValue)) -
     Ok(list.0.len() > 0)
 }
 
-/// The sessions of a storage that is written in Lua, on their way to an act. The storage adds them in
-/// pieces, because reading thousands at once would hold the worker up. So would moving thousands when
-/// a hash table grows.
+/// The sessions of a storage that is written in Lua, on their way to an act. The storage adds them
+/// in pieces, because reading thousands at once would hold the worker up. So would moving thousands
+/// when a hash table grows.
 #[derive(Default)]
 pub struct Gathered(BTreeMap<String, u64>);
 
 impl LuaUserData for Gathered {}
 
 impl Gathered {
-    /// What a method of a storage returned, if it is gathered sessions. Nothing is left in the value.
+    /// What a method of a storage returned, if it is gathered sessions. Nothing is left in the
+    /// value.
     pub fn from_value(value: &LuaValue) -> Option<Self> {
         let mut gathered = value.as_userdata()?.borrow_mut::<Self>().ok()?;
         Some(std::mem::take(&mut *gathered))

@@ -96,8 +96,8 @@ type TurnRow = (Option<Turn>, LuaValue, Option<String>);
 type Change = (Option<Vec<BString>>, u64, bool);
 
 /// `write_note(turn, opened, cookies, lines, now, is_another)`: the sealed note of a turn, in which
-/// the response got these Set-Cookie lines, or nil if they change nothing; or `nil, err`. `lines` is
-/// an array, or nil if the session has ended. `cookies` is the Cookie header that the turn began
+/// the response got these Set-Cookie lines, or nil if they change nothing; or `nil, err`. `lines`
+/// is an array, or nil if the session has ended. `cookies` is the Cookie header that the turn began
 /// with, and `opened` the value of the first cookie that it has opened there. With `is_another`,
 /// neither that nor older cookies lead to the session.
 fn write_note(

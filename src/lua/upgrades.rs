@@ -49,8 +49,8 @@ fn is_replaced(path: &Path) -> bool {
 }
 
 /// If the module's file was replaced since it was loaded, returns a table to be the module instead,
-/// of which every use raises an error that says so: Lua files of one version must not use the native
-/// module of another.
+/// of which every use raises an error that says so: Lua files of one version must not use the
+/// native module of another.
 pub fn refuse(lua: &Lua) -> LuaResult<Option<LuaTable>> {
     // A module that a program preloads is not that of the path.
     let find = "return not package.preload['resty.session.native']

@@ -3,9 +3,9 @@
 //! and `tickets.rs` are compiled here once more, over loom's locks and atomics.
 //!
 //! loom runs each model again and again, and takes another order each time. It fails if a thread
-//! waits and nobody can wake it, so a lost wake-up is a deadlock here, and if a [`Track`]ed value is
-//! left. A run has two preemptions at most, since nearly all races need no more; `make interleavings`
-//! allows three.
+//! waits and nobody can wake it, so a lost wake-up is a deadlock here, and if a [`Track`]ed value
+//! is left. A run has two preemptions at most, since nearly all races need no more; `make
+//! interleavings` allows three.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../src/bridge/flagged.rs"]
@@ -207,8 +207,8 @@ fn replies_are_dropped_with_the_vm_that_waited_for_them() {
     });
 }
 
-/// What breaks the rules in `src/bridge/mailbox.rs` is found. A model that fails may end its process,
-/// so each of the controls runs in one of its own.
+/// What breaks the rules in `src/bridge/mailbox.rs` is found. A model that fails may end its
+/// process, so each of the controls runs in one of its own.
 #[test]
 fn the_controls_are_found() {
     for (control, problem) in [

@@ -1,4 +1,5 @@
-//! Both sides of the protocol, as the runtime and the Lua of `lua/resty/session/waiting.lua` use it.
+//! Both sides of the protocol, as the runtime and the Lua of `lua/resty/session/waiting.lua` use
+//! it.
 
 use std::io::{self, ErrorKind, Write};
 use std::mem::take;

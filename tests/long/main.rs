@@ -1,5 +1,5 @@
-//! Millions of requests, half of them for sessions in cookies and half for sessions in Redis: what a
-//! worker holds in the end is what it held after the first 100,000. `make long REQUESTS=5000000`.
+//! Millions of requests, half of them for sessions in cookies and half for sessions in Redis: what
+//! a worker holds in the end is what it held after the first 100,000. `make long REQUESTS=5000000`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod load;

@@ -155,7 +155,8 @@ fn outlives_a_change(nginx: &Nginx, change: impl Fn(&str)) {
     };
     let answers = under_load(nginx, || {
         asked_once(1);
-        // A connection that is closed within a second, before any reply, counts as a failed attempt.
+        // A connection that is closed within a second, before any reply, counts as a failed
+        // attempt.
         thread::sleep(Duration::from_secs(1));
         ask(nginx, "/password?v=two");
         change("two");

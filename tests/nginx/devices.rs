@@ -1,5 +1,5 @@
-//! "Your devices" in the demo: of two browsers in headless Chromium and a third client, one signs the
-//! others out.
+//! "Your devices" in the demo: of two browsers in headless Chromium and a third client, one signs
+//! the others out.
 
 use super::demo::{Browser, demo};
 

@@ -193,8 +193,8 @@ fn small_disk(directory: &Path) -> (Vec<String>, &'static str) {
     let mount = format!("mount -t tmpfs -o size=256k tmpfs '{}' && exec", directory.display());
     for under in [
         ["unshare", "-m", "sh", "-c", &format!("{mount} \"$@\""), "sh"],
-        // A user other than root becomes root in a namespace, to be allowed to mount, and itself again
-        // in a namespace inside that.
+        // A user other than root becomes root in a namespace, to be allowed to mount, and itself
+        // again in a namespace inside that.
         ["unshare", "-rm", "sh", "-c", &format!("{mount} unshare --map-user={user} --map-group={group} \"$@\""), "sh"],
     ] {
         if Command::new(under[0]).args(&under[1..]).arg("true").output().is_ok_and(|output| output.status.success()) {

@@ -202,8 +202,8 @@ impl Copies {
     }
 }
 
-/// What requests that show the copies come to. A remember cookie alone is saved anew where it opens,
-/// so that it is shown by a browser of its own each time.
+/// What requests that show the copies come to. A remember cookie alone is saved anew where it
+/// opens, so that it is shown by a browser of its own each time.
 fn shown(nginx: &Nginx, copies: &[Browser], ttl: u64) -> Vec<String> {
     let show = |copy: &Browser| {
         let (name, options) = match copy.cookie("session") {
@@ -267,8 +267,8 @@ fn clone(browser: &Browser) -> Browser {
     copy
 }
 
-/// A worker's cache tells for so long what it has found out, and no longer: marks of a subject, of a
-/// sid and of an id, by ours and by the other library.
+/// A worker's cache tells for so long what it has found out, and no longer: marks of a subject, of
+/// a sid and of an id, by ours and by the other library.
 #[test]
 fn a_worker_keeps_what_it_knows_of_marks_for_a_while() {
     let redis = Redis::start(&[]);

@@ -389,8 +389,8 @@ with_both! {
     }
 }
 
-/// Counts the rounds that remove expired rows in some three seconds: each removes a row that is there
-/// again at once. Returns how many there were, and in how many seconds.
+/// Counts the rounds that remove expired rows in some three seconds: each removes a row that is
+/// there again at once. Returns how many there were, and in how many seconds.
 fn rounds(database: &Database, expired: &str, nginx: &Nginx) -> (u32, f64) {
     let key = "e".repeat(43);
     let find = format!("SELECT count(*) FROM sessions WHERE sid = '{key}'");

@@ -13,8 +13,8 @@ use super::site::{Site, WORKERS};
 /// How many descriptors a worker may have open in the end: its own, and the connections to the
 /// storage.
 const MAX_DESCRIPTORS: usize = 80;
-/// By how much a worker may grow in the second half, in KiB: more under a tool, which keeps notes on
-/// each piece of memory, and translates code when it first runs.
+/// By how much a worker may grow in the second half, in KiB: more under a tool, which keeps notes
+/// on each piece of memory, and translates code when it first runs.
 const MAX_GROWTH: u64 = 16 * 1024;
 
 /// What each worker holds, by process id.

@@ -24,8 +24,8 @@ pub struct Plan {
     pub faults: u64,
     /// The names of the faults' kinds; all kinds if it is empty.
     pub kinds: Vec<String>,
-    /// The commit whose build runs beside this one, in `target/before`; empty if none does. Then the
-    /// only fault is that nginx reloads with the other version.
+    /// The commit whose build runs beside this one, in `target/before`; empty if none does. Then
+    /// the only fault is that nginx reloads with the other version.
     pub before: String,
     /// The names of what browsers do; everything if it is empty.
     pub actions: Vec<String>,

@@ -33,8 +33,8 @@ end
 
 local finish = torture.finish
 
--- An act on a session that exists. `how` opens it and returns it with a reply; `run` returns what the
--- session's method returned.
+-- An act on a session that exists. `how` opens it and returns it with a reply; `run` returns what
+-- the session's method returned.
 function torture.on_open(how, run)
   return function(args, options)
     local s, reply = how(options)

@@ -63,7 +63,8 @@ impl Storage {
     /// Starts the storage of this name.
     pub fn start(name: &str) -> Self {
         match name {
-            // With `everysec`, what was acknowledged within the last two seconds may not be in the file.
+            // With `everysec`, what was acknowledged within the last two seconds may not be in the
+            // file.
             "redis" => {
                 let server = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
                 Self::of_server("redis", server, "")
@@ -79,8 +80,8 @@ impl Storage {
             "file" => Self::of_files(),
             "cluster" => Self::of_cluster(),
             "cookie" => Self { name: "cookie", ..Self::start("redis") },
-            // A worker that is killed while it writes leaves shared memory damaged: nginx unlocks it, and
-            // no more.
+            // A worker that is killed while it writes leaves shared memory damaged: nginx unlocks
+            // it, and no more.
             "shm" => Self { possible: vec![Kind::Reload], ..Self::empty("shm", r#"zone = "torture""#.to_owned()) },
             other => panic!(
                 "STORAGE={other}: redis, sentinel, cluster, memcached, dshm, postgres, mysql, file, shm or cookie"
@@ -120,8 +121,8 @@ impl Storage {
         Self { possible, group: Some(group), ..Self::empty("redis", options) }
     }
 
-    /// Bits are not flipped, because the nodes replicate through the proxies too, and what a replica
-    /// has would only be seen after a failover.
+    /// Bits are not flipped, because the nodes replicate through the proxies too, and what a
+    /// replica has would only be seen after a failover.
     fn of_cluster() -> Self {
         let cluster = Cluster::start();
         let proxies = cluster.behind_proxies();
@@ -132,8 +133,8 @@ impl Storage {
         Self { possible, cluster: Some(cluster), proxies, ..Self::empty("redis", options) }
     }
 
-    /// The options in Lua of the storage in which marks are, which is also the sessions', if it is not
-    /// the cookie.
+    /// The options in Lua of the storage in which marks are, which is also the sessions', if it is
+    /// not the cookie.
     pub fn options(&self, plan: &Plan) -> String {
         let Self { marks, options, .. } = self;
         match *marks {

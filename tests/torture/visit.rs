@@ -287,7 +287,8 @@ impl Visit {
         }
         let reply = self.ask(audience, "list", net)?;
         is_done(&reply)?;
-        // Another version, or another worker, may hold the newest session of a browser that was closed.
+        // Another version, or another worker, may hold the newest session of a browser that was
+        // closed.
         let is_listed = reply["listed"] == true || !net.2.lists_all || !self.jar.contains_key("visit");
         if is_listed { Ok(()) } else { Err(format!("the session is not listed: {reply}")) }
     }

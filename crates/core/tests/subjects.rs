@@ -150,7 +150,8 @@ fn a_session_ends_by_its_id_and_by_its_key() {
         let own = std::mem::take(&mut world.cookies);
         revoke_id(&mut world, id).unwrap();
         assert!(!opens(&mut world, &own) && opens(&mut world, &other), "{hashed} {by_key}");
-        // Nothing tells whose it was, unless the program says so, or the request's own session is that user's.
+        // Nothing tells whose it was, unless the program says so, or the request's own session is
+        // that user's.
         assert_eq!(listed(&mut world, "ada").unwrap().len(), 2);
         world.configure(Options { subject: Some(Some("ada".into())), ..Options::default() });
         revoke_id(&mut world, id).unwrap();
@@ -336,7 +337,8 @@ fn sessions_that_a_remember_cookie_begins_at_once_all_stay() {
     assert!(!opens(&mut world, &BTreeMap::from([("session".to_owned(), old["session"].clone())])));
 }
 
-/// A browser whose session ended does not come back by its remember cookie, and one that does counts.
+/// A browser whose session ended does not come back by its remember cookie, and one that does
+/// counts.
 #[test]
 fn a_limit_holds_for_remember_cookies() {
     let mut world = world(limited(1, true));

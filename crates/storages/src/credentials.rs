@@ -1,5 +1,5 @@
-//! How the library signs in at a server: with credentials that the options hold, or that a function of the program
-//! returns, such as a token that lives for fifteen minutes.
+//! How the library signs in at a server: with credentials that the options hold, or that a function
+//! of the program returns, such as a token that lives for fifteen minutes.
 //!
 //! The function is called when a connection is made, unless it was called a moment ago
 //! ([`FRESH`]), and when the server refuses what it returned before. It runs wherever its
@@ -24,7 +24,8 @@ use crate::Error;
 /// How long credentials that a function returned are good for further connections.
 pub const FRESH: Duration = Duration::from_secs(30);
 
-/// How long a call may go unanswered before the caller is asked again, in case it has lost the call.
+/// How long a call may go unanswered before the caller is asked again, in case it has lost the
+/// call.
 const CALL_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a server wants to know before it lets anybody in.
@@ -127,8 +128,8 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// Those of `connect`, and [`Error::Credentials`]. There is no time limit: the caller has one for
-    /// everything that connecting takes.
+    /// Those of `connect`, and [`Error::Credentials`]. There is no time limit: the caller has one
+    /// for everything that connecting takes.
     pub async fn sign_in<T, F>(&self, connect: impl Fn(Credentials) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -193,8 +194,8 @@ pub struct Returned(pub Option<Value>, pub Option<Value>);
 
 /// Whoever can call a function.
 pub trait Caller: Send + Sync {
-    /// Has the slot's function called soon, and its result [supplied](Slot::supply). Does nothing if
-    /// a call is under way. Returns whether the function can still be called at all.
+    /// Has the slot's function called soon, and its result [supplied](Slot::supply). Does nothing
+    /// if a call is under way. Returns whether the function can still be called at all.
     fn call(&self, slot: &Arc<Slot>) -> bool;
 }
 
@@ -277,8 +278,8 @@ impl Slot {
 }
 
 impl State {
-    /// The last result, if it can be used by a connection that found the results up to `before` there
-    /// when it began.
+    /// The last result, if it can be used by a connection that found the results up to `before`
+    /// there when it began.
     fn usable(&self, before: u64) -> Option<Result<(Returned, u64), String>> {
         match self.result.as_ref()? {
             Ok((returned, when)) if !self.refused && when.elapsed() < FRESH => Some(Ok((returned.clone(), self.round))),

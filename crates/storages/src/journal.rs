@@ -13,8 +13,8 @@ pub enum Level {
 
 /// Where the lines go. A line never holds a secret.
 pub trait Journal: Send + Sync {
-    /// Takes a line. Texts of servers may be part of it, with line breaks and of any length: whoever
-    /// writes it into a log makes sure that it stays one line. It must not block.
+    /// Takes a line. Texts of servers may be part of it, with line breaks and of any length:
+    /// whoever writes it into a log makes sure that it stays one line. It must not block.
     fn note(&self, level: Level, line: String);
 }
 

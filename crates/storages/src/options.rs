@@ -41,8 +41,8 @@ pub trait Options: Section + Clone + Eq + Hash + Send + 'static {
     /// How long an operation may take.
     fn limit(&self) -> Duration;
 
-    /// Makes the storage, on a server of the process that it may share with others. Nothing connects
-    /// yet.
+    /// Makes the storage, on a server of the process that it may share with others. Nothing
+    /// connects yet.
     fn storage(self, servers: &Servers) -> Arc<dyn Storage>;
 }
 

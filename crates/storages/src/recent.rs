@@ -33,16 +33,16 @@ struct Inner {
 }
 
 impl RecentWrites {
-    /// Notes that records are being written, until the guard is dropped: when the writes have ended,
-    /// with or without success, or nobody waits for them any more.
+    /// Notes that records are being written, until the guard is dropped: when the writes have
+    /// ended, with or without success, or nobody waits for them any more.
     pub fn writing<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Writing<'_, K> {
         let writing = Writing { recent: self, keys: keys.into_iter().collect() };
         writing.note();
         writing
     }
 
-    /// Counts every key as written for [`RECENT`]. For whoever has taken a lock: they want to see what
-    /// the holder before them, who may be another process, has written.
+    /// Counts every key as written for [`RECENT`]. For whoever has taken a lock: they want to see
+    /// what the holder before them, who may be another process, has written.
     pub fn note_all(&self) {
         self.inner().all_until = Some(Instant::now() + RECENT);
     }

@@ -33,8 +33,8 @@ impl Repeating {
 }
 
 impl Repeating {
-    /// Reads those records again whose connection was lost, when others were read: the records of one
-    /// storage may lie on several servers.
+    /// Reads those records again whose connection was lost, when others were read: the records of
+    /// one storage may lie on several servers.
     async fn repeat_lost(&self, gets: &[Get], mut results: Records) -> Result<Records, Error> {
         let is_lost = |result: &Result<_, _>| matches!(result, Err(Error::Lost(_)));
         let lost = gets.iter().zip(&results).filter(|(_, result)| is_lost(result));

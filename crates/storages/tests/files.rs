@@ -1,6 +1,6 @@
-//! What the workers that share a directory of sessions do to each other, and what other users of the
-//! system can do to them. Each worker is a storage that reaches the directory by a path of its own,
-//! because the storages of one path in one process work together.
+//! What the workers that share a directory of sessions do to each other, and what other users of
+//! the system can do to them. Each worker is a storage that reaches the directory by a path of its
+//! own, because the storages of one path in one process work together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File, FileTimes, Permissions};
@@ -173,8 +173,8 @@ fn open_directory() -> TempDir {
     directory
 }
 
-/// Makes a file that another user could have made, where it makes a difference: only root can make it
-/// another user's.
+/// Makes a file that another user could have made, where it makes a difference: only root can make
+/// it another user's.
 fn make_foreign(path: &Path) -> File {
     let file = File::create(path).unwrap();
     if geteuid().is_root() {

@@ -51,8 +51,8 @@ impl Authority {
         Self { directory, issuer: Issuer::new(params, key) }
     }
 
-    /// What a server speaks TLS with that has a certificate for names and IP addresses, and does not
-    /// ask clients for theirs.
+    /// What a server speaks TLS with that has a certificate for names and IP addresses, and does
+    /// not ask clients for theirs.
     pub fn tls(&self, names: &[&str]) -> ServerTls {
         ServerTls { identity: self.server("server", names), ca: self.ca(), asks_clients: false }
     }

@@ -162,8 +162,8 @@ impl Proxy {
         });
     }
 
-    /// Forgets the connections that are open, as firewalls do: nothing gets through on them any more,
-    /// and nobody is told.
+    /// Forgets the connections that are open, as firewalls do: nothing gets through on them any
+    /// more, and nobody is told.
     pub fn forget_connections(&self) {
         let next = self.shared.next.load(Ordering::SeqCst);
         self.set(|behaviour| behaviour.forgotten = next);

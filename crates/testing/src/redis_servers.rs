@@ -59,8 +59,8 @@ impl Redis {
         Self::start_as(Kind::Server, settings, "", arguments)
     }
 
-    /// One with a user `plain` (password `secret`), who has the rights that lua-resty-session needs, and
-    /// so none to run scripts.
+    /// One with a user `plain` (password `secret`), who has the rights that lua-resty-session
+    /// needs, and so none to run scripts.
     pub fn start_for_plain_commands() -> Self {
         Self::start(&PLAIN.split(' ').collect::<Vec<_>>())
     }
@@ -288,9 +288,9 @@ impl Cluster {
     pub fn behind_proxies(&self) -> Vec<Proxy> {
         let proxies: Vec<Proxy> = self.0.iter().map(|node| Proxy::start(node.port)).collect();
         for (node, proxy) in self.0.iter().zip(&proxies) {
-            // A replica notices soon that a proxy has forgotten its connection. A busy machine causes no
-            // failover, which would lose the last writes. (For twice the node timeout, no node votes for
-            // another failover of the same master.)
+            // A replica notices soon that a proxy has forgotten its connection. A busy machine
+            // causes no failover, which would lose the last writes. (For twice the node timeout, no
+            // node votes for another failover of the same master.)
             let more = "repl-timeout 5 cluster-node-timeout 5000";
             node.ask::<()>(&format!("CONFIG SET cluster-announce-port {} {more}", proxy.port));
         }
@@ -312,8 +312,8 @@ impl Cluster {
         masters[0]
     }
 
-    /// Lets the master of a pair and its replica change places, as an operator does before stopping a
-    /// server. Nothing is lost.
+    /// Lets the master of a pair and its replica change places, as an operator does before stopping
+    /// a server. Nothing is lost.
     pub fn hand_over(&self, pair: usize) {
         let replica = (self.master_of(pair) + 3) % self.0.len();
         wait_for("a failover", || {

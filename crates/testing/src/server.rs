@@ -47,7 +47,8 @@ pub fn binary() -> String {
     std::env::var("NGINX").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/sbin/nginx".into())
 }
 
-/// Where the library is: what `make build` leaves, or the directory that the variable `LUALIB` names.
+/// Where the library is: what `make build` leaves, or the directory that the variable `LUALIB`
+/// names.
 pub fn lualib() -> PathBuf {
     let elsewhere = std::env::var_os("LUALIB").filter(|path| !path.is_empty());
     root().join(elsewhere.unwrap_or_else(|| "build/lualib".into()))
@@ -225,8 +226,8 @@ impl Nginx {
         kill(Pid::from_raw(self.pid()), Signal::SIGHUP).unwrap();
     }
 
-    /// Reloads with another configuration, on the same port. What another version of the library left
-    /// in nginx's shared memory stays there.
+    /// Reloads with another configuration, on the same port. What another version of the library
+    /// left in nginx's shared memory stays there.
     pub fn reload_as(&self, site: &Site) {
         let configuration = configuration(site, self.dir.path(), &lualib(), self.port);
         fs::write(self.dir.path().join("nginx.conf"), configuration).unwrap();

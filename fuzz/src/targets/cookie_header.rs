@@ -1,4 +1,5 @@
-//! The request's Cookie header: as browsers mean it, and what nginx's own variables would find in it.
+//! The request's Cookie header: as browsers mean it, and what nginx's own variables would find in
+//! it.
 
 use resty_session_core::cookie::{Header, request};
 use resty_session_core::session::readers;
@@ -38,7 +39,8 @@ fn check_pairs(cookies: &[u8]) {
     }
 }
 
-/// All values that nginx's parser (`ngx_http_parse_multi_header_lines`) would find under a name if it went on after the first.
+/// All values that nginx's parser (`ngx_http_parse_multi_header_lines`) would find under a name if
+/// it went on after the first.
 fn nginx_values<'a>(cookies: &'a [u8], name: &str) -> Vec<&'a [u8]> {
     let without_spaces = |text: &'a [u8]| &text[text.iter().take_while(|byte| **byte == b' ').count()..];
     let (mut found, mut rest) = (Vec::new(), cookies);

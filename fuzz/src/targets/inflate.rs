@@ -197,7 +197,8 @@ fn code(lengths: &[usize]) -> Code {
     Code { counts, symbols: (1..=15).flat_map(symbols).collect() }
 }
 
-/// zlib refuses lengths that make too many words, or too few: unless there is one word alone, of one bit, or none.
+/// zlib refuses lengths that make too many words, or too few: unless there is one word alone, of
+/// one bit, or none.
 fn check(lengths: &[usize], may_be_short: bool) -> Result<(), Problem> {
     let used: usize = lengths.iter().filter(|length| **length > 0).map(|length| 1 << (15 - length)).sum();
     let is_short = used == 0 || lengths.iter().max() == Some(&1);

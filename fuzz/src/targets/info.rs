@@ -24,7 +24,8 @@ pub fn run(data: &[u8]) {
     }
     assert_eq!(readers::retain_info(data, |_| false), None);
     let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(data) else { return };
-    // Of two members of one name, serde_json takes the last one, so only what it tells for certain is compared.
+    // Of two members of one name, serde_json takes the last one, so only what it tells for certain
+    // is compared.
     let are_tables = members.values().all(|value| value.is_object() || value.is_array());
     assert!(are_tables || !is_info);
     assert_eq!(kept.is_some(), !members.is_empty());

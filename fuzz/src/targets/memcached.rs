@@ -29,7 +29,8 @@ pub fn run(data: &[u8]) {
             assert!(is_same(reply, &expected), "{reply:?}, but expected {expected:?}");
         }
         (_, Some((expected, _))) => panic!("expected {expected:?}"),
-        // It takes more than the obvious parser, which knows what memcached sends, but never more bytes than there are.
+        // It takes more than the obvious parser, which knows what memcached sends, but never more
+        // bytes than there are.
         (Ok(Some((_, size))), None) => assert!(*size <= data.len() && data[..*size].ends_with(b"\r\n")),
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! Whole lives: two users sign in, and an attacker who has both their cookies, and may write to the storage, changes what he
-//! likes. A session opens as it was saved, or not at all.
+//! Whole lives: two users sign in, and an attacker who has both their cookies, and may write to the
+//! storage, changes what he likes. A session opens as it was saved, or not at all.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

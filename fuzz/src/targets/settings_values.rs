@@ -1,4 +1,5 @@
-//! Options as Lua may hold them: any bytes as text, NaN, functions. And none of their values reaches a log.
+//! Options as Lua may hold them: any bytes as text, NaN, functions. And none of their values
+//! reaches a log.
 
 use std::sync::LazyLock;
 

@@ -82,8 +82,8 @@ function revocation.check_ttl(ttl)
   end
 end
 
---- Returns a function that runs an act that has no session. It returns the act's value, or nil and an
---- error.
+--- Returns a function that runs an act that has no session. It returns the act's value, or nil and
+--- an error.
 ---@param shim resty.session.revocation.shim
 ---@return fun(act: function, profile: resty.session.profile, argument: any, ttl: number?): any, string? run
 function revocation.runner(shim)

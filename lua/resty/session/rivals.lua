@@ -33,9 +33,9 @@ local UNUSED = "\0"
 ---@field profiles table<resty.session.profile, true> the profiles of the group, as long as they are in use
 ---@field namesakes table[] the sets in `namesakes` that it is in: they live as long as a group in them
 
--- The groups in use, by all that tells them apart, and sets of them by each name of their cookies. The
--- name of a remember cookie that is not used has a NUL behind it: thousands of tenants may have the
--- default name, and do not collide by that.
+-- The groups in use, by all that tells them apart, and sets of them by each name of their cookies.
+-- The name of a remember cookie that is not used has a NUL behind it: thousands of tenants may have
+-- the default name, and do not collide by that.
 local groups = setmetatable({}, { __mode = "v" })
 local namesakes = setmetatable({}, { __mode = "v" })
 

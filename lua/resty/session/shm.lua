@@ -5,8 +5,9 @@
 -- A record is an entry whose time to live is the session's. Metadata is a list of items for each
 -- audience and subject; see `resty.session.shm.lists`.
 --
--- A lock is an entry whose value is its holder. It is looked at and changed under a second entry that
--- only one worker can add, so that a holder that comes back late never renews the lock of another.
+-- A lock is an entry whose value is its holder. It is looked at and changed under a second entry
+-- that only one worker can add, so that a holder that comes back late never renews the lock of
+-- another.
 --
 -- @module resty.session.shm
 -- @license BSD-2-Clause
@@ -185,8 +186,8 @@ function metatable:set(name, key, value, ttl, current_time, old_key, stale_ttl, 
   elseif forced then
     lists.count_full_zone(self, "dropping")
   end
-  -- After the new record is stored, and before the lists say that the old one is replaced: see `turn`
-  -- in resty.session.shm.lists.
+  -- After the new record is stored, and before the lists say that the old one is replaced: see
+  -- `turn` in resty.session.shm.lists.
   if old_key and not replace(self, old_record, stale_ttl) and old_must_exist then
     self.dict:delete(record)
     return nil, DESTROYED
@@ -258,8 +259,8 @@ function metatable:delete(name, key, current_time, metadata)
   return true
 end
 
--- Reads a subject's sessions, and gives the live ones to `take`, slice by slice. Returns true, or nil
--- and an error.
+-- Reads a subject's sessions, and gives the live ones to `take`, slice by slice. Returns true, or
+-- nil and an error.
 local function read(self, name, audience, subject, current_time, take)
   local err = not is_text(name) and invalid("name", "string", name)
               or not is_text(audience) and invalid("audience", "string", audience)
@@ -281,8 +282,8 @@ local function read(self, name, audience, subject, current_time, take)
 end
 
 --- Returns the live sessions of a subject: those whose records exist and were not replaced. Other
---- requests have their turn between the slices of a long list, if this thread can wait; otherwise it
---- takes the worker some five milliseconds for each thousand sessions.
+--- requests have their turn between the slices of a long list, if this thread can wait; otherwise
+--- it takes the worker some five milliseconds for each thousand sessions.
 ---@param name string the cookie's name
 ---@param audience string as in the metadata: base64url
 ---@param subject string as in the metadata

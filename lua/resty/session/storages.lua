@@ -163,8 +163,8 @@ local function set(storage, request)
   return storage:set(name, key, value, ttl, current_time, old_key, stale_ttl, metadata)
 end
 
--- How many records are deleted before other requests have their turn: a storage in Lua, such as shm,
--- may do its work without ever waiting.
+-- How many records are deleted before other requests have their turn: a storage in Lua, such as
+-- shm, may do its work without ever waiting.
 local DELETES_AT_ONCE = 16
 
 -- Deletes records one by one, up to the first failure.

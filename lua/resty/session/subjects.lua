@@ -117,8 +117,9 @@ function subjects.install(session, metatable, shim)
   end
 
   --- Ends all other sessions of the current audience's subject, remembered ones included, but not
-  --- this browser's own remember cookie. Where only marks can end sessions, as those in cookies, this
-  --- one is saved as a new one, which takes up to a second; how many have ended is not known then.
+  --- this browser's own remember cookie. Where only marks can end sessions, as those in cookies,
+  --- this one is saved as a new one, which takes up to a second; how many have ended is not known
+  --- then.
   ---@return integer|true|nil count how many sessions ended, or true if that is not known
   ---@return string? err
   function metatable:revoke_others()

@@ -2,8 +2,8 @@
 -- `session:synchronize`: one request of a session at a time.
 --
 -- A request whose turn has come may carry an older cookie than the one that the request before it
--- has set. So that one leaves the session's cookies in a sealed *note* beside the lock, and the next
--- one opens these.
+-- has set. So that one leaves the session's cookies in a sealed *note* beside the lock, and the
+-- next one opens these.
 --
 -- @module resty.session.synchronize
 -- @license BSD-2-Clause
@@ -129,8 +129,8 @@ local function take_over(self, fresh, cookies, is_noted)
   self.data, self.data_index, self.info.data = fresh.data, fresh.data_index, fresh.info.data
 end
 
--- Opens the newest cookies in an instance of its own. Returns that, the cookies, and whether they are
--- the note's; or nil and an error.
+-- Opens the newest cookies in an instance of its own. Returns that, the cookies, and whether they
+-- are the note's; or nil and an error.
 local function open_newest(self, synchronized, open, sealed)
   local cookies, is_noted = newest_cookies(self, synchronized, sealed)
   if not cookies then
@@ -228,7 +228,8 @@ local function finish(self, synchronized)
   end
 end
 
--- Waits for the session's turn, and opens it anew. Returns what `finish` needs; or nil and an error.
+-- Waits for the session's turn, and opens it anew. Returns what `finish` needs; or nil and an
+-- error.
 local function begin(self, open, timeout)
   local store, err = store_of(self.profile)
   if not store then
@@ -277,8 +278,8 @@ end
 ---  opens a session from a Cookie header; returns a new instance, and the error or nil
 ---@return fun(self: resty.session.instance, fn: function, timeout: number?): any ... method
 function synchronize.method(open)
-  -- Opens the session anew, as the request before has left it, and calls a function with it while no
-  -- other request of the session does so, on any server. Changes that were not saved are lost.
+  -- Opens the session anew, as the request before has left it, and calls a function with it while
+  -- no other request of the session does so, on any server. Changes that were not saved are lost.
   --
   -- `fn` gets the session. What it returns is returned, what it raises is raised. `timeout` is how
   -- many seconds to wait for the session's turn at most, 30 by default. Returns nil and an error if

@@ -221,8 +221,8 @@ local function acquire(turn, deadline)
   return ok, err
 end
 
--- Renews the lock. Returns whether that succeeded, and otherwise a warning; `lost` is set if another
--- request may have the lock.
+-- Renews the lock. Returns whether that succeeded, and otherwise a warning; `lost` is set if
+-- another request may have the lock.
 local function renew_once(turn)
   local ok, err = ask(turn)
   if not ok then
@@ -260,8 +260,8 @@ local function renew(turn)
   end
 end
 
---- Returns whether a turn still has its lock, as far as the worker knows. It may have stood still for
---- longer than the lock lives.
+--- Returns whether a turn still has its lock, as far as the worker knows. It may have stood still
+--- for longer than the lock lives.
 ---@param turn resty.session.turn
 ---@return boolean
 function turns.has_lock(turn)

@@ -42,8 +42,8 @@ local EXIT_CHECK_INTERVAL = 5 -- seconds; how often the housekeeper looks whethe
 local RESTART_INTERVAL = 1
 -- Seconds. How often requests look for their replies themselves while no listener runs.
 local POLL_INTERVAL = 0.001
--- Seconds. How often they then drop replies that were not taken: longer than a turn of nginx's event
--- loop takes, since without a listener nothing tells turns apart.
+-- Seconds. How often they then drop replies that were not taken: longer than a turn of nginx's
+-- event loop takes, since without a listener nothing tells turns apart.
 local SWEEP_INTERVAL = 1
 local MAX_IDLE_WAITERS = 512
 
@@ -144,9 +144,9 @@ local function flush()
   flush_due, flush_now = false, false -- only now: if flushing fails, it is tried again
 end
 
--- Drops the replies that were not taken at the last sweep, and still are not, if that was in another
--- turn of nginx's event loop: all threads that are woken in a turn run before it ends. Returns
--- whether there is more to do.
+-- Drops the replies that were not taken at the last sweep, and still are not, if that was in
+-- another turn of nginx's event loop: all threads that are woken in a turn run before it ends.
+-- Returns whether there is more to do.
 local function sweep()
   local passed = swept_turns ~= turns
   swept_turns = turns
@@ -178,9 +178,9 @@ end
 
 -- Counts turns of nginx's event loop, one each time it is woken, and wakes the housekeeper.
 --
--- In a turn, nginx handles events, then timers, and last the threads that were woken. So this thread
--- is woken at the end of a turn, its sleep ends in another, and the housekeeper runs at the end of
--- that. nginx's time would not tell turns apart: `ngx.update_time` changes it at any moment.
+-- In a turn, nginx handles events, then timers, and last the threads that were woken. So this
+-- thread is woken at the end of a turn, its sleep ends in another, and the housekeeper runs at the
+-- end of that. nginx's time would not tell turns apart: `ngx.update_time` changes it at any moment.
 local function run_clock(helpers)
   while true do
     if helpers.clock.semaphore:wait(EXIT_CHECK_INTERVAL) then
@@ -456,7 +456,8 @@ local function sleep(seconds)
 end
 
 --- Sleeps, so that other requests have their turn, if this thread can wait here. In a coroutine, a
---- light thread sleeps: ngx_lua does not end a coroutine's sleep either when its request ends early.
+--- light thread sleeps: ngx_lua does not end a coroutine's sleep either when its request ends
+--- early.
 ---@param seconds number? a millisecond, if it is left out
 function waiting_module.pause(seconds)
   seconds = max(seconds or 0, SHORTEST_PAUSE)

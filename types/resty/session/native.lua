@@ -1,10 +1,11 @@
 ---@meta resty.session.native
 
--- What the native module, built from src/lua/, offers to Lua: for language servers and readers. Lua never loads this file.
--- `spec/native_spec.lua` compares the names in it with those of the module that was built.
+-- What the native module, built from src/lua/, offers to Lua: for language servers and readers. Lua
+-- never loads this file. `spec/native_spec.lua` compares the names in it with those of the module
+-- that was built.
 --
--- A function that can fail returns nil and a text. One that gets an argument of a wrong type raises a userdata, which only
--- a mistake in lua/ can bring about.
+-- A function that can fail returns nil and a text. One that gets an argument of a wrong type raises
+-- a userdata, which only a mistake in lua/ can bring about.
 
 ---@class resty.session.native
 ---@field _VERSION string
@@ -70,7 +71,8 @@ function native.unknown_options(options, sections) end
 
 -- Acts ----------------------------------------------------------------------------------------------------------------
 
--- Every act, and every function that goes on with one, returns what to do next and up to four values for that.
+-- Every act, and every function that goes on with one, returns what to do next and up to four
+-- values for that.
 
 ---What to do next, and the values that come with it.
 ---@class resty.session.native.next
@@ -296,7 +298,8 @@ native.subjects.revoke_others = nil
 ---@return boolean more whether the list has more
 function native.subjects.take(list, into, count, audience) end
 
---- The sessions of a storage in Lua, which are added in pieces. `read_metadata` may return it to an act.
+--- The sessions of a storage in Lua, which are added in pieces. `read_metadata` may return it to an
+--- act.
 ---@class resty.session.native.gathered: userdata
 
 ---@return resty.session.native.gathered gathered without sessions

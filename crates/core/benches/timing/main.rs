@@ -1,7 +1,8 @@
-//! Whether refusing a cookie takes longer or shorter by what is wrong with its MAC, or by whether the
-//! session that it names is somebody's, in the manner of dudect ([Reparaz, Balasch, Verbauwhede 2017](https://eprint.iacr.org/2016/1123)): two classes of
-//! cookies take turns at random, and Welch's t-test says whether their times differ. A |t| above 4.5
-//! is evidence of a difference, above 10 it is certain.
+//! Whether refusing a cookie takes longer or shorter by what is wrong with its MAC, or by whether
+//! the session that it names is somebody's, in the manner of dudect ([Reparaz, Balasch, Verbauwhede
+//! 2017](https://eprint.iacr.org/2016/1123)): two classes of cookies take turns at random, and
+//! Welch's t-test says whether their times differ. A |t| above 4.5 is evidence of a difference,
+//! above 10 it is certain.
 //!
 //! `cargo bench -p resty-session-core --bench timing`, or `make timing`. It fails if a check is not
 //! constant, or if a control, a comparison that ends at the first wrong byte, is not found.

@@ -48,8 +48,8 @@ impl Site {
     }
 }
 
-/// Remembers a user with an id that is given, but for its last byte, which is `first` or little more;
-/// at random if that is 255.
+/// Remembers a user with an id that is given, but for its last byte, which is `first` or little
+/// more; at random if that is 255.
 fn sign_in(world: &mut World, first: u8) -> Header {
     let sids = (first..255).take(8).map(|last| {
         let mut sid = [9; 32];

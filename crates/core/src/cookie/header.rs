@@ -114,8 +114,8 @@ pub struct Fields {
 show_only!(Fields { flags, creation_time, rolling_offset, data_size });
 
 /// A header, as its raw bytes.
-// Aligned, because an open moves it several times: bytes at odd places are moved in pieces that overlap,
-// and the processor waits where bytes are read that were just written as parts of two.
+// Aligned, because an open moves it several times: bytes at odd places are moved in pieces that
+// overlap, and the processor waits where bytes are read that were just written as parts of two.
 #[derive(Clone, PartialEq, Eq)]
 #[repr(align(8))]
 pub struct Header([u8; SIZE]);

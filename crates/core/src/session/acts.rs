@@ -81,7 +81,8 @@ impl Meta {
         Ok(Self { header, key, initial_chunk, known_at, place: None })
     }
 
-    /// The value of the first cookie; of its header alone, as long as it has a place in the request.
+    /// The value of the first cookie; of its header alone, as long as it has a place in the
+    /// request.
     pub fn value(&self) -> String {
         self.header.encode() + &self.initial_chunk
     }

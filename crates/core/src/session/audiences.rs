@@ -1,5 +1,5 @@
-//! The payload's outer shape: a JSON array with one `[data, audience, subject, sid, sign-in id]` for
-//! each audience. What is missing at the end is left out.
+//! The payload's outer shape: a JSON array with one `[data, audience, subject, sid, sign-in id]`
+//! for each audience. What is missing at the end is left out.
 //!
 //! The data themselves are not decoded, because they are the program's, as its JSON library wrote
 //! them, and may hold bytes that are not UTF-8. Only the names behind them are read. Nesting is
@@ -54,8 +54,8 @@ impl<'a> Entry<'a> {
         (name(), name())
     }
 
-    /// The id of the sign-in, if a save has written it without a sid before it: that is told at once,
-    /// and an open with marks asks for it each time.
+    /// The id of the sign-in, if a save has written it without a sid before it: that is told at
+    /// once, and an open with marks asks for it each time.
     fn lone_sign_in(&self) -> Option<&'a [u8]> {
         let id = self.more.strip_prefix(b",null,\"")?.strip_suffix(b"\"")?;
         (id.len() == sign_in::SIZE && is_plain(id)).then_some(id)
@@ -150,8 +150,8 @@ pub(super) fn join<'a>(entries: impl IntoIterator<Item = &'a Entry<'a>>) -> Secr
     array(&entries.into_iter().map(|entry| entry.text).collect::<Vec<_>>())
 }
 
-/// The payload of entries with a sign-in id in each that has an audience and lacks one, or `None` if
-/// none does.
+/// The payload of entries with a sign-in id in each that has an audience and lacks one, or `None`
+/// if none does.
 ///
 /// # Errors
 ///

@@ -138,8 +138,8 @@ impl Environment {
         done(self.perform(delete.into()).await)
     }
 
-    /// Looks marks up. Returns their values in the order in which they were asked for, `None` for one
-    /// that does not exist; or why one could not be looked up.
+    /// Looks marks up. Returns their values in the order in which they were asked for, `None` for
+    /// one that does not exist; or why one could not be looked up.
     ///
     /// # Errors
     ///

@@ -5,9 +5,9 @@ use crate::settings;
 use crate::storage;
 
 /// Why an act on a session, or making a configuration, failed.
-// Errors inside are boxed, so that a result consists of whole words. If one byte of it tells what it
-// holds, it is moved in pieces that overlap, and the processor waits where they are read again: that
-// took 5 % of an open.
+// Errors inside are boxed, so that a result consists of whole words. If one byte of it tells what
+// it holds, it is moved in pieces that overlap, and the processor waits where they are read again:
+// that took 5 % of an open.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The cookie itself.

@@ -36,8 +36,8 @@ impl Session {
         self.remember_meta = None;
     }
 
-    /// Deletes the remember records, and marks the copies of the remember cookies that came from the
-    /// same sign-in.
+    /// Deletes the remember records, and marks the copies of the remember cookies that came from
+    /// the same sign-in.
     async fn forget_remembered(&self, context: &Context) -> Result<(), Error> {
         let carried = context.candidates(Kind::Remember).next().is_some();
         if context.marks_sessions() && (carried || self.remember_meta.is_some()) {

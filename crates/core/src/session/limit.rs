@@ -23,8 +23,8 @@ const LIMIT: &str = "end the sessions beyond max_sessions";
 pub(super) enum Beginning {
     /// By a save.
     Save,
-    /// By a remember cookie. Other requests of the same browser may do the same now, so nothing ends
-    /// that was saved at the same time.
+    /// By a remember cookie. Other requests of the same browser may do the same now, so nothing
+    /// ends that was saved at the same time.
     Remembered,
 }
 
@@ -61,7 +61,8 @@ impl Session {
     async fn end_excess(&self, context: &Context, limit: usize, beginning: Beginning) -> Result<(), Error> {
         let Some((_, owner)) = self.subject_and_owner(context)? else { return Ok(()) };
         let Some(own) = self.live(context, Kind::Session) else { return Ok(()) };
-        // First, so that whoever is seen among them is seen among the sessions, which are saved earlier.
+        // First, so that whoever is seen among them is seen among the sessions, which are saved
+        // earlier.
         let remembered = self.others(context, Kind::Remember, &owner).await.map_err(failed(LIMIT))?;
         let sessions = context.sessions(Kind::Session, &owner).await.map_err(failed(LIMIT))?;
         let was_ended = !sessions.iter().any(|session| session.key == own.key);
@@ -95,7 +96,8 @@ impl Context {
     }
 }
 
-/// Those of the records that are more than `limit`. `own` is when the one expires that was just saved.
+/// Those of the records that are more than `limit`. `own` is when the one expires that was just
+/// saved.
 fn excess(mut records: Vec<LiveSession>, own: u64, limit: usize, beginning: Beginning) -> Vec<LiveSession> {
     let is_at_once = |record: &LiveSession| record.expiry.abs_diff(own) <= AT_ONCE.as_secs();
     let count = records.len().saturating_sub(limit);

@@ -3,8 +3,8 @@
 //! The next request may carry an older cookie, which was sent before the session was saved under a
 //! new id. So the note holds the session's cookies as they were last set. It is encrypted, because
 //! it is kept where others may read: base64url of a random nonce (12 bytes), the AES-256-GCM
-//! ciphertext, and the tag (16 bytes). Its key is derived from the session cookie's for this purpose
-//! and for the lock under which the request ran.
+//! ciphertext, and the tag (16 bytes). Its key is derived from the session cookie's for this
+//! purpose and for the lock under which the request ran.
 //!
 //! | offset | size | what is encrypted |
 //! | --- | --- | --- |
@@ -68,13 +68,13 @@ show_only!(Note { touched_at });
 impl Note {
     /// The note of a turn, whose response has set cookies by these Set-Cookie lines.
     ///
-    /// `names` are those of the session's cookie and of its remember cookie. `cookies` is the Cookie
-    /// header that the turn began with, and `opened` what it has opened there. `now` is when the
-    /// session ended, if the lines delete its cookie.
+    /// `names` are those of the session's cookie and of its remember cookie. `cookies` is the
+    /// Cookie header that the turn began with, and `opened` what it has opened there. `now` is when
+    /// the session ended, if the lines delete its cookie.
     ///
     /// Returns `None` if nothing has changed. What the client has sent changes nothing: it may send
-    /// other cookies of the same name. The note does not know the cookie that was opened, unless the
-    /// session has ended.
+    /// other cookies of the same name. The note does not know the cookie that was opened, unless
+    /// the session has ended.
     pub fn of_turn(
         names: [&str; 2],
         cookies: &[u8],

@@ -212,8 +212,8 @@ impl Context {
         authentic
     }
 
-    /// A cookie's header if a key authenticates it, whether the cookie opens or not, and however old
-    /// it is.
+    /// A cookie's header if a key authenticates it, whether the cookie opens or not, and however
+    /// old it is.
     pub(super) async fn authenticate(&self, kind: Kind, value: &[u8]) -> Option<Verified> {
         let header = Header::decode(value).ok()?;
         if header.flags().contains(Flags::STORED) != self.configuration.stored {

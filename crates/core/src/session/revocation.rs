@@ -65,8 +65,8 @@ impl Revocation {
         !self.cache_ttl.is_zero() || self.closed && !self.error_cache_ttl.is_zero()
     }
 
-    /// What is known of a mark, if these options let it count now. A failure counts only if it keeps
-    /// sessions from opening.
+    /// What is known of a mark, if these options let it count now. A failure counts only if it
+    /// keeps sessions from opening.
     fn counts(&self, known: Known, now: Timestamp) -> Option<Answer> {
         let ttl = match known.answer {
             Ok(_) => self.cache_ttl,
@@ -130,9 +130,9 @@ impl Context {
     }
 
     /// Checks a session that was decrypted against what is known of its marks. `index` is the
-    /// current audience's place among the entries; without it, and in a remember cookie, all entries
-    /// count. Otherwise, of another audience only the end of its sign-in counts, and ends its entry
-    /// alone: what the entry says must not be saved again.
+    /// current audience's place among the entries; without it, and in a remember cookie, all
+    /// entries count. Otherwise, of another audience only the end of its sign-in counts, and ends
+    /// its entry alone: what the entry says must not be saved again.
     ///
     /// # Errors
     ///

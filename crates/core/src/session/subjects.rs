@@ -79,9 +79,9 @@ pub async fn list(context: &Context, subject: &Name<'_>) -> Result<List, Error> 
     Ok(List { sessions: sessions.into_iter(), carried: context.carried_keys(Kind::Session).await })
 }
 
-/// Ends all sessions of a subject, and what would sign it in again. A mark, which is kept for `ttl`,
-/// ends those of all audiences, and also one that a request which is under way saves later. Without
-/// a store of marks, those of the configured audience are deleted.
+/// Ends all sessions of a subject, and what would sign it in again. A mark, which is kept for
+/// `ttl`, ends those of all audiences, and also one that a request which is under way saves later.
+/// Without a store of marks, those of the configured audience are deleted.
 ///
 /// # Errors
 ///
@@ -118,8 +118,8 @@ pub async fn revoke_subject(context: &Context, subject: &Name<'static>, ttl: Sec
 ///
 /// # Errors
 ///
-/// The id starts as only the keys of marks do; sessions are kept in cookies and there is no store of
-/// marks; or a storage failed.
+/// The id starts as only the keys of marks do; sessions are kept in cookies and there is no store
+/// of marks; or a storage failed.
 pub async fn revoke_id(context: &Context, id: &Sid) -> Result<(), Error> {
     // The mark of such an id would be that of a user, and its record a mark.
     if NAMED_MARKS.iter().any(|start| id.starts_with(start)) {

@@ -1,13 +1,15 @@
 //! Options as programs write them, in no language's types, and how they become settings.
 //!
-//! A [`Value`] comes from Lua or from JSON. A [`Reader`] reads named options out of a [`Table`] of values, each as a type
-//! that implements [`Setting`]. All options of all storages and of sessions are read by the same rules:
+//! A [`Value`] comes from Lua or from JSON. A [`Reader`] reads named options out of a [`Table`] of
+//! values, each as a type that implements [`Setting`]. All options of all storages and of sessions
+//! are read by the same rules:
 //!
 //! - An option that is absent, or null, has its default.
 //! - `false` stands for no text, for an empty list, and for anything else that may be missing.
 //! - Only a boolean is a boolean, because the text `"false"` would count as true in Lua.
 //! - A number may be given as text, and a finite number stands for its text.
-//! - How much or how many is rounded up, because 0 switches many an option off; infinity is very large.
+//! - How much or how many is rounded up, because 0 switches many an option off; infinity is very
+//!   large.
 //!
 //! ```
 //! use resty_session_core::settings::{self, Error, Names, Reader, Section, Value};

@@ -26,16 +26,18 @@ pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send
 ///
 /// # The contract
 ///
-/// - **Many requests use a storage at the same time.** An operation may wait, but must not block its thread.
-/// - **Absent is not an error.** Reading a record that does not exist returns `None`, and deleting it succeeds. Errors are
-///   for faults.
-/// - **An operation may run twice.** If a connection is lost before the reply, nobody knows whether the server carried out the
-///   operation. A storage reports [`Error::Lost`] then, and the operation may be repeated. The methods below are
-///   defined so that this does no harm.
-/// - **The caller keeps the time.** An operation may be dropped at any point, because its time is over. The storage
-///   stays usable.
-/// - **Any bytes may come back.** Whoever can write to the server can put anything there. A storage checks sizes before it
-///   allocates, and leaves the meaning of a record to its reader, who verifies it.
+/// - **Many requests use a storage at the same time.** An operation may wait, but must not block
+///   its thread.
+/// - **Absent is not an error.** Reading a record that does not exist returns `None`, and deleting
+///   it succeeds. Errors are for faults.
+/// - **An operation may run twice.** If a connection is lost before the reply, nobody knows whether
+///   the server carried out the operation. A storage reports [`Error::Lost`] then, and the
+///   operation may be repeated. The methods below are defined so that this does no harm.
+/// - **The caller keeps the time.** An operation may be dropped at any point, because its time is
+///   over. The storage stays usable.
+/// - **Any bytes may come back.** Whoever can write to the server can put anything there. A storage
+///   checks sizes before it allocates, and leaves the meaning of a record to its reader, who
+///   verifies it.
 ///
 /// # A storage of your own
 ///
@@ -187,7 +189,8 @@ pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// Anything that wraps a storage, to repeat, count or cache its operations, implements this trait too.
+/// Anything that wraps a storage, to repeat, count or cache its operations, implements this trait
+/// too.
 pub trait Storage: Send + Sync {
     /// Returns a record's value, byte for byte as it was stored, or `None` if it does not exist or
     /// has expired.
@@ -277,9 +280,9 @@ pub trait Storage: Send + Sync {
     /// The lock may have been freed or not. It expires by itself.
     fn unlock<'a>(&'a self, unlock: &'a Unlock) -> Operation<'a, ()>;
 
-    /// Deletes records as [`delete`](Self::delete) does, a few of them at a time, so that operations
-    /// of other requests come between. A storage that rewrites all of an owner's sessions to take
-    /// one out does better to take all of them out at once.
+    /// Deletes records as [`delete`](Self::delete) does, a few of them at a time, so that
+    /// operations of other requests come between. A storage that rewrites all of an owner's
+    /// sessions to take one out does better to take all of them out at once.
     ///
     /// # Errors
     ///
@@ -289,8 +292,8 @@ pub trait Storage: Send + Sync {
         one_by_one(deletes, |delete| self.delete(delete))
     }
 
-    /// Reads records as [`get`](Self::get) does, all at the same time. Returns a result for each, in
-    /// their order.
+    /// Reads records as [`get`](Self::get) does, all at the same time. Returns a result for each,
+    /// in their order.
     ///
     /// # Errors
     ///

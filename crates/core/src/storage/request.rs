@@ -117,7 +117,8 @@ pub struct Lock {
     pub name: Arc<str>,
     /// The lock's key: base64url of a hash, so that no record has it.
     pub key: String,
-    /// The request that takes the lock: a text that no other request uses, of letters, digits, `-` and `_`.
+    /// The request that takes the lock: a text that no other request uses, of letters, digits, `-`
+    /// and `_`.
     pub holder: String,
     /// For how many milliseconds the lock is held unless it is renewed or freed, at least 1.
     pub ttl_ms: u64,
@@ -281,9 +282,9 @@ pub enum Reply {
     /// A storage that a program wrote in Lua may reply so to any request, by returning nil and no
     /// message.
     Absent,
-    /// The request was carried out: the reply to a [`Set`], an [`Update`], a [`Delete`]
-    /// or a [`Request::DeleteEach`]. The holder has the lock: the reply to a [`Lock`]. It does not have it
-    /// any more: the reply to an [`Unlock`].
+    /// The request was carried out: the reply to a [`Set`], an [`Update`], a [`Delete`] or a
+    /// [`Request::DeleteEach`]. The holder has the lock: the reply to a [`Lock`]. It does not have
+    /// it any more: the reply to an [`Unlock`].
     Done,
     /// The owner's live sessions: the reply to a [`Sessions`].
     Sessions(Vec<LiveSession>),

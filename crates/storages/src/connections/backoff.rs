@@ -8,9 +8,9 @@ use crate::random::fraction;
 const SHORTEST: Duration = Duration::from_millis(400);
 /// The longest pause, before jitter.
 const LONGEST: Duration = Duration::from_secs(1);
-/// Doubles from one attempt to the next. The jitter takes away up to half of a pause, and at least a
-/// tenth, so that a server that is back is found within a second. There are at most three attempts
-/// in any second.
+/// Doubles from one attempt to the next. The jitter takes away up to half of a pause, and at least
+/// a tenth, so that a server that is back is found within a second. There are at most three
+/// attempts in any second.
 pub struct Backoff {
     next: Duration,
 }

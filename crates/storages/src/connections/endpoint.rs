@@ -94,8 +94,8 @@ pub struct EndpointStatus {
     pub storage: &'static str,
     /// The server, without credentials.
     pub server: String,
-    /// `idle`: nothing is known; `connected`: the last attempt succeeded; `failing`: operations fail
-    /// at once.
+    /// `idle`: nothing is known; `connected`: the last attempt succeeded; `failing`: operations
+    /// fail at once.
     pub state: &'static str,
     /// For how long it has been failing.
     pub failing_for: Option<Duration>,
@@ -164,8 +164,8 @@ impl Endpoint {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner).push(holder);
     }
 
-    /// Waits until no other operation's attempt to connect is under way. All connections to a server
-    /// may be lost at once, and then it gets one attempt, not one for each.
+    /// Waits until no other operation's attempt to connect is under way. All connections to a
+    /// server may be lost at once, and then it gets one attempt, not one for each.
     ///
     /// # Errors
     ///
@@ -288,8 +288,8 @@ impl Endpoint {
         self.counts.proved.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes that an operation took too long. Operations fail at once from now on, until `probe` has
-    /// connected, unless the server has replied to others meanwhile: `replies` is how many
+    /// Notes that an operation took too long. Operations fail at once from now on, until `probe`
+    /// has connected, unless the server has replied to others meanwhile: `replies` is how many
     /// [there were](Self::replies) when the operation began.
     pub fn timed_out(self: &Arc<Self>, replies: u64, probe: impl FnOnce() -> Probe) {
         if self.replies() == replies {
@@ -355,9 +355,9 @@ impl Endpoint {
         self.journal.note(level, format!("{} {}: {what}", self.storage, self.server));
     }
 
-    /// Tries to connect until that succeeds, or nobody asks any more. An attempt that hangs does not
-    /// keep the next one from starting: it may hang for as long as the time limit allows, while the
-    /// server is back.
+    /// Tries to connect until that succeeds, or nobody asks any more. An attempt that hangs does
+    /// not keep the next one from starting: it may hang for as long as the time limit allows, while
+    /// the server is back.
     async fn probe(endpoint: Weak<Self>, probe: Probe, first: Instant) {
         let _probing = Probing(endpoint.clone());
         let (mut attempts, mut next) = (FuturesUnordered::new(), first);

@@ -85,8 +85,8 @@ impl<K: Connector> Link<K> {
         self.run_on(&held, operation(held.handle.clone())).await
     }
 
-    /// Waits for an operation that runs on a connection of this link, and notes what its result says
-    /// of the connection. For operations that [`admit`](Self::admit) has let begin.
+    /// Waits for an operation that runs on a connection of this link, and notes what its result
+    /// says of the connection. For operations that [`admit`](Self::admit) has let begin.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //!
 //! - A process has one [`Servers`]. Storages of the same server, credentials and time limits share
 //!   its connections, whatever their records are called.
-//! - An [`Endpoint`] is what is known of a server: whether it fails, since when and why, and counts.
-//!   While it fails, operations fail at once and one background task tries to connect.
+//! - An [`Endpoint`] is what is known of a server: whether it fails, since when and why, and
+//!   counts. While it fails, operations fail at once and one background task tries to connect.
 //! - A [`Link`] is a connection that many operations share; [`Lanes`] are a few of them.
 //! - A [`Pool`] has connections that one operation at a time uses.
 //! - A driver gives a [`Connector`], which makes a connection, and says of each error with a

@@ -69,7 +69,8 @@ struct Inner<C> {
     generation: u64,
     /// When a connection was last replaced because its server refuses operations.
     refused: Option<Instant>,
-    /// Whether the next operation gets a new connection: the one before was refused, and is repeated.
+    /// Whether the next operation gets a new connection: the one before was refused, and is
+    /// repeated.
     is_renewing: bool,
     /// Older connections lead to a server that refuses operations, and younger ones do not.
     oldest: Option<Instant>,
@@ -89,8 +90,8 @@ struct Taken<C> {
 }
 
 impl<K: ExclusiveConnector> Pool<K> {
-    /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how long
-    /// an operation may take once it has a connection.
+    /// Makes a pool of so many connections, at least one. Nothing connects yet. `response` is how
+    /// long an operation may take once it has a connection.
     pub fn new(endpoint: Arc<Endpoint>, connector: K, size: usize, response: Duration) -> Arc<Self> {
         let idle = VecDeque::new();
         let inner = Inner { idle, generation: 0, refused: None, is_renewing: false, oldest: None };
@@ -201,8 +202,8 @@ impl<K: ExclusiveConnector> Pool<K> {
         None
     }
 
-    /// Connects in a task, which keeps the turn until it has: a connection that nobody waits for any
-    /// more becomes idle.
+    /// Connects in a task, which keeps the turn until it has: a connection that nobody waits for
+    /// any more becomes idle.
     async fn connect(&self, turn: OwnedMutexGuard<()>) -> Result<Taken<K::Connection>, Error> {
         let me = self.me.upgrade().ok_or(Error::Broken)?;
         let (sender, receiver) = oneshot::channel();
@@ -314,8 +315,8 @@ impl<C: Exclusive> Inner<C> {
         }
     }
 
-    /// Notes that a connection that was made at this time is to a server that takes writes. If others
-    /// were refused before, those are not used any more: they lead to another one.
+    /// Notes that a connection that was made at this time is to a server that takes writes. If
+    /// others were refused before, those are not used any more: they lead to another one.
     fn prefer_since(&mut self, made: Instant) {
         if let Some(refused) = self.refused.take_if(|refused| made > *refused) {
             self.oldest = Some(refused);
@@ -331,8 +332,8 @@ impl<C: Exclusive> Inner<C> {
         });
     }
 
-    /// Notes that a connection of a generation is lost: the idle ones are closed, and those in use do
-    /// not become idle. Returns whether it was of the present generation.
+    /// Notes that a connection of a generation is lost: the idle ones are closed, and those in use
+    /// do not become idle. Returns whether it was of the present generation.
     fn lose(&mut self, generation: u64) -> bool {
         let is_current = self.generation == generation;
         if is_current {

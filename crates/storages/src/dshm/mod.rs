@@ -136,8 +136,8 @@ impl Dshm {
         Ok(held_by.is_some_and(|held_by| held_by == holder))
     }
 
-    /// Reads an entry, once more if that took so long, with connecting perhaps, that no time is left
-    /// to write it. Returns when it began, and the value.
+    /// Reads an entry, once more if that took so long, with connecting perhaps, that no time is
+    /// left to write it. Returns when it began, and the value.
     async fn read_quickly(&self, entry: &Name) -> Result<(Instant, Option<Vec<u8>>), Error> {
         const ATTEMPTS: usize = 4;
         for _ in 0..ATTEMPTS {

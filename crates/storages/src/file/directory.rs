@@ -49,7 +49,8 @@ impl Directory {
         self.no_owners.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the directory where the locks are: this one, or one inside that only we can write in.
+    /// Returns the directory where the locks are: this one, or one inside that only we can write
+    /// in.
     ///
     /// # Errors
     ///

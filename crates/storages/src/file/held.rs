@@ -1,6 +1,6 @@
 //! Locks that requests hold: files whose content is the holder, and whose modification time is when
-//! the lock expires. They are changed under the lock file that their name says, and are in
-//! [its directory](lock::FileLock::directory), which is the one that is given to the functions here.
+//! the lock expires. They are changed under the lock file that their name says, and are in [its
+//! directory](lock::FileLock::directory), which is the one that is given to the functions here.
 
 use super::{Directory, Error, lock, names, owners};
 

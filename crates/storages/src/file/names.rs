@@ -136,8 +136,8 @@ fn is_record(name: &[u8]) -> bool {
     })
 }
 
-/// Whether a name is `cookie name _ key`, where the key is that of a mark which revokes a subject or
-/// an identity provider's session. Such keys have any length, so they are told by what they say.
+/// Whether a name is `cookie name _ key`, where the key is that of a mark which revokes a subject
+/// or an identity provider's session. Such keys have any length, so they are told by what they say.
 fn is_mark(name: &[u8]) -> bool {
     let says_so = |text: Vec<u8>| NAMED_MARKS.iter().any(|start| text.starts_with(start));
     splits(name).any(|(name, key)| is_cookie_name(name) && base64url::decode(key).is_ok_and(says_so))

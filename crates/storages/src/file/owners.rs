@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use super::{Directory, Error, lock, names};
 use crate::{LiveSession, metadata};
 
-/// The number of locks for the metadata of a directory, and for the locks that requests hold. At most
-/// this many of their files are written at the same time.
+/// The number of locks for the metadata of a directory, and for the locks that requests hold. At
+/// most this many of their files are written at the same time.
 pub const LOCKS: usize = 16;
 
 /// A change of an owner's sessions.

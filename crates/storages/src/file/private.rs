@@ -1,6 +1,6 @@
 //! Where locks are: in the directory itself, unless all users of the system may write there, as in
-//! /tmp. There, anybody could make a lock's file before us, and keep us from locking it for ever. So
-//! the locks are in a directory of our own inside.
+//! /tmp. There, anybody could make a lock's file before us, and keep us from locking it for ever.
+//! So the locks are in a directory of our own inside.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io::{self, ErrorKind};
@@ -27,14 +27,15 @@ pub fn is_open_to_all(directory: &Metadata) -> bool {
     directory.mode() & OTHERS_WRITE != 0
 }
 
-/// Whether all users who may write in a directory may also remove and rename each other's files there.
+/// Whether all users who may write in a directory may also remove and rename each other's files
+/// there.
 pub fn lets_all_remove(directory: &Metadata) -> bool {
     is_open_to_all(directory) && directory.mode() & STICKY == 0
 }
 
-/// Whether a file in a directory that is open to all is another user's, who then decides what stands
-/// in it. Files of the directory's own user are not: that user may do anything there, and some network
-/// shares show all files as theirs.
+/// Whether a file in a directory that is open to all is another user's, who then decides what
+/// stands in it. Files of the directory's own user are not: that user may do anything there, and
+/// some network shares show all files as theirs.
 pub fn is_foreign(file: &Metadata, directory: &Metadata) -> bool {
     is_open_to_all(directory) && !is_ours(file) && file.uid() != directory.uid()
 }
@@ -46,8 +47,9 @@ pub fn is_ours(file: &Metadata) -> bool {
 
 /// Returns the path where the locks for a directory are; it exists.
 ///
-/// All processes of a user find the same one: the first of all that are ours. Others cannot make one
-/// of those. They cannot remove or rename one either if the directory has the sticky bit, as /tmp has.
+/// All processes of a user find the same one: the first of all that are ours. Others cannot make
+/// one of those. They cannot remove or rename one either if the directory has the sticky bit, as
+/// /tmp has.
 pub fn path_of_locks(directory: &Directory) -> Result<PathBuf, Error> {
     let path = directory.path();
     if directory.has_no_owners() || !is_open_to_all(&fs::metadata(path).map_err(directory.io("lock a file"))?) {

@@ -17,8 +17,8 @@ pub async fn round(storage: Arc<MySql>) -> Result<Round, Error> {
     storage.cleaner.clone().round(storage, remove).await
 }
 
-/// Removes expired rows, unless another worker is still doing so. Closing the connection releases the
-/// lock.
+/// Removes expired rows, unless another worker is still doing so. Closing the connection releases
+/// the lock.
 async fn remove(storage: Arc<MySql>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
     let mut conn = within(timeouts.connect, storage.server.pool.connector().connect()).await?.conn;

@@ -103,7 +103,8 @@ impl Connect {
     }
 
     /// Signs in and prepares the connection. In a task, which goes on if another address is faster:
-    /// a server that sees a host leave too often before it has signed in does not let it in any more.
+    /// a server that sees a host leave too often before it has signed in does not let it in any
+    /// more.
     async fn sign_in(&self, driver: OptsBuilder, login: Credentials) -> Result<Conn, Error> {
         let driver = driver.user(login.username).pass(login.password.as_deref());
         let me = self.clone();
@@ -120,7 +121,8 @@ impl Connect {
     }
 
     /// Applies the settings. Those that the server refuses are left out, but for the program's own.
-    /// Without strictness values would be cut, so a server that refuses it must be strict by itself.
+    /// Without strictness values would be cut, so a server that refuses it must be strict by
+    /// itself.
     async fn apply_settings(&self, conn: &mut Conn) -> Result<(), Error> {
         if let Some(charset) = &self.access.options.charset {
             conn.query_drop(format!("SET NAMES {charset}")).await.map_err(refused)?;
@@ -183,8 +185,8 @@ fn settings(response: Duration) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Whether a server takes writes: it is not read-only, and a node of Galera is ready. Variables that
-/// a server does not know are not among the rows, or have no value.
+/// Whether a server takes writes: it is not read-only, and a node of Galera is ready. Variables
+/// that a server does not know are not among the rows, or have no value.
 async fn takes_writes(conn: &mut Conn) -> Result<bool, Error> {
     const READ_ONLY: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
                              ('read_only', 'super_read_only', 'innodb_read_only', 'wsrep_on')";

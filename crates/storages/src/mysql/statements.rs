@@ -62,10 +62,10 @@ impl Statements {
                  WHERE owner.aud = ? AND owner.sub = ? AND session.name = ? \
                  AND session.exp > {EPOCH} + INTERVAL ? SECOND"
             ),
-            // A lock is a row whose data is its holder. Assignments are made from left to right, and
-            // see those before them. So each condition is the same whether `data` is the former
-            // holder or the new one. The holder is bound in each, because MariaDB finds VALUES(data)
-            // equal to any `data` once that has been assigned.
+            // A lock is a row whose data is its holder. Assignments are made from left to right,
+            // and see those before them. So each condition is the same whether `data` is the former
+            // holder or the new one. The holder is bound in each, because MariaDB finds
+            // VALUES(data) equal to any `data` once that has been assigned.
             lock: format!(
                 "INSERT INTO {sessions} (sid, name, data, exp) VALUES (?, ?, ?, {EPOCH} + INTERVAL ? SECOND) \
                  ON DUPLICATE KEY UPDATE name = IF({is_free}, VALUES(name), name), \

@@ -101,8 +101,8 @@ fn split(text: &str) -> Result<(&str, Option<&str>), &'static str> {
             None => return Ok((text, None)),
         },
     };
-    // A link-local address has its network interface after the percent sign. No interface has a colon in its name: what
-    // follows one is a port that needs brackets around the address.
+    // A link-local address has its network interface after the percent sign. No interface has a
+    // colon in its name: what follows one is a port that needs brackets around the address.
     let (digits, zone) = address.split_once('%').unwrap_or((address, "-"));
     if digits.parse::<Ipv6Addr>().is_err() || zone.is_empty() || zone.contains(':') {
         return Err("not a valid IPv6 address");

@@ -67,8 +67,8 @@ impl Address {
         Self::parse(&host, port).map_err(|cause| reader.invalid("host", cause))
     }
 
-    /// Reads the servers of which one is used: a socket's path, or what `host` names, in an array or
-    /// separated by commas. As [`read`](Self::read) otherwise.
+    /// Reads the servers of which one is used: a socket's path, or what `host` names, in an array
+    /// or separated by commas. As [`read`](Self::read) otherwise.
     pub(crate) fn read_all(reader: &Reader, default_port: u16) -> Result<Vec<Self>, Error> {
         let (hosts, port) = (reader.texts("host")?.unwrap_or_default(), port(reader, default_port)?);
         if hosts.is_empty() || reader.text("socket")?.is_some() {

@@ -43,8 +43,8 @@ pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> 
     Ok(take_turns.flatten().flatten().collect())
 }
 
-/// Runs an attempt for each target until one succeeds. The next one starts when one fails, or beside
-/// it when it has taken [`STAGGER`].
+/// Runs an attempt for each target until one succeeds. The next one starts when one fails, or
+/// beside it when it has taken [`STAGGER`].
 ///
 /// # Errors
 ///
@@ -60,8 +60,8 @@ where
 ///
 /// # Errors
 ///
-/// All attempts failed, or the end has come. The error is the last one of those that say most: first
-/// that signing in failed, then anything else but that something took too long.
+/// All attempts failed, or the end has come. The error is the last one of those that say most:
+/// first that signing in failed, then anything else but that something took too long.
 pub async fn race_until<A, T, F>(targets: Vec<A>, pace: Pace, attempt: impl Fn(A) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -90,8 +90,8 @@ where
     }
 }
 
-/// Whether an error says that a server was reached and did not let anybody in, which an operator has
-/// to mend, whatever happened at other addresses.
+/// Whether an error says that a server was reached and did not let anybody in, which an operator
+/// has to mend, whatever happened at other addresses.
 fn is_of_signing_in(error: &Error) -> bool {
     matches!(error, Error::SignIn(_) | Error::Credentials(_))
 }

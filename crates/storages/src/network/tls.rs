@@ -59,8 +59,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// The system has no certificate authorities to verify with, or a file cannot be used. The error
-    /// names the option.
+    /// The system has no certificate authorities to verify with, or a file cannot be used. The
+    /// error names the option.
     pub fn config(&self) -> io::Result<Arc<ClientConfig>> {
         static CONFIGS: OnceLock<Mutex<HashMap<Tls, Made>>> = OnceLock::new();
         let configs = CONFIGS.get_or_init(Mutex::default);

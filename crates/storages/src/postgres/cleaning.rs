@@ -17,8 +17,8 @@ pub async fn round(storage: Arc<Postgres>) -> Result<Round, Error> {
     storage.cleaner.clone().round(storage, remove).await
 }
 
-/// Removes expired rows, unless another worker is still doing so. Closing the connection releases the
-/// lock.
+/// Removes expired rows, unless another worker is still doing so. Closing the connection releases
+/// the lock.
 async fn remove(storage: Arc<Postgres>) -> Result<(), Error> {
     let (timeouts, cleanup) = (storage.options.server.timeouts, storage.options.cleanup);
     let connection = within(timeouts.connect, storage.server.connect.connect()).await?;

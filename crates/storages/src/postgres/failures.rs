@@ -17,13 +17,14 @@ pub fn fault(error: &tokio_postgres::Error) -> Fault {
     }
 }
 
-/// Whether what was prepared is not valid any more after a change of the table: "cached plan must not
-/// change result type". Other things that are not supported have the same code.
+/// Whether what was prepared is not valid any more after a change of the table: "cached plan must
+/// not change result type". Other things that are not supported have the same code.
 fn is_old_plan(state: &SqlState, routine: Option<&str>) -> bool {
     *state == SqlState::FEATURE_NOT_SUPPORTED && routine == Some("RevalidateCachedQuery")
 }
 
-/// What an error means that is the answer to a setting, or `None` if it does not concern the setting.
+/// What an error means that is the answer to a setting, or `None` if it does not concern the
+/// setting.
 pub fn refusal(error: &tokio_postgres::Error) -> Option<Refusal> {
     let state = error.code()?;
     (fault_of(state) != Fault::Refused).then(|| refusal_of(state))

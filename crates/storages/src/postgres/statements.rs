@@ -72,8 +72,8 @@ impl Statements {
              WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND {}",
             expires_after("session.exp", "$4")
         );
-        // A lock is a row whose data is its holder. A row that another has just taken is waited for,
-        // and then compared as it is.
+        // A lock is a row whose data is its holder. A row that another has just taken is waited
+        // for, and then compared as it is.
         let lock = format!(
             "INSERT INTO {sessions} AS held (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
              ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp \

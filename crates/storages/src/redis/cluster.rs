@@ -1,5 +1,5 @@
-//! A Redis Cluster. A command goes to the node that holds its key's slot. Each node has a connection
-//! of its own: one that fails or hangs keeps no other from being used.
+//! A Redis Cluster. A command goes to the node that holds its key's slot. Each node has a
+//! connection of its own: one that fails or hangs keeps no other from being used.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -175,8 +175,8 @@ impl Shared {
         }
     }
 
-    /// Returns the master of a slot. Waits for the slots if they are not known yet, unless they could
-    /// not be found a moment ago.
+    /// Returns the master of a slot. Waits for the slots if they are not known yet, unless they
+    /// could not be found a moment ago.
     async fn master(self: &Arc<Self>, slot: u16) -> Result<Node, Error> {
         let mut refreshes = self.refreshes.subscribe();
         let found = self.known().master(slot);
@@ -239,8 +239,8 @@ impl Shared {
 }
 
 impl Known {
-    /// Returns the master of a slot, or why it could not be found a moment ago. `None` if nobody has
-    /// asked since.
+    /// Returns the master of a slot, or why it could not be found a moment ago. `None` if nobody
+    /// has asked since.
     fn master(&self, slot: u16) -> Option<Result<Node, Error>> {
         if let Some(node) = self.slots.master(slot) {
             return Some(Ok(node.clone()));

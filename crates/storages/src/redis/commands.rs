@@ -49,8 +49,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', math.max(left, 1))
 return 1
 ";
 
-/// Lets a replaced record expire soon, if it would live longer. Returns 0 if it is gone. `KEYS`: the
-/// record. `ARGV`: stale ttl.
+/// Lets a replaced record expire soon, if it would live longer. Returns 0 if it is gone. `KEYS`:
+/// the record. `ARGV`: stale ttl.
 const SHORTEN: &str = r"
 local left = redis.call('TTL', KEYS[1])
 if left == -2 then
@@ -166,16 +166,16 @@ pub fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
     std::iter::once(set_record(naming, set)).chain(note).collect()
 }
 
-/// Takes the replaced record from its owners' sessions, and then shortens its life. The last reply is
-/// 0 if the record is gone.
+/// Takes the replaced record from its owners' sessions, and then shortens its life. The last reply
+/// is 0 if the record is gone.
 pub fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
     let mut shorten = eval(SHORTEN, naming.record(&set.name, old_key));
     shorten.arg(set.stale_ttl);
     unlist(naming, set, old_key).chain([shorten]).collect()
 }
 
-/// As [`store`], without scripts. The last replies are the `TTL` of each owner's set, and that of the
-/// replaced record if there is one.
+/// As [`store`], without scripts. The last replies are the `TTL` of each owner's set, and that of
+/// the replaced record if there is one.
 pub fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
     let mut commands = vec![set_record(naming, set)];
     for owner in &set.owners {
@@ -190,8 +190,8 @@ pub fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
     commands
 }
 
-/// As [`retire`], without scripts, after the replies to [`store_plainly`]. Also lets the owners' sets
-/// live as long as the new record.
+/// As [`retire`], without scripts, after the replies to [`store_plainly`]. Also lets the owners'
+/// sets live as long as the new record.
 pub fn retire_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
     let prolong = set.owners.iter().zip(ttls).filter(|(_, left)| **left != FOREVER && !outlives(**left, set.ttl));
     let prolong = prolong.map(|(owner, _)| expire(naming.metadata(&set.name, owner), set.ttl));
@@ -253,8 +253,8 @@ pub fn get(key: &str) -> Cmd {
     on("GET", key)
 }
 
-/// Reads the values of keys that one server holds. The value of one that holds no string is nil, where
-/// [`get`] is refused.
+/// Reads the values of keys that one server holds. The value of one that holds no string is nil,
+/// where [`get`] is refused.
 pub fn get_all(keys: &[String]) -> Cmd {
     let mut command = Cmd::with_capacity(1 + keys.len(), keys.iter().map(String::len).sum::<usize>() + 4);
     command.arg("MGET").arg(keys);

@@ -15,8 +15,8 @@ fn cause(error: RedisError) -> Cause {
     Cause::new(describe(&error), error)
 }
 
-/// Describes an error, in the server's words if it sent any, but without a command's arguments: they
-/// may be a password or a session.
+/// Describes an error, in the server's words if it sent any, but without a command's arguments:
+/// they may be a password or a session.
 fn describe(error: &RedisError) -> String {
     if refuses_password(error) {
         return "the server refuses the username or the password".to_owned();

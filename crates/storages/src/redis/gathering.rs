@@ -85,8 +85,8 @@ pub enum Waiting {
 }
 
 impl Waiting {
-    /// Hands over the next of the replies. `check` may make an error of one. Nobody receives them if
-    /// their operation was dropped.
+    /// Hands over the next of the replies. `check` may make an error of one. Nobody receives them
+    /// if their operation was dropped.
     pub fn reply(self, values: &mut impl Iterator<Item = Value>, check: impl Fn(Value) -> Result<Value, Error>) {
         match self {
             Self::One(reply) => drop(reply.send(values.next().ok_or(Error::Broken).and_then(check))),

@@ -17,12 +17,13 @@ use crate::network::{self, Stream};
 /// The longest line that is read, in bytes. Those of servers have less than 2000.
 const LONGEST: usize = 16 * 1024;
 
-/// Signs in if there is a password, chooses the database, and waits for a reply to a ping: all in one
-/// round trip.
+/// Signs in if there is a password, chooses the database, and waits for a reply to a ping: all in
+/// one round trip.
 ///
 /// # Errors
 ///
-/// The server refuses the credentials ([`Error::SignIn`]) or anything else, or closes the connection.
+/// The server refuses the credentials ([`Error::SignIn`]) or anything else, or closes the
+/// connection.
 pub async fn greet(stream: &mut impl Stream, credentials: &Credentials, database: i64) -> Result<(), Error> {
     let select = (database != 0).then(|| cmd("SELECT").arg(database).take());
     let auth = auth(credentials, credentials.username.as_deref());
@@ -47,8 +48,8 @@ fn knows_no_users(reply: &Value) -> bool {
     error.details().is_some_and(|details| details.contains("wrong number of arguments for 'auth'"))
 }
 
-/// Sends commands whose replies are one line each. Returns the replies: all, or those that came before
-/// the server closed the connection.
+/// Sends commands whose replies are one line each. Returns the replies: all, or those that came
+/// before the server closed the connection.
 async fn exchange(stream: &mut impl Stream, commands: &[Cmd]) -> Result<Vec<Value>, Error> {
     let packed: Vec<u8> = commands.iter().flat_map(Cmd::get_packed_command).collect();
     // A server that has closed the connection may have said why: that is there to be read.
@@ -94,8 +95,8 @@ fn check(credentials: &Credentials, commands: &[Cmd], replies: Vec<Value>) -> Re
     if count == commands.len() { Ok(()) } else { Err(closed()) }
 }
 
-/// Whether a server that refuses a ping in this way carries out other commands: those that its user may
-/// run, or, if it cannot save its data, those that only read.
+/// Whether a server that refuses a ping in this way carries out other commands: those that its user
+/// may run, or, if it cannot save its data, those that only read.
 fn is_working(error: &ServerError) -> bool {
     matches!(error.code(), "NOPERM" | "MISCONF") || error.details().is_some_and(|it| it.contains("unknown command"))
 }

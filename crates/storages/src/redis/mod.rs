@@ -1,10 +1,10 @@
 //! Sessions in Redis, alone, behind Sentinel, or in a Cluster.
 //!
 //! A record is a string with a time to live. An owner's sessions are a sorted set, score = expiry,
-//! member = key. Only commands that Redis 5 and Valkey have are used. [`mod@storage`] makes the commands
-//! of an operation, and [`server`] or [`cluster`] sends them. Commands of many requests share one
-//! connection a worker, or one a node, and are pipelined on it; see [`gathering`] for those of one
-//! moment.
+//! member = key. Only commands that Redis 5 and Valkey have are used. [`mod@storage`] makes the
+//! commands of an operation, and [`server`] or [`cluster`] sends them. Commands of many requests
+//! share one connection a worker, or one a node, and are pipelined on it; see [`gathering`] for
+//! those of one moment.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,8 +15,8 @@ use crate::connections::{Endpoint, Identity, Server};
 use crate::journal::Journal;
 use crate::recent::RecentWrites;
 
-/// Runs a command on one of the replicas, which take turns. One that fails is passed over; one that is
-/// too slow has used up the time.
+/// Runs a command on one of the replicas, which take turns. One that fails is passed over; one that
+/// is too slow has used up the time.
 pub async fn read_any<R>(
     replicas: &[R],
     turn: usize,

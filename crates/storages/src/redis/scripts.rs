@@ -50,7 +50,8 @@ pub struct Learnt {
 }
 
 impl Learnt {
-    /// Notes that the server runs no more than these. If that is new, returns what to tell operators.
+    /// Notes that the server runs no more than these. If that is new, returns what to tell
+    /// operators.
     pub fn learn(&self, scripts: Scripts) -> Option<&'static str> {
         let before = self.scripts.fetch_max(scripts as u8, Ordering::Relaxed);
         match scripts {
@@ -66,9 +67,9 @@ impl Learnt {
         self.refuses_mget.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the error says that the server refuses `MGET`, and remembers it: the server does
-    /// not know the command, the user may not use it or not for all keys, or keys may lie on different
-    /// servers.
+    /// Returns whether the error says that the server refuses `MGET`, and remembers it: the server
+    /// does not know the command, the user may not use it or not for all keys, or keys may lie on
+    /// different servers.
     pub fn learn_from_mget(&self, error: &ServerError) -> bool {
         let may_not = matches!(error.kind(), Some(ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm));
         let is_refused = may_not || refuses(error, "mget");

@@ -13,8 +13,8 @@ use super::options::{Sentinel, Sentinels};
 use crate::Error;
 use crate::network::{Address, Node, Pace, race, race_until};
 
-/// Asks the Sentinels for the server, and connects to it. Each has a share of the time before the next
-/// one is asked beside it. It ends before the link does, whose error says less.
+/// Asks the Sentinels for the server, and connects to it. Each has a share of the time before the
+/// next one is asked beside it. It ends before the link does, whose error says less.
 pub async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connection, Error> {
     let each: Vec<_> = sentinels.sentinels.iter().collect();
     let time = access.timeouts.connect * 19 / 20;
@@ -71,7 +71,8 @@ async fn connect_to_any(mut replicas: Vec<Node>, access: &Access) -> Result<Conn
     race(replicas, |node| connect_to(node, access, "slave")).await
 }
 
-/// Connects to a server, which must confirm its role: a Sentinel may not know yet that it has changed.
+/// Connects to a server, which must confirm its role: a Sentinel may not know yet that it has
+/// changed.
 async fn connect_to(node: Node, access: &Access, role: &str) -> Result<Connection, Error> {
     let name = node.to_string();
     let mut connection = access.connect(&Address::Tcp(node)).await?;

@@ -201,8 +201,8 @@ impl Shared {
         }
     }
 
-    /// Renews the connection if the server is in a state in which it refuses commands. Returns whether
-    /// the refused ones may be repeated.
+    /// Renews the connection if the server is in a state in which it refuses commands. Returns
+    /// whether the refused ones may be repeated.
     fn note_refusal(&self, held: &Held<Connection>, values: &[Value]) -> bool {
         let Some(refusal) = values.iter().find_map(refusal).filter(|_| self.is_renewed) else { return false };
         let result = self.link.conclude::<()>(held, Err(Failure::Refused(failed(refusal.clone()))));

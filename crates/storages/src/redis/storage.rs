@@ -21,16 +21,16 @@ pub trait Commands: Send + Sync + 'static {
     /// No server can be reached that would reply.
     fn one(&self, command: Cmd) -> impl Future<Output = Result<Value, Error>> + Send;
 
-    /// Runs commands at the same time, those on one key in their order, unless the key is just moving
-    /// to another server. Returns a reply for each.
+    /// Runs commands at the same time, those on one key in their order, unless the key is just
+    /// moving to another server. Returns a reply for each.
     ///
     /// # Errors
     ///
     /// As for [`one`](Self::one), for any of the commands. The others may have been run or not.
     fn all(&self, commands: Vec<Cmd>) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
 
-    /// Reads the values of keys at the same time, nil for one that is not there. Each has a result of its
-    /// own: a server that fails does not affect the values from others.
+    /// Reads the values of keys at the same time, nil for one that is not there. Each has a result
+    /// of its own: a server that fails does not affect the values from others.
     fn values(&self, keys: Vec<String>) -> impl Future<Output = Vec<Result<Value, Error>>> + Send;
 
     /// Runs a command that only reads, on a replica. Returns `None` if no replica replies.
@@ -99,8 +99,8 @@ impl<C: Commands> RedisStorage<C> {
         self.servers.all(commands).await?.into_iter().map(checked).collect()
     }
 
-    /// Carries out an operation with the scripts that the server runs. If it turns out to run fewer,
-    /// carries the operation out again with those.
+    /// Carries out an operation with the scripts that the server runs. If it turns out to run
+    /// fewer, carries the operation out again with those.
     async fn adapting<T, F>(&self, operation: impl Fn(Scripts) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Stopped>>,
@@ -206,8 +206,8 @@ impl<C: Commands> RedisStorage<C> {
         values.map(|value| converted(value?.extract_error().map_err(failed)?)).collect()
     }
 
-    /// Reads a record from a replica, unless it was changed a moment ago. `None` does not say that it is
-    /// absent: the replica may lag behind.
+    /// Reads a record from a replica, unless it was changed a moment ago. `None` does not say that
+    /// it is absent: the replica may lag behind.
     async fn read(&self, key: &str) -> Option<Vec<u8>> {
         self.servers.changes().filter(|changes| !changes.contains(key))?;
         match self.servers.read(commands::get(key)).await? {

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::network::{Address, Pace, STAGGER, race_until};
 use crate::{Cause, Error};
 
-/// How long the server that is used has before the next one is tried beside it. It may be busy for a
-/// moment, and of several that take writes, one that keeps the caches warm is better than taking turns.
+/// How long the server that is used has before the next one is tried beside it. It may be busy for
+/// a moment, and of several that take writes, one that keeps the caches warm is better than taking
+/// turns.
 const HEAD_START: Duration = Duration::from_secs(1);
 
 /// What stands for the position of the server that is used while none was found.
@@ -49,8 +50,8 @@ impl Hosts {
     ///
     /// # Errors
     ///
-    /// The only server's error, or one that names each server and its error, shortly before the time
-    /// limit. It is an [`Error::SignIn`] if one of them has refused the user or the password.
+    /// The only server's error, or one that names each server and its error, shortly before the
+    /// time limit. It is an [`Error::SignIn`] if one of them has refused the user or the password.
     pub async fn find<'a, T, F>(&'a self, attempt: impl Fn(usize, &'a Address) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -120,15 +121,16 @@ impl Hosts {
     }
 
     /// Several servers share the time limit, and the race ends shortly before it: the error of
-    /// whoever waits says less. The first one has `first` before the next, at most a part of the limit.
+    /// whoever waits says less. The first one has `first` before the next, at most a part of the
+    /// limit.
     fn pace(&self, first: Duration) -> Pace {
         let others = STAGGER.min(self.limit / 2 / self.addresses.len().max(1) as u32);
         let end = self.are_several().then(|| Instant::now() + self.limit * 19 / 20);
         Pace { first: first.min(self.limit / 4), others, end }
     }
 
-    /// Names each server that was to be tried, and why it was not used. One that has not said so yet
-    /// was too slow. `worst` is the error of those that says most.
+    /// Names each server that was to be tried, and why it was not used. One that has not said so
+    /// yet was too slow. `worst` is the error of those that says most.
     fn all_failed(&self, mut order: Vec<usize>, failures: &[(usize, Error)], worst: Error) -> Error {
         let text = |host: &usize| {
             let failure = failures.iter().find(|(failed, _)| failed == host);

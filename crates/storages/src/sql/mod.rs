@@ -123,8 +123,8 @@ pub enum Outcome<T> {
     Deadlock(Error),
 }
 
-/// What the result of an attempt at a transaction means: `fault` says so of an error, and `to_error`
-/// makes the program's of it.
+/// What the result of an attempt at a transaction means: `fault` says so of an error, and
+/// `to_error` makes the program's of it.
 ///
 /// # Errors
 ///

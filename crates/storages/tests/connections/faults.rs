@@ -21,7 +21,8 @@ const BATCH: usize = 40;
 const FOR_A_WHILE: Duration = Duration::from_millis(1300);
 /// How long an operation may take that fails at once, on a machine with other work.
 const AT_ONCE: Duration = Duration::from_millis(50);
-/// How long it may take until a server that is back is used: a second, and what a busy machine adds.
+/// How long it may take until a server that is back is used: a second, and what a busy machine
+/// adds.
 const SOON: Duration = Duration::from_millis(1300);
 /// The most connects in any second to a server that fails.
 const CONNECTS: usize = 3;

@@ -2,8 +2,8 @@
 //! connections that were closed, about servers that hang, die or refuse, and about a thousand
 //! tenants, in figures. And TLS is spoken in the same way.
 //!
-//! All servers start at the same time, and each is one thread's. A failure names the storage, as the
-//! thread, and the fault.
+//! All servers start at the same time, and each is one thread's. A failure names the storage, as
+//! the thread, and the fault.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod faults;

@@ -134,7 +134,8 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
         let after = Instant::now();
         let error = get(&*storage, &hanging).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)) && after.elapsed() < Duration::from_millis(50), "{error}");
-        // What the other node has is read all the same: it may be the mark of a session that was revoked.
+        // What the other node has is read all the same: it may be the mark of a session that was
+        // revoked.
         let gets = [&good, &hanging].map(|key| Get { name: NAME.into(), key: key.clone(), current_time: now() });
         let found = storage.get_each(&gets).await.unwrap();
         assert!(matches!(found[..], [Ok(Some(_)), Err(Error::Unavailable(_))]), "{found:?}");

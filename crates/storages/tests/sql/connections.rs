@@ -1,5 +1,5 @@
-//! How connections are held, as far as SQL servers differ from others: the pool, tables that share a
-//! server, and settings that are refused.
+//! How connections are held, as far as SQL servers differ from others: the pool, tables that share
+//! a server, and settings that are refused.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,5 @@
-//! `host` names several servers: the one that takes writes is used, and found anew after a failover.
+//! `host` names several servers: the one that takes writes is used, and found anew after a
+//! failover.
 
 use std::net::{IpAddr, Ipv4Addr};
 

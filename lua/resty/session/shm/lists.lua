@@ -2,14 +2,14 @@
 -- The lists of sessions in nginx's shared memory, one for each audience and subject.
 --
 -- An item `key:expiry;` adds a session, and `key;` says that it has ended or was replaced; see
--- `resty.session.utils`. A list's items can be read only by taking them out. So each write takes out
--- a few items, however long the list is, and a reader takes out all, one slice after the other. Both
--- put those back that are of use, at the end.
+-- `resty.session.utils`. A list's items can be read only by taking them out. So each write takes
+-- out a few items, however long the list is, and a reader takes out all, one slice after the other.
+-- Both put those back that are of use, at the end.
 --
 -- An item is of use as long as the session's record exists and was not replaced. The record alone
--- tells, because a list may lack the item which says that a session has ended: a record may be dropped
--- for others in a full zone, or deleted by a program that does not know whose it is. And a record is
--- stored before its item is added, so no live session is forgotten.
+-- tells, because a list may lack the item which says that a session has ended: a record may be
+-- dropped for others in a full zone, or deleted by a program that does not know whose it is. And a
+-- record is stored before its item is added, so no live session is forgotten.
 --
 -- @module resty.session.shm.lists
 -- @license BSD-2-Clause
@@ -28,9 +28,9 @@ local time = ngx.time
 local TIDY_ITEMS = 4
 -- How many items a reader takes out at once, which takes about half a millisecond.
 local SLICE = 100
--- Seconds. A list is locked while it is tidied, and so is an entry while it is compared and changed.
--- This never takes long, because a worker does not yield meanwhile. The lock of a worker that was
--- killed expires after this time.
+-- Seconds. A list is locked while it is tidied, and so is an entry while it is compared and
+-- changed. This never takes long, because a worker does not yield meanwhile. The lock of a worker
+-- that was killed expires after this time.
 local LOCK_TIME = 0.2
 -- Seconds that a slice may take, with the pause after it. Then another reader may begin.
 local READ_TIME = 2
@@ -125,9 +125,9 @@ local function is_current(dict, record)
   return value ~= nil and flags ~= REPLACED
 end
 
--- Takes out the first items of a list. Returns the keys, in the order of their items, and by the keys
--- the items and the expiries. Of the items of one key, the one that expires last counts: a write may
--- have moved an older one behind it. An item without an expiry ends those before it.
+-- Takes out the first items of a list. Returns the keys, in the order of their items, and by the
+-- keys the items and the expiries. Of the items of one key, the one that expires last counts: a
+-- write may have moved an older one behind it. An item without an expiry ends those before it.
 local function take_out(dict, list, count, now)
   local keys, items, expiries, known = {}, {}, {}, {}
   for _ = 1, count do
@@ -149,9 +149,10 @@ local function take_out(dict, list, count, now)
 end
 
 -- Takes out the first items of a list, drops the useless ones, and moves the others to the end, in
--- their order. Returns the sessions of those by their keys, with their expiries. An item must not move
--- behind a later item of the same key which says that the session has ended. But such an item is added
--- only after the record was deleted or marked as replaced. So an item whose record is current may move.
+-- their order. Returns the sessions of those by their keys, with their expiries. An item must not
+-- move behind a later item of the same key which says that the session has ended. But such an item
+-- is added only after the record was deleted or marked as replaced. So an item whose record is
+-- current may move.
 local function turn(self, list, names, count)
   local dict, now, sessions = self.dict, time(), {}
   local keys, items, expiries = take_out(dict, list, count, now)
@@ -180,8 +181,8 @@ end
 
 -- Locks -------------------------------------------------------------------------------------------------------------
 
--- Adds an entry that locks a list, unless the list is locked, even if the zone is full. Returns true, or
--- nil and an error, which is `exists` if the list is locked.
+-- Adds an entry that locks a list, unless the list is locked, even if the zone is full. Returns
+-- true, or nil and an error, which is `exists` if the list is locked.
 local function claim(dict, list, entry, seconds)
   local ok, err = dict:safe_add(entry, true, seconds)
   if not ok and err == "no memory" then
@@ -191,8 +192,8 @@ local function claim(dict, list, entry, seconds)
   return ok or nil, err
 end
 
--- Locks a list or another entry against other workers that would change it. Spins, because this runs
--- in phases that cannot wait, too.
+-- Locks a list or another entry against other workers that would change it. Spins, because this
+-- runs in phases that cannot wait, too.
 local function lock(dict, list)
   local ok, err = claim(dict, list, list .. LOCK_SUFFIX, LOCK_TIME)
   while err == "exists" do
@@ -202,8 +203,8 @@ local function lock(dict, list)
   return ok, err
 end
 
--- Checks the first few items of a list, unless it is being read or tidied. A shorter list than `least`
--- is left as it is.
+-- Checks the first few items of a list, unless it is being read or tidied. A shorter list than
+-- `least` is left as it is.
 local function tidy_some(self, list, names, least)
   local dict = self.dict
   if (dict:llen(list) or 0) < least or dict:get(list .. READER_SUFFIX)
@@ -216,8 +217,8 @@ local function tidy_some(self, list, names, least)
   dict:delete(list .. LOCK_SUFFIX)
 end
 
--- Waits until no other reader moves the items of a list, so that each item is seen once. Returns true;
--- false if there is another, and this thread cannot wait for it; or nil and an error.
+-- Waits until no other reader moves the items of a list, so that each item is seen once. Returns
+-- true; false if there is another, and this thread cannot wait for it; or nil and an error.
 local function begin_reading(dict, list)
   local ok, err = claim(dict, list, list .. READER_SUFFIX, READ_TIME)
   while err == "exists" do
