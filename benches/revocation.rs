@@ -27,7 +27,11 @@ fn nginx(redis: &Redis) -> Nginx {
         "#,
         redis.port
     );
-    let server = r#"
+    // A worker that wanders makes what is measured wander with it.
+    Nginx::start(&Site { main: "worker_cpu_affinity auto;", init: &init, server: SERVER, ..Site::default() })
+}
+
+const SERVER: &str = r#"
         keepalive_requests 1000000000;
         location /empty { content_by_lua_block { ngx.print("ok") } }
         location /save { content_by_lua_block {
@@ -61,9 +65,6 @@ fn nginx(redis: &Redis) -> Nginx {
             ngx.print(more[20])
         } }
     "#;
-    // A worker that wanders makes what is measured wander with it.
-    Nginx::start(&Site { main: "worker_cpu_affinity auto;", init: &init, server, ..Site::default() })
-}
 
 /// One way to open a session, and what each round of it came to.
 struct Measured {

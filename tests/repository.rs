@@ -1,12 +1,14 @@
 //! What no compiler checks: the types in Lua's comments, the reasons for dependencies, how long
-//! files and Lua's lists of parameters are, and that no dependency needs a newer Rust than this
-//! repository says.
+//! files, tuples, lines of text and Lua's lists of parameters are, and that no dependency needs a
+//! newer Rust than this repository says.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use syn::visit::Visit;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,15 +54,114 @@ fn every_dependency_has_a_reason() {
     assert!(gone.is_empty(), "{gone:?} are listed and not needed");
 }
 
+fn all_of_rust() -> Vec<(PathBuf, String)> {
+    ["src", "crates", "tests", "benches", "fuzz"]
+        .map(|folder| files("rs", root().join(folder)))
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn all_of_lua() -> Vec<(PathBuf, String)> {
+    ["lua", "spec", "types", "examples"].map(|folder| lua_files(root().join(folder))).into_iter().flatten().collect()
+}
+
 #[test]
 fn no_file_has_more_than_600_lines() {
-    let folders = ["src", "crates", "tests", "benches", "fuzz"].map(|folder| files("rs", root().join(folder)));
-    let lua = ["lua", "spec", "types", "examples"].map(|folder| lua_files(root().join(folder)));
-    let all: Vec<_> = folders.into_iter().chain(lua).flatten().collect();
+    let all: Vec<_> = all_of_rust().into_iter().chain(all_of_lua()).collect();
     for (path, text) in &all {
         assert!(text.lines().count() <= 600, "{} has {} lines", path.display(), text.lines().count());
     }
     assert!(all.len() > 150, "only {} files were found", all.len());
+}
+
+/// What is wrong with signatures, and how many there are.
+#[derive(Default)]
+struct Signatures {
+    count: usize,
+    problems: Vec<String>,
+}
+
+impl Signatures {
+    fn check(&mut self, what: &str, parts: usize) {
+        if parts > 4 {
+            self.problems.push(format!("{what} has a tuple of {parts}"));
+        }
+    }
+}
+
+impl<'ast> syn::visit::Visit<'ast> for Signatures {
+    fn visit_signature(&mut self, signature: &'ast syn::Signature) {
+        self.count += 1;
+        let mut tuples = Tuples::default();
+        tuples.visit_signature(signature);
+        self.check(&signature.ident.to_string(), tuples.longest);
+    }
+
+    fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+        let mut tuples = Tuples::default();
+        tuples.visit_item_type(item);
+        self.check(&item.ident.to_string(), tuples.longest);
+    }
+}
+
+/// How many parts the longest tuple has.
+#[derive(Default)]
+struct Tuples {
+    longest: usize,
+}
+
+impl<'ast> syn::visit::Visit<'ast> for Tuples {
+    fn visit_type_tuple(&mut self, tuple: &'ast syn::TypeTuple) {
+        self.longest = self.longest.max(tuple.elems.len());
+        syn::visit::visit_type_tuple(self, tuple);
+    }
+}
+
+/// A function that needs more wants a type.
+#[test]
+fn no_tuple_in_a_signature_has_more_than_4_parts() {
+    let mut signatures = Signatures::default();
+    for (path, text) in all_of_rust() {
+        let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        signatures.visit_file(&file);
+    }
+    assert!(signatures.problems.is_empty(), "{:?}", signatures.problems);
+    assert!(signatures.count > 2000, "only {} functions were found", signatures.count);
+}
+
+/// The lines of a source file's comments, without code, annotations, addresses and rules.
+fn comments(text: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let is_prose = |line: &&str| {
+        let is_fence = line.trim_start_matches(['/', '!', '-', ' ']).starts_with("```");
+        is_code ^= is_fence;
+        let has_no_breaks = ["---@", "---|", "://"].iter().any(|mark| line.contains(mark)) || line.ends_with("---");
+        !is_code && !has_no_breaks
+    };
+    let is_comment = |line: &&str| line.trim_start().starts_with("//") || line.trim_start().starts_with("--");
+    text.lines().filter(is_comment).filter(is_prose).collect()
+}
+
+/// Comments and pages are read beside code, in narrow windows. A table has no line breaks.
+#[test]
+fn no_line_of_text_has_more_than_100_characters() {
+    let is_long = |line: &&str| line.chars().count() > 100;
+    for (path, text) in all_of_rust().into_iter().chain(all_of_lua()) {
+        let long: Vec<_> = comments(&text).into_iter().filter(is_long).collect();
+        assert!(long.is_empty(), "{}: {long:?}", path.display());
+    }
+    let pages = fs::read_dir(root()).unwrap().chain(fs::read_dir(root().join("docs")).unwrap());
+    let pages: Vec<_> =
+        pages.map(|page| page.unwrap().path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
+    for path in &pages {
+        let text = fs::read_to_string(path).unwrap();
+        // Every second part is code.
+        let prose = text.split("\n```").step_by(2).flat_map(str::lines).filter(|line| !line.starts_with('|'));
+        let long: Vec<_> = prose.filter(is_long).collect();
+        assert!(long.is_empty(), "{}: {long:?}", path.display());
+    }
+    assert!(pages.len() > 15, "only {} pages were found", pages.len());
 }
 
 /// Clippy counts those of Rust's functions.

@@ -23,7 +23,7 @@ pub type Field = Either<Option<String>, LuaValue>;
 /// A row: what the shim is to do next, the number of a [`Next`], and what it needs for that: four
 /// values; unused ones at the end are nil.
 // A tuple, because it needs no memory of its own on its way to Lua, as a list of values would;
-// nested, as clippy asks of one that is longer than four.
+// nested, so that no tuple has more than four parts.
 pub type Row = (f64, Field, Field, (Field, Field));
 
 /// What the shim is to do next: the first value of each [`Row`], with at most four others. (The

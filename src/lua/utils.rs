@@ -106,7 +106,7 @@ fn derive_hkdf_sha256(
 /// `(password, salt, usage, size = 44, iterations = 10000)`.
 fn derive_pbkdf2_hmac_sha256(
     lua: &Lua,
-    (password, salt, usage, size, iterations): (LuaString, BString, BString, Option<usize>, Option<u32>),
+    (password, salt, usage, (size, iterations)): (LuaString, BString, BString, (Option<usize>, Option<u32>)),
 ) -> LuaResult<Secrets> {
     let size = size.unwrap_or(KEY_AND_NONCE);
     if size > MAX_RANDOM {
@@ -158,7 +158,7 @@ fn encrypt_aes_256_gcm(
 /// `(key, iv, ciphertext, aad, tag)` → plaintext, err.
 fn decrypt_aes_256_gcm(
     lua: &Lua,
-    (key, iv, ciphertext, aad, tag): (LuaString, BString, BString, BString, BString),
+    (key, iv, ciphertext, (aad, tag)): (LuaString, BString, BString, (BString, BString)),
 ) -> LuaResult<Secrets> {
     let mut data = Secret::from(Vec::from(ciphertext));
     let tag = tag.as_slice().try_into().map_err(|_| "invalid tag size".to_owned());

@@ -77,6 +77,14 @@ fn compare(first: &Usages, last: &Usages) -> Result<(), String> {
     Ok(())
 }
 
+/// The cells of the workers in a row.
+fn show(workers: &Usages) -> String {
+    let show = |Usage { memory, descriptors, threads }: &Usage| {
+        format!("{:.1}, {descriptors}, {threads}", *memory as f64 / 1024.0)
+    };
+    workers.values().map(show).collect::<Vec<_>>().join("; ")
+}
+
 fn main() -> ExitCode {
     let requests: u64 = std::env::var("REQUESTS").map_or(5_000_000, |text| text.parse().expect("REQUESTS"));
     assert!(requests > FIRST, "REQUESTS must be more than {FIRST}, after which the workers are first looked at");
@@ -90,13 +98,7 @@ fn main() -> ExitCode {
         run(&mut loads, nginx.port, next - sent);
         sent = next;
         let now = measure(&nginx);
-        let shown: Vec<_> = now
-            .values()
-            .map(|Usage { memory, descriptors, threads }| {
-                format!("{:.1}, {descriptors}, {threads}", *memory as f64 / 1024.0)
-            })
-            .collect();
-        println!("| {sent} | {:.0} | {} |", start.elapsed().as_secs_f64(), shown.join("; "));
+        println!("| {sent} | {:.0} | {} |", start.elapsed().as_secs_f64(), show(&now));
         first.get_or_insert_with(|| now.clone());
         if sent == requests {
             break now;

@@ -1,5 +1,5 @@
 //! The whole library in a real nginx. Needs `make build` before: run it with `make test`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::too_many_lines, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bridge;
 mod chromium;

@@ -1,6 +1,6 @@
 //! The stress of `tests/nginx/stress.rs` on all storages of the bridge: `make stress`.
 //! `STRESS_SECONDS` is the time that each takes. And a subject with thousands of sessions.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+#![allow(clippy::too_many_lines, clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
 #[path = "../nginx/faults.rs"]
 mod faults;

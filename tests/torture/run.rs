@@ -60,10 +60,7 @@ pub fn run(plan: &Plan) -> Report {
     if let Err(problem) = leaks::check_log(&site, &killed.1) {
         world.fail(usize::MAX, 0, problem);
     }
-    let served = world.counts().keys().filter(|what| what.starts_with("served by")).count();
-    if plan.has_versions() && served < 2 && !world.stops() {
-        world.fail(usize::MAX, 0, "only one version has served anybody".to_owned());
-    }
+    check_versions(&world, plan);
     Report {
         violations: world.violations(),
         plan: plan.clone(),
@@ -73,6 +70,14 @@ pub fn run(plan: &Plan) -> Report {
         usage: [before, after],
         time: start.elapsed(),
         log: site.complaints().into_iter().rev().take(5).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+/// Checks that both versions have served browsers, if there are two.
+fn check_versions(world: &World, plan: &Plan) {
+    let served = world.counts().keys().filter(|what| what.starts_with("served by")).count();
+    if plan.has_versions() && served < 2 && !world.stops() {
+        world.fail(usize::MAX, 0, "only one version has served anybody".to_owned());
     }
 }
 

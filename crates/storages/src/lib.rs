@@ -5,6 +5,7 @@
 //! needed, and replaces a connection that is lost; [`repeating`] relies on operations that may be
 //! carried out twice.
 #![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 // A build with some of the storages leaves a part of what they share unused.
 #![cfg_attr(
     not(all(

@@ -210,8 +210,8 @@ function native.set_reader(read) end
 ---@param read fun(trusts: boolean): scheme: string?, forwarded_proto: string? the second only if `trusts`
 function native.set_scheme_reader(read) end
 
----The acts on an instance. What they get besides the request: whether the instance is open; what it says of remembering;
----what is known of its cookies; and its data.
+---The acts on an instance. What they get besides the request: whether the instance is open; what it
+---says of remembering; what is known of its cookies; and its data.
 ---@class resty.session.native.instance
 native.instance = {}
 

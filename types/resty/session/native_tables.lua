@@ -116,7 +116,8 @@ function native.storages.delete(storage, name, key, current_time, metadata) end
 ---@return boolean in_entry_thread whether nginx itself started this thread
 function native.storages.read_metadata(storage, name, audience, subject, current_time) end
 
----Submits the taking or renewing of a lock. The reply is true if the holder has it now, or nil if another has it.
+---Submits the taking or renewing of a lock. The reply is true if the holder has it now, or nil if
+---another has it.
 ---@param storage resty.session.native.storage
 ---@param name string the cookie's name
 ---@param key string

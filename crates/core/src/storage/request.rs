@@ -117,8 +117,8 @@ pub struct Lock {
     pub name: Arc<str>,
     /// The lock's key: base64url of a hash, so that no record has it.
     pub key: String,
-    /// The request that takes the lock: a text that no other request uses, of letters, digits, `-`
-    /// and `_`.
+    /// The request that takes the lock: a text that no other request uses, of 1 to 255 visible
+    /// ASCII characters.
     pub holder: String,
     /// For how many milliseconds the lock is held unless it is renewed or freed, at least 1.
     pub ttl_ms: u64,

@@ -50,6 +50,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// The key of a record.
+fn name(name: &str, key: &str) -> String {
+    format!("{name}:{key}")
+}
+
+fn done_or_absent(done: bool) -> Reply {
+    if done { Reply::Done } else { Reply::Absent }
+}
+
 impl Memory {
     fn perform(&mut self, request: Request, now: u64) -> Result<Reply, storage::Error> {
         let result = self.reply_to(&request, now);
@@ -58,13 +67,10 @@ impl Memory {
     }
 
     fn reply_to(&mut self, request: &Request, now: u64) -> Result<Reply, storage::Error> {
-        let name = |name: &str, key: &str| format!("{name}:{key}");
         if self.failing.contains(&(self.calls.len() + 1)) {
             return Err(storage::Error::Program("connection refused".into()));
         }
-        let live =
-            |key: &str| self.records.get(key).filter(|(_, expiry)| *expiry > now).map(|(value, _)| value.clone());
-        let record = |get: &storage::Get| live(&name(&get.name, &get.key)).map(String::into_bytes);
+        let record = |get: &storage::Get| self.live(&name(&get.name, &get.key), now).map(String::into_bytes);
         Ok(match request {
             Request::Get(get) => record(get).map_or(Reply::Absent, Reply::Record),
             Request::GetEach(gets) => Reply::Records(
@@ -77,28 +83,10 @@ impl Memory {
                     .collect(),
             ),
             Request::Set(set) => {
-                let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
-                if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
-                    return Err(storage::Error::Gone);
-                }
-                self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
-                self.owners.insert(name(&set.name, &set.key), set.owners.clone());
-                if let Some(old_key) = &set.old_key
-                    && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
-                {
-                    *expiry = (*expiry).min(now + set.stale_ttl);
-                    self.owners.remove(&name(&set.name, old_key));
-                }
+                self.set(set, now)?;
                 Reply::Done
             }
-            Request::Update(update) => {
-                let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else {
-                    return Ok(Reply::Absent);
-                };
-                *value = text(&update.value);
-                *expiry = (*expiry).min(now + update.ttl);
-                Reply::Done
-            }
+            Request::Update(update) => done_or_absent(self.update(update, now)),
             Request::Delete(delete) => {
                 self.delete(delete);
                 Reply::Done
@@ -107,23 +95,53 @@ impl Memory {
                 deletes.iter().for_each(|delete| self.delete(delete));
                 Reply::Done
             }
-            Request::Lock(lock) => {
-                let key = name(&lock.name, &lock.key);
-                if live(&key).is_some_and(|holder| holder != lock.holder) {
-                    return Ok(Reply::Absent);
-                }
-                self.records.insert(key, (lock.holder.clone(), lock.expiry()));
-                Reply::Done
-            }
+            Request::Lock(lock) => done_or_absent(self.lock(lock, now)),
             Request::Unlock(unlock) => {
                 let key = name(&unlock.name, &unlock.key);
-                if live(&key).is_some_and(|holder| holder == unlock.holder) {
+                if self.live(&key, now).is_some_and(|holder| holder == unlock.holder) {
                     self.records.remove(&key);
                 }
                 Reply::Done
             }
             Request::Sessions(sessions) => Reply::Sessions(self.sessions(sessions)),
         })
+    }
+
+    /// The value of a record that has not expired.
+    fn live(&self, key: &str, now: u64) -> Option<String> {
+        self.records.get(key).filter(|(_, expiry)| *expiry > now).map(|(value, _)| value.clone())
+    }
+
+    fn set(&mut self, set: &storage::Set, now: u64) -> Result<(), storage::Error> {
+        let replaced = set.old_key.as_ref().and_then(|key| self.records.get(&name(&set.name, key)));
+        if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
+            return Err(storage::Error::Gone);
+        }
+        self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
+        self.owners.insert(name(&set.name, &set.key), set.owners.clone());
+        if let Some(old_key) = &set.old_key
+            && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
+        {
+            *expiry = (*expiry).min(now + set.stale_ttl);
+            self.owners.remove(&name(&set.name, old_key));
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, update: &storage::Update, now: u64) -> bool {
+        let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else { return false };
+        *value = text(&update.value);
+        *expiry = (*expiry).min(now + update.ttl);
+        true
+    }
+
+    fn lock(&mut self, lock: &storage::Lock, now: u64) -> bool {
+        let key = name(&lock.name, &lock.key);
+        if self.live(&key, now).is_some_and(|holder| holder != lock.holder) {
+            return false;
+        }
+        self.records.insert(key, (lock.holder.clone(), lock.expiry()));
+        true
     }
 
     /// Metadata go on naming the sessions of owners that the request does not name.

@@ -66,20 +66,8 @@ impl Statements {
             expires_after("exp", "$4")
         );
         let delete = format!("DELETE FROM {sessions} WHERE sid = $1");
-        let sessions_of_an_owner = format!(
-            "SELECT session.sid, extract(epoch FROM session.exp)::bigint FROM {metadata} AS owner \
-             JOIN {sessions} AS session ON session.sid = owner.sid \
-             WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND {}",
-            expires_after("session.exp", "$4")
-        );
-        // A lock is a row whose data is its holder. A row that another has just taken is waited
-        // for, and then compared as it is.
-        let lock = format!(
-            "INSERT INTO {sessions} AS held (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
-             ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp \
-             WHERE held.exp <= to_timestamp($5) OR held.data = EXCLUDED.data RETURNING sid"
-        );
-        let unlock = format!("DELETE FROM {sessions} WHERE sid = $1 AND data = $2");
+        let of_owner = sessions_of_an_owner(tables);
+        let [lock, unlock] = locking(sessions);
         Self([
             get,
             save,
@@ -89,11 +77,31 @@ impl Statements {
             replace_existing_with_metadata,
             update,
             delete,
-            sessions_of_an_owner,
+            of_owner,
             lock,
             unlock,
         ])
     }
+}
+
+fn sessions_of_an_owner(Tables { sessions, metadata }: &Tables) -> String {
+    format!(
+        "SELECT session.sid, extract(epoch FROM session.exp)::bigint FROM {metadata} AS owner \
+         JOIN {sessions} AS session ON session.sid = owner.sid \
+         WHERE owner.aud = $1 AND owner.sub = $2 AND session.name = $3 AND {}",
+        expires_after("session.exp", "$4")
+    )
+}
+
+/// Taking a lock and freeing it. A lock is a row whose data is its holder. A row that another has
+/// just taken is waited for, and then compared as it is.
+fn locking(sessions: &str) -> [String; 2] {
+    let lock = format!(
+        "INSERT INTO {sessions} AS held (sid, name, data, exp) VALUES ($1, $2, $3, to_timestamp($4)) \
+         ON CONFLICT (sid) DO UPDATE SET name = EXCLUDED.name, data = EXCLUDED.data, exp = EXCLUDED.exp \
+         WHERE held.exp <= to_timestamp($5) OR held.data = EXCLUDED.data RETURNING sid"
+    );
+    [lock, format!("DELETE FROM {sessions} WHERE sid = $1 AND data = $2")]
 }
 
 /// A condition that a column's time is after a parameter's. Its form keeps Postgres from using the

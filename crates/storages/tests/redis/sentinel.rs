@@ -41,38 +41,40 @@ fn sentinels_speak_tls_and_have_logins_of_their_own() {
         let rights = "-@all +role +get +set +expire +eval +ttl +zadd +zrem +zremrangebyscore";
         server.ask::<()>(&format!("ACL SETUSER sessions on >secret-of-sessions ~* {rights}"));
     }
-    run(async {
-        let mut shared = options(&group, &authority);
-        shared["sentinel_username"] = "asks".into();
-        shared["sentinel_password"] = "secret-of-asks".into();
-        let set = record(&unique("k"));
-        alone(shared.clone()).set(&set).await.unwrap();
-        group.servers[1..].iter().for_each(|replica| wait_for_replica(&group.servers[0], replica));
+    run(use_logins(&group, options(&group, &authority)));
+}
 
-        let mut own = options(&group, &authority);
-        for sentinel in own["sentinels"].as_array_mut().unwrap() {
-            sentinel["username"] = "asks".into();
-            sentinel["password"] = "secret-of-asks".into();
-        }
-        own["role"] = "slave".into();
-        let replica = alone(own.clone());
-        assert_eq!(get(&*replica, &set.key).await.unwrap(), Some(set.key.clone()));
-        assert!(replica.set(&record(&unique("k"))).await.unwrap_err().to_string().contains("READONLY"));
+async fn use_logins(group: &Group, options: serde_json::Value) {
+    let mut shared = options.clone();
+    shared["sentinel_username"] = "asks".into();
+    shared["sentinel_password"] = "secret-of-asks".into();
+    let set = record(&unique("k"));
+    alone(shared.clone()).set(&set).await.unwrap();
+    group.servers[1..].iter().for_each(|replica| wait_for_replica(&group.servers[0], replica));
 
-        own["role"] = "master".into();
-        own["read_from"] = "replica".into();
-        let before: u64 = group.servers[1..].iter().map(|server| calls(server, "get")).sum();
-        assert_eq!(get(&*alone(own), &set.key).await.unwrap(), Some(set.key.clone()));
-        assert_eq!(group.servers[1..].iter().map(|server| calls(server, "get")).sum::<u64>(), before + 1);
+    let mut own = options;
+    for sentinel in own["sentinels"].as_array_mut().unwrap() {
+        sentinel["username"] = "asks".into();
+        sentinel["password"] = "secret-of-asks".into();
+    }
+    own["role"] = "slave".into();
+    let replica = alone(own.clone());
+    assert_eq!(get(&*replica, &set.key).await.unwrap(), Some(set.key.clone()));
+    assert!(replica.set(&record(&unique("k"))).await.unwrap_err().to_string().contains("READONLY"));
 
-        shared["server_name"] = "another.test".into();
-        let error = alone(shared.clone()).set(&set).await.unwrap_err().to_string();
-        assert!(error.contains("certificate"), "{error}");
-        shared["server_name"] = "redis.test".into();
-        shared["sentinel_password"] = "wrong".into();
-        let error = alone(shared).set(&set).await.unwrap_err().to_string();
-        assert!(error.contains("the server refuses the username or the password"), "{error}");
-    });
+    own["role"] = "master".into();
+    own["read_from"] = "replica".into();
+    let before: u64 = group.servers[1..].iter().map(|server| calls(server, "get")).sum();
+    assert_eq!(get(&*alone(own), &set.key).await.unwrap(), Some(set.key.clone()));
+    assert_eq!(group.servers[1..].iter().map(|server| calls(server, "get")).sum::<u64>(), before + 1);
+
+    shared["server_name"] = "another.test".into();
+    let error = alone(shared.clone()).set(&set).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    shared["server_name"] = "redis.test".into();
+    shared["sentinel_password"] = "wrong".into();
+    let error = alone(shared).set(&set).await.unwrap_err().to_string();
+    assert!(error.contains("the server refuses the username or the password"), "{error}");
 }
 
 #[test]

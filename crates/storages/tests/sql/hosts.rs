@@ -132,47 +132,57 @@ fn reads_come_from_a_standby_that_has_the_record() {
         assert_eq!(get(&*storage, 1).await.unwrap(), Some(b"[1]".to_vec()), "this worker has just updated it");
         assert_eq!(get(&*storage, 2).await.unwrap(), None, "this worker has just deleted it");
         assert_eq!(get(&*storage, 3).await.unwrap(), None, "this worker has just replaced it");
-        // Another worker, which has written nothing, reads what is there.
-        // It does not know yet which of them is the primary, which is no reason for an alarm.
-        let lines = Lines::default();
-        let options = postgres(proxies[1].port, proxies[0].port);
-        let another = storage_on(
-            &Servers::new(Arc::new(lines.clone())),
-            "postgres",
-            with(options, json!({ "read_from": "replica" })),
-        );
-        assert_eq!(get(&*another, 1).await.unwrap(), Some(b"[]".to_vec()));
-        assert_eq!(lines.all(), [""; 0]);
-        assert!(get(&*another, 4).await.unwrap().is_some(), "it is absent there");
-        let third = super::storage(
-            "postgres",
-            with(
-                postgres(proxies[0].port, proxies[1].port),
-                json!({
-                    "read_from": "replica", "pool": "third"
-                }),
-            ),
-        );
-        assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()));
-        let lock = |key: &str| Lock { name: name(), key: key.into(), holder: "h".into(), ttl_ms: 1000, current_time };
-        assert!(third.lock(&lock(LOCK.1)).await.unwrap());
-        assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()), "that lock is for removing expired rows");
-        assert!(third.lock(&lock("lock")).await.unwrap());
-        assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[1]".to_vec()), "it has the lock");
-        // Without the standby, reads come from the primary.
-        proxies[1].set(|behaviour| behaviour.accept = Accept::Refuse);
-        proxies[1].cut(resty_session_testing::proxy::Cut::Reset);
-        let start = Instant::now();
-        for _ in 0..50 {
-            assert_eq!(get(&*another, 1).await.unwrap(), Some(b"[1]".to_vec()));
-        }
-        assert!(start.elapsed() < Duration::from_secs(1));
-        proxies[1].pass();
-        proxies[1].set(|behaviour| behaviour.stalled = true);
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(1500) {
-            assert_eq!(get(&*another, 1).await.unwrap(), Some(b"[1]".to_vec()));
-            sleep(Duration::from_millis(10)).await;
-        }
+        read_as_others(&proxies).await;
     });
+}
+
+/// The same by workers that have written nothing.
+async fn read_as_others(proxies: &[Proxy; 2]) {
+    // Another worker reads what is there.
+    // It does not know yet which of them is the primary, which is no reason for an alarm.
+    let lines = Lines::default();
+    let options = postgres(proxies[1].port, proxies[0].port);
+    let another = storage_on(
+        &Servers::new(Arc::new(lines.clone())),
+        "postgres",
+        with(options, json!({ "read_from": "replica" })),
+    );
+    assert_eq!(get(&*another, 1).await.unwrap(), Some(b"[]".to_vec()));
+    assert_eq!(lines.all(), [""; 0]);
+    assert!(get(&*another, 4).await.unwrap().is_some(), "it is absent there");
+    let third = super::storage(
+        "postgres",
+        with(
+            postgres(proxies[0].port, proxies[1].port),
+            json!({
+                "read_from": "replica", "pool": "third"
+            }),
+        ),
+    );
+    assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()));
+    let current_time = now();
+    let lock = |key: &str| Lock { name: NAME.into(), key: key.into(), holder: "h".into(), ttl_ms: 1000, current_time };
+    assert!(third.lock(&lock(LOCK.1)).await.unwrap());
+    assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()), "that lock is for removing expired rows");
+    assert!(third.lock(&lock("lock")).await.unwrap());
+    assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[1]".to_vec()), "it has the lock");
+    read_without_the_standby(&*another, &proxies[1]).await;
+}
+
+/// Without the standby, reads come from the primary.
+async fn read_without_the_standby(another: &dyn Storage, standby: &Proxy) {
+    standby.set(|behaviour| behaviour.accept = Accept::Refuse);
+    standby.cut(resty_session_testing::proxy::Cut::Reset);
+    let start = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(get(another, 1).await.unwrap(), Some(b"[1]".to_vec()));
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+    standby.pass();
+    standby.set(|behaviour| behaviour.stalled = true);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(get(another, 1).await.unwrap(), Some(b"[1]".to_vec()));
+        sleep(Duration::from_millis(10)).await;
+    }
 }
