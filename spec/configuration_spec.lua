@@ -497,7 +497,7 @@ describe("configuration", function()
     assert.same({}, browser.log)
   end)
 
-  it("says once of a secret, and of the fallbacks, that they can be found by trying", function()
+  it("says once of a secret, and of the fallbacks, that they can be guessed", function()
     local strong = "sixteen bytes 16"
     for name, configuration in pairs { key = { secret = "fifteen bytes 5" }, ikm = { ikm = ("i"):rep(32) },
                                        number = { secret = 1234567890 }, repeated = { secret = ("s"):rep(40) },
@@ -520,7 +520,7 @@ describe("configuration", function()
             other.destroy(own)
           end
           assert.equal(1, #log, name)
-          assert.matches("^%[session%] " .. text .. " can be found by trying", log[1])
+          assert.matches("^%[session%] " .. text .. " can be guessed", log[1])
           for _, secret in ipairs { "fifteen", "iii", "123456", "sss", "short" } do
             assert.is_nil(log[1]:find(secret, 1, true))
           end

@@ -46,7 +46,7 @@ function support.browser(request)
   session.__set_ngx_var(self.var)
   session.__set_ngx_header(self.header)
   session.__set_ngx_log(function(...)
-    if not tostring((select(3, ...))):find("can be found by trying", 1, true) then -- most specs' secrets are short
+    if not tostring((select(3, ...))):find("can be guessed", 1, true) then -- most specs' secrets are short
       table.insert(self.log, { ... })
     end
   end)

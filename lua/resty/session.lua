@@ -277,7 +277,7 @@ end
 --- Returns the current audience's data: the table itself, which the program may change in place.
 ---@return table data
 function metatable:get_data()
-  check_not_closed(self, "unable to set session data on closed session")
+  check_not_closed(self, "unable to set session data on closed session") -- lua-resty-session's text
   return self.data[self.data_index][1]
 end
 
@@ -383,11 +383,7 @@ end
 --- Opens the request's session.
 ---@return true? ok, string? err
 function metatable:open()
-  local audience = self.data[self.data_index][2]
-  if audience == nil then -- a program has removed it: nil would mean the configured audience
-    audience = false
-  end
-  return result(open(self, native.open, audience, self.remember and true or false))
+  return result(open(self, native.open, outcomes.audience_of(self), self.remember and true or false))
 end
 
 --- Saves the session under a new id, and the remember cookie if the user is to be remembered.

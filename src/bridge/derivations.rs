@@ -33,7 +33,7 @@ use resty_session_core::storage::{Error as StorageError, Reply};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The queue is full.
-    #[error("too many key derivations wait")]
+    #[error("too many keys are waiting to be derived")]
     Full,
     /// The system refuses what the threads need.
     #[error("unable to start threads for keys ({0})")]

@@ -1,9 +1,9 @@
 //! How an act reaches the store of marks, which need not be the storage of sessions; and the
 //! function that revokes the sessions of an identity provider's session id.
 //!
-//! Most opens find what they need among the marks that the worker knows. So only an act that does
-//! not asks the shim, with [`Next::Ask`], how the store is reached here and now, and the shim calls
-//! `ask`. If the worker may remember none, the shim finds that out before each act.
+//! Most opens find what they need among the marks that the worker knows. An act that does not find
+//! it asks the shim, with [`Next::Ask`], how the store is reached here and now, and the shim calls
+//! `ask`. If the worker may remember no marks, the shim finds that out before each act.
 
 use mlua::Either;
 use mlua::prelude::*;

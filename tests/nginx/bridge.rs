@@ -77,7 +77,7 @@ fn nginx(redis: &Redis, http: &str) -> Nginx {
         }} }}
         location /counts {{ content_by_lua_block {{
             collectgarbage()
-            local counts = require("resty.session.waiting").counts()
+            local counts = require("resty.session.status").counts()
             counts.resident = tonumber(io.open("/proc/self/status"):read("*a"):match("VmRSS:%s+(%d+)"))
             ngx.print(require("cjson").encode(counts))
         }} }}
@@ -368,7 +368,7 @@ fn with_one_timer(redis: &Redis) -> Nginx {
             ngx.print(value or err or "nil")
         }} }}
         location /counts {{ content_by_lua_block {{
-            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+            ngx.print(require("cjson").encode(require("resty.session.status").counts()))
         }} }}"#,
         redis.port
     );
@@ -523,7 +523,7 @@ fn everyone_gets_a_reply_while_one_listener_after_the_other_fails() {
             ngx.print(same)
         }} }}
         location /counts {{ content_by_lua_block {{
-            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+            ngx.print(require("cjson").encode(require("resty.session.status").counts()))
         }} }}"#,
         redis.port
     );
@@ -547,7 +547,7 @@ fn a_vm_of_a_request_that_comes_first_leaves_the_doorbell_to_the_worker_s() {
         r#"location /uncached {{ lua_code_cache off; content_by_lua_block {{ {get} }} }}
         location /cached {{ content_by_lua_block {{ {get} }} }}
         location /counts {{ content_by_lua_block {{
-            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+            ngx.print(require("cjson").encode(require("resty.session.status").counts()))
         }} }}"#
     );
     // With the library loaded before the workers are forked, and without.

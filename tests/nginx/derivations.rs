@@ -100,7 +100,7 @@ const SERVER: &str = r#"
     location /busy { content_by_lua_block { ngx.print(ngx.shared.sessions:get("busy") and "busy" or "idle") } }
     location /many { content_by_lua_block { ngx.print(require("site").many(1000)) } }
     location /counts { content_by_lua_block {
-        local counts = require("resty.session.waiting").counts()
+        local counts = require("resty.session.status").counts()
         ngx.print(counts.waiting, " ", counts.in_flight)
     } }
 "#;
@@ -216,7 +216,7 @@ fn a_thousand_sign_ins_at_once_all_end_well_or_with_a_clear_error() {
         let problem = format!("unable to derive the remember cookie's key ({cause})");
         complaints.iter().filter(|line| line.contains(&problem)).count()
     };
-    let (crowded, late) = (told("too many key derivations wait"), told("timeout"));
+    let (crowded, late) = (told("too many keys are waiting to be derived"), told("timeout"));
     assert_eq!(crowded + late, complaints.len(), "{:?}", complaints.first());
     // The line has room for two hundred, and some may be done before the last ones come.
     assert!((1..=800).contains(&crowded), "{crowded} of a thousand");

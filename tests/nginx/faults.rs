@@ -39,7 +39,7 @@ pub const PROGRAM: &str = r#"
     } }
     location /plain { content_by_lua_block { ngx.say("ok") } }
     location /counts { content_by_lua_block {
-        ngx.say(require("cjson").encode(require("resty.session.waiting").counts()))
+        ngx.say(require("cjson").encode(require("resty.session.status").counts()))
     } }
 "#;
 

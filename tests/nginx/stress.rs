@@ -84,7 +84,7 @@ fn nginx(storage: &str, options: &str) -> Nginx {
             ngx.print(s:save() and "signed in")
         } }
         location /counts { content_by_lua_block {
-            ngx.print(require("cjson").encode(require("resty.session.waiting").counts()))
+            ngx.print(require("cjson").encode(require("resty.session.status").counts()))
         } }"#
         .to_owned();
     for (kind, code) in KINDS {

@@ -135,7 +135,7 @@ fn a_full_queue_of_derivations_loses_no_cookie() {
         assert!(!outcome.exists && session.refused == Refused { session: true, remember: false });
         assert_eq!(
             session.warning.as_deref(),
-            Some("unable to derive the remember cookie's key (too many key derivations wait)")
+            Some("unable to derive the remember cookie's key (too many keys are waiting to be derived)")
         );
         world.destroy();
         assert_eq!(world.cookies, before, "the remember cookie stays");
@@ -148,6 +148,6 @@ fn a_full_queue_of_derivations_loses_no_cookie() {
         let (session, result) = world.save(session);
         result.unwrap();
         assert!(world.cookies.contains_key("session") && !world.cookies.contains_key("remember"));
-        assert!(session.warning.unwrap().contains("too many key derivations wait"));
+        assert!(session.warning.unwrap().contains("too many keys are waiting to be derived"));
     });
 }

@@ -20,12 +20,12 @@ const ESCAPED_IN_PARTS: AsciiSet = ESCAPED.remove(b':');
 
 /// Escapes a name as nginx' `ngx.escape_uri` does: `%` and two upper-case hexadecimal digits stand
 /// for each byte that is not a letter, a digit, or one of `-._~!'()*`.
-pub fn escape(name: &str) -> String {
+pub(crate) fn escape(name: &str) -> String {
     escape_set(name, &ESCAPED)
 }
 
 /// Escapes each part of a name likewise. The parts are joined by `:`, which stays.
-pub fn escape_parts(name: &str) -> String {
+pub(crate) fn escape_parts(name: &str) -> String {
     escape_set(name, &ESCAPED_IN_PARTS)
 }
 

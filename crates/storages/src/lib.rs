@@ -16,7 +16,7 @@
         feature = "postgres",
         feature = "redis"
     )),
-    allow(dead_code, unused_imports)
+    allow(dead_code, unused_imports, unreachable_pub)
 )]
 
 #[cfg(feature = "_cleanup")]
@@ -82,15 +82,19 @@ const MAX_EXPIRY: u64 = (1 << (8 * EXPIRY_BYTES)) - 1;
 /// or suffix that is not configured is left out. The file storage joins them in another way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Naming {
+    /// What every name begins with.
     pub prefix: Option<String>,
+    /// What every name ends in.
     pub suffix: Option<String>,
 }
 
 impl Naming {
+    /// The name of a record: that of the cookie, and the session's key.
     pub fn record(&self, name: &str, key: &str) -> String {
         self.join(&[name, key])
     }
 
+    /// The name of an owner's metadata.
     pub fn metadata(&self, name: &str, owner: &Owner) -> String {
         self.join(&[name, &owner.audience, &owner.subject])
     }

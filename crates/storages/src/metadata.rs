@@ -33,6 +33,7 @@ pub fn written(set: &Set) -> Result<Vec<u8>, Error> {
 pub struct Departures {
     /// The records, without owners.
     pub records: Vec<Delete>,
+    /// What each of their owners loses.
     pub owners: Vec<Departure>,
 }
 
@@ -40,9 +41,11 @@ pub struct Departures {
 pub struct Departure {
     /// The cookie's name.
     pub name: Arc<str>,
+    /// Whose sessions they are.
     pub owner: Owner,
     /// The items that take them out.
     pub items: Vec<u8>,
+    /// Seconds since the epoch.
     pub current_time: u64,
 }
 
@@ -116,6 +119,7 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<LiveSession>, Error> {
 /// A text with one item for each live session.
 #[derive(PartialEq, Eq)]
 pub struct Compact {
+    /// The items, one behind the other.
     pub text: Vec<u8>,
     /// When the last of its sessions expires, in seconds since the epoch; `None` if there are no
     /// sessions.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// For how long a write is recent. A replica is expected to have caught up by then.
-pub const RECENT: Duration = Duration::from_secs(5);
+pub(crate) const RECENT: Duration = Duration::from_secs(5);
 
 /// How many keys are remembered, some 40 bytes each.
 const MOST: usize = 65_536;

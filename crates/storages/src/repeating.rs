@@ -24,10 +24,10 @@ use std::sync::Arc;
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
 /// A storage whose operations are repeated when they end in [`Error::Lost`].
-pub struct Repeating(Arc<dyn Storage>);
+pub(crate) struct Repeating(Arc<dyn Storage>);
 
 impl Repeating {
-    pub fn new(storage: Arc<dyn Storage>) -> Arc<Self> {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Arc<Self> {
         Arc::new(Self(storage))
     }
 }

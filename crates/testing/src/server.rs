@@ -249,7 +249,7 @@ impl Nginx {
     pub fn complaints(&self) -> Vec<String> {
         let serious = ["[warn]", "[error]", "[crit]", "[alert]", "[emerg]"];
         // That a server is unavailable is seen by tests that make it so.
-        let expected = ["can be found by trying", ": unavailable: "];
+        let expected = ["can be guessed", ": unavailable: "];
         let is_complaint = |line: &&str| {
             serious.iter().any(|level| line.contains(level)) && !expected.iter().any(|text| line.contains(text))
         };

@@ -37,6 +37,15 @@ function outcomes.new_entry(profile)
   return { {}, profile.audience, profile.subject }
 end
 
+--- Returns the audience that an instance opens: false if a program has removed it, since nil would
+--- mean the configured one.
+---@param self resty.session.instance
+---@return string|number|false audience
+function outcomes.audience_of(self)
+  local audience = self.data[self.data_index][2]
+  return audience ~= nil and audience
+end
+
 --- Returns the entries of data with nothing but their names.
 ---@param data table[]
 ---@return table[] entries

@@ -23,7 +23,7 @@ local NO_SECRET = "no secret is configured: sessions are encrypted with a random
                .. "or restarted, and no other server opens them; nor does another worker, unless init_by_lua loads the "
                .. "library"
 
-local GUESSABLE = "can be found by trying, by whoever has a cookie: it has fewer than 16 bytes, or is one byte over "
+local GUESSABLE = "can be guessed by anyone who has a cookie: it has fewer than 16 bytes, or is one byte over "
                .. "and over. Use a random one, such as `openssl rand -base64 32` prints"
 
 ---@class resty.session.profile

@@ -29,8 +29,7 @@ local DESTROYED = native.storages.GONE
 local EXPIRY_BYTES = native.EXPIRY_BYTES
 -- The latest expiry that fits into the bytes of an item.
 local MAX_EXPIRY = 2 ^ (8 * EXPIRY_BYTES) - 1
--- Seconds: the dictionary's unit is a millisecond, and 0 would mean for ever.
-local MIN_TTL = 0.001
+local MIN_TTL = lists.MIN_TTL
 -- The longest name of a lock's holder.
 local MAX_HOLDER = native.storages.MAX_HOLDER
 
@@ -49,22 +48,26 @@ local function invalid(what, expected, value)
          .. (type(value) == "number" and tostring(value) or type(value)) .. ")"
 end
 
--- Returns a number of seconds without its fraction, or nil and an error.
-local function seconds(what, value)
+-- Returns a number that is not negative, as far as an item's bytes can hold it, or nil and an
+-- error.
+local function not_negative(what, value)
   local number = tonumber(value)
   if not number or number < 0 or number ~= number or number == math.huge then
     return nil, invalid(what, "number that is not negative", value)
   end
-  return min(floor(number), MAX_EXPIRY)
+  return min(number, MAX_EXPIRY)
+end
+
+-- Returns a number of seconds without its fraction, or nil and an error.
+local function seconds(what, value)
+  local number, err = not_negative(what, value)
+  return number and floor(number), err
 end
 
 -- Returns a number of seconds for which a lock is held, or nil and an error.
 local function lock_time(value)
-  local number = tonumber(value)
-  if not number or number < 0 or number ~= number or number == math.huge then
-    return nil, invalid("ttl", "number that is not negative", value)
-  end
-  return max(min(number, MAX_EXPIRY), MIN_TTL)
+  local number, err = not_negative("ttl", value)
+  return number and max(number, MIN_TTL), err
 end
 
 local function is_text(value)

@@ -11,6 +11,7 @@
 local native = require "resty.session.native"
 local http = require "resty.session.http"
 local notices = require "resty.session.notices"
+local outcomes = require "resty.session.outcomes"
 local shm = require "resty.session.shm"
 local turns = require "resty.session.turns"
 local utils = require "resty.session.utils"
@@ -136,11 +137,7 @@ local function open_newest(self, synchronized, open, sealed)
   if not cookies then
     return nil, is_noted
   end
-  local audience = self.data[self.data_index][2]
-  if audience == nil then -- a program has removed it: nil would mean the configured audience
-    audience = false
-  end
-  local fresh, err = open(self.profile, cookies, audience)
+  local fresh, err = open(self.profile, cookies, outcomes.audience_of(self))
   if err then
     return nil, err
   elseif is_noted and is_for_others(self, fresh.data) then

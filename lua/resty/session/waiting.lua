@@ -495,9 +495,7 @@ function waiting_module.run(method, storage, ...)
   return bridge.take(ticket)
 end
 
---- Returns what the bridge of this worker has done: how many operations were `submitted` and
---- `completed`, how many are `in_flight`, how many are `waiting` for their reply to be taken, and
---- how often the doorbell was rung (`rings`) and the replies were drained (`drains`).
+--- Returns what the bridge of this worker has done: see `counts` in `resty.session.status`.
 ---@return table<string, integer> counts
 function waiting_module.counts()
   return bridge.counts()

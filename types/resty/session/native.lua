@@ -31,7 +31,7 @@ local native = {}
 ---@field cookie_flags string the attributes of the session's cookie, as text
 ---@field remember boolean
 ---@field random_key boolean whether neither a secret nor key material is configured
----@field guessable boolean whether the secret can be found by trying
+---@field guessable boolean whether the secret can be guessed
 ---@field guessable_fallbacks boolean whether a fallback's can
 ---@field warnings string[] what the log is to say of the configuration
 ---@field audience string|number

@@ -48,8 +48,8 @@ impl Session {
         })
     }
 
-    /// Ends what sessions of the current audience's subject are more than `max_sessions`, after
-    /// this one began. Does the same to remember records, which would sign the browsers in again
+    /// Ends the sessions of the current audience's subject that are beyond `max_sessions`, after
+    /// this one began. Does the same to remember records, which would sign in again the browsers
     /// whose sessions ended. A failure is only a warning.
     pub(super) async fn keep_to_limit(&mut self, context: &Context, beginning: Beginning) {
         let Some(limit) = context.configuration.max_sessions else { return };

@@ -295,7 +295,7 @@ impl World {
     fn derive(&mut self, derivation: &Derivation) -> Supply {
         self.derived += 1;
         Supply::Key(match self.crowded {
-            true => Err("too many key derivations wait".into()),
+            true => Err("too many keys are waiting to be derived".into()),
             false => Ok(Box::new(derivation.derive())),
         })
     }

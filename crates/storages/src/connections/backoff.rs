@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Doubles from one attempt to the next. The jitter takes away up to half of a pause, and at least
 /// a tenth, so that a server that is back is found within a second. There are at most three
 /// attempts in any second.
-pub struct Backoff {
+pub(super) struct Backoff {
     next: Duration,
 }
 
@@ -23,7 +23,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Returns how long to wait before the next attempt.
-    pub fn pause(&mut self) -> Duration {
+    pub(super) fn pause(&mut self) -> Duration {
         let pause = with_jitter(self.next);
         self.next = (self.next * 2).min(LONGEST);
         pause
@@ -32,13 +32,13 @@ impl Backoff {
 
 /// Limits how often connections are renewed because their server refuses operations.
 #[derive(Default)]
-pub struct Renewals {
+pub(super) struct Renewals {
     next: Option<Instant>,
 }
 
 impl Renewals {
     /// Whether a connection may be renewed now. If so, that counts as done.
-    pub fn allow(&mut self, now: Instant) -> bool {
+    pub(super) fn allow(&mut self, now: Instant) -> bool {
         let is_allowed = self.next.is_none_or(|next| now >= next);
         if is_allowed {
             self.next = Some(now + with_jitter(LONGEST));

@@ -15,7 +15,7 @@ use crate::journal::{Journal, Level};
 use crate::{Cause, Error, Operation};
 
 /// How many operations may be in flight to one server from one worker.
-pub const MAX_IN_FLIGHT: u64 = 8192;
+pub(super) const MAX_IN_FLIGHT: u64 = 8192;
 
 /// How many attempts to connect may be under way in the background.
 const MOST_ATTEMPTS: usize = 8;
@@ -116,7 +116,7 @@ pub struct EndpointStatus {
 }
 
 /// Makes a connection and keeps it.
-pub type Probe = Box<dyn Fn() -> Operation<'static, ()> + Send + Sync>;
+pub(super) type Probe = Box<dyn Fn() -> Operation<'static, ()> + Send + Sync>;
 
 impl Endpoint {
     /// `server` names the server for operators.
@@ -452,24 +452,24 @@ fn unavailable(error: &Error) -> Error {
 }
 
 /// A connection that is open. It counts until it is dropped.
-pub struct Open {
+pub(super) struct Open {
     endpoint: Arc<Endpoint>,
     /// Whether an operation on it has got a reply.
     is_proved: AtomicBool,
 }
 
 impl Open {
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.counts.connections.fetch_add(1, Ordering::Relaxed);
         Self { endpoint, is_proved: AtomicBool::new(false) }
     }
 
-    pub fn is_proved(&self) -> bool {
+    pub(super) fn is_proved(&self) -> bool {
         self.is_proved.load(Ordering::Relaxed)
     }
 
     /// Notes that an operation has got a reply.
-    pub fn prove(&self) {
+    pub(super) fn prove(&self) {
         if !self.is_proved() && !self.is_proved.swap(true, Ordering::Relaxed) {
             self.endpoint.counts.proved.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ use crate::random::fraction;
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// What is known of a connection. It counts as open until this is dropped.
-pub struct Life {
+pub(super) struct Life {
     made: Instant,
     /// When the connection is to be replaced, because load balancers and names change.
     ends: Instant,
@@ -20,29 +20,29 @@ pub struct Life {
 
 impl Life {
     /// That of a connection that was just made.
-    pub fn new(endpoint: &Arc<Endpoint>) -> Self {
+    pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
         let made = Instant::now();
         let lifetime = endpoint.timeouts().lifetime;
         Self { made, ends: made + lifetime.mul_f64(1.0 - 0.1 * fraction()), open: Open::new(endpoint.clone()) }
     }
 
     /// When the connection was made.
-    pub fn made(&self) -> Instant {
+    pub(super) fn made(&self) -> Instant {
         self.made
     }
 
     /// Notes that an operation has got a reply.
-    pub fn prove(&self) {
+    pub(super) fn prove(&self) {
         self.open.prove();
     }
 
     /// Whether losing the connection now counts as a failed attempt to connect.
-    pub fn is_on_trial(&self) -> bool {
+    pub(super) fn is_on_trial(&self) -> bool {
         !self.open.is_proved() && self.made.elapsed() < TRIAL
     }
 
     /// Whether the connection has become too old.
-    pub fn is_over(&self, now: Instant) -> bool {
+    pub(super) fn is_over(&self, now: Instant) -> bool {
         now > self.ends
     }
 }

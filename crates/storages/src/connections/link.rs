@@ -36,6 +36,7 @@ type Connecting<C> = Shared<BoxFuture<'static, Result<Held<C>, Error>>>;
 /// A connection that is kept.
 #[derive(Clone)]
 pub struct Held<C> {
+    /// What the driver works with.
     pub handle: C,
     life: Arc<Life>,
 }

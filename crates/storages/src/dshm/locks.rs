@@ -10,19 +10,19 @@ use tokio::sync::{Mutex, MutexGuard};
 const LOCKS: usize = 256;
 
 /// Locks for names; each name has one lock, which it may share with others.
-pub struct Locks {
+pub(super) struct Locks {
     hasher: RandomState,
     locks: Vec<Mutex<()>>,
 }
 
 impl Locks {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { hasher: RandomState::new(), locks: (0..LOCKS).map(|_| Mutex::new(())).collect() }
     }
 
     /// Waits for a name's lock. Nobody may wait for a lock while holding another, because both
     /// could be the same.
-    pub async fn lock(&self, name: &str) -> MutexGuard<'_, ()> {
+    pub(super) async fn lock(&self, name: &str) -> MutexGuard<'_, ()> {
         let at = self.hasher.hash_one(name) as usize % self.locks.len();
         self.locks[at].lock().await
     }

@@ -21,31 +21,31 @@ const FILE_MODE: u32 = 0o600;
 const RANDOM_SIZE: usize = 12;
 
 /// A directory of session files.
-pub struct Directory {
+pub(super) struct Directory {
     path: PathBuf,
     /// Whether its file system was seen to keep neither owners nor permissions.
     no_owners: AtomicBool,
 }
 
 impl Directory {
-    pub fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf) -> Self {
         Self { path, no_owners: AtomicBool::new(false) }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn join(&self, name: &str) -> PathBuf {
+    pub(super) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Whether its file system was seen to keep neither owners nor permissions.
-    pub fn has_no_owners(&self) -> bool {
+    pub(super) fn has_no_owners(&self) -> bool {
         self.no_owners.load(Ordering::Relaxed)
     }
 
-    pub fn note_no_owners(&self) {
+    pub(super) fn note_no_owners(&self) {
         self.no_owners.store(true, Ordering::Relaxed);
     }
 
@@ -55,13 +55,13 @@ impl Directory {
     /// # Errors
     ///
     /// There can be none.
-    pub fn of_locks(&self) -> Result<Self, Error> {
+    pub(super) fn of_locks(&self) -> Result<Self, Error> {
         private::path_of_locks(self).map(Self::new)
     }
 
     /// Returns the content of a file that expires after `expired`, or `None` if there is no such
     /// file.
-    pub fn read(&self, name: &str, expired: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) fn read(&self, name: &str, expired: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(None) };
         if expired.is_some_and(|expired| expiry(&metadata) <= expired) {
             return Ok(None);
@@ -72,7 +72,7 @@ impl Directory {
 
     /// Opens a regular file, or returns `None` if it does not exist. Anything else under that name
     /// is an error: links are not followed, and a pipe does not block.
-    pub fn open(&self, name: &str, options: &mut OpenOptions) -> Result<Option<(File, Metadata)>, Error> {
+    pub(super) fn open(&self, name: &str, options: &mut OpenOptions) -> Result<Option<(File, Metadata)>, Error> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let opened = options.custom_flags(flags.bits()).open(self.join(name));
         match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
@@ -127,14 +127,14 @@ impl Directory {
     /// Writes a file atomically: readers find either the former content and expiry or the new ones.
     ///
     /// `expiry` is in seconds since the epoch.
-    pub fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
+    pub(super) fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
         let file = self.prepare(content)?;
         self.replace(name, file, expiry)
     }
 
     /// Writes a file atomically if another one, `required`, exists and expires after `expired`.
     /// Returns whether it does.
-    pub fn write_if(
+    pub(super) fn write_if(
         &self,
         (required, expired): (&str, u64),
         name: &str,
@@ -152,7 +152,7 @@ impl Directory {
 
     /// Rewrites a file if it exists and expires after `expired`. The new expiry is never later than
     /// the old one. Returns whether there was such a file.
-    pub fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
+    pub(super) fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
         let file = self.prepare(content)?;
         // As late as possible: a file that is removed or shortened after this is restored by the
         // write.
@@ -200,7 +200,7 @@ impl Directory {
 
     /// Lets a file expire at `expiry`, unless it expires earlier. It is not an error if the file
     /// does not exist.
-    pub fn shorten(&self, name: &str, expiry: u64) -> Result<(), Error> {
+    pub(super) fn shorten(&self, name: &str, expiry: u64) -> Result<(), Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
         if self::expiry(&metadata) > expiry {
             file.set_times(FileTimes::new().set_modified(time(expiry))).map_err(self.io("write"))?;
@@ -209,7 +209,7 @@ impl Directory {
     }
 
     /// Removes a file. It is not an error if the file does not exist.
-    pub fn remove(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
         match fs::remove_file(self.join(name)) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => self.absent::<()>(error, "remove").map(|_| ()),
@@ -218,7 +218,7 @@ impl Directory {
     }
 
     /// Returns a function that makes an error of this directory from one of the system.
-    pub fn io(&self, act: &'static str) -> impl Fn(io::Error) -> Error {
+    pub(super) fn io(&self, act: &'static str) -> impl Fn(io::Error) -> Error {
         move |cause| Error::Io { act, directory: self.path.clone(), cause }
     }
 
@@ -237,7 +237,7 @@ impl Directory {
 }
 
 /// Returns when a file expires, in seconds since the epoch: its modification time.
-pub fn expiry(metadata: &Metadata) -> u64 {
+pub(super) fn expiry(metadata: &Metadata) -> u64 {
     u64::try_from(metadata.mtime()).unwrap_or_default()
 }
 

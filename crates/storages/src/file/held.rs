@@ -6,7 +6,7 @@ use super::{Directory, Error, lock, names, owners};
 
 /// Takes a lock that is free or has expired at `now`, or renews it for its holder, until `expiry`.
 /// Both are in seconds since the epoch. Returns whether the holder has it.
-pub fn lock(directory: &Directory, file: &str, holder: &str, (now, expiry): (u64, u64)) -> Result<bool, Error> {
+pub(super) fn lock(directory: &Directory, file: &str, holder: &str, (now, expiry): (u64, u64)) -> Result<bool, Error> {
     if directory.read(file, Some(now))?.is_some_and(|held_by| held_by != holder.as_bytes()) {
         return Ok(false);
     }
@@ -14,7 +14,7 @@ pub fn lock(directory: &Directory, file: &str, holder: &str, (now, expiry): (u64
 }
 
 /// Frees a lock if this holder has it.
-pub fn unlock(directory: &Directory, file: &str, holder: &str) -> Result<(), Error> {
+pub(super) fn unlock(directory: &Directory, file: &str, holder: &str) -> Result<(), Error> {
     match directory.read(file, None)? {
         Some(held_by) if held_by == holder.as_bytes() => directory.remove(file),
         _ => Ok(()),
@@ -24,7 +24,7 @@ pub fn unlock(directory: &Directory, file: &str, holder: &str) -> Result<(), Err
 /// Removes a lock that has expired at `now`, in seconds since the
 /// epoch. Returns whether it was removed: not if somebody else holds the lock file, or has just
 /// taken the lock.
-pub fn remove_expired(directory: &Directory, file: &str, now: u64) -> Result<bool, Error> {
+pub(super) fn remove_expired(directory: &Directory, file: &str, now: u64) -> Result<bool, Error> {
     let number = owners::lock_of(file);
     let Some(_lock) = lock::try_lock(directory, &names::lock(number))? else { return Ok(false) };
     if directory.read(file, Some(now))?.is_some() {

@@ -14,14 +14,14 @@ use super::{Directory, Error};
 const OPEN_ATTEMPTS: usize = 10;
 
 /// A lock. It is released when this is dropped.
-pub struct FileLock {
+pub(super) struct FileLock {
     directory: Directory,
     _file: File,
 }
 
 impl FileLock {
     /// Where the lock's file is, and those of the locks that requests hold.
-    pub fn directory(&self) -> &Directory {
+    pub(super) fn directory(&self) -> &Directory {
         &self.directory
     }
 }
@@ -31,7 +31,7 @@ impl FileLock {
 /// # Errors
 ///
 /// The lock file cannot be opened or locked.
-pub fn try_lock(directory: &Directory, name: &str) -> Result<Option<FileLock>, Error> {
+pub(super) fn try_lock(directory: &Directory, name: &str) -> Result<Option<FileLock>, Error> {
     let directory = directory.of_locks()?;
     for _ in 0..OPEN_ATTEMPTS {
         let Some(file) = open(&directory, name)? else { continue };

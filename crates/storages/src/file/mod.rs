@@ -51,6 +51,7 @@ const MAX_FILE_SIZE: usize = 32 << 20;
 /// The pause before the next attempt to take a lock that is held by another.
 const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(1);
 
+/// Sessions in the files of a directory.
 pub struct Files {
     directory: Arc<Directory>,
     naming: Naming,

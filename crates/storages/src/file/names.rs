@@ -25,13 +25,13 @@ const HELD: &str = ".resty-session.held.";
 
 /// The name of the lock for removing expired files. Each system user has locks of their own,
 /// because only their owner may open them.
-pub fn cleanup_lock() -> String {
+pub(super) fn cleanup_lock() -> String {
     format!("{OWN}lock.{}.cleanup", geteuid())
 }
 
 /// What a file holds, by its name.
 #[derive(Debug, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     Record,
     Metadata,
     /// A lock that a request holds.
@@ -41,19 +41,19 @@ pub enum Kind {
 }
 
 /// Returns the file name of a record.
-pub fn record(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
+pub(super) fn record(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
     checked("key", key)?;
     join(naming, name, "key", &[key])
 }
 
 /// Returns the file name of a lock that a request holds.
-pub fn held(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
+pub(super) fn held(naming: &Naming, name: &str, key: &str) -> Result<String, Error> {
     let file = format!("{HELD}{}", record(naming, name, key)?);
     if file.len() > MAX_NAME { Err(too_long("key")) } else { Ok(file) }
 }
 
 /// Returns the file name of an owner's metadata.
-pub fn metadata(naming: &Naming, name: &str, owner: &Owner) -> Result<String, Error> {
+pub(super) fn metadata(naming: &Naming, name: &str, owner: &Owner) -> Result<String, Error> {
     checked("audience", &owner.audience)?;
     checked("subject", &owner.subject)?;
     join(naming, name, "subject", &[&owner.audience, ":", &owner.subject])
@@ -100,7 +100,7 @@ fn too_long(part: &'static str) -> Error {
 
 /// Returns what a file of this storage holds, or `None` if this storage does not create files with
 /// such a name.
-pub fn kind(naming: &Naming, file: &str) -> Option<Kind> {
+pub(super) fn kind(naming: &Naming, file: &str) -> Option<Kind> {
     if let Some(rest) = file.strip_prefix(TEMPORARY) {
         let made = rest.split('.').next()?.parse().ok()?;
         return Some(Kind::Temporary(UNIX_EPOCH.checked_add(Duration::from_secs(made))?));
@@ -163,18 +163,18 @@ fn is_cookie_name(name: &[u8]) -> bool {
 }
 
 /// Returns the start of a temporary file's name, which random characters follow.
-pub fn temporary(now: SystemTime) -> String {
+pub(super) fn temporary(now: SystemTime) -> String {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     format!("{TEMPORARY}{seconds}.")
 }
 
 /// Returns one of the names that a directory of this system user may have for locks.
-pub fn private(number: usize) -> String {
+pub(super) fn private(number: usize) -> String {
     format!("{OWN}{}.{number}", geteuid())
 }
 
 /// Returns the name of one of the locks for metadata.
-pub fn lock(number: usize) -> String {
+pub(super) fn lock(number: usize) -> String {
     format!("{OWN}lock.{}.{number}", geteuid())
 }
 

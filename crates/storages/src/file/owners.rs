@@ -10,10 +10,10 @@ use crate::{LiveSession, metadata};
 
 /// The number of locks for the metadata of a directory, and for the locks that requests hold. At
 /// most this many of their files are written at the same time.
-pub const LOCKS: usize = 16;
+pub(super) const LOCKS: usize = 16;
 
 /// A change of an owner's sessions.
-pub struct Change {
+pub(super) struct Change {
     /// The name of the metadata's file.
     pub file: String,
     /// The items to append.
@@ -23,7 +23,7 @@ pub struct Change {
 
 impl Change {
     /// Makes the change. The caller holds the lock.
-    pub fn make(&self, directory: &Directory) -> Result<(), Error> {
+    pub(super) fn make(&self, directory: &Directory) -> Result<(), Error> {
         let mut text = read(directory, &self.file)?;
         text.extend_from_slice(&self.items);
         // A damaged file must not keep users from signing in: the list starts anew with these
@@ -39,24 +39,24 @@ impl Change {
 
     /// The number of the change's lock, which depends on the file's name alone, so that it is the
     /// same in every process.
-    pub fn lock(&self) -> usize {
+    pub(super) fn lock(&self) -> usize {
         lock_of(&self.file)
     }
 }
 
 /// The number of the lock for changes of a file, by the file's name.
-pub fn lock_of(file: &str) -> usize {
+pub(super) fn lock_of(file: &str) -> usize {
     usize::from(Sha256::digest(file)[0]) % LOCKS
 }
 
 /// Returns an owner's sessions that have not expired.
-pub fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<LiveSession>, Error> {
+pub(super) fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<LiveSession>, Error> {
     metadata::live(&read(directory, file)?, current_time).map_err(|error| damaged(directory, &error))
 }
 
 /// Removes the file if it holds valid metadata whose sessions have all expired. Returns whether it
 /// was removed.
-pub fn remove_expired(directory: &Directory, file: &str, current_time: u64) -> Result<bool, Error> {
+pub(super) fn remove_expired(directory: &Directory, file: &str, current_time: u64) -> Result<bool, Error> {
     let Some(_lock) = lock::try_lock(directory, &names::lock(lock_of(file)))? else { return Ok(false) };
     let text = read(directory, file)?;
     let live = metadata::live(&text, current_time).map_err(|error| damaged(directory, &error))?;

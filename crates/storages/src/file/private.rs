@@ -23,25 +23,25 @@ const STICKY: u32 = 0o1000;
 const NOT_OWNER: u32 = 0o077;
 
 /// Whether all users of the system may write in a directory.
-pub fn is_open_to_all(directory: &Metadata) -> bool {
+pub(super) fn is_open_to_all(directory: &Metadata) -> bool {
     directory.mode() & OTHERS_WRITE != 0
 }
 
 /// Whether all users who may write in a directory may also remove and rename each other's files
 /// there.
-pub fn lets_all_remove(directory: &Metadata) -> bool {
+pub(super) fn lets_all_remove(directory: &Metadata) -> bool {
     is_open_to_all(directory) && directory.mode() & STICKY == 0
 }
 
 /// Whether a file in a directory that is open to all is another user's, who then decides what
 /// stands in it. Files of the directory's own user are not: that user may do anything there, and
 /// some network shares show all files as theirs.
-pub fn is_foreign(file: &Metadata, directory: &Metadata) -> bool {
+pub(super) fn is_foreign(file: &Metadata, directory: &Metadata) -> bool {
     is_open_to_all(directory) && !is_ours(file) && file.uid() != directory.uid()
 }
 
 /// Whether a file is of this process's user.
-pub fn is_ours(file: &Metadata) -> bool {
+pub(super) fn is_ours(file: &Metadata) -> bool {
     file.uid() == geteuid().as_raw()
 }
 
@@ -50,7 +50,7 @@ pub fn is_ours(file: &Metadata) -> bool {
 /// All processes of a user find the same one: the first of all that are ours. Others cannot make
 /// one of those. They cannot remove or rename one either if the directory has the sticky bit, as
 /// /tmp has.
-pub fn path_of_locks(directory: &Directory) -> Result<PathBuf, Error> {
+pub(super) fn path_of_locks(directory: &Directory) -> Result<PathBuf, Error> {
     let path = directory.path();
     if directory.has_no_owners() || !is_open_to_all(&fs::metadata(path).map_err(directory.io("lock a file"))?) {
         return Ok(path.to_owned());

@@ -54,7 +54,7 @@ struct Stride {
 /// # Errors
 ///
 /// The directory cannot be read, or one of the files cannot be removed.
-pub async fn pass(sweeper: &Sweeper, namings: Vec<Naming>) -> Result<(), crate::Error> {
+pub(super) async fn pass(sweeper: &Sweeper, namings: Vec<Naming>) -> Result<(), crate::Error> {
     let (directory, threads) = (sweeper.directory().clone(), sweeper.threads());
     let Some(sweep) = threads.run(move || Sweep::start(&directory, namings)).await?? else { return Ok(()) };
     let sweep = Arc::new(Mutex::new(sweep));

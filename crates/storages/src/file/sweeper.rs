@@ -13,14 +13,14 @@ use crate::journal::{Journal, Level};
 
 /// What the storages of a directory have in common, in this process.
 #[derive(Default)]
-pub struct Common {
+pub(super) struct Common {
     sweepers: Mutex<Vec<Weak<Sweeper>>>,
     /// Whether somebody has looked who may write in the directory.
     looked: AtomicBool,
 }
 
 /// Removes the expired files of the storages of a directory that do so equally often and fast.
-pub struct Sweeper {
+pub(super) struct Sweeper {
     directory: Arc<Directory>,
     threads: Arc<Share>,
     storages: Mutex<Vec<Weak<Files>>>,
@@ -30,7 +30,12 @@ pub struct Sweeper {
 
 impl Common {
     /// Returns the sweeper for these options, which other storages of the directory may have, too.
-    pub fn sweeper(&self, options: &FileOptions, threads: &Arc<Share>, journal: &Arc<dyn Journal>) -> Arc<Sweeper> {
+    pub(super) fn sweeper(
+        &self,
+        options: &FileOptions,
+        threads: &Arc<Share>,
+        journal: &Arc<dyn Journal>,
+    ) -> Arc<Sweeper> {
         let mut sweepers = locked(&self.sweepers);
         let same = |sweeper: &Arc<Sweeper>| sweeper.cleaner.cleanup() == options.cleanup;
         if let Some(sweeper) = sweepers.iter().filter_map(Weak::upgrade).find(same) {
@@ -51,7 +56,7 @@ impl Common {
 
     /// Looks, once in this process, whether all users of the system may write in a directory, and
     /// warns if so. Blocks.
-    pub fn look(&self, directory: &Directory, journal: &dyn Journal) {
+    pub(super) fn look(&self, directory: &Directory, journal: &dyn Journal) {
         if self.looked.load(Ordering::Relaxed) {
             return;
         }
@@ -73,27 +78,27 @@ impl Common {
 }
 
 impl Sweeper {
-    pub fn directory(&self) -> &Arc<Directory> {
+    pub(super) fn directory(&self) -> &Arc<Directory> {
         &self.directory
     }
 
-    pub fn threads(&self) -> &Arc<Share> {
+    pub(super) fn threads(&self) -> &Arc<Share> {
         &self.threads
     }
 
-    pub fn cleanup(&self) -> Cleanup {
+    pub(super) fn cleanup(&self) -> Cleanup {
         self.cleaner.cleanup()
     }
 
     /// Adds a storage, whose files are removed as long as it exists.
-    pub fn add(&self, files: &Arc<Files>) {
+    pub(super) fn add(&self, files: &Arc<Files>) {
         let mut storages = locked(&self.storages);
         storages.retain(|files| files.strong_count() > 0);
         storages.push(Arc::downgrade(files));
     }
 
     /// Starts the rounds, because one of the storages is used.
-    pub fn start(&self) {
+    pub(super) fn start(&self) {
         self.cleaner.start(&self.this, Self::round);
     }
 
@@ -122,6 +127,6 @@ impl Sweeper {
     }
 }
 
-pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,7 +24,7 @@ use super::sweeper::Common;
 use crate::Error;
 
 /// How many threads a worker has at most.
-pub const MAX_THREADS: usize = 16;
+pub(super) const MAX_THREADS: usize = 16;
 
 /// How long a thread may be idle before it ends. Starting one takes some 50 µs.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ struct State {
 }
 
 /// A directory's share of the threads.
-pub struct Share {
+pub(super) struct Share {
     threads: Arc<Threads>,
     /// The order of jobs. As many get past it as may have a turn if no other directory uses the
     /// threads.
@@ -102,7 +102,7 @@ impl Threads {
 
 impl Share {
     /// Returns the share of a directory, which is the same for all storages in it.
-    pub fn of(directory: &Path) -> Arc<Self> {
+    pub(super) fn of(directory: &Path) -> Arc<Self> {
         let threads = Threads::current();
         let mut state = threads.state();
         if let Some(share) = state.directories.get(directory).and_then(Weak::upgrade) {
@@ -128,7 +128,7 @@ impl Share {
     /// # Errors
     ///
     /// The job panicked, or the system cannot start the threads.
-    pub async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {

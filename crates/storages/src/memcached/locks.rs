@@ -9,7 +9,7 @@ use crate::pipeline::Client;
 use crate::{Error, Lock};
 
 /// Takes a lock that is free, or renews it for its holder. Returns whether the holder has it.
-pub async fn lock(client: &Client<Meta>, name: &Name, lock: &Lock) -> Result<bool, Error> {
+pub(super) async fn lock(client: &Client<Meta>, name: &Name, lock: &Lock) -> Result<bool, Error> {
     let expiry = Expiry::after(lock.ttl(), lock.current_time);
     let store = |mode| wire::store(name, lock.holder.as_bytes(), expiry, mode);
     loop {
@@ -33,7 +33,7 @@ pub async fn lock(client: &Client<Meta>, name: &Name, lock: &Lock) -> Result<boo
 }
 
 /// Frees a lock if this holder has it.
-pub async fn unlock(client: &Client<Meta>, name: &Name, by: &str) -> Result<(), Error> {
+pub(super) async fn unlock(client: &Client<Meta>, name: &Name, by: &str) -> Result<(), Error> {
     loop {
         let cas = match holder(client, name).await? {
             Some((held_by, cas)) if held_by == by.as_bytes() => cas,

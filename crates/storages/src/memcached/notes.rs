@@ -16,7 +16,13 @@ const SMALL_TEXT: usize = 4096;
 const APPEND_ATTEMPTS: usize = 3;
 
 /// Adds items to the sessions of an owner, one of which lives for `ttl` seconds.
-pub async fn add(client: &Client<Meta>, name: &Name, items: &[u8], ttl: u64, current_time: u64) -> Result<(), Error> {
+pub(super) async fn add(
+    client: &Client<Meta>,
+    name: &Name,
+    items: &[u8],
+    ttl: u64,
+    current_time: u64,
+) -> Result<(), Error> {
     loop {
         let kept = match append(client, name, items, current_time).await? {
             Some(info) if lives_for(&info, ttl) && !should_compact(info.size) => true,
@@ -38,7 +44,7 @@ pub async fn add(client: &Client<Meta>, name: &Name, items: &[u8], ttl: u64, cur
 }
 
 /// Appends the item that takes a session out, if the owner has any, and compacts the text.
-pub async fn remove(client: &Client<Meta>, name: &Name, item: &[u8], current_time: u64) -> Result<(), Error> {
+pub(super) async fn remove(client: &Client<Meta>, name: &Name, item: &[u8], current_time: u64) -> Result<(), Error> {
     if append(client, name, item, current_time).await?.is_some() {
         rewrite(client, name, None, current_time).await?;
     }

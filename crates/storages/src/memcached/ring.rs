@@ -14,7 +14,7 @@ use crate::network::Target;
 use crate::pipeline::{Client, ServerOf};
 
 /// The servers of a storage, at least one.
-pub struct Ring {
+pub(super) struct Ring {
     clients: Vec<Arc<Client<Meta>>>,
     /// The addresses as they are configured: every worker and host must route alike.
     addresses: Vec<String>,
@@ -22,13 +22,13 @@ pub struct Ring {
 
 impl Ring {
     /// Nothing connects yet.
-    pub fn new(targets: Vec<Target>, servers: &Servers) -> Self {
+    pub(super) fn new(targets: Vec<Target>, servers: &Servers) -> Self {
         let addresses = targets.iter().map(|target| target.address.to_string()).collect();
         Self { clients: targets.into_iter().map(|target| servers.get(&ServerOf::new(target))).collect(), addresses }
     }
 
     /// Returns the server that holds an item.
-    pub fn of(&self, name: &Name) -> &Client<Meta> {
+    pub(super) fn of(&self, name: &Name) -> &Client<Meta> {
         match &self.clients[..] {
             [only] => only,
             clients => &clients[Rendezvous::new().route(name.as_bytes(), &self.addresses)],

@@ -13,7 +13,7 @@ use crate::sql::within;
 use crate::{Cause, Error};
 
 /// Runs one round, unless another worker does the rounds.
-pub async fn round(storage: Arc<MySql>) -> Result<Round, Error> {
+pub(super) async fn round(storage: Arc<MySql>) -> Result<Round, Error> {
     storage.cleaner.clone().round(storage, remove).await
 }
 

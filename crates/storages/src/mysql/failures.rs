@@ -9,45 +9,45 @@ use crate::{Cause, Error};
 
 /// Errors that end the connection, or after which what was prepared on it is not valid any more.
 mod lost {
-    pub const SHUTDOWN: u16 = 1053;
-    pub const NORMAL_SHUTDOWN: u16 = 1077;
-    pub const FORCING_CLOSE: u16 = 1080;
-    pub const ABORTING_CONNECTION: u16 = 1152;
+    pub(super) const SHUTDOWN: u16 = 1053;
+    pub(super) const NORMAL_SHUTDOWN: u16 = 1077;
+    pub(super) const FORCING_CLOSE: u16 = 1080;
+    pub(super) const ABORTING_CONNECTION: u16 = 1152;
     /// 1158 to 1161: reading or writing failed, or took too long.
-    pub const NET_ERRORS: std::ops::RangeInclusive<u16> = 1158..=1161;
-    pub const NEW_ABORTING_CONNECTION: u16 = 1184;
-    pub const UNKNOWN_STATEMENT: u16 = 1243;
-    pub const MUST_BE_PREPARED_AGAIN: u16 = 1615;
-    pub const KILLED: u16 = 1927;
+    pub(super) const NET_ERRORS: std::ops::RangeInclusive<u16> = 1158..=1161;
+    pub(super) const NEW_ABORTING_CONNECTION: u16 = 1184;
+    pub(super) const UNKNOWN_STATEMENT: u16 = 1243;
+    pub(super) const MUST_BE_PREPARED_AGAIN: u16 = 1615;
+    pub(super) const KILLED: u16 = 1927;
     /// 2006 and 2013 are a client's codes, which proxies pass on: their own server is gone.
-    pub const SERVER_GONE: u16 = 2006;
-    pub const SERVER_LOST: u16 = 2013;
-    pub const KILLED_SESSION: u16 = 3169;
-    pub const IDLE_TOO_LONG: u16 = 4031;
+    pub(super) const SERVER_GONE: u16 = 2006;
+    pub(super) const SERVER_LOST: u16 = 2013;
+    pub(super) const KILLED_SESSION: u16 = 3169;
+    pub(super) const IDLE_TOO_LONG: u16 = 4031;
 }
 
 /// Errors of a server that does not serve, or does not take writes, for now.
 mod refused {
-    pub const TOO_MANY_CONNECTIONS: u16 = 1040;
+    pub(super) const TOO_MANY_CONNECTIONS: u16 = 1040;
     /// "Unknown command", which is also what a node of Galera says that is not in the cluster:
     /// "WSREP has not yet prepared node for application use".
-    pub const NOT_PREPARED: u16 = 1047;
-    pub const TOO_MANY_OF_USER: u16 = 1203;
-    pub const READ_ONLY: u16 = 1290;
-    pub const IN_READ_ONLY_TRANSACTION: u16 = 1792;
-    pub const READ_ONLY_MODE: u16 = 1836;
-    pub const INNODB_READ_ONLY: u16 = 1874;
+    pub(super) const NOT_PREPARED: u16 = 1047;
+    pub(super) const TOO_MANY_OF_USER: u16 = 1203;
+    pub(super) const READ_ONLY: u16 = 1290;
+    pub(super) const IN_READ_ONLY_TRANSACTION: u16 = 1792;
+    pub(super) const READ_ONLY_MODE: u16 = 1836;
+    pub(super) const INNODB_READ_ONLY: u16 = 1874;
     /// A node of Group Replication that has left the group cannot commit.
-    pub const HOOK_FAILED: u16 = 3100;
+    pub(super) const HOOK_FAILED: u16 = 3100;
     /// A proxy finds no server that takes the statement.
-    pub const NO_SERVER: u16 = 9001;
+    pub(super) const NO_SERVER: u16 = 9001;
 }
 
 const DEADLOCK: u16 = 1213;
 /// A node of Group Replication has undone a transaction because another node was faster.
 const UNDONE_AT_COMMIT: u16 = 3101;
 
-pub fn fault(error: &MySqlError) -> Fault {
+pub(super) fn fault(error: &MySqlError) -> Fault {
     match error {
         MySqlError::Server(server) => fault_of(server.code),
         // The driver could not read the reply, or the connection is closed.
@@ -71,7 +71,7 @@ fn fault_of(code: u16) -> Fault {
 }
 
 /// What an error means that is the answer to a setting.
-pub fn refusal(error: &MySqlError) -> Refusal {
+pub(super) fn refusal(error: &MySqlError) -> Refusal {
     match error {
         MySqlError::Server(server) => refusal_of(server.code),
         _ => Refusal::Passing,
@@ -95,7 +95,7 @@ fn refusal_of(code: u16) -> Refusal {
 }
 
 /// The error for the program.
-pub fn to_error(error: MySqlError, tables: &Tables) -> Error {
+pub(super) fn to_error(error: MySqlError, tables: &Tables) -> Error {
     const NO_SUCH_TABLE: u16 = 1146;
     const DATA_TOO_LONG: u16 = 1406;
     match &error {
@@ -108,12 +108,12 @@ pub fn to_error(error: MySqlError, tables: &Tables) -> Error {
 }
 
 /// An error in the words of [`describe`].
-pub fn cause(error: MySqlError) -> Cause {
+pub(super) fn cause(error: MySqlError) -> Cause {
     Cause::new(describe(&error), error)
 }
 
 /// Describes an error: the server's message, or what happened to the connection.
-pub fn describe(error: &MySqlError) -> String {
+pub(super) fn describe(error: &MySqlError) -> String {
     match error {
         MySqlError::Server(server) => server.message.clone(),
         other => other.to_string(),

@@ -27,6 +27,7 @@ use super::connections::Servers;
 use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
 
+/// Sessions in a table of MySQL or MariaDB.
 pub struct MySql {
     server: Arc<MySqlServer>,
     statements: Statements,
@@ -36,6 +37,7 @@ pub struct MySql {
 }
 
 impl MySql {
+    /// A storage that connects when it is first used.
     pub fn new(options: MySqlOptions, servers: &Servers) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             server: servers.get(&options.server),

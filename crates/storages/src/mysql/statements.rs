@@ -7,7 +7,7 @@ use crate::sql::Tables;
 
 const EPOCH: &str = "TIMESTAMP'1970-01-01 00:00:00'";
 
-pub struct Statements {
+pub(super) struct Statements {
     /// Key, time.
     pub get: String,
     /// Key, name, value, expiry.
@@ -36,7 +36,7 @@ pub struct Statements {
 }
 
 impl Statements {
-    pub fn new(tables: &Tables) -> Self {
+    pub(super) fn new(tables: &Tables) -> Self {
         let Tables { sessions, metadata } = tables;
         let is_free = format!("exp <= {EPOCH} + INTERVAL ? SECOND OR CAST(data AS BINARY) = CAST(? AS BINARY)");
         Self {
@@ -83,7 +83,7 @@ impl Statements {
 
     /// Lists a session among the sessions of this many owners. The values are audience, subject and
     /// key for each owner.
-    pub fn note(&self, owners: usize) -> String {
+    pub(super) fn note(&self, owners: usize) -> String {
         let rows = vec!["(?, ?, ?)"; owners].join(", ");
         format!("INSERT INTO {} (aud, sub, sid) VALUES {rows} ON DUPLICATE KEY UPDATE sid = VALUES(sid)", self.metadata)
     }

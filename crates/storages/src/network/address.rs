@@ -8,12 +8,14 @@ use std::net::Ipv6Addr;
 pub struct Node {
     /// A name or an IP address, without brackets. The server's certificate must be for it.
     pub host: String,
+    /// The TCP port.
     pub port: u16,
 }
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
+    /// A host and its port.
     Tcp(Node),
     /// The path of a Unix socket.
     Unix(String),

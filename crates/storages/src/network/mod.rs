@@ -19,8 +19,11 @@ pub use tls::{ClientIdentity, Tls, system_roots};
 /// A server of one address, and how to connect to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
+    /// Where it listens.
     pub address: Address,
+    /// How it is spoken to over TLS; `None` without TLS.
     pub tls: Option<Tls>,
+    /// How long connecting, replies and idle connections may take.
     pub timeouts: Timeouts,
     /// Storages with different pool names do not share connections.
     pub pool: Option<String>,

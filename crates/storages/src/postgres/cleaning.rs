@@ -13,7 +13,7 @@ use crate::connections::Connector as _;
 use crate::sql::within;
 
 /// Runs one round, unless another worker does the rounds.
-pub async fn round(storage: Arc<Postgres>) -> Result<Round, Error> {
+pub(super) async fn round(storage: Arc<Postgres>) -> Result<Round, Error> {
     storage.cleaner.clone().round(storage, remove).await
 }
 

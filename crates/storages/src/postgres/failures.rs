@@ -8,7 +8,7 @@ use super::options::DIALECT;
 use crate::sql::{Fault, Refusal, Tables};
 use crate::{Cause, Error};
 
-pub fn fault(error: &tokio_postgres::Error) -> Fault {
+pub(super) fn fault(error: &tokio_postgres::Error) -> Fault {
     match error.code() {
         // The driver could not read the reply, or the connection is closed.
         None => Fault::Lost,
@@ -25,7 +25,7 @@ fn is_old_plan(state: &SqlState, routine: Option<&str>) -> bool {
 
 /// What an error means that is the answer to a setting, or `None` if it does not concern the
 /// setting.
-pub fn refusal(error: &tokio_postgres::Error) -> Option<Refusal> {
+pub(super) fn refusal(error: &tokio_postgres::Error) -> Option<Refusal> {
     let state = error.code()?;
     (fault_of(state) != Fault::Refused).then(|| refusal_of(state))
 }
@@ -61,7 +61,7 @@ fn fault_of(state: &SqlState) -> Fault {
 }
 
 /// The error for the program.
-pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
+pub(super) fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
     match error.code() {
         Some(&SqlState::UNDEFINED_TABLE) => DIALECT.missing(tables, &describe(&error)),
         // A key of more than some 2,700 bytes does not fit into the index.
@@ -73,12 +73,12 @@ pub fn to_error(error: tokio_postgres::Error, tables: &Tables) -> Error {
 }
 
 /// An error of the driver's own.
-pub fn failed(error: tokio_postgres::Error) -> Error {
+pub(super) fn failed(error: tokio_postgres::Error) -> Error {
     Error::Driver(cause(error))
 }
 
 /// An error of connecting or signing in.
-pub fn refused(error: tokio_postgres::Error) -> Error {
+pub(super) fn refused(error: tokio_postgres::Error) -> Error {
     match error.code() {
         Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
             Error::SignIn(cause(error))
@@ -88,13 +88,13 @@ pub fn refused(error: tokio_postgres::Error) -> Error {
 }
 
 /// An error in the words of [`describe`].
-pub fn cause(error: tokio_postgres::Error) -> Cause {
+pub(super) fn cause(error: tokio_postgres::Error) -> Cause {
     Cause::new(describe(&error), error)
 }
 
 /// Describes an error: the server's message without its details, which may contain values, or what
 /// happened to the connection.
-pub fn describe(error: &tokio_postgres::Error) -> String {
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(server), _) => server.message().to_owned(),
         (None, Some(cause)) => format!("{error}: {cause}"),

@@ -10,7 +10,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 /// A connection on which the server may not ask for the password in clear text. The driver would
 /// send it, so the connection fails before the driver sees the question.
-pub struct Guarded<S> {
+pub(super) struct Guarded<S> {
     stream: S,
     watch: Watch,
 }
@@ -34,25 +34,25 @@ const CLEAR_TEXT: u32 = 3;
 
 impl<S> Guarded<S> {
     /// A connection that has no TLS, or that of a server that was not verified.
-    pub fn plain(stream: S) -> Self {
+    pub(super) fn plain(stream: S) -> Self {
         Self { stream, watch: Watch::FIRST }
     }
 
     /// A connection that has TLS if the server agrees to it.
-    pub fn tls_if_agreed(stream: S) -> Self {
+    pub(super) fn tls_if_agreed(stream: S) -> Self {
         Self { stream, watch: Watch::WhetherTls }
     }
 
     /// A connection on which nothing is looked for: a Unix socket, or one whose TLS is
     /// [guarded](GuardedTls).
-    pub fn private(stream: S) -> Self {
+    pub(super) fn private(stream: S) -> Self {
         Self { stream, watch: Watch::Nothing }
     }
 }
 
 /// Agrees on TLS. Without verification the other side may be anybody, who may ask for no more than
 /// on a connection without TLS.
-pub struct GuardedTls<T> {
+pub(super) struct GuardedTls<T> {
     pub connect: T,
     pub is_verified: bool,
 }

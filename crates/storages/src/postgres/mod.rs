@@ -34,6 +34,7 @@ use super::recent::Writing;
 use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
 
+/// Sessions in a table of Postgres.
 pub struct Postgres {
     server: Arc<PostgresServer>,
     statements: Arc<Statements>,
@@ -43,6 +44,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// A storage that connects when it is first used.
     pub fn new(options: PostgresOptions, servers: &Servers) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             server: servers.get(&options.server),

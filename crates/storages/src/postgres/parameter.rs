@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 #[derive(Clone)]
-pub enum Parameter {
+pub(super) enum Parameter {
     Text(String),
     /// Text, or NULL.
     Optional(Option<String>),

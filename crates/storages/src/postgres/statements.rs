@@ -17,7 +17,7 @@ pub enum Kind {
     Unlock,
 }
 
-pub const KINDS: usize = 11;
+pub(super) const KINDS: usize = 11;
 
 impl Kind {
     /// Whether it changes rows.

@@ -64,7 +64,7 @@ impl Access {
 
 /// A connection that many commands share. Clones are the same connection, which ends with the last.
 #[derive(Clone)]
-pub struct Connection {
+pub(super) struct Connection {
     commands: MultiplexedConnection,
     driver: Arc<Driver>,
 }
@@ -80,12 +80,12 @@ impl Drop for Driver {
 
 impl Connection {
     /// Sends a command and waits for its reply.
-    pub async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
         self.commands.send_packed_command(command).await
     }
 
     /// Sends commands at once and waits for their replies. Errors of the server are among them.
-    pub async fn send_all(&mut self, commands: &redis::Pipeline) -> RedisResult<Vec<Value>> {
+    pub(super) async fn send_all(&mut self, commands: &redis::Pipeline) -> RedisResult<Vec<Value>> {
         self.commands.send_packed_commands(commands, 0, commands.len()).await
     }
 }

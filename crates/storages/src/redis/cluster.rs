@@ -34,7 +34,7 @@ const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_m
 
 /// The servers of a Cluster, and how to connect to them.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ClusterPlace {
+pub(super) struct ClusterPlace {
     pub configured: ClusterNodes,
     pub access: Access,
     /// Whether replicas are read from.
@@ -42,7 +42,7 @@ pub struct ClusterPlace {
 }
 
 /// The servers of a Cluster.
-pub struct Cluster(Arc<Shared>);
+pub(super) struct Cluster(Arc<Shared>);
 
 struct Shared {
     place: ClusterPlace,

@@ -92,12 +92,12 @@ return 1
 ";
 
 /// The `TTL` of a key that is not there.
-pub const GONE: i64 = -2;
+pub(super) const GONE: i64 = -2;
 /// The `TTL` of a key that does not expire.
 const FOREVER: i64 = -1;
 
 /// Whether a key with this `TTL` would outlive some seconds.
-pub fn outlives(left: i64, seconds: u64) -> bool {
+pub(super) fn outlives(left: i64, seconds: u64) -> bool {
     left == FOREVER || u64::try_from(left).is_ok_and(|left| left > seconds)
 }
 
@@ -118,7 +118,7 @@ fn eval(script: &str, key: impl AsRef<str>) -> Cmd {
 }
 
 /// The key of a command for one key.
-pub fn key(command: &Cmd) -> Option<&[u8]> {
+pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
     let mut arguments = command.args_iter().map(|argument| match argument {
         Arg::Simple(bytes) => bytes,
         _ => b"",
@@ -138,7 +138,7 @@ fn set_record(naming: &Naming, set: &Set) -> Cmd {
 
 /// The whole of a set, for keys that one server holds. Returns 0 if the replaced record had to
 /// exist and does not.
-pub fn set(naming: &Naming, set: &Set) -> Cmd {
+pub(super) fn set(naming: &Naming, set: &Set) -> Cmd {
     if set.old_key.is_none() && set.owners.is_empty() {
         return set_record(naming, set);
     }
@@ -157,7 +157,7 @@ pub fn set(naming: &Naming, set: &Set) -> Cmd {
 }
 
 /// Stores a record and notes it among its owners' sessions.
-pub fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
+pub(super) fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
     let note = set.owners.iter().map(|owner| {
         let mut note = eval(NOTE, naming.metadata(&set.name, owner));
         note.arg(set.ttl).arg(set.current_time).arg(&set.key);
@@ -168,7 +168,7 @@ pub fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
 
 /// Takes the replaced record from its owners' sessions, and then shortens its life. The last reply
 /// is 0 if the record is gone.
-pub fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
+pub(super) fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
     let mut shorten = eval(SHORTEN, naming.record(&set.name, old_key));
     shorten.arg(set.stale_ttl);
     unlist(naming, set, old_key).chain([shorten]).collect()
@@ -176,7 +176,7 @@ pub fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
 
 /// As [`store`], without scripts. The last replies are the `TTL` of each owner's set, and that of
 /// the replaced record if there is one.
-pub fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
+pub(super) fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
     let mut commands = vec![set_record(naming, set)];
     for owner in &set.owners {
         let owner = naming.metadata(&set.name, owner);
@@ -192,7 +192,7 @@ pub fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
 
 /// As [`retire`], without scripts, after the replies to [`store_plainly`]. Also lets the owners'
 /// sets live as long as the new record.
-pub fn retire_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
+pub(super) fn retire_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
     let prolong = set.owners.iter().zip(ttls).filter(|(_, left)| **left != FOREVER && !outlives(**left, set.ttl));
     let prolong = prolong.map(|(owner, _)| expire(naming.metadata(&set.name, owner), set.ttl));
     let mut commands: Vec<Cmd> = prolong.collect();
@@ -229,19 +229,19 @@ fn expire(key: String, seconds: u64) -> Cmd {
 }
 
 /// Asks how long a record has to live.
-pub fn ttl(naming: &Naming, name: &str, key: &str) -> Cmd {
+pub(super) fn ttl(naming: &Naming, name: &str, key: &str) -> Cmd {
     on("TTL", naming.record(name, key))
 }
 
 /// Writes a record anew. Returns 0 if it is gone.
-pub fn update(naming: &Naming, update: &Update) -> Cmd {
+pub(super) fn update(naming: &Naming, update: &Update) -> Cmd {
     let mut eval = eval(UPDATE, naming.record(&update.name, &update.key));
     eval.arg(&update.value[..]).arg(update.ttl);
     eval
 }
 
 /// As [`update`], without a script, for a record with this `TTL`. Returns nil if it is gone.
-pub fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
+pub(super) fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
     let ttl = u64::try_from(left).map_or(update.ttl, |left| left.min(update.ttl));
     let mut set = on("SET", naming.record(&update.name, &update.key));
     set.arg(&update.value[..]).arg("XX").arg("EX").arg(ttl.max(1));
@@ -249,20 +249,20 @@ pub fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
 }
 
 /// Reads the value of a key.
-pub fn get(key: &str) -> Cmd {
+pub(super) fn get(key: &str) -> Cmd {
     on("GET", key)
 }
 
 /// Reads the values of keys that one server holds. The value of one that holds no string is nil,
 /// where [`get`] is refused.
-pub fn get_all(keys: &[String]) -> Cmd {
+pub(super) fn get_all(keys: &[String]) -> Cmd {
     let mut command = Cmd::with_capacity(1 + keys.len(), keys.iter().map(String::len).sum::<usize>() + 4);
     command.arg("MGET").arg(keys);
     command
 }
 
 /// Deletes a record, and takes it and all that have expired from its owners' sessions.
-pub fn delete(naming: &Naming, delete: &Delete) -> Vec<Cmd> {
+pub(super) fn delete(naming: &Naming, delete: &Delete) -> Vec<Cmd> {
     let forget = delete.owners.iter().flat_map(|owner| {
         let owner = naming.metadata(&delete.name, owner);
         [remove_expired(&owner, delete.current_time), remove(&owner, &delete.key)]
@@ -275,44 +275,44 @@ fn unlink(key: String) -> Cmd {
 }
 
 /// Takes a lock, or renews it. Returns 0 if another holder has it.
-pub fn lock(naming: &Naming, lock: &Lock) -> Cmd {
+pub(super) fn lock(naming: &Naming, lock: &Lock) -> Cmd {
     let mut eval = eval(LOCK, naming.record(&lock.name, &lock.key));
     eval.arg(&lock.holder).arg(lock.ttl_ms);
     eval
 }
 
 /// Takes a lock that is free, without a script. Then returns who has it.
-pub fn lock_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
+pub(super) fn lock_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
     let mut set = on("SET", naming.record(&lock.name, &lock.key));
     set.arg(&lock.holder).arg("NX").arg("PX").arg(lock.ttl_ms);
     vec![set, holder(naming, &lock.name, &lock.key)]
 }
 
 /// Starts the time of a lock anew, in whole seconds, without a script. Then returns who has it.
-pub fn renew_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
+pub(super) fn renew_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
     let key = naming.record(&lock.name, &lock.key);
     vec![expire(key, lock.ttl_ms.div_ceil(1000)), holder(naming, &lock.name, &lock.key)]
 }
 
 /// Returns who has a lock.
-pub fn holder(naming: &Naming, name: &str, key: &str) -> Cmd {
+pub(super) fn holder(naming: &Naming, name: &str, key: &str) -> Cmd {
     on("GET", naming.record(name, key))
 }
 
 /// Frees a lock if this holder has it.
-pub fn unlock(naming: &Naming, unlock: &Unlock) -> Cmd {
+pub(super) fn unlock(naming: &Naming, unlock: &Unlock) -> Cmd {
     let mut eval = eval(UNLOCK, naming.record(&unlock.name, &unlock.key));
     eval.arg(&unlock.holder);
     eval
 }
 
 /// Frees a lock, whoever has it.
-pub fn free(naming: &Naming, lock: &Unlock) -> Cmd {
+pub(super) fn free(naming: &Naming, lock: &Unlock) -> Cmd {
     unlink(naming.record(&lock.name, &lock.key))
 }
 
 /// Asks for an owner's sessions: [`live`] reads the reply.
-pub fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
+pub(super) fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
     let mut range = on("ZRANGEBYSCORE", naming.metadata(&sessions.name, &sessions.owner));
     // One that expires now is expired.
     range.arg(format!("({}", sessions.current_time)).arg("+inf").arg("WITHSCORES");
@@ -320,7 +320,7 @@ pub fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
 }
 
 /// The sessions from the members and scores of a sorted set.
-pub fn live(found: Vec<(String, u64)>) -> Vec<LiveSession> {
+pub(super) fn live(found: Vec<(String, u64)>) -> Vec<LiveSession> {
     found.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
 }
 

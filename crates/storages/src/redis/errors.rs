@@ -6,7 +6,7 @@ use crate::connections::Failure;
 use crate::{Cause, Error};
 
 /// The error of an operation that leaves its connection as good as it was.
-pub fn failed(error: impl Into<RedisError>) -> Error {
+pub(super) fn failed(error: impl Into<RedisError>) -> Error {
     let error = error.into();
     if error.is_timeout() { Error::Timeout } else { Error::Driver(cause(error)) }
 }
@@ -36,7 +36,7 @@ fn refuses_password(error: &RedisError) -> bool {
 }
 
 /// What the error of an operation means for its connection.
-pub fn failure(error: RedisError) -> Failure {
+pub(super) fn failure(error: RedisError) -> Failure {
     match error.is_connection_dropped() || error.is_unrecoverable_error() {
         true => Failure::Lost(lost(error)),
         false => Failure::Failed(failed(error)),
@@ -44,12 +44,12 @@ pub fn failure(error: RedisError) -> Failure {
 }
 
 /// The error of an operation that may be repeated on another connection.
-pub fn lost(error: impl Into<RedisError>) -> Error {
+pub(super) fn lost(error: impl Into<RedisError>) -> Error {
     Error::Lost(cause(error.into()))
 }
 
 /// Why a connection could not be made.
-pub fn connect_error(error: RedisError) -> Error {
+pub(super) fn connect_error(error: RedisError) -> Error {
     let refuses_login = refuses_password(&error) || error.code() == Some("NOAUTH");
     match (error.is_timeout(), refuses_login) {
         (true, _) => Error::ConnectTimeout,
@@ -60,7 +60,7 @@ pub fn connect_error(error: RedisError) -> Error {
 
 /// Returns the error of a server that is in a state in which it refuses commands or writes. Another
 /// connection may lead to a better one.
-pub fn refusal(value: &Value) -> Option<&ServerError> {
+pub(super) fn refusal(value: &Value) -> Option<&ServerError> {
     let Value::ServerError(error) = value else { return None };
     // A script's error has the code of its own, and that of the command in its text.
     let is_refusal = matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH" | "NOREPLICAS")
@@ -73,6 +73,6 @@ pub fn refusal(value: &Value) -> Option<&ServerError> {
 /// # Errors
 ///
 /// No server should have sent it.
-pub fn converted<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
+pub(super) fn converted<T: redis::FromRedisValue>(value: Value) -> Result<T, Error> {
     redis::from_redis_value(value).map_err(|error| Error::Driver(Cause::new(error.to_string(), error)))
 }

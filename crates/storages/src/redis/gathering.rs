@@ -13,28 +13,28 @@ use crate::Error;
 
 /// Commands that wait to be sent, and who waits for their replies.
 #[derive(Default)]
-pub struct Gathering(Mutex<Vec<Gathered>>);
+pub(super) struct Gathering(Mutex<Vec<Gathered>>);
 
 /// The commands of one operation, and who waits for the replies.
-pub enum Gathered {
+pub(super) enum Gathered {
     One(Cmd, Responder<Value>),
     /// They follow each other without others in between.
     Several(Vec<Cmd>, Responder<Vec<Value>>),
 }
 
 /// Receives the replies of an operation; errors of the server are among them.
-pub type Responder<T> = oneshot::Sender<Result<T, Error>>;
+pub(super) type Responder<T> = oneshot::Sender<Result<T, Error>>;
 
 impl Gathering {
     /// Adds commands. Returns whether they are the first: then the caller must [take](Self::take)
     /// all of them soon and send them.
-    pub fn add(&self, gathered: Gathered) -> bool {
+    pub(super) fn add(&self, gathered: Gathered) -> bool {
         let mut all = self.gathered();
         all.push(gathered);
         all.len() == 1
     }
 
-    pub fn take(&self) -> Vec<Gathered> {
+    pub(super) fn take(&self) -> Vec<Gathered> {
         std::mem::take(&mut *self.gathered())
     }
 
@@ -78,7 +78,7 @@ impl Gathered {
 }
 
 /// The receivers of replies.
-pub enum Waiting {
+pub(super) enum Waiting {
     One(Responder<Value>),
     /// So many replies, together.
     Several(usize, Responder<Vec<Value>>),
@@ -87,7 +87,7 @@ pub enum Waiting {
 impl Waiting {
     /// Hands over the next of the replies. `check` may make an error of one. Nobody receives them
     /// if their operation was dropped.
-    pub fn reply(self, values: &mut impl Iterator<Item = Value>, check: impl Fn(Value) -> Result<Value, Error>) {
+    pub(super) fn reply(self, values: &mut impl Iterator<Item = Value>, check: impl Fn(Value) -> Result<Value, Error>) {
         match self {
             Self::One(reply) => drop(reply.send(values.next().ok_or(Error::Broken).and_then(check))),
             Self::Several(count, reply) => {
@@ -98,7 +98,7 @@ impl Waiting {
         }
     }
 
-    pub fn fail(self, error: Error) {
+    pub(super) fn fail(self, error: Error) {
         match self {
             Self::One(reply) => drop(reply.send(Err(error))),
             Self::Several(_, reply) => drop(reply.send(Err(error))),
@@ -111,7 +111,7 @@ impl Waiting {
 const LONGEST: usize = 64;
 
 /// Makes pipelines of commands, without those that nobody waits for any more.
-pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = (Pipeline, Vec<Waiting>)> {
+pub(super) fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = (Pipeline, Vec<Waiting>)> {
     let mut rest = gathered.into_iter().filter(|gathered| !gathered.is_abandoned()).peekable();
     std::iter::from_fn(move || {
         let first = rest.next()?;
@@ -125,14 +125,14 @@ pub fn pipelines(gathered: Vec<Gathered>) -> impl Iterator<Item = (Pipeline, Vec
 }
 
 /// Sends commands, and waits for their replies: one for each, in their order.
-pub async fn send(connection: &mut Connection, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+pub(super) async fn send(connection: &mut Connection, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
     match (pipeline.len(), pipeline.cmd_iter().next()) {
         (1, Some(command)) => Ok(vec![connection.send(command).await?]),
         _ => connection.send_all(pipeline).await,
     }
 }
 
-pub fn refuse(gathered: Vec<Gathered>, error: &Error) {
+pub(super) fn refuse(gathered: Vec<Gathered>, error: &Error) {
     for (_, waiting) in pipelines(gathered) {
         waiting.into_iter().for_each(|waiting| waiting.fail(error.clone()));
     }

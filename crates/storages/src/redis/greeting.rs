@@ -24,7 +24,7 @@ const LONGEST: usize = 16 * 1024;
 ///
 /// The server refuses the credentials ([`Error::SignIn`]) or anything else, or closes the
 /// connection.
-pub async fn greet(stream: &mut impl Stream, credentials: &Credentials, database: i64) -> Result<(), Error> {
+pub(super) async fn greet(stream: &mut impl Stream, credentials: &Credentials, database: i64) -> Result<(), Error> {
     let select = (database != 0).then(|| cmd("SELECT").arg(database).take());
     let auth = auth(credentials, credentials.username.as_deref());
     let rest = select.into_iter().chain([cmd("PING")]);
@@ -63,7 +63,7 @@ async fn exchange(stream: &mut impl Stream, commands: &[Cmd]) -> Result<Vec<Valu
         }
     }
     // Each later reply would be taken for that of another command.
-    if received.is_empty() { Ok(replies) } else { Err(Error::Connect("the server sends what nobody asked for".into())) }
+    if received.is_empty() { Ok(replies) } else { Err(Error::Connect("the server sent an unexpected reply".into())) }
 }
 
 /// Reads a reply of one line. `received` is what was read already.
@@ -171,7 +171,7 @@ mod tests {
             ("+OK\r\n+OK\r\n-LOADING x\r\n", true, "LOADING x"),
             ("+OK\r\n+OK\r\n", true, "the server closed the connection"),
             ("", true, "the server closed the connection"),
-            ("+OK\r\n+OK\r\n+PONG\r\n+OK\r\n", true, "the server sends what nobody asked for"),
+            ("+OK\r\n+OK\r\n+PONG\r\n+OK\r\n", true, "the server sent an unexpected reply"),
         ] {
             let error = greeted(&[words]).0.unwrap_err();
             assert_eq!(error.to_string(), format!("unable to connect: {text}"));

@@ -17,7 +17,7 @@ use crate::recent::RecentWrites;
 
 /// Runs a command on one of the replicas, which take turns. One that fails is passed over; one that
 /// is too slow has used up the time.
-pub async fn read_any<R>(
+pub(super) async fn read_any<R>(
     replicas: &[R],
     turn: usize,
     server: impl Fn(&R) -> Arc<RedisServer>,
@@ -35,14 +35,14 @@ pub async fn read_any<R>(
 
 /// A server and those that its records are read from.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ReplicatedPlace {
+pub(super) struct ReplicatedPlace {
     pub master: Location,
     pub replicas: Vec<Location>,
     pub access: Access,
 }
 
 /// A master and its replicas.
-pub struct Replicated {
+pub(super) struct Replicated {
     master: Arc<RedisServer>,
     replicas: Vec<Arc<RedisServer>>,
     turn: AtomicUsize,

@@ -43,7 +43,7 @@ fn refuses(error: &ServerError, command: &str) -> bool {
 
 /// What a server has shown that it does not run. It is kept as long as the server is known.
 #[derive(Default)]
-pub struct Learnt {
+pub(super) struct Learnt {
     /// A number of [`Scripts`].
     scripts: AtomicU8,
     refuses_mget: AtomicBool,
@@ -52,7 +52,7 @@ pub struct Learnt {
 impl Learnt {
     /// Notes that the server runs no more than these. If that is new, returns what to tell
     /// operators.
-    pub fn learn(&self, scripts: Scripts) -> Option<&'static str> {
+    pub(super) fn learn(&self, scripts: Scripts) -> Option<&'static str> {
         let before = self.scripts.fetch_max(scripts as u8, Ordering::Relaxed);
         match scripts {
             _ if before >= scripts as u8 => None,
@@ -63,14 +63,14 @@ impl Learnt {
     }
 
     /// Whether the server refuses `MGET`, as far as is known.
-    pub fn refuses_mget(&self) -> bool {
+    pub(super) fn refuses_mget(&self) -> bool {
         self.refuses_mget.load(Ordering::Relaxed)
     }
 
     /// Returns whether the error says that the server refuses `MGET`, and remembers it: the server
     /// does not know the command, the user may not use it or not for all keys, or keys may lie on
     /// different servers.
-    pub fn learn_from_mget(&self, error: &ServerError) -> bool {
+    pub(super) fn learn_from_mget(&self, error: &ServerError) -> bool {
         let may_not = matches!(error.kind(), Some(ServerErrorKind::CrossSlot | ServerErrorKind::NoPerm));
         let is_refused = may_not || refuses(error, "mget");
         self.refuses_mget.fetch_or(is_refused, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl Learnt {
     }
 
     /// Returns which scripts the server runs, as far as is known.
-    pub fn scripts(&self) -> Scripts {
+    pub(super) fn scripts(&self) -> Scripts {
         match self.scripts.load(Ordering::Relaxed) {
             0 => Scripts::All,
             1 => Scripts::SingleKey,

@@ -15,7 +15,7 @@ use crate::network::{Address, Node, Pace, race, race_until};
 
 /// Asks the Sentinels for the server, and connects to it. Each has a share of the time before the
 /// next one is asked beside it. It ends before the link does, whose error says less.
-pub async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connection, Error> {
+pub(super) async fn connect(sentinels: &Sentinels, access: &Access) -> Result<Connection, Error> {
     let each: Vec<_> = sentinels.sentinels.iter().collect();
     let time = access.timeouts.connect * 19 / 20;
     let share = time / each.len().max(1) as u32;

@@ -21,14 +21,14 @@ use crate::{Error, Operation};
 
 /// A server, and how to connect to it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub(super) struct Place {
     pub location: Location,
     pub access: Access,
 }
 
 /// How to find a server.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Location {
+pub(super) enum Location {
     /// The one at this address.
     Configured(Address),
     /// The one that Sentinels name when a connection is made.
@@ -40,7 +40,7 @@ pub enum Location {
 }
 
 /// One server.
-pub struct RedisServer(Arc<Shared>);
+pub(super) struct RedisServer(Arc<Shared>);
 
 /// What requests that run at the same time share.
 struct Shared {
@@ -96,7 +96,7 @@ impl Connector for Place {
 
 impl RedisServer {
     /// Nothing connects yet.
-    pub fn new(place: Place, journal: Arc<dyn Journal>) -> Self {
+    pub(super) fn new(place: Place, journal: Arc<dyn Journal>) -> Self {
         let is_renewed = matches!(place.location, Location::Configured(_) | Location::Named(_));
         let endpoint = Endpoint::new("redis", place.name(), place.access.timeouts, journal);
         let (gathering, learnt) = (Gathering::default(), Learnt::default());

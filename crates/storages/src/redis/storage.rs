@@ -13,7 +13,7 @@ use crate::recent::RecentWrites;
 use crate::{Delete, Error, Get, LiveSession, Lock, Naming, Operation, Sessions, Set, Storage, Unlock, Update, any_of};
 
 /// Runs commands on the servers that hold their keys. Errors of servers are among the replies.
-pub trait Commands: Send + Sync + 'static {
+pub(super) trait Commands: Send + Sync + 'static {
     /// Runs a command.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ pub trait Commands: Send + Sync + 'static {
 }
 
 /// The storage on servers that others may share. It names the records.
-pub struct RedisStorage<C> {
+pub(super) struct RedisStorage<C> {
     servers: Arc<C>,
     naming: Naming,
     scripts: Scripts,
@@ -83,7 +83,7 @@ fn checked(value: Value) -> Result<Value, Stopped> {
 
 impl<C: Commands> RedisStorage<C> {
     /// `scripts` are those that may be used; the servers may show that they run fewer.
-    pub fn new(servers: Arc<C>, naming: Naming, scripts: Scripts) -> Self {
+    pub(super) fn new(servers: Arc<C>, naming: Naming, scripts: Scripts) -> Self {
         Self { servers, naming, scripts }
     }
 

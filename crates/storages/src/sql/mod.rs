@@ -23,7 +23,9 @@ pub const TIMEOUT_MARGIN: Duration = Duration::from_millis(50);
 /// The names of a storage's tables, quoted as they are written in statements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tables {
+    /// That of the records.
     pub sessions: String,
+    /// That of which sessions a subject has.
     pub metadata: String,
 }
 
@@ -118,6 +120,7 @@ pub enum Fault {
 
 /// How an attempt at a transaction ended that did not fail.
 pub enum Outcome<T> {
+    /// It is done, with this result.
     Done(T),
     /// The server has undone it in favour of another.
     Deadlock(Error),

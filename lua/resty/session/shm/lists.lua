@@ -268,6 +268,7 @@ local function add_end(self, list, key)
 end
 
 local lists = {
+  MIN_TTL = MIN_TTL,
   count_full_zone = count_full_zone,
   lock = lock,
   REPLACED = REPLACED,
