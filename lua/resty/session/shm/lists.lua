@@ -59,8 +59,8 @@ local function count_full_zone(self, what)
   if ngx.now() - warning.at < WARNING_INTERVAL then
     return
   end
-  ngx.log(ngx.WARN, "[session] lua_shared_dict ", self.zone, ": since this worker's last such warning, writes that ",
-    "dropped the entries that were unused longest because the zone is full: ", warning.dropping,
+  ngx.log(ngx.WARN, "[session] lua_shared_dict ", self.zone, ": the zone is full. Since this worker's last such ",
+    "warning, writes that dropped the entries unused longest: ", warning.dropping,
     ", sessions that could not be listed: ", warning.unlisted)
   warnings[self.zone] = { at = ngx.now(), dropping = 0, unlisted = 0 }
 end
