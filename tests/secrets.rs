@@ -15,6 +15,7 @@ use resty_session_core::storage::{
 };
 use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
+use std::time::Duration;
 use support::{World, options};
 
 /// A text that is part of everything that must not be shown.
@@ -130,23 +131,28 @@ fn sessions_cookies_and_records_show_neither_ids_nor_data() {
         check!(entries, audiences::owners(&entries, false));
         for call in &world.memory.calls {
             let Request::Set(set) = call else { panic!("{call:?}") };
-            let Set { name, key, value, .. } = set.as_ref().clone();
-            let owner = Owner { audience: MARK.into(), subject: MARK.into() };
-            check!(Supply::Storage(Ok(Reply::Record(value.clone()))), Reply::Record(value.clone()));
-            check!(Reply::Sessions(vec![LiveSession { key: key.clone(), expiry: 1 }]));
-            let (ttl, current_time) = (1, 1);
-            let get = Get { name: name.clone(), key: key.clone(), current_time };
-            let delete = Delete { name: name.clone(), key: key.clone(), current_time, owners: vec![owner.clone()] };
-            let sessions = Sessions { name: name.clone(), owner: owner.clone(), current_time };
-            let requests: [Request; 3] = [get.into(), delete.into(), sessions.into()];
-            check!(requests, Need::Storage(requests[0].clone()));
-            check!(Set { old_key: Some(key.clone()), owners: vec![owner], ..set.as_ref().clone() });
-            let unlock = Unlock { name: name.clone(), key: key.clone(), holder: MARK.into() };
-            let lock = Lock { name: name.clone(), key: key.clone(), holder: MARK.into(), ttl_ms: 1, current_time };
-            check!(Request::from(lock), Request::from(unlock), Reply::Records(vec![Ok(Some(value.clone()))]));
-            check!(Update { name, key, value, ttl, current_time });
+            requests_show_nothing(set);
         }
     }
+}
+
+fn requests_show_nothing(set: &Set) {
+    let Set { name, key, value, .. } = set.clone();
+    let owner = Owner { audience: MARK.into(), subject: MARK.into() };
+    check!(Supply::Storage(Ok(Reply::Record(value.clone()))), Reply::Record(value.clone()));
+    check!(Reply::Sessions(vec![LiveSession { key: key.clone(), expiry: Timestamp::from_secs(1) }]));
+    let (ttl, current_time) = (Seconds::from_secs(1), Timestamp::from_secs(1));
+    let get = Get { name: name.clone(), key: key.clone(), current_time };
+    let delete = Delete { name: name.clone(), key: key.clone(), current_time, owners: vec![owner.clone()] };
+    let sessions = Sessions { name: name.clone(), owner: owner.clone(), current_time };
+    let requests: [Request; 3] = [get.into(), delete.into(), sessions.into()];
+    check!(requests, Need::Storage(requests[0].clone()));
+    check!(Set { old_key: Some(key.clone()), owners: vec![owner], ..set.clone() });
+    let unlock = Unlock { name: name.clone(), key: key.clone(), holder: MARK.into() };
+    let lock =
+        Lock { name: name.clone(), key: key.clone(), holder: MARK.into(), ttl: Duration::from_millis(1), current_time };
+    check!(Request::from(lock), Request::from(unlock), Reply::Records(vec![Ok(Some(value.clone()))]));
+    check!(Update { name, key, value, ttl, current_time });
 }
 
 #[test]

@@ -312,7 +312,7 @@ impl Running {
         };
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
         if let Request::Get(get) = request {
-            return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time)]));
+            return Ok(Next::Get.row([task, text(&*get.name), text(get.key), number(get.current_time.as_secs())]));
         }
         Ok(Next::Call.row([task, Either::Right(LuaValue::Table(request_table(lua, request)?))]))
     }
@@ -439,7 +439,7 @@ fn live_sessions(table: &LuaTable) -> LuaResult<Vec<LiveSession>> {
     table.for_each(|key: LuaValue, value: LuaValue| {
         let expiry = value.as_f64().or_else(|| value.as_i64().map(|expiry| expiry as f64));
         if let (LuaValue::String(key), Some(expiry)) = (key, expiry) {
-            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: expiry as u64 });
+            sessions.push(LiveSession { key: key.to_string_lossy(), expiry: Timestamp::from_secs(expiry as u64) });
         }
         Ok(())
     })?;
@@ -459,9 +459,9 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             table.raw_set("method", "set")?;
             identify(&table, (&set.name, set.key, set.current_time))?;
             table.raw_set("value", lua.create_string(set.value)?)?;
-            table.raw_set("ttl", set.ttl)?;
+            table.raw_set("ttl", set.ttl.as_secs())?;
             table.raw_set("old_key", set.old_key)?;
-            table.raw_set("stale_ttl", set.stale_ttl)?;
+            table.raw_set("stale_ttl", set.stale_ttl.as_secs())?;
             table.raw_set("metadata", metadata(lua, set.owners)?)?;
             table.raw_set("old_must_exist", set.old_must_exist)?;
         }
@@ -469,7 +469,7 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             table.raw_set("method", "update")?;
             identify(&table, (&update.name, update.key, update.current_time))?;
             table.raw_set("value", lua.create_string(update.value)?)?;
-            table.raw_set("ttl", update.ttl)?;
+            table.raw_set("ttl", update.ttl.as_secs())?;
         }
         Request::Delete(delete) => {
             table.raw_set("method", "delete")?;
@@ -485,7 +485,7 @@ pub fn request_table(lua: &Lua, request: Request) -> LuaResult<LuaTable> {
             table.raw_set("name", &*sessions.name)?;
             table.raw_set("audience", sessions.owner.audience)?;
             table.raw_set("subject", sessions.owner.subject)?;
-            table.raw_set("current_time", sessions.current_time)?;
+            table.raw_set("current_time", sessions.current_time.as_secs())?;
         }
         Request::Get(_) | Request::GetEach(_) | Request::Lock(_) | Request::Unlock(_) => {
             return Err(LuaError::runtime("acts do not call this method of a storage"));
@@ -512,10 +512,10 @@ fn fill_deletes(lua: &Lua, array: &LuaTable, deletes: Vec<Delete>) -> LuaResult<
     Ok(())
 }
 
-fn identify(table: &LuaTable, (name, key, current_time): (&str, String, u64)) -> LuaResult<()> {
+fn identify(table: &LuaTable, (name, key, current_time): (&str, String, Timestamp)) -> LuaResult<()> {
     table.raw_set("name", name)?;
     table.raw_set("key", key)?;
-    table.raw_set("current_time", current_time)
+    table.raw_set("current_time", current_time.as_secs())
 }
 
 /// `{ audiences = {…}, subjects = {…} }`, two arrays of equal length; or nil without owners.

@@ -201,7 +201,7 @@ fn value(lua: &Lua, reply: Reply) -> LuaResult<LuaValue> {
         Reply::Absent => LuaValue::Nil,
         Reply::Record(record) => LuaValue::String(lua.create_string(record)?),
         Reply::Sessions(sessions) => {
-            let expiries = sessions.into_iter().map(|session| (session.key, session.expiry));
+            let expiries = sessions.into_iter().map(|session| (session.key, session.expiry.as_secs()));
             LuaValue::Table(lua.create_table_from(expiries)?)
         }
         // Acts alone ask for several records, and take the reply themselves.

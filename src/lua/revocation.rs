@@ -79,7 +79,7 @@ impl Running {
         };
         self.awaited = Awaited::Marks(Box::new(lookups));
         let task = Either::Right(LuaValue::UserData(lua.create_userdata(self)?));
-        Ok(Next::GetMark.row([task, text(&*name), text(key), number(current_time)]))
+        Ok(Next::GetMark.row([task, text(&*name), text(key), number(current_time.as_secs())]))
     }
 
     /// Goes on with what the program's own store returned for a mark.

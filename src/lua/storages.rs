@@ -17,6 +17,7 @@ use super::values;
 use crate::bridge::Ticket;
 use resty_session_core::settings::{self, Section};
 use resty_session_core::storage::{Delete, Error, Get, Lock, Owner, Request, Sessions, Set, Unlock, Update};
+use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages::Options;
 use resty_session_storages::options::{ALIASES, NAMES, NODE_LISTS, NODE_OPTIONS, Visitor, each_storage};
 use resty_session_storages::shm::ShmOptions;
@@ -144,8 +145,34 @@ fn ask(lua: &Lua, handle: &StorageHandle, request: impl Into<Request>) -> LuaRes
     })
 }
 
+/// A number of seconds since the epoch.
+struct Moment(Timestamp);
+
+impl FromLua for Moment {
+    fn from_lua(value: LuaValue, lua: &Lua) -> LuaResult<Self> {
+        u64::from_lua(value, lua).map(|seconds| Self(Timestamp::from_secs(seconds)))
+    }
+}
+
+/// A number of seconds.
+struct Span(Seconds);
+
+impl Span {
+    /// The time that it stands for as a time to live.
+    fn ttl(self) -> Seconds {
+        self.0.max(Seconds::from_secs(1))
+    }
+}
+
+impl FromLua for Span {
+    fn from_lua(value: LuaValue, lua: &Lua) -> LuaResult<Self> {
+        u64::from_lua(value, lua).map(|seconds| Self(Seconds::from_secs(seconds)))
+    }
+}
+
 /// `get(storage, name, key, current_time)`.
-fn get(lua: &Lua, (storage, name, key, current_time): (StorageRef, String, String, u64)) -> LuaResult<TicketOrError> {
+fn get(lua: &Lua, args: (StorageRef, String, String, Moment)) -> LuaResult<TicketOrError> {
+    let (storage, name, key, Moment(current_time)) = args;
     ask(lua, &storage, Get { name: name.into(), key, current_time })
 }
 
@@ -162,25 +189,25 @@ impl FromLua for Owners {
 }
 
 /// The values of a record: `name, key, value, ttl, current_time`, and what else an operation needs.
-type RecordArgs<More = ()> = (StorageRef, String, String, (BString, u64, u64, More));
+type RecordArgs<More = ()> = (StorageRef, String, String, (BString, Span, Moment, More));
 
 /// What a stored record replaces, and whose it is: `old_key, stale_ttl, metadata, old_must_exist`.
-type ReplacingArgs = (Option<String>, Option<u64>, Owners, bool);
+type ReplacingArgs = (Option<String>, Option<Span>, Owners, bool);
 
 /// `set(storage, name, key, value, ttl, current_time, old_key, stale_ttl, metadata,
 /// old_must_exist)`.
 fn set(lua: &Lua, args: RecordArgs<ReplacingArgs>) -> LuaResult<TicketOrError> {
-    let (storage, name, key, (value, ttl, current_time, replacing)) = args;
+    let (storage, name, key, (value, ttl, Moment(current_time), replacing)) = args;
     let (old_key, stale_ttl, Owners(owners), old_must_exist) = replacing;
     let set = Set {
         name: name.into(),
         value: value.into(),
-        ttl: ttl.max(1),
+        ttl: ttl.ttl(),
         current_time,
         // A record that replaces itself replaces nothing.
         old_key: old_key.filter(|old_key| !old_key.is_empty() && *old_key != key),
         old_must_exist,
-        stale_ttl: stale_ttl.unwrap_or_default(),
+        stale_ttl: stale_ttl.map_or(Seconds::ZERO, |Span(seconds)| seconds),
         owners,
         key,
     };
@@ -189,19 +216,19 @@ fn set(lua: &Lua, args: RecordArgs<ReplacingArgs>) -> LuaResult<TicketOrError> {
 
 /// `update(storage, name, key, value, ttl, current_time)`.
 fn update(lua: &Lua, args: RecordArgs) -> LuaResult<TicketOrError> {
-    let (storage, name, key, (value, ttl, current_time, ())) = args;
-    ask(lua, &storage, Update { name: name.into(), key, value: value.into(), ttl: ttl.max(1), current_time })
+    let (storage, name, key, (value, ttl, Moment(current_time), ())) = args;
+    ask(lua, &storage, Update { name: name.into(), key, value: value.into(), ttl: ttl.ttl(), current_time })
 }
 
 /// `delete(storage, name, key, current_time, metadata)`.
-fn delete(lua: &Lua, args: (StorageRef, String, String, (u64, Owners))) -> LuaResult<TicketOrError> {
-    let (storage, name, key, (current_time, Owners(owners))) = args;
+fn delete(lua: &Lua, args: (StorageRef, String, String, (Moment, Owners))) -> LuaResult<TicketOrError> {
+    let (storage, name, key, (Moment(current_time), Owners(owners))) = args;
     ask(lua, &storage, Delete { name: name.into(), key, current_time, owners })
 }
 
 /// `read_metadata(storage, name, audience, subject, current_time)`.
-fn read_metadata(lua: &Lua, args: (StorageRef, String, String, (String, u64))) -> LuaResult<TicketOrError> {
-    let (storage, name, audience, (subject, current_time)) = args;
+fn read_metadata(lua: &Lua, args: (StorageRef, String, String, (String, Moment))) -> LuaResult<TicketOrError> {
+    let (storage, name, audience, (subject, Moment(current_time))) = args;
     ask(lua, &storage, Sessions { name: name.into(), owner: Owner { audience, subject }, current_time })
 }
 
@@ -221,8 +248,8 @@ impl FromLua for Holder {
     }
 }
 
-/// A number of seconds, also with a fraction, in milliseconds; at least one.
-struct Milliseconds(u64);
+/// A number of seconds, also with a fraction; at least a millisecond.
+struct Milliseconds(Duration);
 
 impl FromLua for Milliseconds {
     fn from_lua(value: LuaValue, lua: &Lua) -> LuaResult<Self> {
@@ -230,7 +257,7 @@ impl FromLua for Milliseconds {
         let seconds = lua.coerce_number(value.clone())?.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
         let expected = || "number that is not negative expected".to_owned();
         let seconds = seconds.ok_or_else(|| refused(&value, "ttl", expected()))?;
-        Ok(Self((seconds * 1000.0).ceil().clamp(1.0, LONGEST) as u64))
+        Ok(Self(Duration::from_millis((seconds * 1000.0).ceil().clamp(1.0, LONGEST) as u64)))
     }
 }
 
@@ -240,9 +267,9 @@ fn refused(value: &LuaValue, to: &str, expected: String) -> LuaError {
 }
 
 /// `lock(storage, name, key, holder, ttl, current_time)`.
-fn lock(lua: &Lua, args: (StorageRef, String, String, (Holder, Milliseconds, u64))) -> LuaResult<TicketOrError> {
-    let (storage, name, key, (Holder(holder), Milliseconds(ttl_ms), current_time)) = args;
-    ask(lua, &storage, Lock { name: name.into(), key, holder, ttl_ms, current_time })
+fn lock(lua: &Lua, args: (StorageRef, String, String, (Holder, Milliseconds, Moment))) -> LuaResult<TicketOrError> {
+    let (storage, name, key, (Holder(holder), Milliseconds(ttl), Moment(current_time))) = args;
+    ask(lua, &storage, Lock { name: name.into(), key, holder, ttl, current_time })
 }
 
 /// `unlock(storage, name, key, holder)`.

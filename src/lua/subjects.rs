@@ -12,6 +12,7 @@ use super::running::{Done, Running};
 use resty_session_core::cookie::{Sid, base64url};
 use resty_session_core::session::subjects;
 use resty_session_core::storage::LiveSession;
+use resty_session_core::time::Timestamp;
 
 pub fn register(lua: &Lua, module: &LuaTable) -> LuaResult<()> {
     let table = lua.create_table()?;
@@ -76,7 +77,7 @@ fn take(lua: &Lua, args: (LuaUserDataRefMut<List>, LuaTable, usize, LuaValue)) -
         let table = lua.create_table_with_capacity(0, 4)?;
         table.raw_set("id", session.id)?;
         table.raw_set("audience", &audience)?;
-        table.raw_set("expires", session.expiry)?;
+        table.raw_set("expires", session.expiry.as_secs())?;
         if session.current {
             table.raw_set("current", true)?;
         }
@@ -102,7 +103,7 @@ impl Gathered {
     }
 
     pub fn into_sessions(self) -> Vec<LiveSession> {
-        self.0.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
+        self.0.into_iter().map(|(key, expiry)| LiveSession { key, expiry: Timestamp::from_secs(expiry) }).collect()
     }
 
     /// Adds the sessions in a text `key:expiry;…`. Of those with the same key, the one that expires

@@ -4,6 +4,7 @@ use super::faults::{Spoil, id, open_records};
 use super::http::Browser;
 use super::specs;
 use super::storages::{self, nginx as site, now, port_of};
+use resty_session_core::time::Timestamp;
 use resty_session_testing::certificates::Authority;
 use resty_session_testing::dshm_server::Dshm;
 use resty_session_testing::server::Server;
@@ -20,8 +21,8 @@ fn dshm_keeps_the_contract() {
 
 /// The live sessions that metadata notes, and how many seconds each has left.
 fn noted(text: &str) -> Vec<(String, u64)> {
-    let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
-    live.into_iter().map(|session| (session.key, session.expiry - now())).collect()
+    let live = resty_session_storages::metadata::live(text.as_bytes(), Timestamp::from_secs(now())).unwrap();
+    live.into_iter().map(|session| (session.key, session.expiry.as_secs() - now())).collect()
 }
 
 fn is_an_hour(seconds: u64) -> bool {

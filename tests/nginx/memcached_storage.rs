@@ -4,6 +4,7 @@ use super::faults::{Spoil, id, open_records};
 use super::http::Browser;
 use super::storages::{self, now, port_of};
 use super::{specs, storages::nginx as site};
+use resty_session_core::time::Timestamp;
 use resty_session_testing::certificates::Authority;
 use resty_session_testing::memcached_server::Memcached;
 use resty_session_testing::server::{Nginx, Site};
@@ -19,8 +20,8 @@ fn memcached_keeps_the_contract() {
 
 /// The item of a session in metadata that expires in an hour, if not some seconds earlier.
 fn is_noted(text: &str, id: &str) -> bool {
-    let live = resty_session_storages::metadata::live(text.as_bytes(), now()).unwrap();
-    live.iter().any(|session| session.key == id && (now() + 3595..=now() + 3600).contains(&session.expiry))
+    let live = resty_session_storages::metadata::live(text.as_bytes(), Timestamp::from_secs(now())).unwrap();
+    live.iter().any(|session| session.key == id && (now() + 3595..=now() + 3600).contains(&session.expiry.as_secs()))
 }
 
 #[test]

@@ -92,12 +92,24 @@ impl Timestamp {
         Seconds(self.0.saturating_sub(earlier.0))
     }
 
+    /// How far apart two moments are.
+    pub fn distance(self, other: Self) -> Seconds {
+        Seconds(self.0.abs_diff(other.0))
+    }
+
     /// How much of `timeout`, which began at `start`, is left at this moment, in seconds; negative
     /// if it has ended.
     pub fn left_of(self, timeout: Seconds, start: Self) -> i64 {
         let elapsed = i128::from(self.0) - i128::from(start.0);
         let left = i128::from(timeout.0) - elapsed;
         i64::try_from(left).unwrap_or(if left < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
+/// Its seconds since the Unix epoch.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

@@ -92,8 +92,11 @@ fn the_id_is_marked_under_its_own_key_and_the_sign_in_lives_longer() {
     assert!(world.destroy().result.is_ok());
     let mark = |key: &str| world.marks.records.get(&format!("session:{key}")).cloned();
     assert_eq!(mark(&id), Some(("1".into(), NOW + 3600)), "what is left of the rolling timeout");
-    let ttl =
-        world.marks.calls.iter().filter_map(|call| if let Request::Set(set) = call { Some(set.ttl) } else { None });
+    let ttl = world
+        .marks
+        .calls
+        .iter()
+        .filter_map(|call| if let Request::Set(set) = call { Some(set.ttl.as_secs()) } else { None });
     assert_eq!(ttl.collect::<Vec<_>>(), [604_800 + 3600, 3000]);
 }
 

@@ -11,7 +11,7 @@ use resty_session_core::session::subjects::{self, ListedSession};
 use resty_session_core::session::{Context, Error, Options, Session, State};
 use resty_session_core::settings::Whole;
 use resty_session_core::storage::{LiveSession, Request};
-use resty_session_core::time::Seconds;
+use resty_session_core::time::{Seconds, Timestamp};
 use support::{World, options};
 
 const NOW: u64 = 1_700_000_000;
@@ -86,7 +86,8 @@ fn a_list_starts_with_what_expires_last_and_marks_what_the_request_carries() {
         another_browser(&mut world, ADA);
         another_browser(&mut world, r#"[[{},"default","eve"],[{},"blog","ada"]]"#);
         let sessions = listed(&mut world, "ada").unwrap();
-        let expiries: Vec<_> = sessions.iter().map(|session| (session.expiry - NOW, session.current)).collect();
+        let expiries: Vec<_> =
+            sessions.iter().map(|session| (session.expiry.as_secs() - NOW, session.current)).collect();
         assert_eq!(expiries, [(3720, false), (3660, true), (3600, false)]);
         let id = base64url::encode(session.meta.unwrap().header.sid());
         assert_eq!(sessions[1].id == id, !hashed);
@@ -384,8 +385,8 @@ fn a_save_counts_if_the_limit_cannot_be_kept() {
 
 #[test]
 fn lists_show_no_key() {
-    let listed = ListedSession { id: "geheim".into(), expiry: 5, current: true };
+    let listed = ListedSession { id: "geheim".into(), expiry: Timestamp::from_secs(5), current: true };
     assert!(!format!("{listed:?}").contains("geheim"));
-    let live = LiveSession { key: "geheim".into(), expiry: 5 };
+    let live = LiveSession { key: "geheim".into(), expiry: Timestamp::from_secs(5) };
     assert!(!format!("{live:?} {:?}", Session { ..World::new(options("s"), 1).session() }).contains("geheim"));
 }

@@ -282,13 +282,13 @@ fn compare_records(vector: &Vector, calls: &[Request]) {
             Request::Set(set) => {
                 assert_eq!(record.op, "set");
                 assert_eq!(
-                    (&*set.name, &set.key, Some(set.ttl)),
+                    (&*set.name, &set.key, Some(set.ttl.as_secs())),
                     (record.name.as_str(), &record.key, record.ttl),
                     "{}",
                     vector.name
                 );
-                assert_eq!(Some(set.current_time), record.current_time);
-                assert_eq!((&set.old_key, Some(set.stale_ttl)), (&record.old_key, record.stale_ttl));
+                assert_eq!(Some(set.current_time.as_secs()), record.current_time);
+                assert_eq!((&set.old_key, Some(set.stale_ttl.as_secs())), (&record.old_key, record.stale_ttl));
                 assert!(set.owners == owners, "{}", vector.name);
                 if !vector.deflated() {
                     assert_eq!(Some(&set.value[..]), record.value.as_deref().map(str::as_bytes), "{}", vector.name);
@@ -297,7 +297,7 @@ fn compare_records(vector: &Vector, calls: &[Request]) {
             Request::Delete(delete) => {
                 assert_eq!(record.op, "delete");
                 assert_eq!((&*delete.name, &delete.key), (record.name.as_str(), &record.key));
-                assert_eq!(Some(delete.current_time), record.current_time);
+                assert_eq!(Some(delete.current_time.as_secs()), record.current_time);
                 assert!(delete.owners == owners, "{}", vector.name);
             }
             other => panic!("{other:?}"),

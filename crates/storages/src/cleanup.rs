@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use resty_session_core::settings::{self, Reader};
+use resty_session_core::time::Timestamp;
 
 use super::journal::{Journal, Level};
 use super::random::fraction;
@@ -185,13 +186,12 @@ impl Cleaner {
     /// Those of the storage's lock.
     pub async fn lead(&self, storage: &dyn Storage) -> Result<bool, Error> {
         let (name, key) = LOCK;
-        let ttl = self.0.cleanup.interval.saturating_mul(LOCKED_INTERVALS).as_millis();
         let lock = Lock {
             name: name.into(),
             key: key.into(),
             holder: self.holder(),
-            ttl_ms: u64::try_from(ttl).unwrap_or(u64::MAX),
-            current_time: since_epoch().as_secs(),
+            ttl: self.0.cleanup.interval.saturating_mul(LOCKED_INTERVALS),
+            current_time: Timestamp::from_secs(since_epoch().as_secs()),
         };
         timeout(LOCK_LIMIT, repeat_if_lost(|| storage.lock(&lock))).await.unwrap_or(Err(Error::Timeout))
     }

@@ -62,6 +62,7 @@ pub use resty_session_core::storage::{
     Cause, Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update, any_of,
     one_by_one,
 };
+use resty_session_core::time::Timestamp;
 
 /// Prepares the process for the drivers, once or often.
 pub fn prepare() {
@@ -75,8 +76,8 @@ pub fn prepare() {
 pub const KEY_SIZE: usize = base64url::encoded_size(SID_SIZE);
 /// Bytes of an expiry in metadata, in seconds since the epoch.
 pub const EXPIRY_BYTES: usize = 5;
-/// The latest expiry that these bytes can hold, in seconds since the epoch.
-const MAX_EXPIRY: u64 = (1 << (8 * EXPIRY_BYTES)) - 1;
+/// The latest expiry that these bytes can hold.
+const MAX_EXPIRY: Timestamp = Timestamp::from_secs((1 << (8 * EXPIRY_BYTES)) - 1);
 
 /// How records and metadata are named: prefix, cookie name, key and suffix, joined by `:`. A prefix
 /// or suffix that is not configured is left out. The file storage joins them in another way.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::{Delete, EXPIRY_BYTES, Error, KEY_SIZE, LiveSession, MAX_EXPIRY, Owner, Set};
 use resty_session_core::cookie::base64url;
 use resty_session_core::secret::show_only;
+use resty_session_core::time::Timestamp;
 
 /// Characters of an expiry.
 const EXPIRY_SIZE: usize = base64url::encoded_size(EXPIRY_BYTES);
@@ -45,8 +46,8 @@ pub struct Departure {
     pub owner: Owner,
     /// The items that take them out.
     pub items: Vec<u8>,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// When it is asked.
+    pub current_time: Timestamp,
 }
 
 /// Gathers what deleting these records changes.
@@ -86,22 +87,23 @@ pub fn deleted(key: &str) -> Result<Vec<u8>, Error> {
     Ok(format!("{key};").into_bytes())
 }
 
-fn note(key: &str, expiry: u64) -> Result<Vec<u8>, Error> {
+fn note(key: &str, expiry: Timestamp) -> Result<Vec<u8>, Error> {
     let mut text = deleted(key)?;
     text.pop();
     text.push(b':');
-    text.extend_from_slice(base64url::encode(&expiry.min(MAX_EXPIRY).to_le_bytes()[..EXPIRY_BYTES]).as_bytes());
+    text.extend_from_slice(
+        base64url::encode(&expiry.min(MAX_EXPIRY).as_secs().to_le_bytes()[..EXPIRY_BYTES]).as_bytes(),
+    );
     text.push(b';');
     Ok(text)
 }
 
-/// Returns the sessions that have not expired at `current_time` (seconds since the epoch), sorted
-/// by key.
+/// Returns the sessions that have not expired at `current_time`, sorted by key.
 ///
 /// # Errors
 ///
 /// The text is damaged; the error says where.
-pub fn live(text: &[u8], current_time: u64) -> Result<Vec<LiveSession>, Error> {
+pub fn live(text: &[u8], current_time: Timestamp) -> Result<Vec<LiveSession>, Error> {
     let mut latest = BTreeMap::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -121,9 +123,8 @@ pub fn live(text: &[u8], current_time: u64) -> Result<Vec<LiveSession>, Error> {
 pub struct Compact {
     /// The items, one behind the other.
     pub text: Vec<u8>,
-    /// When the last of its sessions expires, in seconds since the epoch; `None` if there are no
-    /// sessions.
-    pub expiry: Option<u64>,
+    /// When the last of its sessions expires; `None` if there are no sessions.
+    pub expiry: Option<Timestamp>,
 }
 
 show_only!(Compact { expiry });
@@ -133,7 +134,7 @@ show_only!(Compact { expiry });
 /// # Errors
 ///
 /// The text is damaged; the error says where.
-pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
+pub fn compact(text: &[u8], current_time: Timestamp) -> Result<Compact, Error> {
     let live = live(text, current_time)?;
     let mut compact = Compact { text: Vec::with_capacity(live.len() * (KEY_SIZE + EXPIRY_SIZE + 2)), expiry: None };
     for LiveSession { key, expiry } in live {
@@ -146,7 +147,7 @@ pub fn compact(text: &[u8], current_time: u64) -> Result<Compact, Error> {
 struct Item<'a> {
     key: &'a str,
     /// `None` takes the session out.
-    expiry: Option<u64>,
+    expiry: Option<Timestamp>,
 }
 
 /// Removes the first item from the text and returns it, or `None` if it is not valid.
@@ -164,7 +165,7 @@ fn item<'a>(text: &mut &'a [u8]) -> Option<Item<'a>> {
             let mut bytes = [0; 8];
             base64url::decode_exact(packed, &mut bytes[..EXPIRY_BYTES]).ok()?;
             *text = rest.strip_prefix(b";")?;
-            Some(Item { key, expiry: Some(u64::from_le_bytes(bytes)) })
+            Some(Item { key, expiry: Some(Timestamp::from_secs(u64::from_le_bytes(bytes))) })
         }
         _ => None,
     }
@@ -178,6 +179,11 @@ fn is_key(key: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use resty_session_core::time::Seconds;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(seconds)
+    }
 
     fn key(name: char) -> String {
         name.to_string().repeat(KEY_SIZE)
@@ -185,7 +191,7 @@ mod tests {
 
     fn text(items: &[(char, Option<u64>)]) -> Vec<u8> {
         let item = |(name, expiry): &(char, Option<u64>)| match expiry {
-            Some(expiry) => note(&key(*name), *expiry).unwrap(),
+            Some(expiry) => note(&key(*name), at(*expiry)).unwrap(),
             None => deleted(&key(*name)).unwrap(),
         };
         items.iter().flat_map(item).collect()
@@ -196,7 +202,7 @@ mod tests {
         let delete = |name: &str, key: char, subjects: &[&[u8]]| Delete {
             name: name.into(),
             key: key.to_string().repeat(KEY_SIZE),
-            current_time: 5,
+            current_time: Timestamp::from_secs(5),
             owners: subjects.iter().map(|subject| Owner::new(b"shop", subject, false)).collect(),
         };
         let deletes = [
@@ -221,14 +227,15 @@ mod tests {
     #[test]
     fn an_item_is_key_and_five_bytes() {
         assert_eq!(text(&[('k', Some(0x01_0203_0405)), ('k', None)]), format!("{0}:BQQDAgE;{0};", key('k')).as_bytes());
-        assert_eq!(text(&[('k', Some(u64::MAX))]), text(&[('k', Some(MAX_EXPIRY))]));
+        assert_eq!(text(&[('k', Some(u64::MAX))]), text(&[('k', Some(MAX_EXPIRY.as_secs()))]));
     }
 
     #[test]
     fn the_last_item_of_a_key_counts() {
         let items = text(&[('a', Some(5)), ('b', Some(9)), ('a', None), ('c', Some(3)), ('d', None), ('d', Some(7))]);
         let live = |text: &[u8], current_time| -> Vec<(String, u64)> {
-            live(text, current_time).unwrap().into_iter().map(|session| (session.key, session.expiry)).collect()
+            let live = live(text, at(current_time)).unwrap();
+            live.into_iter().map(|session| (session.key, session.expiry.as_secs())).collect()
         };
         assert_eq!(live(&items, 2), [(key('b'), 9), (key('c'), 3), (key('d'), 7)]);
         assert_eq!(live(&items, 7), [(key('b'), 9)]);
@@ -238,9 +245,9 @@ mod tests {
     #[test]
     fn a_compact_text_has_the_same_sessions() {
         let items = text(&[('b', Some(9)), ('a', Some(5)), ('a', None), ('c', Some(3)), ('c', Some(4))]);
-        let compacted = compact(&items, 0).unwrap();
-        assert_eq!(compacted, Compact { text: text(&[('b', Some(9)), ('c', Some(4))]), expiry: Some(9) });
-        assert_eq!(compact(&items, 9).unwrap(), Compact { text: Vec::new(), expiry: None });
+        let compacted = compact(&items, at(0)).unwrap();
+        assert_eq!(compacted, Compact { text: text(&[('b', Some(9)), ('c', Some(4))]), expiry: Some(at(9)) });
+        assert_eq!(compact(&items, at(9)).unwrap(), Compact { text: Vec::new(), expiry: None });
     }
 
     #[test]
@@ -249,11 +256,11 @@ mod tests {
             name: "n".into(),
             key: key('n'),
             value: Vec::new(),
-            ttl: 5,
-            current_time: 100,
+            ttl: Seconds::from_secs(5),
+            current_time: Timestamp::from_secs(100),
             old_key: Some(key('o')),
             old_must_exist: false,
-            stale_ttl: 0,
+            stale_ttl: Seconds::ZERO,
             owners: Vec::new(),
         };
         assert_eq!(written(&set).unwrap(), text(&[('n', Some(105)), ('o', None)]));
@@ -265,20 +272,20 @@ mod tests {
     fn a_damaged_text_is_an_error_that_says_where() {
         let good = text(&[('a', Some(5)), ('b', None)]);
         for size in 1..good.len() {
-            assert_eq!(live(&good[..size], 0).is_ok(), size == KEY_SIZE + 1 + EXPIRY_SIZE + 1, "{size}");
+            assert_eq!(live(&good[..size], at(0)).is_ok(), size == KEY_SIZE + 1 + EXPIRY_SIZE + 1, "{size}");
         }
-        for (at, byte) in [(0, b';'), (0, 0xff), (43, b'.'), (44, b'='), (50, b'B'), (51, b':'), (95, b'\n')] {
+        for (place, byte) in [(0, b';'), (0, 0xff), (43, b'.'), (44, b'='), (50, b'B'), (51, b':'), (95, b'\n')] {
             let mut bad = good.clone();
-            bad[at] = byte;
-            let error = live(&bad, 0).unwrap_err().to_string();
-            assert_eq!(error, format!("invalid metadata at byte {}", if at < 52 { 0 } else { 52 }));
+            bad[place] = byte;
+            let error = live(&bad, at(0)).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid metadata at byte {}", if place < 52 { 0 } else { 52 }));
         }
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic_or_grow(bytes in prop::collection::vec(any::<u8>(), 0..300), current_time in any::<u64>()) {
-            if let Ok(compacted) = compact(&bytes, current_time) {
+            if let Ok(compacted) = compact(&bytes, at(current_time)) {
                 prop_assert!(compacted.text.len() <= bytes.len());
             }
         }

@@ -107,6 +107,7 @@ impl Storage for Repeating {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use resty_session_core::time::Timestamp;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Fails so many operations, each in the same way.
@@ -157,7 +158,8 @@ mod tests {
     #[test]
     fn of_several_reads_those_are_repeated_whose_connection_was_lost() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let gets = ["a", "b", "c"].map(|key| Get { name: "n".into(), key: key.into(), current_time: 0 });
+        let gets =
+            ["a", "b", "c"].map(|key| Get { name: "n".into(), key: key.into(), current_time: Timestamp::from_secs(0) });
         for (failures, attempts, found) in [(0, 3, 3), (2, 5, 3), (3, 6, 3)] {
             let error = Error::Lost("closed".into());
             let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
@@ -183,7 +185,11 @@ mod tests {
         ] {
             let failing = Arc::new(Failing { error, failures, attempts: AtomicUsize::new(0) });
             let storage = Repeating::new(failing.clone());
-            let found = runtime.block_on(storage.get(&Get { name: "n".into(), key: "k".into(), current_time: 0 }));
+            let found = runtime.block_on(storage.get(&Get {
+                name: "n".into(),
+                key: "k".into(),
+                current_time: Timestamp::from_secs(0),
+            }));
             assert_eq!(found.ok().flatten().as_deref(), succeeds.then_some(&b"nk"[..]));
             assert_eq!(failing.attempts.load(Ordering::Relaxed), attempts);
         }

@@ -3,6 +3,8 @@
 //! own, because the storages of one path in one process work together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::future::Future;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -10,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::geteuid;
 use resty_session_core::settings::{self, Value};
@@ -53,10 +55,6 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 fn key(name: char) -> String {
     name.to_string().repeat(43)
 }
@@ -70,11 +68,11 @@ fn set(name: char, subject: Option<&[u8]>) -> Set {
         name: "session".into(),
         key: key(name),
         value: b"value".to_vec(),
-        ttl: 100,
+        ttl: Seconds::from_secs(100),
         current_time: now(),
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 0,
+        stale_ttl: Seconds::ZERO,
         owners: subject.iter().map(|subject| Owner::new(b"shop", subject, false)).collect(),
     }
 }
@@ -208,7 +206,7 @@ fn other_users_cannot_keep_sessions_and_locks_from_being_made() {
         }
         assert_eq!(worker.sessions(&sessions()).await.unwrap().len(), 2);
         let (name, key) = ("session".into(), key('l'));
-        let lock = Lock { name, key, holder: "one".into(), ttl_ms: 1, current_time: now() };
+        let lock = Lock { name, key, holder: "one".into(), ttl: Duration::from_millis(1), current_time: now() };
         assert!(timeout(soon, worker.lock(&lock)).await.unwrap().unwrap());
         assert!(!worker.lock(&Lock { holder: "another".into(), ..lock.clone() }).await.unwrap());
         let own = directory.path().join(format!(".resty-session.{}.0", geteuid()));

@@ -1,6 +1,7 @@
 //! Several memcached servers, each with a share of the items.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use resty_session_core::time::{Seconds, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use resty_session_testing::server::Server as _;
 use serde_json::json;
 
 const RECORDS: usize = 90;
-const NOW: u64 = 1_800_000_000;
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 fn storage(json: serde_json::Value) -> Arc<dyn Storage> {
     let (options, hints) = settings::parse::<MemcachedOptions>(Value::from_json(json).as_ref()).unwrap();
@@ -26,11 +27,11 @@ async fn save(storage: &dyn Storage, number: usize) -> Result<(), Error> {
         name: "session".into(),
         key: format!("{number:043}"),
         value: b"value".to_vec(),
-        ttl: 60,
+        ttl: Seconds::from_secs(60),
         current_time: NOW,
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 0,
+        stale_ttl: Seconds::ZERO,
         owners: Vec::new(),
     };
     storage.set(&set).await

@@ -28,3 +28,12 @@ pub mod tls_front;
 #[cfg(feature = "servers")]
 pub mod usage;
 pub mod vectors;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use resty_session_core::time::Timestamp;
+
+/// The system's time.
+pub fn now() -> Timestamp {
+    Timestamp::from_secs(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
+}

@@ -1,5 +1,6 @@
 //! memcached's replies, against a parser of whole lines and words.
 
+use resty_session_core::time::Seconds;
 use resty_session_storages::memcached::wire::{Meta, Reply, Ttl};
 use resty_session_storages::pipeline::{MAX_LINE, MAX_VALUE, Protocol};
 
@@ -103,7 +104,7 @@ fn info(flags: &[Vec<u8>]) -> Option<Info> {
     for flag in flags {
         match flag.as_slice() {
             b"t-1" => info.0 = Some(Ttl::Endless),
-            [b't', ttl @ ..] => info.0 = Some(Ttl::Seconds(digits(ttl)?)),
+            [b't', ttl @ ..] => info.0 = Some(Ttl::Seconds(Seconds::from_secs(digits(ttl)?))),
             [b's', size @ ..] => info.1 = digits(size)? as usize,
             [b'c', cas @ ..] => info.2 = digits(cas)?,
             [b'k', name @ ..] if !name.is_empty() && name.iter().all(u8::is_ascii_graphic) => {}

@@ -1,5 +1,6 @@
 //! The text of an owner's sessions.
 
+use resty_session_core::time::Timestamp;
 use resty_session_storages::LiveSession;
 use resty_session_storages::metadata::{Compact, compact, live};
 
@@ -30,19 +31,20 @@ pub fn run(data: &[u8]) {
 
 fn check(text: &[u8], now: u64) {
     let expected = sessions(text, now);
-    let found = live(text, now).ok();
+    let at = Timestamp::from_secs(now);
+    let found = live(text, at).ok();
     assert_eq!(found.as_deref().map(pairs), expected);
-    let Ok(Compact { text: shorter, expiry }) = compact(text, now) else {
+    let Ok(Compact { text: shorter, expiry }) = compact(text, at) else {
         assert!(expected.is_none());
         return;
     };
     assert!(shorter.len() <= text.len());
-    assert_eq!(live(&shorter, now).ok().as_deref().map(pairs), expected);
-    assert_eq!(expiry, expected.unwrap().into_iter().map(|(_, expiry)| expiry).max());
+    assert_eq!(live(&shorter, at).ok().as_deref().map(pairs), expected);
+    assert_eq!(expiry.map(Timestamp::as_secs), expected.unwrap().into_iter().map(|(_, expiry)| expiry).max());
 }
 
 fn pairs(sessions: &[LiveSession]) -> Vec<(Vec<u8>, u64)> {
-    sessions.iter().map(|session| (session.key.clone().into_bytes(), session.expiry)).collect()
+    sessions.iter().map(|session| (session.key.clone().into_bytes(), session.expiry.as_secs())).collect()
 }
 
 /// The live sessions by key. `None` if the text is damaged.

@@ -10,7 +10,7 @@ use super::subjects::failed;
 use super::{Context, Error, Kind, Session, audiences};
 use crate::cookie::Header;
 use crate::storage::LiveSession;
-use crate::time::Seconds;
+use crate::time::{Seconds, Timestamp};
 
 /// Sessions count as saved at the same time if they expire within so many seconds: as long as a
 /// slow save may take, and as far as servers' clocks may differ.
@@ -71,7 +71,7 @@ impl Session {
         let own = self.live(context, Kind::Remember).filter(|_| self.remembers());
         let remembered = match stays {
             // This browser counts as one of them, whether it is remembered or not.
-            true => excess(remembered, own.map_or(0, |record| record.expiry), limit - 1, beginning),
+            true => excess(remembered, own.map(|record| record.expiry).unwrap_or_default(), limit - 1, beginning),
             // A session that stays ends those of the others.
             false => own.into_iter().collect(),
         };
@@ -90,16 +90,16 @@ impl Session {
 
 impl Context {
     /// When a record expires that was just saved.
-    fn expiry(&self, kind: Kind, header: &Header) -> u64 {
+    fn expiry(&self, kind: Kind, header: &Header) -> Timestamp {
         let age = self.now.since(header.creation_time());
-        (self.now + self.cookie(kind).timeouts.record_ttl(age, Seconds::ZERO)).as_secs()
+        self.now + self.cookie(kind).timeouts.record_ttl(age, Seconds::ZERO)
     }
 }
 
 /// Those of the records that are more than `limit`. `own` is when the one expires that was just
 /// saved.
-fn excess(mut records: Vec<LiveSession>, own: u64, limit: usize, beginning: Beginning) -> Vec<LiveSession> {
-    let is_at_once = |record: &LiveSession| record.expiry.abs_diff(own) <= AT_ONCE.as_secs();
+fn excess(mut records: Vec<LiveSession>, own: Timestamp, limit: usize, beginning: Beginning) -> Vec<LiveSession> {
+    let is_at_once = |record: &LiveSession| record.expiry.distance(own) <= AT_ONCE;
     let count = records.len().saturating_sub(limit);
     // Not sorted: with thousands of records, that would hold other requests up.
     if let Some(last) = count.checked_sub(1) {

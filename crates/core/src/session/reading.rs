@@ -321,7 +321,7 @@ impl Context {
     /// The record of a cookie that a key authenticates.
     async fn load(&self, cookie: &CookieSettings, header: &Header) -> Result<record::Record, Error> {
         let key = self.storage_key(header);
-        let get = Get { name: cookie.name.clone(), key, current_time: self.now.as_secs() };
+        let get = Get { name: cookie.name.clone(), key, current_time: self.now };
         let text = match self.environment.get(get).await {
             Ok(Some(text)) => text,
             Ok(None) => return Err(Box::pin(self.explain_absence(cookie.kind, header)).await),

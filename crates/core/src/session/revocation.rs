@@ -237,7 +237,7 @@ impl Context {
 
     async fn look_up_all(&self, header: &Header, checked: Checked<'_>) -> Result<Vec<usize>, Error> {
         let Checked { unknown, mut ended } = checked;
-        let (keys, current_time) = (self.mark_keys(), self.now.as_secs());
+        let (keys, current_time) = (self.mark_keys(), self.now);
         let get = |Unknown { mark, name, .. }: &Unknown<'_>| Get {
             name: Arc::clone(name),
             key: mark.key(keys),

@@ -14,7 +14,7 @@ use crate::cookie::keys::sha256;
 use crate::cookie::{Sid, base64url};
 use crate::secret::show_only;
 use crate::storage::{Delete, LiveSession, NAMED_MARKS, Owner, Sessions};
-use crate::time::Seconds;
+use crate::time::{Seconds, Timestamp};
 
 /// How many records one request to the storage deletes. Between two of them, other requests have
 /// their turn; and each has the whole time limit of a request.
@@ -42,8 +42,8 @@ pub struct List {
 pub struct ListedSession {
     /// The key of its record.
     pub id: String,
-    /// When its record expires, in seconds since the epoch.
-    pub expiry: u64,
+    /// When its record expires.
+    pub expiry: Timestamp,
     /// Whether the request carries its cookie.
     pub current: bool,
 }
@@ -244,7 +244,7 @@ impl Context {
     }
 
     pub(super) async fn sessions(&self, kind: Kind, owner: &Owner) -> Result<Vec<LiveSession>, Cause> {
-        let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
+        let (name, current_time) = (self.cookie(kind).name.clone(), self.now);
         let sessions = Sessions { name, owner: owner.clone(), current_time };
         let mut sessions = self.environment.sessions(sessions).await.map_err(Cause::from)?;
         // A storage that a program wrote may list others.
@@ -270,7 +270,7 @@ impl Context {
     }
 
     fn deletion(&self, kind: Kind, key: String, owners: Vec<Owner>) -> Delete {
-        Delete { name: self.cookie(kind).name.clone(), key, current_time: self.now.as_secs(), owners }
+        Delete { name: self.cookie(kind).name.clone(), key, current_time: self.now, owners }
     }
 }
 

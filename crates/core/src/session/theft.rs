@@ -193,7 +193,7 @@ impl Context {
     /// The storage can't be asked.
     async fn noted(&self, note: Note, about: &str) -> Result<Option<String>, Error> {
         let name = self.cookie(Kind::Remember).name.clone();
-        let get = Get { name, key: note.key(about), current_time: self.now.as_secs() };
+        let get = Get { name, key: note.key(about), current_time: self.now };
         let found = self.environment.get(get).await.map_err(|error| Error::Load(error.into()))?;
         let Some(text) = found else { return Ok(None) };
         // Other programs may write to the storage, so text that is not a key does not count.
@@ -210,7 +210,7 @@ impl Context {
     }
 
     async fn delete(&self, kind: Kind, key: String) -> Result<(), Error> {
-        let (name, current_time) = (self.cookie(kind).name.clone(), self.now.as_secs());
+        let (name, current_time) = (self.cookie(kind).name.clone(), self.now);
         let delete = Delete { name, key, current_time, owners: Vec::new() };
         self.environment.delete(delete).await.map_err(Error::Delete)
     }

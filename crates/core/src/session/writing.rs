@@ -91,11 +91,11 @@ impl Session {
             name: cookie.name.clone(),
             key: context.storage_key(&sealed.header),
             value: record::encode(sealed.payload.as_bytes(), info.as_deref()),
-            ttl: cookie.timeouts.record_ttl(age, Seconds::ZERO).as_secs(),
-            current_time: context.now.as_secs(),
+            ttl: cookie.timeouts.record_ttl(age, Seconds::ZERO),
+            current_time: context.now,
             old_must_exist: replaced.is_some_and(|meta| context.must_exist(cookie, meta)),
             old_key: replaced.map(|meta| context.storage_key(&meta.header)),
-            stale_ttl: context.configuration.stale_ttl.as_secs(),
+            stale_ttl: context.configuration.stale_ttl,
             owners: self.owners(context)?,
         };
         context.environment.set(set).await.map_err(Error::Store)
@@ -121,7 +121,7 @@ impl Session {
         let delete = Delete {
             name: context.cookie(kind).name.clone(),
             key: context.storage_key(header),
-            current_time: context.now.as_secs(),
+            current_time: context.now,
             // If a program replaced the data, they may not say whose session it is. Delete it
             // anyway.
             owners: self.owners(context).unwrap_or_default(),
@@ -231,13 +231,13 @@ impl Context {
             return Err(Error::InfoSize(limit));
         }
         let (cookie, key) = (self.cookie(kind), self.storage_key(&meta.header));
-        let current_time = self.now.as_secs();
+        let current_time = self.now;
         let get = Get { name: cookie.name.clone(), key: key.clone(), current_time };
         let Some(text) = self.environment.get(get).await.map_err(info_failure)? else { return Ok(false) };
         let ciphertext = self.ciphertext_of(text)?;
         let info = self.seal_info(&cookie.keys[meta.key], &meta.header, info)?;
         let age = self.now.since(meta.header.creation_time());
-        let ttl = cookie.timeouts.record_ttl(age, age - meta.header.rolling_offset()).as_secs();
+        let ttl = cookie.timeouts.record_ttl(age, age - meta.header.rolling_offset());
         let value = record::encode(&ciphertext, Some(&info));
         let update = Update { name: cookie.name.clone(), key, value, ttl, current_time };
         self.environment.update(update).await.map_err(info_failure)

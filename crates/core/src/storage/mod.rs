@@ -4,8 +4,8 @@
 //! builds a [`Request`], and this same value reaches the driver, which borrows it. The [`Reply`]
 //! goes the same way back. Nothing in between changes their form.
 //!
-//! Times are whole seconds, except for those of locks, which are milliseconds. `current_time` and
-//! expiries count from the Unix epoch; a `ttl` counts from `current_time`.
+//! Times are whole seconds, except for those for which locks are held. `current_time` and expiries
+//! are moments; a `ttl` counts from `current_time`.
 
 mod error;
 mod request;
@@ -46,15 +46,17 @@ pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send
 /// ```
 /// use std::collections::HashMap;
 /// use std::sync::Mutex;
+/// use std::time::Duration;
 ///
 /// use resty_session_core::storage::{
 ///     Delete, Error, Get, LiveSession, Lock, Operation, Owner, Reply, Request, Sessions, Set, Storage, Unlock, Update,
 /// };
+/// use resty_session_core::time::{Seconds, Timestamp};
 ///
 /// /// A record or a lock's holder, the time when it expires, and whose it is.
 /// struct Entry {
 ///     value: Vec<u8>,
-///     expiry: u64,
+///     expiry: Timestamp,
 ///     owners: Vec<Owner>,
 /// }
 ///
@@ -157,33 +159,35 @@ pub type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send
 /// # run(async {
 /// let storage: &dyn Storage = &Memory::default();
 /// let ada = Owner::new(b"shop", b"ada", false);
+/// let now = Timestamp::from_secs(1_700_000_000);
+/// let after = |seconds| now + Seconds::from_secs(seconds);
 /// let set = Set {
 ///     name: "session".into(),
 ///     key: "key".into(),
 ///     value: b"[\"payload\"]".to_vec(),
-///     ttl: 3600,
-///     current_time: 1_700_000_000,
+///     ttl: Seconds::from_secs(3600),
+///     current_time: now,
 ///     old_key: None,
 ///     old_must_exist: false,
-///     stale_ttl: 10,
+///     stale_ttl: Seconds::from_secs(10),
 ///     owners: vec![ada.clone()],
 /// };
 /// assert_eq!(storage.perform(&set.into()).await?, Reply::Done);
 ///
 /// let get = |current_time| Request::from(Get { name: "session".into(), key: "key".into(), current_time });
-/// assert_eq!(storage.perform(&get(1_700_000_001)).await?, Reply::Record(b"[\"payload\"]".to_vec()));
-/// assert_eq!(storage.perform(&get(1_700_003_600)).await?, Reply::Absent);
+/// assert_eq!(storage.perform(&get(after(1))).await?, Reply::Record(b"[\"payload\"]".to_vec()));
+/// assert_eq!(storage.perform(&get(after(3600))).await?, Reply::Absent);
 ///
-/// let sessions = Sessions { name: "session".into(), owner: ada, current_time: 1_700_000_001 };
-/// assert_eq!(storage.sessions(&sessions).await?[0].expiry, 1_700_003_600);
+/// let sessions = Sessions { name: "session".into(), owner: ada, current_time: after(1) };
+/// assert_eq!(storage.sessions(&sessions).await?[0].expiry, after(3600));
 ///
 /// let lock = |holder: &str, current_time| {
-///     let holder = holder.into();
-///     Lock { name: "session".into(), key: "lock".into(), holder, ttl_ms: 5000, current_time }
+///     let (holder, ttl) = (holder.into(), Duration::from_secs(5));
+///     Lock { name: "session".into(), key: "lock".into(), holder, ttl, current_time }
 /// };
-/// assert!(storage.lock(&lock("one", 1_700_000_000)).await?);
-/// assert!(!storage.lock(&lock("another", 1_700_000_001)).await?);
-/// assert!(storage.lock(&lock("another", 1_700_000_006)).await?, "it has expired");
+/// assert!(storage.lock(&lock("one", now)).await?);
+/// assert!(!storage.lock(&lock("another", after(1))).await?);
+/// assert!(storage.lock(&lock("another", after(6))).await?, "it has expired");
 /// # Ok::<(), Error>(())
 /// # })?;
 /// # Ok::<(), Error>(())
@@ -202,9 +206,9 @@ pub trait Storage: Send + Sync {
     /// The storage cannot tell whether the record exists.
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>>;
 
-    /// Stores a record for `ttl` seconds, over whatever had its key before.
+    /// Stores a record for `ttl`, over whatever had its key before.
     ///
-    /// - The record `old_key`, if it exists, lives for `stale_ttl` seconds more, but never longer
+    /// - The record `old_key`, if it exists, lives for `stale_ttl` more, but never longer
     ///   than it would have.
     /// - The record is listed among the sessions of its owners, and the replaced one no longer is.
     /// - With `old_must_exist`, nothing is stored if the record `old_key` is gone. A storage that
@@ -226,7 +230,7 @@ pub trait Storage: Send + Sync {
 
     /// Writes an existing record anew, and returns whether it exists.
     ///
-    /// The record lives for `ttl` seconds at most, and never longer than it would have. One that
+    /// The record lives for `ttl` at most, and never longer than it would have. One that
     /// was deleted meanwhile does not come back, as far as the storage can tell.
     ///
     /// Running it twice does no harm: it writes the same value.
@@ -253,14 +257,14 @@ pub trait Storage: Send + Sync {
     /// The storage cannot tell, or what it holds is damaged.
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>>;
 
-    /// Takes a lock for `ttl_ms` milliseconds, and returns whether `holder` has it now: it does if
+    /// Takes a lock for `ttl`, and returns whether `holder` has it now: it does if
     /// the lock was free, or had expired, or was the holder's already. Then its time starts anew.
     /// It does not if another holder has the lock.
     ///
     /// Of several holders that ask at the same time one gets the lock. The lock is held for at
     /// least its time. A storage that counts in seconds may hold it for up to two seconds more
-    /// ([`Lock::ttl`]). After that another holder may take it, whatever becomes of the first one.
-    /// A holder that comes back later does not change the other's lock.
+    /// ([`Lock::whole_seconds`]). After that another holder may take it, whatever becomes of the
+    /// first one. A holder that comes back later does not change the other's lock.
     ///
     /// Running it twice does no harm: the holder has the lock already.
     ///
@@ -374,6 +378,7 @@ impl dyn Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Waker};
 
@@ -445,11 +450,11 @@ mod tests {
     }
 
     fn get(key: &str) -> Get {
-        Get { name: "s".into(), key: key.into(), current_time: 1 }
+        Get { name: "s".into(), key: key.into(), current_time: Timestamp::from_secs(1) }
     }
 
     fn delete(key: &str) -> Delete {
-        Delete { name: "s".into(), key: key.into(), current_time: 1, owners: Vec::new() }
+        Delete { name: "s".into(), key: key.into(), current_time: Timestamp::from_secs(1), owners: Vec::new() }
     }
 
     #[test]

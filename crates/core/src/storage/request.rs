@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Error;
 use crate::cookie::base64url;
@@ -43,8 +44,8 @@ pub struct Get {
     pub name: Arc<str>,
     /// The record's key: base64url of the session's id, or of a hash of it.
     pub key: String,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// When it is asked.
+    pub current_time: Timestamp,
 }
 
 /// Stores a record: see [`Storage::set`](super::Storage::set).
@@ -56,17 +57,16 @@ pub struct Set {
     pub key: String,
     /// The record: JSON.
     pub value: Vec<u8>,
-    /// For how many seconds to keep the record, at least 1.
-    pub ttl: u64,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// How long to keep the record, at least a second.
+    pub ttl: Seconds,
+    /// When it is asked.
+    pub current_time: Timestamp,
     /// The key of the record that this one replaces. Never `key` itself.
     pub old_key: Option<String>,
     /// Whether to store nothing if the replaced record is gone.
     pub old_must_exist: bool,
-    /// For how many seconds the replaced record goes on working. Requests that are under way may
-    /// still need it.
-    pub stale_ttl: u64,
+    /// How long the replaced record goes on working. Requests that are under way may still need it.
+    pub stale_ttl: Seconds,
     /// The users whose session this is, one an audience; empty if metadata is not stored.
     pub owners: Vec<Owner>,
 }
@@ -80,10 +80,10 @@ pub struct Update {
     pub key: String,
     /// The record: JSON.
     pub value: Vec<u8>,
-    /// For how many seconds to keep the record at most, at least 1.
-    pub ttl: u64,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// How long to keep the record at most, at least a second.
+    pub ttl: Seconds,
+    /// When it is asked.
+    pub current_time: Timestamp,
 }
 
 /// Deletes a record: see [`Storage::delete`](super::Storage::delete).
@@ -93,8 +93,8 @@ pub struct Delete {
     pub name: Arc<str>,
     /// The record's key: base64url of the session's id, or of a hash of it.
     pub key: String,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// When it is asked.
+    pub current_time: Timestamp,
     /// The users whose session this was, as they were stored with it.
     pub owners: Vec<Owner>,
 }
@@ -106,8 +106,8 @@ pub struct Sessions {
     pub name: Arc<str>,
     /// Whose sessions to list.
     pub owner: Owner,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// When it is asked.
+    pub current_time: Timestamp,
 }
 
 /// Takes a lock, or renews it: see [`Storage::lock`](super::Storage::lock).
@@ -120,10 +120,10 @@ pub struct Lock {
     /// The request that takes the lock: a text that no other request uses, of 1 to 255 visible
     /// ASCII characters.
     pub holder: String,
-    /// For how many milliseconds the lock is held unless it is renewed or freed, at least 1.
-    pub ttl_ms: u64,
-    /// Seconds since the epoch.
-    pub current_time: u64,
+    /// How long the lock is held unless it is renewed or freed, at least a millisecond.
+    pub ttl: Duration,
+    /// When it is asked.
+    pub current_time: Timestamp,
 }
 
 /// Frees a lock: see [`Storage::unlock`](super::Storage::unlock).
@@ -164,28 +164,27 @@ impl Owner {
 impl Set {
     /// Stores a record for `ttl` seconds that replaces no other and is nobody's session.
     pub(crate) fn alone((name, key): (Arc<str>, String), value: Vec<u8>, ttl: Seconds, now: Timestamp) -> Self {
-        let (ttl, current_time) = (ttl.as_secs(), now.as_secs());
         Self {
             name,
             key,
             value,
             ttl,
-            current_time,
+            current_time: now,
             old_key: None,
             old_must_exist: false,
-            stale_ttl: 0,
+            stale_ttl: Seconds::ZERO,
             owners: Vec::new(),
         }
     }
 
-    /// When the record expires, in seconds since the epoch.
-    pub fn expiry(&self) -> u64 {
-        self.current_time.saturating_add(self.ttl)
+    /// When the record expires.
+    pub fn expiry(&self) -> Timestamp {
+        self.current_time + self.ttl
     }
 
-    /// When the replaced record expires at the latest, in seconds since the epoch.
-    pub fn stale_expiry(&self) -> u64 {
-        self.current_time.saturating_add(self.stale_ttl)
+    /// When the replaced record expires at the latest.
+    pub fn stale_expiry(&self) -> Timestamp {
+        self.current_time + self.stale_ttl
     }
 
     /// The key of the replaced record, if nothing may be stored when that record is gone.
@@ -195,25 +194,30 @@ impl Set {
 }
 
 impl Update {
-    /// When the record expires at the latest, in seconds since the epoch.
-    pub fn expiry(&self) -> u64 {
-        self.current_time.saturating_add(self.ttl)
+    /// When the record expires at the latest.
+    pub fn expiry(&self) -> Timestamp {
+        self.current_time + self.ttl
     }
 }
 
 impl Lock {
-    /// For how many whole seconds to keep the lock, for storages that count in seconds.
+    /// How long to keep the lock, for storages that count in seconds.
     ///
     /// One second more than the time rounded up: their clock tells when a second begins, so the
     /// second that is running when the lock is taken counts for nothing.
-    pub fn ttl(&self) -> u64 {
-        self.ttl_ms.div_ceil(1000).saturating_add(1)
+    pub fn whole_seconds(&self) -> Seconds {
+        let begun = u64::from(self.ttl.subsec_nanos() > 0);
+        Seconds::from_secs(self.ttl.as_secs()) + Seconds::from_secs(begun) + Seconds::from_secs(1)
     }
 
-    /// When the lock expires, in seconds since the epoch, for storages that compare it with
-    /// `current_time`.
-    pub fn expiry(&self) -> u64 {
-        self.current_time.saturating_add(self.ttl())
+    /// The milliseconds for which the lock is held.
+    pub fn ttl_ms(&self) -> u64 {
+        u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the lock expires, for storages that compare it with `current_time`.
+    pub fn expiry(&self) -> Timestamp {
+        self.current_time + self.whole_seconds()
     }
 }
 
@@ -298,8 +302,8 @@ pub enum Reply {
 pub struct LiveSession {
     /// The key of its record.
     pub key: String,
-    /// When it expires, in seconds since the epoch.
-    pub expiry: u64,
+    /// When it expires.
+    pub expiry: Timestamp,
 }
 
 /// Shows its kind alone: records don't belong in a log.
@@ -320,7 +324,7 @@ show_only!(Set { name, ttl, current_time, old_must_exist, stale_ttl });
 show_only!(Update { name, ttl, current_time });
 show_only!(Delete { name, current_time });
 show_only!(Sessions { name, current_time });
-show_only!(Lock { name, ttl_ms, current_time });
+show_only!(Lock { name, ttl, current_time });
 show_only!(Unlock { name });
 show_only!(Owner {});
 show_only!(LiveSession { expiry });
@@ -344,10 +348,11 @@ mod tests {
     fn a_lock_that_is_kept_for_whole_seconds_is_kept_long_enough() {
         let lock = |ttl_ms| {
             let (name, key, holder) = ("s".into(), "k".into(), "h".into());
-            Lock { name, key, holder, ttl_ms, current_time: 100 }
+            let (ttl, current_time) = (Duration::from_millis(ttl_ms), Timestamp::from_secs(100));
+            Lock { name, key, holder, ttl, current_time }
         };
         for (ttl_ms, expiry) in [(1, 102), (1000, 102), (1001, 103), (u64::MAX, u64::MAX / 1000 + 102)] {
-            assert_eq!(lock(ttl_ms).expiry(), expiry, "{ttl_ms} ms");
+            assert_eq!(lock(ttl_ms).expiry().as_secs(), expiry, "{ttl_ms} ms");
         }
     }
 

@@ -117,12 +117,12 @@ impl Memory {
         if set.old_must_exist && replaced.is_none_or(|(_, expiry)| *expiry <= now) {
             return Err(storage::Error::Gone);
         }
-        self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl));
+        self.records.insert(name(&set.name, &set.key), (text(&set.value), now + set.ttl.as_secs()));
         self.owners.insert(name(&set.name, &set.key), set.owners.clone());
         if let Some(old_key) = &set.old_key
             && let Some((_, expiry)) = self.records.get_mut(&name(&set.name, old_key))
         {
-            *expiry = (*expiry).min(now + set.stale_ttl);
+            *expiry = (*expiry).min(now + set.stale_ttl.as_secs());
             self.owners.remove(&name(&set.name, old_key));
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Memory {
     fn update(&mut self, update: &storage::Update, now: u64) -> bool {
         let Some((value, expiry)) = self.records.get_mut(&name(&update.name, &update.key)) else { return false };
         *value = text(&update.value);
-        *expiry = (*expiry).min(now + update.ttl);
+        *expiry = (*expiry).min(now + update.ttl.as_secs());
         true
     }
 
@@ -140,7 +140,7 @@ impl Memory {
         if self.live(&key, now).is_some_and(|holder| holder != lock.holder) {
             return false;
         }
-        self.records.insert(key, (lock.holder.clone(), lock.expiry()));
+        self.records.insert(key, (lock.holder.clone(), lock.expiry().as_secs()));
         true
     }
 
@@ -157,7 +157,7 @@ impl Memory {
             .filter_map(|(record, _)| {
                 let key = record.strip_prefix(&*sessions.name)?.strip_prefix(':')?.to_owned();
                 let expiry = self.records.get(record).map_or(u64::MAX, |(_, expiry)| *expiry);
-                Some(LiveSession { key, expiry })
+                Some(LiveSession { key, expiry: Timestamp::from_secs(expiry) })
             })
             .collect()
     }

@@ -27,6 +27,7 @@ use super::{
 };
 use locks::Locks;
 pub use options::DshmOptions;
+use resty_session_core::time::{Seconds, Timestamp};
 use wire::{Lines, Name};
 
 impl Options for DshmOptions {
@@ -53,17 +54,17 @@ impl Dshm {
     }
 
     /// Stores a record and the entry that holds its expiry.
-    async fn store(&self, name: &Name, value: &[u8], ttl: u64, current_time: u64) -> Result<(), Error> {
-        let expiry = current_time.saturating_add(ttl).to_string();
+    async fn store(&self, name: &Name, value: &[u8], ttl: Seconds, current_time: Timestamp) -> Result<(), Error> {
+        let expiry = (current_time + ttl).to_string();
         let value = wire::set(name, value, ttl)?;
         let beside = wire::set(&name.expiry(), expiry.as_bytes(), ttl)?;
         self.client.ask_all([&value, &beside]).await.map(|_| ())
     }
 
-    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier. The expiry
+    /// Lets a replaced record expire in `stale_ttl`, unless it expires earlier. The expiry
     /// of a record that lua-resty-session wrote is not known; it is always changed.
     async fn shorten(&self, name: &Name, set: &Set) -> Result<(), Error> {
-        if set.stale_ttl == 0 {
+        if set.stale_ttl.is_zero() {
             return self.delete_record(name).await;
         }
         let beside = name.expiry();
@@ -82,7 +83,7 @@ impl Dshm {
     }
 
     /// Adds items to an owner's sessions.
-    async fn note(&self, name: &str, items: &[u8], current_time: u64) -> Result<(), Error> {
+    async fn note(&self, name: &str, items: &[u8], current_time: Timestamp) -> Result<(), Error> {
         let _turn = self.locks.lock(name).await;
         let name = Name::new(name);
         let mut text = self.client.ask(&wire::get(&name)).await?.value()?.unwrap_or_default();
@@ -91,14 +92,14 @@ impl Dshm {
         // session.
         let compact = metadata::compact(&text, current_time).or_else(|_| metadata::compact(items, current_time))?;
         let request = match compact.expiry {
-            Some(expiry) => wire::set(&name, &compact.text, expiry.saturating_sub(current_time))?,
+            Some(expiry) => wire::set(&name, &compact.text, expiry.since(current_time))?,
             None => wire::delete(&name),
         };
         self.client.ask(&request).await.map(|_| ())
     }
 
     /// Adds items to the sessions of several owners.
-    async fn note_all(&self, name: &str, owners: &[Owner], items: &[u8], current_time: u64) -> Result<(), Error> {
+    async fn note_all(&self, name: &str, owners: &[Owner], items: &[u8], current_time: Timestamp) -> Result<(), Error> {
         let names: Vec<String> = owners.iter().map(|owner| self.naming.metadata(name, owner)).collect();
         try_join_all(names.iter().map(|name| self.note(name, items, current_time))).await.map(|_| ())
     }
@@ -117,7 +118,7 @@ impl Dshm {
     async fn take_lock(&self, lock: &Lock) -> Result<bool, Error> {
         let (name, holder) = (self.naming.record(&lock.name, &lock.key), lock.holder.as_bytes());
         let entry = Name::new(&name);
-        let write = wire::set(&entry, holder, lock.ttl())?;
+        let write = wire::set(&entry, holder, lock.whole_seconds())?;
         {
             let _turn = self.locks.lock(&name).await;
             let (start, held_by) = self.read_quickly(&entry).await?;
@@ -152,8 +153,8 @@ impl Dshm {
 }
 
 /// The expiry in a record's second entry; `None` if it is missing or not a number.
-fn expiry(text: Option<&[u8]>) -> Option<u64> {
-    str::from_utf8(text?).ok()?.parse().ok()
+fn expiry(text: Option<&[u8]>) -> Option<Timestamp> {
+    str::from_utf8(text?).ok()?.parse().ok().map(Timestamp::from_secs)
 }
 
 impl Storage for Dshm {
@@ -182,7 +183,8 @@ impl Storage for Dshm {
             if present.is_none() {
                 return Ok(false);
             }
-            let left = expiry(known.as_deref()).map(|expiry| expiry.saturating_sub(update.current_time).max(1));
+            let left =
+                expiry(known.as_deref()).map(|expiry| expiry.since(update.current_time).max(Seconds::from_secs(1)));
             let ttl = left.map_or(update.ttl, |left| left.min(update.ttl));
             self.store(&name, &update.value, ttl, update.current_time).await.map(|()| true)
         })
@@ -285,11 +287,11 @@ mod tests {
             name,
             key,
             value,
-            ttl: 60,
-            current_time: 1000,
+            ttl: Seconds::from_secs(60),
+            current_time: Timestamp::from_secs(1000),
             old_key,
             old_must_exist: false,
-            stale_ttl: 10,
+            stale_ttl: Seconds::from_secs(10),
             owners: Vec::new(),
         }
     }
@@ -324,8 +326,15 @@ mod tests {
             ("delete p%20q:s:k\r\ndelete p%20q:s:k:expiry\r\n", "DONE\r\nERROR not_found\r\n"),
         ];
         exchange(ABSENT, async |storage| {
-            assert_eq!(storage.get(&Get { name: "s".into(), key: "k".into(), current_time: 0 }).await.unwrap(), None);
-            let delete = Delete { name: "s".into(), key: "k".into(), current_time: 0, owners: Vec::new() };
+            assert_eq!(
+                storage
+                    .get(&Get { name: "s".into(), key: "k".into(), current_time: Timestamp::from_secs(0) })
+                    .await
+                    .unwrap(),
+                None
+            );
+            let delete =
+                Delete { name: "s".into(), key: "k".into(), current_time: Timestamp::from_secs(0), owners: Vec::new() };
             storage.delete(&delete).await.unwrap();
         });
     }
@@ -339,7 +348,13 @@ mod tests {
     #[test]
     fn a_lock_is_had_by_whoever_is_named_after_the_pause() {
         let (name, key, holder): (_, String, String) = ("s".into(), "k".into(), "a".into());
-        let lock = &Lock { name, key: key.clone(), holder: holder.clone(), ttl_ms: 1500, current_time: 1000 };
+        let lock = &Lock {
+            name,
+            key: key.clone(),
+            holder: holder.clone(),
+            ttl: Duration::from_millis(1500),
+            current_time: Timestamp::from_secs(1000),
+        };
         const TAKEN: &[(&str, &str)] = &[FREE, TAKING, OWN];
         const RENEWED: &[(&str, &str)] = &[OWN, TAKING, OWN];
         const OVERTAKEN: &[(&str, &str)] = &[FREE, TAKING, OTHERS];
@@ -377,12 +392,15 @@ mod tests {
             ),
         ];
         let owners = vec![Owner { audience: "au".into(), subject: "su".into() }];
-        let note = |key: &str, ttl| metadata::written(&Set { key: key.into(), ttl, ..record(None) }).unwrap();
+        let note = |key: &str, ttl| {
+            let ttl = Seconds::from_secs(ttl);
+            metadata::written(&Set { key: key.into(), ttl, ..record(None) }).unwrap()
+        };
         exchange(NOTES, async |server| {
             let (first, second) = (note(B, 60), note(A, 10));
             let (first, second) = futures_util::future::join(
-                server.note_all("s", &owners, &first, 1000),
-                server.note_all("s", &owners, &second, 1000),
+                server.note_all("s", &owners, &first, Timestamp::from_secs(1000)),
+                server.note_all("s", &owners, &second, Timestamp::from_secs(1000)),
             )
             .await;
             first.and(second)

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::Error;
 use crate::escape::escape_parts;
 use crate::pipeline::{Protocol, invalid_reply, line, value};
+use resty_session_core::time::Seconds;
 
 /// The longest time to live that the server can store, in seconds.
 const MAX_TTL: u64 = i32::MAX as u64;
@@ -32,13 +33,13 @@ pub fn get(Name(name): &Name) -> Vec<u8> {
     format!("get {name}\r\n").into_bytes()
 }
 
-/// Stores a value for `ttl` seconds, at least one: zero would mean for ever.
+/// Stores a value for `ttl`, at least a second: zero would mean for ever.
 ///
 /// # Errors
 ///
 /// The value is empty, which the server does not accept, or not ASCII: the server counts characters
 /// where its protocol counts bytes.
-pub fn set(Name(name): &Name, value: &[u8], ttl: u64) -> Result<Vec<u8>, Error> {
+pub fn set(Name(name): &Name, value: &[u8], ttl: Seconds) -> Result<Vec<u8>, Error> {
     if value.is_empty() || !value.is_ascii() {
         return Err(Error::Server("dshm accepts only ASCII values that are not empty".into()));
     }
@@ -48,8 +49,8 @@ pub fn set(Name(name): &Name, value: &[u8], ttl: u64) -> Result<Vec<u8>, Error> 
     Ok(request)
 }
 
-/// Lets an entry expire in `ttl` seconds, at least one.
-pub fn touch(Name(name): &Name, ttl: u64) -> Vec<u8> {
+/// Lets an entry expire in `ttl`, at least a second.
+pub fn touch(Name(name): &Name, ttl: Seconds) -> Vec<u8> {
     format!("touch {name} {}\r\n", limited(ttl)).into_bytes()
 }
 
@@ -58,8 +59,8 @@ pub fn delete(Name(name): &Name) -> Vec<u8> {
     format!("delete {name}\r\n").into_bytes()
 }
 
-fn limited(ttl: u64) -> u64 {
-    ttl.clamp(1, MAX_TTL)
+fn limited(ttl: Seconds) -> u64 {
+    ttl.as_secs().clamp(1, MAX_TTL)
 }
 
 /// The server's reply to one request.
@@ -147,6 +148,8 @@ impl Protocol for Lines {
 mod tests {
     use super::*;
 
+    const SECOND: Seconds = Seconds::from_secs(1);
+
     #[test]
     fn replies_are_told_apart_and_wait_for_their_last_byte() {
         for (bytes, reply) in [
@@ -184,7 +187,7 @@ mod tests {
     #[test]
     fn replies_belong_to_their_requests() {
         let name = Name::new("k");
-        let requests = [get(&name), set(&name, b"v", 1).unwrap(), touch(&name, 1), delete(&name)];
+        let requests = [get(&name), set(&name, b"v", SECOND).unwrap(), touch(&name, SECOND), delete(&name)];
         for (reply, expected) in [
             (Reply::Value(b"v".to_vec()), [true, true, false, false]),
             (Reply::Value(b"w".to_vec()), [true, false, false, false]),
@@ -199,9 +202,12 @@ mod tests {
     fn requests_are_lines_with_the_size_of_their_values() {
         let name = Name::new("my prefix:session:k\r\ny");
         assert_eq!(get(&name), b"get my%20prefix:session:k%0D%0Ay\r\n");
-        assert_eq!(set(&name.expiry(), b"v", 0).unwrap(), b"set my%20prefix:session:k%0D%0Ay:expiry 1 1\r\nv");
-        assert_eq!(touch(&Name::new("k"), u64::MAX), b"touch k 2147483647\r\n");
+        assert_eq!(
+            set(&name.expiry(), b"v", Seconds::ZERO).unwrap(),
+            b"set my%20prefix:session:k%0D%0Ay:expiry 1 1\r\nv"
+        );
+        assert_eq!(touch(&Name::new("k"), Seconds::from_secs(u64::MAX)), b"touch k 2147483647\r\n");
         assert_eq!(delete(&Name::new("k")), b"delete k\r\n");
-        assert!(set(&name, b"", 1).is_err() && set(&name, "ä".as_bytes(), 1).is_err());
+        assert!(set(&name, b"", SECOND).is_err() && set(&name, "ä".as_bytes(), SECOND).is_err());
     }
 }

@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 
 use super::{Error, MAX_FILE_SIZE, names, private};
 use crate::MAX_EXPIRY;
+use resty_session_core::time::Timestamp;
 
 /// The permissions of a file: only its owner may read and write it.
 const FILE_MODE: u32 = 0o600;
@@ -61,7 +62,7 @@ impl Directory {
 
     /// Returns the content of a file that expires after `expired`, or `None` if there is no such
     /// file.
-    pub(super) fn read(&self, name: &str, expired: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) fn read(&self, name: &str, expired: Option<Timestamp>) -> Result<Option<Vec<u8>>, Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(None) };
         if expired.is_some_and(|expired| expiry(&metadata) <= expired) {
             return Ok(None);
@@ -125,9 +126,7 @@ impl Directory {
     }
 
     /// Writes a file atomically: readers find either the former content and expiry or the new ones.
-    ///
-    /// `expiry` is in seconds since the epoch.
-    pub(super) fn write(&self, name: &str, content: &[u8], expiry: u64) -> Result<(), Error> {
+    pub(super) fn write(&self, name: &str, content: &[u8], expiry: Timestamp) -> Result<(), Error> {
         let file = self.prepare(content)?;
         self.replace(name, file, expiry)
     }
@@ -136,10 +135,10 @@ impl Directory {
     /// Returns whether it does.
     pub(super) fn write_if(
         &self,
-        (required, expired): (&str, u64),
+        (required, expired): (&str, Timestamp),
         name: &str,
         content: &[u8],
-        expiry: u64,
+        expiry: Timestamp,
     ) -> Result<bool, Error> {
         let file = self.prepare(content)?;
         // As late as possible: if `required` is removed after this, the file is written
@@ -152,7 +151,13 @@ impl Directory {
 
     /// Rewrites a file if it exists and expires after `expired`. The new expiry is never later than
     /// the old one. Returns whether there was such a file.
-    pub(super) fn update(&self, name: &str, content: &[u8], expiry: u64, expired: u64) -> Result<bool, Error> {
+    pub(super) fn update(
+        &self,
+        name: &str,
+        content: &[u8],
+        expiry: Timestamp,
+        expired: Timestamp,
+    ) -> Result<bool, Error> {
         let file = self.prepare(content)?;
         // As late as possible: a file that is removed or shortened after this is restored by the
         // write.
@@ -165,7 +170,7 @@ impl Directory {
     }
 
     /// Whether a file exists and expires after `expired`.
-    fn exists(&self, name: &str, expired: u64) -> Result<bool, Error> {
+    fn exists(&self, name: &str, expired: Timestamp) -> Result<bool, Error> {
         let found = self.open(name, OpenOptions::new().read(true))?;
         Ok(found.is_some_and(|(_, metadata)| self::expiry(&metadata) > expired))
     }
@@ -187,7 +192,7 @@ impl Directory {
     }
 
     /// Sets the expiry of a temporary file and moves it to its name.
-    fn replace(&self, name: &str, file: NamedTempFile, expiry: u64) -> Result<(), Error> {
+    fn replace(&self, name: &str, file: NamedTempFile, expiry: Timestamp) -> Result<(), Error> {
         let replace = || {
             file.as_file().set_times(FileTimes::new().set_modified(time(expiry)))?;
             let (file, temporary) = file.into_parts();
@@ -200,7 +205,7 @@ impl Directory {
 
     /// Lets a file expire at `expiry`, unless it expires earlier. It is not an error if the file
     /// does not exist.
-    pub(super) fn shorten(&self, name: &str, expiry: u64) -> Result<(), Error> {
+    pub(super) fn shorten(&self, name: &str, expiry: Timestamp) -> Result<(), Error> {
         let Some((file, metadata)) = self.open(name, OpenOptions::new().read(true))? else { return Ok(()) };
         if self::expiry(&metadata) > expiry {
             file.set_times(FileTimes::new().set_modified(time(expiry))).map_err(self.io("write"))?;
@@ -237,12 +242,12 @@ impl Directory {
 }
 
 /// Returns when a file expires, in seconds since the epoch: its modification time.
-pub(super) fn expiry(metadata: &Metadata) -> u64 {
-    u64::try_from(metadata.mtime()).unwrap_or_default()
+pub(super) fn expiry(metadata: &Metadata) -> Timestamp {
+    Timestamp::from_secs(u64::try_from(metadata.mtime()).unwrap_or_default())
 }
 
-fn time(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds.min(MAX_EXPIRY))
+fn time(at: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(at.min(MAX_EXPIRY).as_secs())
 }
 
 /// Reads up to `size` bytes of a file, in as few system calls as possible.
@@ -264,6 +269,10 @@ fn read_up_to(mut file: File, size: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(seconds)
+    }
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn directory() -> (tempfile::TempDir, Directory) {
@@ -280,39 +289,39 @@ mod tests {
     fn a_file_can_be_read_until_it_expires() {
         let (_temporary, directory) = directory();
         for content in ["first", ""] {
-            directory.write("file", content.as_bytes(), 1000).unwrap();
-            assert_eq!(directory.read("file", Some(999)).unwrap().as_deref(), Some(content.as_bytes()));
-            assert_eq!(directory.read("file", Some(1000)).unwrap(), None);
+            directory.write("file", content.as_bytes(), at(1000)).unwrap();
+            assert_eq!(directory.read("file", Some(at(999))).unwrap().as_deref(), Some(content.as_bytes()));
+            assert_eq!(directory.read("file", Some(at(1000))).unwrap(), None);
         }
         assert_eq!(fs::metadata(directory.join("file")).unwrap().permissions().mode() & 0o777, 0o600);
-        directory.write("file", b"late", u64::MAX).unwrap();
-        assert!(directory.read("file", Some(1000)).unwrap().is_some());
+        directory.write("file", b"late", at(u64::MAX)).unwrap();
+        assert!(directory.read("file", Some(at(1000))).unwrap().is_some());
         assert_eq!(count(&directory), 1);
     }
 
     #[test]
     fn shortening_never_lengthens() {
         let (_temporary, directory) = directory();
-        directory.write("file", b"x", 1000).unwrap();
+        directory.write("file", b"x", at(1000)).unwrap();
         for (expiry, expected) in [(2000, 1000), (500, 500), (700, 500)] {
-            directory.shorten("file", expiry).unwrap();
-            assert_eq!(super::expiry(&fs::metadata(directory.join("file")).unwrap()), expected);
+            directory.shorten("file", at(expiry)).unwrap();
+            assert_eq!(super::expiry(&fs::metadata(directory.join("file")).unwrap()), at(expected));
         }
-        directory.shorten("absent", 1).unwrap();
+        directory.shorten("absent", at(1)).unwrap();
     }
 
     #[test]
     fn only_an_existing_file_is_updated() {
         let (_temporary, directory) = directory();
-        assert!(!directory.update("file", b"new", 1000, 0).unwrap());
+        assert!(!directory.update("file", b"new", at(1000), at(0)).unwrap());
         assert_eq!(count(&directory), 0);
-        directory.write("file", b"old", 1000).unwrap();
-        assert!(!directory.update("file", b"new", 2000, 1000).unwrap());
+        directory.write("file", b"old", at(1000)).unwrap();
+        assert!(!directory.update("file", b"new", at(2000), at(1000)).unwrap());
         assert_eq!(directory.read("file", None).unwrap().unwrap(), b"old");
         for (expiry, expected) in [(2000, 1000), (500, 500)] {
-            assert!(directory.update("file", b"new", expiry, 0).unwrap());
-            assert_eq!(directory.read("file", Some(expected - 1)).unwrap().unwrap(), b"new");
-            assert_eq!(directory.read("file", Some(expected)).unwrap(), None);
+            assert!(directory.update("file", b"new", at(expiry), at(0)).unwrap());
+            assert_eq!(directory.read("file", Some(at(expected - 1))).unwrap().unwrap(), b"new");
+            assert_eq!(directory.read("file", Some(at(expected))).unwrap(), None);
         }
         assert_eq!(count(&directory), 1);
     }
@@ -320,32 +329,32 @@ mod tests {
     #[test]
     fn a_file_that_requires_another_is_written_only_if_that_exists_and_has_not_expired() {
         let (_temporary, directory) = directory();
-        let write = |expired| directory.write_if(("old", expired), "new", b"x", 2000).unwrap();
+        let write = |expired| directory.write_if(("old", at(expired)), "new", b"x", at(2000)).unwrap();
         assert!(!write(0));
-        directory.write("old", b"x", 1000).unwrap();
+        directory.write("old", b"x", at(1000)).unwrap();
         assert!(!write(1000));
         assert_eq!(count(&directory), 1, "the temporary file is left");
         assert!(write(999));
-        assert_eq!(directory.read("new", Some(1999)).unwrap().unwrap(), b"x");
+        assert_eq!(directory.read("new", Some(at(1999))).unwrap().unwrap(), b"x");
     }
 
     #[test]
     fn a_link_is_replaced_and_never_followed() {
         let (_temporary, directory) = directory();
-        directory.write("other", b"other", 1000).unwrap();
+        directory.write("other", b"other", at(1000)).unwrap();
         symlink("other", directory.join("file")).unwrap();
         assert!(matches!(directory.read("file", None), Err(Error::NotAFile { .. })));
-        assert!(matches!(directory.shorten("file", 1), Err(Error::NotAFile { .. })));
-        directory.write("file", b"own", 1000).unwrap();
+        assert!(matches!(directory.shorten("file", at(1)), Err(Error::NotAFile { .. })));
+        directory.write("file", b"own", at(1000)).unwrap();
         assert_eq!(directory.read("file", None).unwrap().unwrap(), b"own");
-        assert_eq!(directory.read("other", Some(999)).unwrap().unwrap(), b"other");
+        assert_eq!(directory.read("other", Some(at(999))).unwrap().unwrap(), b"other");
     }
 
     #[test]
     fn a_failed_write_leaves_nothing_behind() {
         let (_temporary, directory) = directory();
         fs::create_dir(directory.join("file")).unwrap();
-        let error = directory.write("file", b"x", 1000).unwrap_err().to_string();
+        let error = directory.write("file", b"x", at(1000)).unwrap_err().to_string();
         assert!(error.starts_with("unable to write in ") && error.contains("directory (os error"), "{error}");
         assert!(matches!(directory.read("file", None), Err(Error::NotAFile { .. })));
         assert!(directory.remove("file").is_err());
@@ -360,6 +369,6 @@ mod tests {
         drop(temporary);
         assert!(directory.read("file", None).is_err());
         assert!(directory.remove("file").is_err());
-        assert!(directory.shorten("file", 1).is_err());
+        assert!(directory.shorten("file", at(1)).is_err());
     }
 }

@@ -22,6 +22,7 @@ use super::{
     Delete, Get, LiveSession, Lock, Naming, Operation, Owner, Sessions, Set, Storage, Unlock, Update, metadata,
     one_by_one,
 };
+use resty_session_core::time::Timestamp;
 
 mod directory;
 mod error;
@@ -138,7 +139,13 @@ impl Files {
     }
 
     /// Returns the changes that append items to the metadata of all owners.
-    fn changes(&self, name: &str, owners: &[Owner], items: &[u8], current_time: u64) -> Result<Vec<Change>, Error> {
+    fn changes(
+        &self,
+        name: &str,
+        owners: &[Owner],
+        items: &[u8],
+        current_time: Timestamp,
+    ) -> Result<Vec<Change>, Error> {
         let change = |owner| {
             let file = names::metadata(&self.naming, name, owner)?;
             Ok(Change { file, items: items.to_vec(), current_time })

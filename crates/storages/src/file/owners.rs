@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Directory, Error, lock, names};
 use crate::{LiveSession, metadata};
+use resty_session_core::time::Timestamp;
 
 /// The number of locks for the metadata of a directory, and for the locks that requests hold. At
 /// most this many of their files are written at the same time.
@@ -18,7 +19,7 @@ pub(super) struct Change {
     pub file: String,
     /// The items to append.
     pub items: Vec<u8>,
-    pub current_time: u64,
+    pub current_time: Timestamp,
 }
 
 impl Change {
@@ -50,13 +51,13 @@ pub(super) fn lock_of(file: &str) -> usize {
 }
 
 /// Returns an owner's sessions that have not expired.
-pub(super) fn live(directory: &Directory, file: &str, current_time: u64) -> Result<Vec<LiveSession>, Error> {
+pub(super) fn live(directory: &Directory, file: &str, current_time: Timestamp) -> Result<Vec<LiveSession>, Error> {
     metadata::live(&read(directory, file)?, current_time).map_err(|error| damaged(directory, &error))
 }
 
 /// Removes the file if it holds valid metadata whose sessions have all expired. Returns whether it
 /// was removed.
-pub(super) fn remove_expired(directory: &Directory, file: &str, current_time: u64) -> Result<bool, Error> {
+pub(super) fn remove_expired(directory: &Directory, file: &str, current_time: Timestamp) -> Result<bool, Error> {
     let Some(_lock) = lock::try_lock(directory, &names::lock(lock_of(file)))? else { return Ok(false) };
     let text = read(directory, file)?;
     let live = metadata::live(&text, current_time).map_err(|error| damaged(directory, &error))?;

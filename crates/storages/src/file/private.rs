@@ -109,6 +109,7 @@ fn make(path: &Path) -> io::Result<Made> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use resty_session_core::time::Timestamp;
     use std::fs::{File, Permissions};
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
@@ -189,10 +190,11 @@ mod tests {
     #[test]
     fn a_file_of_another_user_is_refused_where_all_may_write() {
         let (temporary, directory) = directory(0o1777);
-        directory.write("file", b"value", 1000).unwrap();
+        let at = Timestamp::from_secs;
+        directory.write("file", b"value", at(1000)).unwrap();
         let acts = || {
-            let update = directory.update("file", b"new", 1000, 0).map(drop);
-            [directory.read("file", None).map(drop), update, directory.shorten("file", 999)]
+            let update = directory.update("file", b"new", at(1000), at(0)).map(drop);
+            [directory.read("file", None).map(drop), update, directory.shorten("file", at(999))]
         };
         assert!(acts().iter().all(Result::is_ok));
         let found = |path: &Path| fs::metadata(path).unwrap();

@@ -15,6 +15,7 @@ use super::threads::Share;
 use super::{Directory, Error, directory, held, owners, private};
 use crate::Naming;
 use crate::cleanup::CLOCK_SKEW;
+use resty_session_core::time::Timestamp;
 
 /// How many names one job looks at. After each job the thread rests for as long as the job took.
 const STRIDE_SIZE: usize = 1000;
@@ -141,15 +142,16 @@ impl Part {
     fn remove_expired(&self, name: &str, kind: Kind, metadata: &Metadata, now: SystemTime) -> Result<bool, Error> {
         let (end, margin) = match kind {
             Kind::Temporary(made) => (made, ABANDONED_AFTER),
-            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(metadata)), CLOCK_SKEW),
+            _ => (UNIX_EPOCH + Duration::from_secs(directory::expiry(metadata).as_secs()), CLOCK_SKEW),
         };
         if now.duration_since(end).unwrap_or_default() < margin {
             return Ok(false);
         }
-        let (directory, seconds) = (&*self.directory, now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        let now = Timestamp::from_secs(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        let directory = &*self.directory;
         match kind {
-            Kind::Metadata => owners::remove_expired(directory, name, seconds),
-            Kind::Held => held::remove_expired(directory, name, seconds),
+            Kind::Metadata => owners::remove_expired(directory, name, now),
+            Kind::Held => held::remove_expired(directory, name, now),
             Kind::Record | Kind::Temporary(_) => directory.remove(name).map(|()| true),
         }
     }

@@ -10,7 +10,7 @@ use crate::{Error, Lock};
 
 /// Takes a lock that is free, or renews it for its holder. Returns whether the holder has it.
 pub(super) async fn lock(client: &Client<Meta>, name: &Name, lock: &Lock) -> Result<bool, Error> {
-    let expiry = Expiry::after(lock.ttl(), lock.current_time);
+    let expiry = Expiry::after(lock.whole_seconds(), lock.current_time);
     let store = |mode| wire::store(name, lock.holder.as_bytes(), expiry, mode);
     loop {
         match client.ask(&store(Mode::Add)?).await? {

@@ -26,6 +26,7 @@ use super::{
     metadata, one_by_one,
 };
 pub use options::MemcachedOptions;
+use resty_session_core::time::{Seconds, Timestamp};
 use ring::Ring;
 use wire::{Expiry, Mode, Name, Reply, Ttl};
 
@@ -74,13 +75,13 @@ impl Memcached {
         }
     }
 
-    /// Lets a replaced record expire in `stale_ttl` seconds, unless it expires earlier.
-    async fn shorten(&self, name: &Name, stale_ttl: u64, current_time: u64) -> Result<(), Error> {
+    /// Lets a replaced record expire in `stale_ttl`, unless it expires earlier.
+    async fn shorten(&self, name: &Name, stale_ttl: Seconds, current_time: Timestamp) -> Result<(), Error> {
         if self.time_left(name).await?.is_none_or(|left| left <= Ttl::Seconds(stale_ttl)) {
             return Ok(());
         }
         let request = match stale_ttl {
-            0 => wire::delete(name)?,
+            Seconds::ZERO => wire::delete(name)?,
             _ => wire::touch(name, Expiry::after(stale_ttl, current_time))?,
         };
         match self.servers.of(name).ask(&request).await? {

@@ -8,6 +8,7 @@
 use super::wire::{self, Expiry, ItemInfo, Meta, Mode, Name, Reply, Ttl};
 use crate::pipeline::Client;
 use crate::{Error, metadata};
+use resty_session_core::time::{Seconds, Timestamp};
 
 /// A text of at most this many bytes is not compacted because of its size.
 const SMALL_TEXT: usize = 4096;
@@ -15,13 +16,13 @@ const SMALL_TEXT: usize = 4096;
 /// How often appending is tried. The text is compacted after each failure, to make room.
 const APPEND_ATTEMPTS: usize = 3;
 
-/// Adds items to the sessions of an owner, one of which lives for `ttl` seconds.
+/// Adds items to the sessions of an owner, one of which lives for `ttl`.
 pub(super) async fn add(
     client: &Client<Meta>,
     name: &Name,
     items: &[u8],
-    ttl: u64,
-    current_time: u64,
+    ttl: Seconds,
+    current_time: Timestamp,
 ) -> Result<(), Error> {
     loop {
         let kept = match append(client, name, items, current_time).await? {
@@ -44,7 +45,12 @@ pub(super) async fn add(
 }
 
 /// Appends the item that takes a session out, if the owner has any, and compacts the text.
-pub(super) async fn remove(client: &Client<Meta>, name: &Name, item: &[u8], current_time: u64) -> Result<(), Error> {
+pub(super) async fn remove(
+    client: &Client<Meta>,
+    name: &Name,
+    item: &[u8],
+    current_time: Timestamp,
+) -> Result<(), Error> {
     if append(client, name, item, current_time).await?.is_some() {
         rewrite(client, name, None, current_time).await?;
     }
@@ -57,7 +63,7 @@ async fn append(
     client: &Client<Meta>,
     name: &Name,
     items: &[u8],
-    current_time: u64,
+    current_time: Timestamp,
 ) -> Result<Option<ItemInfo>, Error> {
     for _ in 0..APPEND_ATTEMPTS {
         match client.ask_all([&wire::append(name, items)?, &wire::get_info(name)?]).await? {
@@ -74,8 +80,13 @@ async fn append(
 
 /// Rewrites an owner's sessions: compacted, with the time to live that they need; deletes the item
 /// if no session is left. If another request rewrites it at the same time, and now it lives for at
-/// least `min_ttl` seconds, leaves it as it is. Returns whether there was such an item.
-async fn rewrite(client: &Client<Meta>, name: &Name, min_ttl: Option<u64>, current_time: u64) -> Result<bool, Error> {
+/// least `min_ttl`, leaves it as it is. Returns whether there was such an item.
+async fn rewrite(
+    client: &Client<Meta>,
+    name: &Name,
+    min_ttl: Option<Seconds>,
+    current_time: Timestamp,
+) -> Result<bool, Error> {
     let mut changed_by_another = false;
     loop {
         let (text, info) = match client.ask(&wire::get_with_info(name)?).await? {
@@ -96,27 +107,35 @@ async fn rewrite(client: &Client<Meta>, name: &Name, min_ttl: Option<u64>, curre
 }
 
 /// The request that rewrites an owner's sessions, if `cas` is still the item's.
-fn rewriting(name: &Name, text: &[u8], cas: u64, min_ttl: Option<u64>, current_time: u64) -> Result<Vec<u8>, Error> {
+fn rewriting(
+    name: &Name,
+    text: &[u8],
+    cas: u64,
+    min_ttl: Option<Seconds>,
+    current_time: Timestamp,
+) -> Result<Vec<u8>, Error> {
     match metadata::compact(text, current_time) {
         Ok(metadata::Compact { text, expiry: Some(expiry) }) => {
-            let expiry = Expiry::after(with_reserve(expiry.saturating_sub(current_time)), current_time);
+            let expiry = Expiry::after(with_reserve(expiry.since(current_time)), current_time);
             wire::store(name, &text, expiry, Mode::IfUnchanged(cas))
         }
         Ok(metadata::Compact { expiry: None, .. }) => wire::delete_if_unchanged(name, cas),
         // A damaged text must not keep users from signing in. Reading it returns an error, until it
         // expires.
-        Err(_) => wire::touch(name, Expiry::after(with_reserve(min_ttl.unwrap_or(1)), current_time)),
+        Err(_) => {
+            wire::touch(name, Expiry::after(with_reserve(min_ttl.unwrap_or(Seconds::from_secs(1))), current_time))
+        }
     }
 }
 
 /// Adds a half to a time to live, so that not every later session has to lengthen it.
-fn with_reserve(ttl: u64) -> u64 {
-    ttl.saturating_add(ttl / 2)
+fn with_reserve(ttl: Seconds) -> Seconds {
+    ttl + Seconds::from_secs(ttl.as_secs() / 2)
 }
 
-/// Whether an item lives for at least `ttl` seconds. Items of lua-resty-session never expire and
+/// Whether an item lives for at least `ttl`. Items of lua-resty-session never expire and
 /// are to be rewritten, so the result is false for them.
-fn lives_for(info: &ItemInfo, ttl: u64) -> bool {
+fn lives_for(info: &ItemInfo, ttl: Seconds) -> bool {
     info.ttl >= Some(Ttl::Seconds(ttl)) && info.ttl < Some(Ttl::Endless)
 }
 

@@ -20,12 +20,13 @@ use memcache::exp::{Error as MemcacheError, MetaCommand, MetaOp, MetaResponse, R
 use crate::Error;
 use crate::escape::escape;
 use crate::pipeline::{Protocol, invalid_reply, line, number, value};
+use resty_session_core::time::{Seconds, Timestamp};
 
 /// The longest name that the server accepts, in bytes.
 const MAX_NAME: usize = 250;
 /// The longest time to live that counts from now, in seconds. The server takes a greater number for
 /// a time since the epoch.
-const MAX_RELATIVE_TTL: u64 = 60 * 60 * 24 * 30;
+const MAX_RELATIVE_TTL: Seconds = Seconds::from_days(30);
 /// Bytes of a request besides its name and value: the command, the flags, a length and the line
 /// ends.
 const MAX_OVERHEAD: usize = 64;
@@ -63,10 +64,10 @@ impl Name {
 pub struct Expiry(u64);
 
 impl Expiry {
-    /// In `ttl` seconds, at least one: zero would mean never.
-    pub fn after(ttl: u64, current_time: u64) -> Self {
-        let ttl = ttl.max(1);
-        Self(if ttl > MAX_RELATIVE_TTL { current_time.saturating_add(ttl) } else { ttl })
+    /// In `ttl`, at least a second: zero would mean never.
+    pub fn after(ttl: Seconds, current_time: Timestamp) -> Self {
+        let ttl = ttl.max(Seconds::from_secs(1));
+        Self(if ttl > MAX_RELATIVE_TTL { (current_time + ttl).as_secs() } else { ttl.as_secs() })
     }
 
     fn flag(self) -> String {
@@ -198,7 +199,7 @@ pub struct ItemInfo {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ttl {
-    Seconds(u64),
+    Seconds(Seconds),
     Endless,
 }
 
@@ -280,7 +281,7 @@ fn item_info(header: &MetaResponse) -> Result<ItemInfo, Error> {
         let (name, value) = flag.split_at_checked(1).ok_or_else(invalid_reply)?;
         match name {
             "t" if value == "-1" => info.ttl = Some(Ttl::Endless),
-            "t" => info.ttl = Some(Ttl::Seconds(number(value)?)),
+            "t" => info.ttl = Some(Ttl::Seconds(Seconds::from_secs(number(value)?))),
             "s" => info.size = number(value)?,
             "c" => info.cas = number(value)?,
             "k" => value.clone_into(&mut info.name),
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn replies_are_told_apart_and_wait_for_their_last_byte() {
-        let info = ItemInfo { ttl: Some(Ttl::Seconds(60)), size: 2, cas: 7, name: "a%3Ab".into() };
+        let info = ItemInfo { ttl: Some(Ttl::Seconds(Seconds::from_secs(60))), size: 2, cas: 7, name: "a%3Ab".into() };
         for (bytes, reply) in [
             (&b"HD\r\n"[..], Reply::Done(ItemInfo::default())),
             (b"VA 2 ka%3Ab t60 s2 c7\r\n\r\n\r\n", Reply::Value(b"\r\n".to_vec(), info)),
@@ -388,9 +389,10 @@ mod tests {
 
     #[test]
     fn long_times_are_points_in_time() {
-        assert_eq!(Expiry::after(2_592_000, 1000).0, 2_592_000);
-        assert_eq!(Expiry::after(2_592_001, 1000).0, 2_593_001);
-        assert_eq!(Expiry::after(0, 1000).0, 1);
+        let after = |ttl| Expiry::after(Seconds::from_secs(ttl), Timestamp::from_secs(1000));
+        assert_eq!(after(2_592_000).0, 2_592_000);
+        assert_eq!(after(2_592_001).0, 2_593_001);
+        assert_eq!(after(0).0, 1);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::cleanup::Cleaner;
 use super::connections::Servers;
 use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Owner, Sessions, Set, Storage, Unlock, Update};
+use resty_session_core::time::Timestamp;
 
 /// Sessions in a table of MySQL or MariaDB.
 pub struct MySql {
@@ -116,7 +117,7 @@ macro_rules! values {
 /// Returns all statements of a save, for one transaction. The replaced session's row comes first,
 /// so that a transaction that waits for this row has not locked any other.
 fn steps(statements: &Statements, set: &Set) -> Result<Vec<Step>, Error> {
-    let (expires, stale) = (set.expiry(), set.stale_expiry());
+    let (expires, stale) = (set.expiry().as_secs(), set.stale_expiry().as_secs());
     let Set { name, key, value, old_key, owners, .. } = set;
     let mut steps = Vec::new();
     if let Some(old_key) = old_key {
@@ -188,7 +189,7 @@ async fn take_lock(conn: &mut Conn, taking: Step, asking: Step) -> Result<bool, 
 impl Storage for MySql {
     fn set<'a>(&'a self, set: &'a Set) -> Operation<'a, ()> {
         Box::pin(async move {
-            let exists = |key| (self.statements.exists.clone(), values!(key, set.current_time));
+            let exists = |key| (self.statements.exists.clone(), values!(key, set.current_time.as_secs()));
             let required = set.required().map(exists);
             self.write(steps(&self.statements, set)?, required).await
         })
@@ -196,15 +197,16 @@ impl Storage for MySql {
 
     fn update<'a>(&'a self, update: &'a Update) -> Operation<'a, bool> {
         Box::pin(async move {
-            let expires = update.expiry();
-            let values = values!(sql::text(update.value.clone())?, expires, &update.key, update.current_time);
+            let (expires, now) = (update.expiry().as_secs(), update.current_time.as_secs());
+            let values = values!(sql::text(update.value.clone())?, expires, &update.key, now);
             self.execute((self.statements.update.clone(), values), |conn| conn.affected_rows() > 0).await
         })
     }
 
     fn get<'a>(&'a self, get: &'a Get) -> Operation<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let rows = self.select((self.statements.get.clone(), values!(&get.key, get.current_time))).await?;
+            let rows =
+                self.select((self.statements.get.clone(), values!(&get.key, get.current_time.as_secs()))).await?;
             Ok(rows.into_iter().next().map(columns::<Option<Vec<u8>>>).transpose()?.flatten())
         })
     }
@@ -217,20 +219,24 @@ impl Storage for MySql {
     fn sessions<'a>(&'a self, sessions: &'a Sessions) -> Operation<'a, Vec<LiveSession>> {
         Box::pin(async move {
             let owner = &sessions.owner;
-            let values = values!(&owner.audience, &owner.subject, &*sessions.name, sessions.current_time);
+            let values = values!(&owner.audience, &owner.subject, &*sessions.name, sessions.current_time.as_secs());
             let rows = self.select((self.statements.sessions.clone(), values)).await?;
             let rows = rows.into_iter().map(columns).collect::<Result<Vec<_>, _>>()?;
             // Tables that lua-resty-session's documentation describes compare without regard to
             // case.
             let is_owners = |row: &(String, String, _, _)| row.0 == owner.audience && row.1 == owner.subject;
-            Ok(rows.into_iter().filter(is_owners).map(|(_, _, key, expiry)| LiveSession { key, expiry }).collect())
+            Ok(rows
+                .into_iter()
+                .filter(is_owners)
+                .map(|(_, _, key, at)| LiveSession { key, expiry: Timestamp::from_secs(at) })
+                .collect())
         })
     }
 
     fn lock<'a>(&'a self, lock: &'a Lock) -> Operation<'a, bool> {
         Box::pin(async move {
             let Lock { name, key, holder, current_time, .. } = lock;
-            let (expires, now) = (lock.expiry(), *current_time);
+            let (expires, now) = (lock.expiry().as_secs(), current_time.as_secs());
             outlast_deadlocks(|| {
                 let taking = values!(key, &**name, holder, expires, now, holder, now, holder, now, holder);
                 let asking = values!(key, holder, now);

@@ -33,6 +33,7 @@ use super::connections::{Link, Servers};
 use super::recent::Writing;
 use super::sql::{self, Fault, Outcome, conclude, outlast_deadlocks};
 use super::{Delete, Error, Get, LiveSession, Lock, Operation, Sessions, Set, Storage, Unlock, Update};
+use resty_session_core::time::Timestamp;
 
 /// Sessions in a table of Postgres.
 pub struct Postgres {
@@ -219,5 +220,6 @@ impl Storage for Postgres {
 
 fn session(row: &Row) -> Result<LiveSession, tokio_postgres::Error> {
     let expiry: i64 = row.try_get(1)?;
-    Ok(LiveSession { key: row.try_get(0)?, expiry: expiry.try_into().unwrap_or_default() })
+    let expiry = Timestamp::from_secs(u64::try_from(expiry).unwrap_or_default());
+    Ok(LiveSession { key: row.try_get(0)?, expiry })
 }

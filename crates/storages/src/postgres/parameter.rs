@@ -6,14 +6,16 @@ use std::fmt;
 use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
+use resty_session_core::time::Timestamp;
+
 #[derive(Clone)]
 pub(super) enum Parameter {
     Text(String),
     /// Text, or NULL.
     Optional(Option<String>),
     Texts(Vec<String>),
-    /// Seconds since the epoch, as `to_timestamp` takes them.
-    Time(u64),
+    /// Its seconds since the epoch, as `to_timestamp` takes them.
+    Time(Timestamp),
 }
 
 /// The driver requires this. It shows no values, because they are ids, records and names.
@@ -38,7 +40,7 @@ impl ToSql for Parameter {
             Self::Text(text) => text.to_sql_checked(ty, out),
             Self::Optional(text) => text.to_sql_checked(ty, out),
             Self::Texts(texts) => texts.to_sql_checked(ty, out),
-            Self::Time(seconds) => (*seconds as f64).to_sql_checked(ty, out),
+            Self::Time(at) => (at.as_secs() as f64).to_sql_checked(ty, out),
         }
     }
 }

@@ -3,6 +3,7 @@
 use redis::{Arg, Cmd, cmd};
 
 use crate::{Delete, LiveSession, Lock, Naming, Sessions, Set, Unlock, Update};
+use resty_session_core::time::{Seconds, Timestamp};
 
 /// Stores a record, lists it among its owners' sessions, and shortens the life of the record that
 /// it replaces: in one round trip, with no other command in between. The replaced record comes
@@ -96,9 +97,9 @@ pub(super) const GONE: i64 = -2;
 /// The `TTL` of a key that does not expire.
 const FOREVER: i64 = -1;
 
-/// Whether a key with this `TTL` would outlive some seconds.
-pub(super) fn outlives(left: i64, seconds: u64) -> bool {
-    left == FOREVER || u64::try_from(left).is_ok_and(|left| left > seconds)
+/// Whether a key with this `TTL` would outlive a time.
+pub(super) fn outlives(left: i64, ttl: Seconds) -> bool {
+    left == FOREVER || u64::try_from(left).is_ok_and(|left| left > ttl.as_secs())
 }
 
 /// A command on one key, which is its first argument: [`key`] finds it.
@@ -132,7 +133,7 @@ pub(super) fn key(command: &Cmd) -> Option<&[u8]> {
 /// Stores a record.
 fn set_record(naming: &Naming, set: &Set) -> Cmd {
     let mut command = on("SET", naming.record(&set.name, &set.key));
-    command.arg(&set.value[..]).arg("EX").arg(set.ttl);
+    command.arg(&set.value[..]).arg("EX").arg(set.ttl.as_secs());
     command
 }
 
@@ -150,8 +151,8 @@ pub(super) fn set(naming: &Naming, set: &Set) -> Cmd {
     for owner in &set.owners {
         eval.arg(naming.metadata(&set.name, owner));
     }
-    eval.arg(&set.value[..]).arg(set.ttl).arg(set.stale_ttl);
-    eval.arg(set.current_time).arg(&set.key).arg(old_key);
+    eval.arg(&set.value[..]).arg(set.ttl.as_secs()).arg(set.stale_ttl.as_secs());
+    eval.arg(set.current_time.as_secs()).arg(&set.key).arg(old_key);
     eval.arg(u8::from(set.required().is_some()));
     eval
 }
@@ -160,7 +161,7 @@ pub(super) fn set(naming: &Naming, set: &Set) -> Cmd {
 pub(super) fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
     let note = set.owners.iter().map(|owner| {
         let mut note = eval(NOTE, naming.metadata(&set.name, owner));
-        note.arg(set.ttl).arg(set.current_time).arg(&set.key);
+        note.arg(set.ttl.as_secs()).arg(set.current_time.as_secs()).arg(&set.key);
         note
     });
     std::iter::once(set_record(naming, set)).chain(note).collect()
@@ -170,7 +171,7 @@ pub(super) fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
 /// is 0 if the record is gone.
 pub(super) fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
     let mut shorten = eval(SHORTEN, naming.record(&set.name, old_key));
-    shorten.arg(set.stale_ttl);
+    shorten.arg(set.stale_ttl.as_secs());
     unlist(naming, set, old_key).chain([shorten]).collect()
 }
 
@@ -181,7 +182,7 @@ pub(super) fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
     for owner in &set.owners {
         let owner = naming.metadata(&set.name, owner);
         let mut add = on("ZADD", &owner);
-        add.arg(set.expiry()).arg(&set.key);
+        add.arg(set.expiry().as_secs()).arg(&set.key);
         commands.extend([remove_expired(&owner, set.current_time), add]);
     }
     let owners = set.owners.iter().map(|owner| naming.metadata(&set.name, owner));
@@ -216,15 +217,15 @@ fn remove(owner: &str, key: &str) -> Cmd {
     remove
 }
 
-fn remove_expired(owner: &str, current_time: u64) -> Cmd {
+fn remove_expired(owner: &str, current_time: Timestamp) -> Cmd {
     let mut remove = on("ZREMRANGEBYSCORE", owner);
     remove.arg("-inf").arg(format!("({current_time}"));
     remove
 }
 
-fn expire(key: String, seconds: u64) -> Cmd {
+fn expire(key: String, ttl: Seconds) -> Cmd {
     let mut expire = on("EXPIRE", key);
-    expire.arg(seconds);
+    expire.arg(ttl.as_secs());
     expire
 }
 
@@ -236,13 +237,13 @@ pub(super) fn ttl(naming: &Naming, name: &str, key: &str) -> Cmd {
 /// Writes a record anew. Returns 0 if it is gone.
 pub(super) fn update(naming: &Naming, update: &Update) -> Cmd {
     let mut eval = eval(UPDATE, naming.record(&update.name, &update.key));
-    eval.arg(&update.value[..]).arg(update.ttl);
+    eval.arg(&update.value[..]).arg(update.ttl.as_secs());
     eval
 }
 
 /// As [`update`], without a script, for a record with this `TTL`. Returns nil if it is gone.
 pub(super) fn update_plainly(naming: &Naming, update: &Update, left: i64) -> Cmd {
-    let ttl = u64::try_from(left).map_or(update.ttl, |left| left.min(update.ttl));
+    let ttl = u64::try_from(left).map_or(update.ttl, |left| Seconds::from_secs(left).min(update.ttl)).as_secs();
     let mut set = on("SET", naming.record(&update.name, &update.key));
     set.arg(&update.value[..]).arg("XX").arg("EX").arg(ttl.max(1));
     set
@@ -277,21 +278,21 @@ fn unlink(key: String) -> Cmd {
 /// Takes a lock, or renews it. Returns 0 if another holder has it.
 pub(super) fn lock(naming: &Naming, lock: &Lock) -> Cmd {
     let mut eval = eval(LOCK, naming.record(&lock.name, &lock.key));
-    eval.arg(&lock.holder).arg(lock.ttl_ms);
+    eval.arg(&lock.holder).arg(lock.ttl_ms());
     eval
 }
 
 /// Takes a lock that is free, without a script. Then returns who has it.
 pub(super) fn lock_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
     let mut set = on("SET", naming.record(&lock.name, &lock.key));
-    set.arg(&lock.holder).arg("NX").arg("PX").arg(lock.ttl_ms);
+    set.arg(&lock.holder).arg("NX").arg("PX").arg(lock.ttl_ms());
     vec![set, holder(naming, &lock.name, &lock.key)]
 }
 
 /// Starts the time of a lock anew, in whole seconds, without a script. Then returns who has it.
 pub(super) fn renew_plainly(naming: &Naming, lock: &Lock) -> Vec<Cmd> {
     let key = naming.record(&lock.name, &lock.key);
-    vec![expire(key, lock.ttl_ms.div_ceil(1000)), holder(naming, &lock.name, &lock.key)]
+    vec![expire(key, Seconds::from_secs(lock.ttl_ms().div_ceil(1000))), holder(naming, &lock.name, &lock.key)]
 }
 
 /// Returns who has a lock.
@@ -321,7 +322,7 @@ pub(super) fn sessions(naming: &Naming, sessions: &Sessions) -> Cmd {
 
 /// The sessions from the members and scores of a sorted set.
 pub(super) fn live(found: Vec<(String, u64)>) -> Vec<LiveSession> {
-    found.into_iter().map(|(key, expiry)| LiveSession { key, expiry }).collect()
+    found.into_iter().map(|(key, expiry)| LiveSession { key, expiry: Timestamp::from_secs(expiry) }).collect()
 }
 
 #[cfg(test)]
@@ -330,7 +331,8 @@ mod tests {
 
     #[test]
     fn the_key_of_each_command_is_found() {
-        for command in [on("GET", "k"), eval(SHORTEN, "k"), remove("k", "x"), expire("k".into(), 5)] {
+        for command in [on("GET", "k"), eval(SHORTEN, "k"), remove("k", "x"), expire("k".into(), Seconds::from_secs(5))]
+        {
             assert_eq!(key(&command), Some(&b"k"[..]));
         }
         assert_eq!(key(&cmd("PING")), None);
@@ -340,7 +342,11 @@ mod tests {
     #[test]
     fn what_does_not_expire_outlives_everything() {
         let outliving = [(FOREVER, 10), (11, 10)];
-        assert!(outliving.into_iter().all(|(left, seconds)| outlives(left, seconds)));
-        assert!([(GONE, 0), (10, 10), (0, 0)].into_iter().all(|(left, seconds)| !outlives(left, seconds)));
+        assert!(outliving.into_iter().all(|(left, seconds)| outlives(left, Seconds::from_secs(seconds))));
+        assert!(
+            [(GONE, 0), (10, 10), (0, 0)]
+                .into_iter()
+                .all(|(left, seconds)| !outlives(left, Seconds::from_secs(seconds)))
+        );
     }
 }

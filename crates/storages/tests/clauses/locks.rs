@@ -1,12 +1,13 @@
 //! Locks: one holder at a time, for as long as it was asked.
 
+use resty_session_testing::now;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use resty_session_core::storage::{Lock, Reply, Request, Storage, Unlock};
 use tokio::time::{Instant, sleep};
 
-use super::{Contract, NAME, now, unique};
+use super::{Contract, NAME, unique};
 
 /// Milliseconds.
 const SHORT: u64 = 1500;
@@ -15,7 +16,7 @@ const LONGEST: Duration = Duration::from_millis(SHORT + 2500);
 
 async fn lock(storage: &dyn Storage, key: &str, holder: &str, ttl_ms: u64) -> bool {
     let (name, key, holder) = (NAME.into(), key.into(), holder.into());
-    storage.lock(&Lock { name, key, holder, ttl_ms, current_time: now() }).await.unwrap()
+    storage.lock(&Lock { name, key, holder, ttl: Duration::from_millis(ttl_ms), current_time: now() }).await.unwrap()
 }
 
 impl Contract {
@@ -108,7 +109,7 @@ impl Contract {
         let (one, other) = (unique(), unique());
         assert!(self.lock(&one, "a", 60_000).await && self.lock(&other, "b", 60_000).await);
         let (name, key, holder) = (NAME.into(), one.clone(), "b".into());
-        let lock = Lock { name, key, holder, ttl_ms: 60_000, current_time: now() };
+        let lock = Lock { name, key, holder, ttl: Duration::from_millis(60_000), current_time: now() };
         let perform = async |request: Request| self.storage.perform(&request).await.unwrap();
         assert_eq!(perform(lock.clone().into()).await, Reply::Absent);
         assert_eq!(perform(Unlock { name: NAME.into(), key: one, holder: "a".into() }.into()).await, Reply::Done);

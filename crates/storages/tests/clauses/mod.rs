@@ -4,10 +4,12 @@
 mod locks;
 mod several;
 
+use resty_session_core::time::{Seconds, Timestamp};
+use resty_session_testing::now;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use resty_session_core::cookie::base64url;
@@ -38,10 +40,6 @@ pub struct Contract {
     tells: Tells,
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 /// 32 bytes that no other call returns, as base64url.
 fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -60,18 +58,18 @@ fn record(key: &str, value: &str, ttl: u64) -> Set {
         name: NAME.into(),
         key: key.into(),
         value: value.into(),
-        ttl,
+        ttl: Seconds::from_secs(ttl),
         current_time: now(),
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 0,
+        stale_ttl: Seconds::ZERO,
         owners: Vec::new(),
     }
 }
 
 /// A record that replaces another.
 fn replacing(old_key: &str, stale_ttl: u64) -> Set {
-    Set { old_key: Some(old_key.into()), stale_ttl, ..record(&unique(), "new", 60) }
+    Set { old_key: Some(old_key.into()), stale_ttl: Seconds::from_secs(stale_ttl), ..record(&unique(), "new", 60) }
 }
 
 impl Contract {
@@ -128,7 +126,10 @@ impl Contract {
 
     async fn update(&self, key: &str, ttl: u64) -> bool {
         let (name, key, value) = (NAME.into(), key.into(), b"updated".to_vec());
-        self.storage.update(&Update { name, key, value, ttl, current_time: now() }).await.unwrap()
+        self.storage
+            .update(&Update { name, key, value, ttl: Seconds::from_secs(ttl), current_time: now() })
+            .await
+            .unwrap()
     }
 
     async fn delete(&self, key: &str, owners: Vec<Owner>) {
@@ -137,7 +138,7 @@ impl Contract {
     }
 
     /// The owner's sessions by key, with their expiry.
-    async fn sessions(&self, owner: &Owner, current_time: u64) -> BTreeMap<String, u64> {
+    async fn sessions(&self, owner: &Owner, current_time: Timestamp) -> BTreeMap<String, Timestamp> {
         let sessions = Sessions { name: NAME.into(), owner: owner.clone(), current_time };
         let live = self.storage.sessions(&sessions).await.unwrap();
         live.into_iter().map(|session| (session.key, session.expiry)).collect()
@@ -236,7 +237,7 @@ impl Contract {
         let second = self.set(Set { owners: owners(), ..record(&unique(), "v", 60) }).await;
         let both = [(first.key.clone(), first.expiry()), (second.key.clone(), second.expiry())];
         assert_eq!(self.sessions(&owner, now()).await, both.into());
-        let third = Set { owners: owners(), ttl: 70, ..replacing(&first.key, 10) };
+        let third = Set { owners: owners(), ttl: Seconds::from_secs(70), ..replacing(&first.key, 10) };
         let third = self.set(third).await;
         let listed = [(second.key.clone(), second.expiry()), (third.key.clone(), third.expiry())];
         assert_eq!(self.sessions(&owner, now()).await, listed.clone().into(), "the replaced one is not");
@@ -300,7 +301,13 @@ impl Contract {
         let owner = owner();
         let perform = async |request: Request| self.storage.perform(&request).await.unwrap();
         let get = Get { name: name.clone(), key: key.clone(), current_time };
-        let update = Update { name: name.clone(), key: key.clone(), value: b"updated".to_vec(), ttl: 60, current_time };
+        let update = Update {
+            name: name.clone(),
+            key: key.clone(),
+            value: b"updated".to_vec(),
+            ttl: Seconds::from_secs(60),
+            current_time,
+        };
         assert_eq!(perform(get.clone().into()).await, Reply::Absent);
         assert_eq!(perform(update.clone().into()).await, Reply::Absent);
         let set = Set { owners: vec![owner.clone()], ..record(&key, "v", 60) };

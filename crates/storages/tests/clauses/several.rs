@@ -3,8 +3,9 @@
 
 use resty_session_core::cookie::base64url;
 use resty_session_core::storage::{Delete, Get, Reply, Request};
+use resty_session_testing::now;
 
-use super::{Contract, NAME, SOON, now, owner, record, unique, until_soon_is_over};
+use super::{Contract, NAME, SOON, owner, record, unique, until_soon_is_over};
 
 /// The key of the last one has 43 characters, which is what MySQL's column holds.
 const MARKS: [&str; 4] = ["sid:s", "sid:", "subject:YQ", "subject:YWRhQGV4YW1wbGUub3JnYWJj"];

@@ -1,8 +1,9 @@
 //! The servers that are made to fail, and what the faults need of each.
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use resty_session_core::settings::{self, Value};
 use resty_session_storages::connections::Servers;
@@ -138,10 +139,6 @@ impl Subject for Database {
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 /// Reads a record that does not exist.
 pub async fn get(storage: &dyn Storage) -> Result<(), Error> {
     let found = storage.get(&Get { name: NAME.into(), key: "A".repeat(43), current_time: now() }).await?;
@@ -156,11 +153,11 @@ pub async fn set(storage: &dyn Storage) -> Result<(), Error> {
         name: NAME.into(),
         key: format!("{:043}", NEXT.fetch_add(1, Ordering::Relaxed)),
         value: b"value".to_vec(),
-        ttl: 600,
+        ttl: Seconds::from_secs(600),
         current_time: now(),
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 0,
+        stale_ttl: Seconds::ZERO,
         owners: Vec::new(),
     };
     storage.set(&set).await

@@ -1,5 +1,6 @@
 //! A Cluster whose slots move, and of which one node hangs.
 
+use resty_session_testing::now;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;

@@ -7,9 +7,10 @@ mod replicas;
 mod sentinel;
 mod single;
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use resty_session_core::settings::{self, Value};
 use resty_session_storages::connections::Servers;
@@ -36,10 +37,6 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 fn unique(what: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -54,11 +51,11 @@ fn record(key: &str) -> Set {
         name: NAME.into(),
         key: key.into(),
         value: key.into(),
-        ttl: 3600,
+        ttl: Seconds::from_secs(3600),
         current_time: now(),
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 10,
+        stale_ttl: Seconds::from_secs(10),
         owners: vec![ada()],
     }
 }

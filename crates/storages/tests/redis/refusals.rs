@@ -1,5 +1,7 @@
 //! Servers that refuse scripts, and records that do not expire.
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::sync::Mutex;
 
 use resty_session_storages::journal::{Journal, Level};
@@ -43,7 +45,7 @@ fn a_user_without_the_right_to_run_scripts_can_save() {
         let storage = alone(json!({ "port": server.port, "username": "plain", "password": "secret" }));
         no_save_fails(&*storage).await;
         let (name, key) = (NAME.into(), unique("none"));
-        let update = Update { name, key, value: b"v".to_vec(), ttl: 9, current_time: now() };
+        let update = Update { name, key, value: b"v".to_vec(), ttl: Seconds::from_secs(9), current_time: now() };
         assert_eq!(storage.update(&update).await, Ok(false));
     });
     let text: String = server.ask("INFO commandstats");

@@ -1,5 +1,7 @@
 //! Reading from replicas.
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::time::Duration;
 
 use resty_session_storages::{Lock, Update};
@@ -47,12 +49,12 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
 
         // What this process has changed comes from the master too.
         let (name, key) = (NAME.into(), set.key.clone());
-        let update = Update { name, key, value: b"updated".to_vec(), ttl: 60, current_time: now() };
+        let update = Update { name, key, value: b"updated".to_vec(), ttl: Seconds::from_secs(60), current_time: now() };
         assert_eq!(reader.update(&update).await, Ok(true));
         assert_eq!(get(&*reader, &set.key).await.unwrap(), Some("updated".into()));
         reader.delete(&deletion(&set.key)).await.unwrap();
         assert_eq!(get(&*reader, &set.key).await.unwrap(), None);
-        let replacing = Set { stale_ttl: 0, ..replacing(&replaced.key) };
+        let replacing = Set { stale_ttl: Seconds::ZERO, ..replacing(&replaced.key) };
         reader.set(&replacing).await.unwrap();
         assert_eq!(get(&*reader, &replaced.key).await.unwrap(), None);
 
@@ -61,7 +63,10 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
         writer.delete(&deletion(&other.key)).await.unwrap();
         assert_eq!(get(&*reader, &other.key).await.unwrap(), Some(other.key.clone()));
         let (name, key, holder) = (NAME.into(), unique("lock"), "me".into());
-        assert_eq!(reader.lock(&Lock { name, key, holder, ttl_ms: 1000, current_time: now() }).await, Ok(true));
+        assert_eq!(
+            reader.lock(&Lock { name, key, holder, ttl: Duration::from_millis(1000), current_time: now() }).await,
+            Ok(true)
+        );
         assert_eq!(get(&*reader, &other.key).await.unwrap(), None);
 
         replica.process.kill();

@@ -1,6 +1,8 @@
 //! `host` names several servers: the one that takes writes is used, and found anew after a
 //! failover.
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::net::{IpAddr, Ipv4Addr};
 
 use resty_session_core::storage::{Delete, Lock, Set, Update};
@@ -125,10 +127,11 @@ fn reads_come_from_a_standby_that_has_the_record() {
         }
         standby.ask("SELECT pg_wal_replay_pause()");
         let (name, current_time) = (|| NAME.into(), now());
-        let update = Update { name: name(), key: key(1), value: b"[1]".to_vec(), ttl: 600, current_time };
+        let update =
+            Update { name: name(), key: key(1), value: b"[1]".to_vec(), ttl: Seconds::from_secs(600), current_time };
         assert!(storage.update(&update).await.unwrap());
         storage.delete(&Delete { name: name(), key: key(2), current_time, owners: Vec::new() }).await.unwrap();
-        storage.set(&Set { old_key: Some(key(3)), stale_ttl: 0, ..record(4) }).await.unwrap();
+        storage.set(&Set { old_key: Some(key(3)), stale_ttl: Seconds::ZERO, ..record(4) }).await.unwrap();
         assert_eq!(get(&*storage, 1).await.unwrap(), Some(b"[1]".to_vec()), "this worker has just updated it");
         assert_eq!(get(&*storage, 2).await.unwrap(), None, "this worker has just deleted it");
         assert_eq!(get(&*storage, 3).await.unwrap(), None, "this worker has just replaced it");
@@ -161,7 +164,13 @@ async fn read_as_others(proxies: &[Proxy; 2]) {
     );
     assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()));
     let current_time = now();
-    let lock = |key: &str| Lock { name: NAME.into(), key: key.into(), holder: "h".into(), ttl_ms: 1000, current_time };
+    let lock = |key: &str| Lock {
+        name: NAME.into(),
+        key: key.into(),
+        holder: "h".into(),
+        ttl: Duration::from_millis(1000),
+        current_time,
+    };
     assert!(third.lock(&lock(LOCK.1)).await.unwrap());
     assert_eq!(get(&*third, 1).await.unwrap(), Some(b"[]".to_vec()), "that lock is for removing expired rows");
     assert!(third.lock(&lock("lock")).await.unwrap());

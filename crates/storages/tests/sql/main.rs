@@ -6,9 +6,11 @@ mod connections;
 mod hosts;
 mod scans;
 
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use resty_session_core::settings::{self, Value};
 use resty_session_core::storage::{Error, Get, Owner, Set, Storage};
@@ -54,10 +56,6 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
 /// A key of 43 characters.
 fn key(number: u32) -> String {
     format!("{number:043}")
@@ -68,11 +66,11 @@ fn record(number: u32) -> Set {
         name: NAME.into(),
         key: key(number),
         value: b"[]".to_vec(),
-        ttl: 600,
+        ttl: Seconds::from_secs(600),
         current_time: now(),
         old_key: None,
         old_must_exist: false,
-        stale_ttl: 10,
+        stale_ttl: Seconds::from_secs(10),
         owners: Vec::new(),
     }
 }

@@ -2,6 +2,8 @@
 //! documentation.
 
 use resty_session_core::storage::{Delete, Lock, Sessions, Set, Storage, Unlock, Update};
+use resty_session_core::time::Seconds;
+use resty_session_testing::now;
 
 use super::*;
 
@@ -29,10 +31,10 @@ async fn use_all(storage: &dyn Storage) {
     assert_eq!(listed.iter().map(|session| session.key.clone()).collect::<Vec<_>>(), [key(ROWS + 4)]);
     assert!(get(storage, 7).await.unwrap().is_some());
     let value = b"[1]".to_vec();
-    let update = Update { name: NAME.into(), key: key(8), value, ttl: 60, current_time: now() };
+    let update = Update { name: NAME.into(), key: key(8), value, ttl: Seconds::from_secs(60), current_time: now() };
     assert!(storage.update(&update).await.unwrap());
     let (key, holder) = ("lock".into(), "holder".into());
-    let lock = Lock { name: NAME.into(), key, holder, ttl_ms: 1000, current_time: now() };
+    let lock = Lock { name: NAME.into(), key, holder, ttl: Duration::from_millis(1000), current_time: now() };
     assert!(storage.lock(&lock).await.unwrap());
 }
 
