@@ -159,7 +159,8 @@ describe("shared memory", function()
       end
     end
     assert.equal(1, #log)
-    assert.matches("lua_shared_dict sessions: the zone is full%. .* longest: 1, sessions that could not be listed: 0$", log[1])
+    assert.matches("lua_shared_dict sessions: the zone is full%.", log[1])
+    assert.matches("longest: 1, sessions that could not be listed: 0$", log[1])
   end)
 
   it("saves a session that it can't list, and says so", function()

@@ -91,13 +91,45 @@ describe("a sign-in", function()
     assert.is_true(signed_in >= created + 2)
     save(s)
     assert.equal(signed_in, s:get_property("creation_time"), "a save goes on with it")
-    s:set_audience("other")
+    s.data[2] = { {}, "other", "bob" }
     save(s)
-    s = session.open()
-    s:set_subject("bob")
+    s = session.open({ audience = "other" })
+    assert.equal("bob", s:get_subject())
+    s:set_subject("carol")
     support.wait(1.1)
     save(s)
     assert.equal(signed_in, s:get_property("creation_time"), "the other audience is as old as it was")
+  end)
+
+  it("goes on if the subject is the same in the end, or the data are another session's", function()
+    for name, change in pairs {
+      ["there and back"] = function(s) s:set_subject("bob") s:set_subject("ada") end,
+      ["cleared and set"] = function(s) s:set_subject(nil) s:set_subject("ada") end,
+      ["opened anew"] = function(s) s:set_subject("bob") assert(s:open()) end,
+    } do
+      local s = sign_in("ada")
+      local created, id = s:get_property("creation_time"), s.data[1][5]
+      support.wait(1.1)
+      change(s)
+      save(s)
+      assert.same({ "ada", created, id }, { s:get_subject(), s:get_property("creation_time"), s.data[1][5] }, name)
+    end
+  end)
+
+  it("of another subject leaves a session that begins anew without its others", function()
+    local s = sign_in("ada")
+    s.data[2], s.data[3] = { {}, "blog", "bob" }, { {}, "shop", "ada" }
+    s.data[4] = { {}, "wiki", "ada", "another-sid" }
+    save(s)
+    assert.is_true(session.revoke_subject("bob", 60))
+    assert.is_nil((select(2, session.open())))
+    assert.is_true(s:revoke_others())
+    browser:next()
+    assert.equal("ada", session.open({ audience = "shop" }):get_subject())
+    for _, audience in ipairs { "blog", "wiki" } do
+      local _, err, exists = session.open({ audience = audience })
+      assert.same({ "missing session audience", false }, { err, exists })
+    end
   end)
 
   it("keeps its id if the save fails", function()

@@ -14,6 +14,7 @@ local http = require "resty.session.http"
 local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local metas = require "resty.session.meta"
+local notices = require "resty.session.notices"
 local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
 local properties = require "resty.session.properties"
@@ -49,7 +50,7 @@ local FLAG_FORGET = native.FLAG_FORGET
 ---@field remember_meta resty.session.meta|false
 ---@field forget boolean whether the next save forgets the user
 ---@field revocation table? the store of marks, of a session that is kept in its cookie
----@field signing_in table? the entry whose subject has changed, so that the next save begins a sign-in
+---@field signing_in resty.session.sign_in? the entry whose subject a program has set
 ---@field hidden string|false|nil the Cookie header that acts are given, if it is not the request's
 ---@field ended boolean? whether it was destroyed, or an audience logged out
 ---@field synchronized boolean? whether `synchronize` runs
@@ -159,7 +160,15 @@ local function open(self, act, audience, remember, given)
   elseif done == OPENED_ENTRY then
     err, position = outcomes.apply_opened_entry(self, a), b
   else
-    return outcomes.apply(self, now, cookies, b, c, d) or a
+    local is_overtaken
+    err, is_overtaken = outcomes.apply(self, now, cookies, b, c, d)
+    err = err or a
+    if is_overtaken and not err and act == native.start then
+      err = outcomes.OVERTAKEN
+    elseif is_overtaken then -- whether it is open does not hang on that
+      notices.warn(outcomes.OVERTAKEN)
+    end
+    return err
   end
   if not err then
     self.meta = metas.read(profile.ikms[1], now, cookies, position)
@@ -175,13 +184,15 @@ local function result(err)
   return true
 end
 
--- The same. If there is no error, the instance gets a new state.
-local function result_and_state(self, state, err)
-  self.state, self.ended = not err and state or self.state, not err and state == "closed"
+-- The same. If there is no error, or the act was done all the same, the instance gets a new state.
+local function result_and_state(self, state, err, is_done)
+  is_done = is_done or not err
+  self.state, self.ended = is_done and state or self.state, is_done and state == "closed"
   return result(err)
 end
 
--- Runs an act of the native module on an instance. Returns the error, if there is one.
+-- Runs an act of the native module on an instance. Returns the error, if there is one, and whether
+-- the session was saved all the same, but its cookies cannot be sent any more.
 local function perform(self, act, payload, info)
   local profile, meta, now = self.profile, self.meta, time()
   local handle, problem = handle_of(profile)
@@ -191,10 +202,15 @@ local function perform(self, act, payload, info)
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info))
   if done ~= TOUCHED then
-    return outcomes.apply(self, now, false, b, c, d) or a
+    local err, is_overtaken = outcomes.apply(self, now, false, b, c, d)
+    if err or a or not is_overtaken then
+      return err or a
+    end
+    local saved = c ~= meta.value and c or nil
+    return outcomes.overtaken(profile, saved, d), saved ~= nil
   end
-  respond(a)
   self.meta = metas.saved(meta.ikm, now, b, meta.known_at)
+  return not respond(a) and outcomes.OVERTAKEN or nil
 end
 
 -- Runs an act that saves the data, without the info of the audience `leaving`. If the act may turn
@@ -310,8 +326,8 @@ end
 ---@param audience string|number
 function metatable:set_audience(audience)
   check_not_closed(self, "unable to set audience on closed session")
-  local data, index = self.data, self.data_index
-  local former = data[index][2]
+  local current = self.data[self.data_index]
+  local former = current[2]
   if audience == former then
     return
   end
@@ -320,16 +336,8 @@ function metatable:set_audience(audience)
     local from, to = info_table.key_of(former), info_table.key_of(audience)
     info[to], info[from] = info[from], nil
   end
-  for i = #data, 1, -1 do
-    if i ~= index and data[i][2] == audience then
-      table.remove(data, i)
-      if i < index then
-        index = index - 1
-      end
-    end
-  end
-  data[index][2] = audience
-  self.data_index = index
+  outcomes.retain(self, function(entry) return entry[2] ~= audience end)
+  current[2] = audience
 end
 
 --- Returns the current audience.
@@ -390,14 +398,10 @@ end
 ---@return true? ok, string? err
 function metatable:save()
   check_not_closed(self, "unable to save closed session")
-  local entry, id = revocation.begin_sign_in(self)
-  -- Other audiences keep the time that their sign-ins began: their subjects' marks go by it.
-  local is_sign_in = entry and not self.data[2]
-  local err = perform_save(self, is_sign_in and native.instance.sign_in or native.instance.save)
-  if err and entry then
-    revocation.keep_sign_in(self, entry, id)
-  end
-  return result_and_state(self, "open", err)
+  local sign_in = revocation.begin_sign_in(self)
+  local err, is_done = perform_save(self, sign_in and native.instance.sign_in or native.instance.save)
+  revocation.end_sign_in(self, sign_in, is_done or not err)
+  return result_and_state(self, "open", err, is_done)
 end
 
 --- Renews the idling timeout, without calling the storage.
@@ -525,9 +529,11 @@ end
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)
-  local _, err, lines, _, rest = run_act(profile, act(
+  local _, err, lines, cookie, rest = run_act(profile, act(
     handle, time(), http.cookies(profile), http.unsendable(), problem))
-  respond(lines, rest and rest.warning)
+  if not respond(lines, rest and rest.warning) then
+    err = err or outcomes.overtaken(profile, cookie, rest)
+  end
   return not err or nil, err, rest and rest.exists or false, not err
 end
 

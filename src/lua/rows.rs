@@ -45,7 +45,7 @@ pub enum Next {
     /// that entry.
     OpenedEntry,
     /// Apply any other outcome: `err, lines, cookie, more`. The lines are a string or an array of
-    /// strings, `cookie` is the value of the session's first cookie if the act saved it, and `more`
+    /// strings, `cookie` is the value of the session's first cookie if the act sets any, and `more`
     /// is a table or nil: see [`Finished::more`].
     ///
     /// Of an act that has no session: `err, value`, of which one is nil.

@@ -261,7 +261,7 @@ fn a_save_that_comes_too_late_is_refused_and_a_destroy_is_not() {
     assert_eq!(nginx.complaints(), [""; 0]);
 }
 
-/// nginx says nothing when a header is set too late. Light threads of a request share its response.
+/// Light threads of a request share its response.
 #[test]
 fn a_save_that_another_threads_response_overtakes_is_an_error() {
     let nginx = Nginx::start(&Site {
@@ -271,7 +271,7 @@ fn a_save_that_another_threads_response_overtakes_is_an_error() {
             SLOW = {
                 set = function(_, ...) if slow.set then ngx.sleep(0.2) end return store:set(...) end,
                 get = function(_, ...) if slow.get then ngx.sleep(0.2) end return store:get(...) end,
-                delete = function(_, ...) return store:delete(...) end,
+                delete = function(_, ...) if slow.delete then ngx.sleep(0.2) end return store:delete(...) end,
                 becomes = function(names) slow = names end,
             }
         "#,
@@ -281,15 +281,22 @@ fn a_save_that_another_threads_response_overtakes_is_an_error() {
                 local options = { storage = SLOW, remember = true, remember_safety = "None" }
                 local s = session.new(options)
                 s:set_subject("ada")
-                if ngx.var.arg_act == "logout" then
+                if ngx.var.arg_act == "logout" or ngx.var.arg_act == "destroy" then
                     s:set_audience("other")
                     s.data[2] = { {}, "default", "ada" }
                     assert(s:save())
                 end
-                local act = function() return s[ngx.var.arg_act](s) end
-                if ngx.var.arg_act == "open" then
-                    act = function() local _, err, exists = session.open(options) return exists, err end
+                local function method(name)
+                    return function() return s[name](s) end
                 end
+                local acts = {
+                    save = method("save"), logout = method("logout"), destroy = method("destroy"),
+                    open = function() local _, err, exists = session.open(options) return exists, err end,
+                    start = function() local _, err, _, fine = session.start(options) return fine, err end,
+                    end_one = function() return session.logout(options) end,
+                    end_all = function() return session.destroy(options) end,
+                }
+                local act = acts[ngx.var.arg_act]
                 SLOW.becomes({ [ngx.var.arg_slow] = true })
                 local thread = ngx.thread.spawn(act)
                 ngx.sleep(0.05)
@@ -302,17 +309,26 @@ fn a_save_that_another_threads_response_overtakes_is_an_error() {
             location /signed_in { content_by_lua_block {
                 local s = require("resty.session").new({ storage = SLOW, remember = true, remember_safety = "None" })
                 s:set_subject("ada")
+                s.data[2] = { {}, "other", "ada" }
                 ngx.say(tostring(s:save()))
             } }
         "#,
         ..Site::default()
     });
-    const MEANWHILE: &str = "unable to save session (the response header was sent meanwhile)";
+    const MEANWHILE: &str = "unable to set the session's cookies (the response header was sent meanwhile)";
     let browser = Browser::new();
-    for act in ["save", "logout"] {
-        let answer = browser.get(nginx.url(&format!("/overtaken?act={act}&slow=set")));
-        assert_eq!(answer, format!("sent\nnil {MEANWHILE}"), "{act}");
+    let acts = [("save", "set"), ("logout", "set"), ("destroy", "delete"), ("end_one", "set"), ("end_all", "delete")];
+    for (act, slow) in acts {
+        assert_eq!(browser.get(nginx.url("/signed_in")), "true");
+        let expected = if slow == "set" { format!("nil {MEANWHILE}") } else { "true nil".to_owned() };
+        let answer = browser.get(nginx.url(&format!("/overtaken?act={act}&slow={slow}")));
+        assert_eq!(answer, format!("sent\n{expected}"), "{act}");
     }
+    assert_eq!(nginx.complaints(), [""; 0]);
+    assert_eq!(browser.get(nginx.url("/signed_in")), "true");
+    browser.forget("session");
+    let answer = browser.get(nginx.url("/overtaken?act=start&slow=get"));
+    assert_eq!(answer, format!("sent\nfalse {MEANWHILE}"), "it was opened by the remember cookie");
     assert_eq!(nginx.complaints(), [""; 0]);
     assert_eq!(browser.get(nginx.url("/signed_in")), "true");
     browser.forget("session");

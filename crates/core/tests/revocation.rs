@@ -186,7 +186,10 @@ fn an_audience_that_logs_out_stays_out_and_others_stay_in() {
     world.sign_in(r#"[[{},"default","ada"],[{},"blog","ada"]]"#);
     let both = world.cookies.clone();
     assert!(world.logout().result.is_ok());
-    assert_eq!(open_with(&mut world, &both).as_deref(), REVOKED);
+    assert_eq!(open_with(&mut world, &both).as_deref(), Some("missing session audience"));
+    let after = std::mem::replace(&mut world.cookies, both.clone());
+    assert!(world.logout().result.is_err(), "another click on the same button");
+    world.cookies = after;
     world.configure(Options { audience: Some("blog".into()), ..Options::default() });
     world = with_marks(world);
     assert_eq!(world.open_error(), None);

@@ -16,7 +16,8 @@ local MAX_NAME_WARNINGS = 100
 -- workers log again.
 local logged, name_warnings = {}, 0
 
---- Logs a warning. Servers have a say in it, so it must not be able to begin another line.
+--- Logs a warning. The text may quote a server, so control characters, which could begin another
+--- line, become spaces.
 ---@param text string
 function notices.warn(text)
   log(ngx.WARN, "[session] ", (text:gsub("%c", " ")))

@@ -10,7 +10,6 @@ local http = require "resty.session.http"
 local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local metas = require "resty.session.meta"
-local notices = require "resty.session.notices"
 
 local null = ngx.null
 local sub = string.sub
@@ -44,6 +43,19 @@ end
 function outcomes.audience_of(self)
   local audience = self.data[self.data_index][2]
   return audience ~= nil and audience
+end
+
+--- Removes other audiences' entries from an instance's data.
+---@param self resty.session.instance
+---@param stays fun(entry: table): boolean whether one stays
+function outcomes.retain(self, stays)
+  local data, current = self.data, self.data[self.data_index]
+  for i = #data, 1, -1 do
+    if data[i] ~= current and not stays(data[i]) then
+      table.remove(data, i)
+      self.data_index = i < self.data_index and self.data_index - 1 or self.data_index
+    end
+  end
 end
 
 --- Returns the entries of data with nothing but their names.
@@ -192,8 +204,19 @@ local function apply_rest(self, now, cookies, outcome)
   end
 end
 
--- Of a session that another thread's response header overtook: its cookie cannot be set any more.
-local OVERTAKEN = "unable to save session (the response header was sent meanwhile)"
+--- The error of an act during which another thread has sent the response header.
+outcomes.OVERTAKEN = "unable to set the session's cookies (the response header was sent meanwhile)"
+
+--- Returns the error of an act whose cookies cannot be set any more; nil if it has ended the
+--- session all the same, because its record is deleted or it is marked.
+---@param profile resty.session.profile
+---@param cookie string? the value of the session's first cookie, if the act saved it
+---@param rest resty.session.outcome?
+---@return string? err
+function outcomes.overtaken(profile, cookie, rest)
+  local is_ended = not cookie and (profile.storage or profile.revocation) and not (rest and rest.warning)
+  return not is_ended and outcomes.OVERTAKEN or nil
+end
 
 --- Applies the outcome of an act, except for the act's own error.
 ---@param self resty.session.instance
@@ -203,18 +226,14 @@ local OVERTAKEN = "unable to save session (the response header was sent meanwhil
 ---@param cookie string? the value of the session's first cookie, if the act saved it
 ---@param rest resty.session.outcome?
 ---@return string? err
+---@return boolean? is_overtaken whether there are lines that cannot be sent any more
 function outcomes.apply(self, now, cookies, lines, cookie, rest)
   local err = rest and apply_rest(self, now, cookies, rest)
   local is_sent = respond(lines, rest and rest.warning)
   if cookie and not err then
     self.meta = metas.saved(self.profile.ikms[rest and rest.key or 1], now, cookie, rest and rest.known_at)
-    if not is_sent and cookies == false then
-      return OVERTAKEN
-    elseif not is_sent then -- it is open all the same
-      notices.warn(OVERTAKEN)
-    end
   end
-  return err or nil
+  return err or nil, not is_sent
 end
 
 return outcomes

@@ -32,14 +32,20 @@ function revocation.set(store, request)
   return store:set(request.name, request.key, request.value, request.ttl, request.current_time)
 end
 
+---@class resty.session.sign_in An entry whose subject a program has set since it was opened or saved
+---@field entry table
+---@field subject string|number|false|nil the subject that it had
+---@field id string? the id of the sign-in that the entry comes from, while a save begins another one
+
 --- Sets an entry's subject. Another user's sign-in is another one, with an id of its own: the next
 --- save gives it one.
 ---@param self resty.session.instance
 ---@param entry table
 ---@param subject string|number|nil
 function revocation.set_subject(self, entry, subject)
-  if subject and subject ~= entry[3] and entry[5] then
-    self.signing_in = entry
+  local sign_in = self.signing_in
+  if entry[5] and not (sign_in and sign_in.entry == entry) then
+    self.signing_in = { entry = entry, subject = entry[3] }
   end
   entry[3] = subject
   if subject == nil and entry[5] then
@@ -47,26 +53,39 @@ function revocation.set_subject(self, entry, subject)
   end
 end
 
---- Takes the sign-in id from an entry whose subject has changed, before a save.
----@param self resty.session.instance
----@return table? entry that entry, if there is one
----@return string? id what was taken from it
-function revocation.begin_sign_in(self)
-  local entry = self.signing_in
-  if not entry then
-    return nil
+-- Whether an entry is still one of the data: an open replaces them.
+local function holds(data, entry)
+  for i = 1, #data do
+    if data[i] == entry then
+      return true
+    end
   end
-  local id = entry[5]
-  self.signing_in, entry[5] = nil, nil
-  return entry, id
+  return false
 end
 
---- Puts back what `begin_sign_in` took, because the save has failed.
+--- Takes the sign-in id from the entry that has another subject than before, before a save.
 ---@param self resty.session.instance
----@param entry table
----@param id string?
-function revocation.keep_sign_in(self, entry, id)
-  self.signing_in, entry[5] = entry, id
+---@return resty.session.sign_in? sign_in nil if there is no such entry
+function revocation.begin_sign_in(self)
+  local sign_in = self.signing_in
+  local entry = sign_in and sign_in.entry
+  if not entry or not entry[3] or entry[3] == sign_in.subject or not holds(self.data, entry) then
+    return nil
+  end
+  sign_in.id, entry[5] = entry[5], nil
+  return sign_in
+end
+
+--- Notes that the data were saved, or puts back what `begin_sign_in` took.
+---@param self resty.session.instance
+---@param sign_in resty.session.sign_in? what that returned
+---@param is_saved boolean
+function revocation.end_sign_in(self, sign_in, is_saved)
+  if is_saved then
+    self.signing_in = nil
+  elseif sign_in and not sign_in.entry[5] then
+    sign_in.entry[5] = sign_in.id
+  end
 end
 
 ---@class resty.session.revocation.shim What this module needs of the shim

@@ -7,6 +7,7 @@
 local native = require "resty.session.native"
 local http = require "resty.session.http"
 local json = require "resty.session.json"
+local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
 local revocation = require "resty.session.revocation"
 local waiting = require "resty.session.waiting"
@@ -104,7 +105,8 @@ function subjects.install(session, metatable, shim)
   end
 
   -- Saves a session as a new one that no mark written by now revokes: one that was created in a
-  -- later second.
+  -- later second. So audiences of other subjects and of other identity providers' sessions leave
+  -- it: marks that have ended those would count no more.
   local function begin_anew(self, marked_at)
     while time() <= marked_at do
       waiting.pause(MOMENT)
@@ -113,6 +115,10 @@ function subjects.install(session, metatable, shim)
     self.forget = self.forget or self.remember and not remembers -- `meta` said so until now
     self.remember = remembers
     self.meta, self.remember_meta = {}, false
+    local current = self.data[self.data_index]
+    outcomes.retain(self, function(entry)
+      return entry[3] == current[3] and (not entry[4] or entry[4] == current[4])
+    end)
     return self:save()
   end
 

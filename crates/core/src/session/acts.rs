@@ -125,8 +125,8 @@ pub struct Session {
     pub audience: Option<Name<'static>>,
     /// JSON, one `[data, audience, subject, sid, sign-in id]` an audience.
     pub payload: Secret,
-    /// Whether the next save begins a sign-in: its time is then the session's creation time, since
-    /// marks end the sessions that were created before them.
+    /// Whether the next save begins a sign-in. If there are marks, and no other audience, its time
+    /// is then the session's creation time, since marks end the sessions that were created before.
     pub signs_in: bool,
     /// Whether an act has changed the payload that the program gave it.
     pub rewritten: bool,
@@ -277,7 +277,7 @@ impl Session {
         context.check_sendable("save")?;
         self.check()?;
         let (was_opened, begins) = (self.meta.is_some(), self.begins(context).await);
-        self.signs_in |= !was_opened && self.remember_meta.is_none() && context.marks_sessions();
+        self.signs_in |= !was_opened && self.remember_meta.is_none();
         self.write_session(context).await?;
         self.state = State::Open;
         self.write_remember(context, was_opened).await;

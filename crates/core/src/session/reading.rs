@@ -34,18 +34,22 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// The session without the other audiences at these places, and without their info.
+    /// The session without the audiences at these places, and without their info.
     ///
     /// # Errors
     ///
-    /// The data have not the form of a payload.
+    /// No audience is left, or the data have not the form of a payload.
     fn without(mut self, ended: &[usize]) -> Result<Self, Error> {
         let mut entries = audiences::entries(&self.payload)?;
         let mut places = 0..;
         entries.retain(|_| places.next().is_none_or(|place| !ended.contains(&place)));
+        if entries.iter().all(|entry| entry.audience.is_none()) {
+            return Err(Error::SessionRevoked);
+        }
         let has_info = |key: &[u8]| audiences::has_info(&entries, key);
         self.info = self.info.and_then(|info| audiences::retain_info(&info, has_info));
-        self.index = self.index.map(|index| index - ended.iter().filter(|place| **place < index).count());
+        let place = |index: usize| index - ended.iter().filter(|place| **place < index).count();
+        self.index = self.index.filter(|index| !ended.contains(index)).map(place);
         let payload = audiences::join(&entries);
         (self.payload, self.sole) = (payload, None);
         Ok(self)

@@ -82,7 +82,7 @@ impl Revocation {
 pub(super) struct Checked<'a> {
     /// Those of which nothing is known.
     unknown: Vec<Unknown<'a>>,
-    /// The places of the other audiences' entries whose sign-in has ended.
+    /// The places of the entries whose sign-in has ended, of several.
     ended: Vec<usize>,
 }
 
@@ -129,10 +129,10 @@ impl Context {
         Ok(checked)
     }
 
-    /// Checks a session that was decrypted against what is known of its marks. `index` is the
-    /// current audience's place among the entries; without it, and in a remember cookie, all
-    /// entries count. Otherwise, of another audience only the end of its sign-in counts, and ends
-    /// its entry alone: what the entry says must not be saved again.
+    /// Checks a session that was decrypted against what is known of its marks. Those of the subject
+    /// and the sid count for the current audience's entry, whose place is `index`, and in a
+    /// remember cookie for all. That of a sign-in ends its entry alone if there are several: the
+    /// other audiences go on without it.
     ///
     /// # Errors
     ///
@@ -151,18 +151,17 @@ impl Context {
         let mut checked = if is_slow { Checked::default() } else { self.check_id(cookie, header)? };
         let all = cookie.kind == Kind::Remember;
         for (number, entry) in entries.iter().enumerate() {
-            let counts = Some(number) == index || all;
             let (sid, sign_in) = entry.sid_and_sign_in();
-            if counts {
+            let sign_in = sign_in_mark(entry, sign_in, header);
+            if Some(number) == index || all {
                 let subject = entry.subject.as_ref().map(|subject| Mark::Subject(subject.text()));
                 let sid = sid.map(|sid| Mark::Sid(sid.into_text()));
-                let marks = subject.into_iter().chain(sid).filter(|mark| !mark.is_empty());
+                let forgotten = sign_in.as_ref().filter(|_| all).and_then(Mark::forgotten);
+                let marks = subject.into_iter().chain(sid).chain(forgotten).filter(|mark| !mark.is_empty());
                 self.check_known(cookie, header, marks, (None, &mut checked))?;
             }
-            let mark = sign_in_mark(entry, sign_in, header);
-            let forgotten = mark.as_ref().filter(|_| all).and_then(Mark::forgotten);
-            let alone = (!counts && index.is_some()).then_some(number);
-            self.check_known(cookie, header, mark.into_iter().chain(forgotten), (alone, &mut checked))?;
+            let alone = (entries.len() > 1).then_some(number);
+            self.check_known(cookie, header, sign_in, (alone, &mut checked))?;
         }
         Ok(checked)
     }
@@ -174,7 +173,8 @@ impl Context {
         if cookie.derives_slowly() {
             checked.unknown.extend(self.check_id(cookie, header)?.unknown);
         }
-        self.look_up(header, checked).await.map(drop)
+        let ended = self.look_up(header, checked).await?;
+        if ended.is_empty() || ended.len() < entries.len() { Ok(()) } else { Err(Error::SessionRevoked) }
     }
 
     /// Checks a session, or only the entry at that place, against what is known of these marks.

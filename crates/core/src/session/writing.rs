@@ -30,6 +30,8 @@ impl Session {
         }
         let unnoted = if context.watches_lines() { Box::pin(self.continue_line(context, kind)).await? } else { None };
         let dropped = self.enforce_same_subject(context)?;
+        // Marks of other audiences' subjects go by the time that the session has had.
+        self.signs_in = self.signs_in && context.marks_sessions() && audiences::entries(&self.payload)?.len() == 1;
         let result = self.write_all(context, kind).await;
         if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
             (self.payload, self.index, self.info) = (payload, index, info);

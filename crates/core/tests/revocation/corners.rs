@@ -222,8 +222,7 @@ fn no_save_of_another_audience_keeps_one_that_has_logged_out() {
                 result.unwrap();
                 assert_eq!(audiences(&session), ["blog", "shop"], "{stored}");
                 assert_eq!(session.index, Some(usize::from(audience == "shop")));
-                let info = if stored { Some(br#"{"blog":{"b":2}}"#.to_vec()) } else { session.info.clone() };
-                assert_eq!(session.info, info);
+                assert_eq!(session.info, stored.then(|| br#"{"blog":{"b":2}}"#.to_vec()));
                 world.cookies.clone_from(&all);
             }
             let session = world.open().0;
@@ -233,6 +232,49 @@ fn no_save_of_another_audience_keeps_one_that_has_logged_out() {
             assert_eq!(world.open_error().as_deref(), Some("missing session audience"));
             world.marks.records = marks;
         }
+    }
+}
+
+#[test]
+fn an_audience_that_has_logged_out_is_not_remembered_and_others_are() {
+    let mut world = world(remembering());
+    world.sign_in(r#"[[{},"default","ada"],[{},"blog","ada"]]"#);
+    let copy = only("remember", &world.cookies["remember"]);
+    assert!(world.logout().result.is_ok());
+    world.cookies = copy.clone();
+    assert!(world.open_error().is_some());
+    use_audience(&mut world, "blog");
+    world.cookies = copy;
+    let (session, Outcome { result, .. }) = world.open();
+    result.unwrap();
+    assert_eq!(audiences(&session), ["blog"]);
+}
+
+#[test]
+fn a_third_audience_takes_over_only_those_that_have_not_logged_out() {
+    let mut world = world(uncached());
+    world.sign_in(r#"[[{},"default","ada"],[{},"blog","ada"]]"#);
+    let copy = world.cookies.clone();
+    assert!(world.logout().result.is_ok());
+    world.cookies = copy;
+    use_audience(&mut world, "shop");
+    let (session, Outcome { result, .. }) = world.open();
+    assert_eq!(result.unwrap_err().to_string(), "missing session audience");
+    assert_eq!(audiences(&session), ["blog"]);
+}
+
+#[test]
+fn a_sign_in_beside_another_audience_does_not_renew_that_one() {
+    for (enforce, error) in [(false, REVOKED), (true, None)] {
+        let mut world = world(Options { enforce_same_subject: Some(enforce), ..uncached() });
+        let session = world.sign_in(r#"[[{},"default"],[{},"blog","bob"]]"#);
+        world.now += 300;
+        assert_eq!(revoke(&mut world, Revoked::Subject("ada".into())), None);
+        world.now += 60;
+        let payload = r#"[[{},"default","ada"],[{},"blog","bob"]]"#;
+        let session = Session { payload: payload.into(), signs_in: true, ..session };
+        world.save(session).1.unwrap();
+        assert_eq!(world.open_error().as_deref(), error, "{enforce}");
     }
 }
 

@@ -22,6 +22,19 @@ fn options(master: &Redis, replica: &Redis) -> serde_json::Value {
     json!({ "port": master.port, "replicas": replicas, "read_from": "replica", "connect_timeout": 500 })
 }
 
+/// Whoever has taken a lock sees what others have changed before.
+async fn sees_all_under_a_lock(reader: &dyn Storage, writer: &dyn Storage, other: &Set) {
+    assert_eq!(get(reader, &other.key).await.unwrap(), Some(other.key.clone()));
+    writer.delete(&deletion(&other.key)).await.unwrap();
+    assert_eq!(get(reader, &other.key).await.unwrap(), Some(other.key.clone()));
+    let (name, key, holder) = (NAME.into(), unique("lock"), "me".into());
+    assert_eq!(
+        reader.lock(&Lock { name, key, holder, ttl: Duration::from_millis(1000), current_time: now() }).await,
+        Ok(true)
+    );
+    assert_eq!(get(reader, &other.key).await.unwrap(), None);
+}
+
 #[test]
 fn a_replica_is_read_from_and_the_master_knows_the_rest() {
     let (master, mut replica) = with_replica();
@@ -58,16 +71,7 @@ fn a_replica_is_read_from_and_the_master_knows_the_rest() {
         reader.set(&replacing).await.unwrap();
         assert_eq!(get(&*reader, &replaced.key).await.unwrap(), None);
 
-        // Whoever has taken a lock sees what others have changed before.
-        assert_eq!(get(&*reader, &other.key).await.unwrap(), Some(other.key.clone()));
-        writer.delete(&deletion(&other.key)).await.unwrap();
-        assert_eq!(get(&*reader, &other.key).await.unwrap(), Some(other.key.clone()));
-        let (name, key, holder) = (NAME.into(), unique("lock"), "me".into());
-        assert_eq!(
-            reader.lock(&Lock { name, key, holder, ttl: Duration::from_millis(1000), current_time: now() }).await,
-            Ok(true)
-        );
-        assert_eq!(get(&*reader, &other.key).await.unwrap(), None);
+        sees_all_under_a_lock(&*reader, &*writer, &other).await;
 
         replica.process.kill();
         for _ in 0..3 {
