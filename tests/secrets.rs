@@ -13,9 +13,10 @@ use resty_session_core::settings::{self, Section, Table, Value};
 use resty_session_core::storage::{
     Delete, Get, LiveSession, Lock, Owner, Reply, Request, Sessions, Set, Unlock, Update,
 };
+use std::time::Duration;
+
 use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages as storage;
-use std::time::Duration;
 use support::{World, options};
 
 /// A text that is part of everything that must not be shown.

@@ -41,11 +41,14 @@ impl Registry {
         entry.storage.clone()
     }
 
-    /// Drops storages that nobody has asked for in a while, and closes connections that have been
-    /// unused for too long.
+    /// Drops storages that nobody has asked for in a while or holds, and closes connections that
+    /// have been unused for too long.
     pub fn close_idle(&self) {
         let now = Instant::now();
-        self.entries().retain(|entry| now.saturating_duration_since(entry.last_asked) < DROPPED_AFTER);
+        self.entries().retain(|entry| {
+            let is_used = Arc::strong_count(&entry.storage) > 1;
+            is_used || now.saturating_duration_since(entry.last_asked) < DROPPED_AFTER
+        });
         self.servers.close_idle();
     }
 

@@ -3,8 +3,6 @@
 //! own, because the storages of one path in one process work together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::future::Future;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -16,9 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::geteuid;
 use resty_session_core::settings::{self, Value};
+use resty_session_core::time::Seconds;
 use resty_session_storages::file::{FileOptions, Files};
 use resty_session_storages::journal::{Journal, Level};
 use resty_session_storages::{Delete, Get, Lock, Owner, Sessions, Set, Storage, Unlock};
+use resty_session_testing::now;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};

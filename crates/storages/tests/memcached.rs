@@ -1,11 +1,11 @@
 //! Several memcached servers, each with a share of the items.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use resty_session_core::time::{Seconds, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use resty_session_core::settings::{self, Value};
+use resty_session_core::time::{Seconds, Timestamp};
 use resty_session_storages::connections::Servers;
 use resty_session_storages::memcached::MemcachedOptions;
 use resty_session_storages::{Error, Get, Options as _, Set, Storage};

@@ -153,12 +153,13 @@ end
 -- nil and an error.
 local function ask(turn)
   turn.asking = true
+  local asked = now() -- the lock's time may begin so early, however late the reply is
   local called, ok, err = pcall(turn.store.lock, turn.store, turn.name, turn.key, turn.holder, LOCK_LIFE)
   turn.asking = false
   if not called then
     return nil, tostring(ok)
   elseif ok then
-    turn.place.expires = now() + LOCK_LIFE
+    turn.place.expires = asked + LOCK_LIFE
     return true
   elseif ok == false and err == nil then
     return false
@@ -252,6 +253,9 @@ local function renew(turn)
       warning = "a synchronized session loses its lock: its coroutine was not resumed"
     else
       ok, warning = renew_once(turn)
+    end
+    if turn.over then
+      return -- `finish` waits for this
     end
     if warning and (turn.lost or not told) then
       notices.warn(warning)

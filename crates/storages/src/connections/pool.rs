@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, SemaphorePermit, oneshot};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::endpoint::{Endpoint, Probe};
 use super::life::Life;
@@ -20,6 +20,9 @@ const TRUSTED: Duration = Duration::from_secs(1);
 
 /// How long a check may take. Making a new connection takes hardly longer.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the next attempt to connect may wait after a server has taken no further connection.
+const CROWDED_LIMIT: Duration = Duration::from_millis(500);
 
 /// A connection that one operation at a time uses.
 pub trait Exclusive: Send + 'static {
@@ -149,6 +152,7 @@ impl<K: ExclusiveConnector> Pool<K> {
     }
 
     async fn take(&self) -> Result<Taken<K::Connection>, Error> {
+        let deadline = tokio::time::Instant::now() + self.endpoint.timeouts().connect;
         let is_renewing = std::mem::take(&mut self.inner().is_renewing);
         if !is_renewing && let Some(taken) = self.take_idle().await {
             return Ok(taken);
@@ -162,12 +166,15 @@ impl<K: ExclusiveConnector> Pool<K> {
             if let Some(taken) = self.take_idle().await {
                 return Ok(taken);
             }
-            // A server that takes no further connection serves those that are open: wait for one.
+            // A server that takes no further connection serves those that are open: wait for one, or
+            // until the server may have room again.
             match problem {
-                Some(error) if !matches!(error, Error::Lost(_)) => return Err(error),
-                Some(error) => {
-                    let returned = timeout(self.endpoint.timeouts().connect, self.returned.notified()).await;
-                    returned.map_err(|_| error)?;
+                Some(error) if !matches!(error, Error::Lost(_)) || deadline.elapsed() > Duration::ZERO => {
+                    return Err(error);
+                }
+                Some(_) => {
+                    let next = deadline.min(tokio::time::Instant::now() + CROWDED_LIMIT);
+                    let _ = timeout_at(next, self.returned.notified()).await;
                 }
                 None => {}
             }
@@ -376,8 +383,12 @@ mod tests {
 
     impl Server {
         fn pool(&self, size: usize) -> Arc<Pool<Self>> {
-            let endpoint = Endpoint::new("test", "server", TIMEOUTS, Arc::new(Silent));
-            Pool::new(endpoint, self.clone(), size, TIMEOUTS.response)
+            self.pool_with(size, TIMEOUTS)
+        }
+
+        fn pool_with(&self, size: usize, timeouts: Timeouts) -> Arc<Pool<Self>> {
+            let endpoint = Endpoint::new("test", "server", timeouts, Arc::new(Silent));
+            Pool::new(endpoint, self.clone(), size, timeouts.response)
         }
 
         fn connects(&self) -> usize {
@@ -538,6 +549,29 @@ mod tests {
             }
             let attempts = server.0.attempts.load(Ordering::Relaxed);
             assert!((3..=8).contains(&attempts), "{attempts}");
+        });
+    }
+
+    #[test]
+    fn a_server_that_has_room_again_is_noticed_though_no_connection_is_returned() {
+        run(async {
+            let server = Server::default();
+            server.0.most.store(1, Ordering::Relaxed);
+            let limit = Duration::from_secs(4);
+            let pool = server.pool_with(8, Timeouts { connect: limit, response: limit, ..TIMEOUTS });
+            assert_eq!(take(&pool, 1).await, Ok(1));
+            let makes_room = async {
+                sleep(Duration::from_millis(300)).await;
+                server.0.most.store(0, Ordering::Relaxed);
+            };
+            let waits = async {
+                sleep(Duration::from_millis(50)).await;
+                let start = Instant::now();
+                (take(&pool, 1).await, start.elapsed())
+            };
+            let (long, (), (waiting, time)) = futures_util::join!(take(&pool, 3000), makes_room, waits);
+            assert_eq!((long, waiting), (Ok(1), Ok(2)));
+            assert!(time < Duration::from_secs(2), "{time:?}");
         });
     }
 

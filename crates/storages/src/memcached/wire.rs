@@ -27,6 +27,8 @@ const MAX_NAME: usize = 250;
 /// The longest time to live that counts from now, in seconds. The server takes a greater number for
 /// a time since the epoch.
 const MAX_RELATIVE_TTL: Seconds = Seconds::from_days(30);
+/// The latest time that memcached reads, 2^31 - 1 seconds since the epoch.
+const LATEST: u64 = i32::MAX as u64;
 /// Bytes of a request besides its name and value: the command, the flags, a length and the line
 /// ends.
 const MAX_OVERHEAD: usize = 64;
@@ -67,7 +69,8 @@ impl Expiry {
     /// In `ttl`, at least a second: zero would mean never.
     pub fn after(ttl: Seconds, current_time: Timestamp) -> Self {
         let ttl = ttl.max(Seconds::from_secs(1));
-        Self(if ttl > MAX_RELATIVE_TTL { (current_time + ttl).as_secs() } else { ttl.as_secs() })
+        let at = if ttl > MAX_RELATIVE_TTL { (current_time + ttl).as_secs() } else { ttl.as_secs() };
+        Self(at.min(LATEST))
     }
 
     fn flag(self) -> String {
@@ -393,6 +396,8 @@ mod tests {
         assert_eq!(after(2_592_000).0, 2_592_000);
         assert_eq!(after(2_592_001).0, 2_593_001);
         assert_eq!(after(0).0, 1);
+        assert_eq!(after(20 * 366 * 86_400 + u64::from(u32::MAX)).0, 2_147_483_647);
+        assert_eq!(after(u64::MAX).0, 2_147_483_647);
     }
 
     #[test]

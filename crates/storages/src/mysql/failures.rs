@@ -1,7 +1,8 @@
 //! What the errors of a MySQL or MariaDB server, or of a proxy in front of one, mean, and how
 //! programs are told.
 
-use mysql_async::Error as MySqlError;
+use mysql_async::{Error as MySqlError, IoError};
+use mysql_common::proto::codec::error::PacketCodecError;
 
 use super::options::DIALECT;
 use crate::sql::{Fault, Refusal, Tables};
@@ -50,9 +51,18 @@ const UNDONE_AT_COMMIT: u16 = 3101;
 pub(super) fn fault(error: &MySqlError) -> Fault {
     match error {
         MySqlError::Server(server) => fault_of(server.code),
+        error if is_too_large(error) => Fault::Failed,
         // The driver could not read the reply, or the connection is closed.
         _ => Fault::Lost,
     }
+}
+
+/// Whether the driver did not send a packet, or did not read one, because it is larger than the
+/// server or the program allows. The connection is of no use after that, but the server is not lost.
+pub(super) fn is_too_large(error: &MySqlError) -> bool {
+    let MySqlError::Io(IoError::Io(error)) = error else { return false };
+    let inner = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(inner, Some(PacketCodecError::PacketTooLarge))
 }
 
 fn fault_of(code: u16) -> Fault {
@@ -98,11 +108,14 @@ fn refusal_of(code: u16) -> Refusal {
 pub(super) fn to_error(error: MySqlError, tables: &Tables) -> Error {
     const NO_SUCH_TABLE: u16 = 1146;
     const DATA_TOO_LONG: u16 = 1406;
+    const TOO_LARGE: &str =
+        "the packet of this record is larger than max_packet_size or the server's max_allowed_packet";
     match &error {
         MySqlError::Server(server) if server.code == NO_SUCH_TABLE => DIALECT.missing(tables, &server.message),
         MySqlError::Server(server) if server.code == DATA_TOO_LONG && server.message.contains("'sid'") => {
             Error::Server(format!("{}; hash_storage_key makes keys of marks fit", server.message))
         }
+        _ if is_too_large(&error) => Error::Server(TOO_LARGE.to_owned()),
         _ => Error::Driver(cause(error)),
     }
 }

@@ -19,7 +19,7 @@ use mysql_async::{Conn, Params, Row, Value, from_row_opt};
 pub use options::{DIALECT, MySqlOptions, ServerOptions};
 
 use self::connector::Connection;
-use self::failures::{fault, to_error};
+use self::failures::{fault, is_too_large, to_error};
 use self::server::MySqlServer;
 use self::statements::Statements;
 use super::cleanup::Cleaner;
@@ -58,6 +58,7 @@ impl MySql {
         self.cleaner.start(&self.me, cleaning::round);
         let run = async |connection| {
             let (connection, result) = run(connection).await;
+            let connection = connection.filter(|_| !result.as_ref().is_err_and(is_too_large));
             (connection, conclude(result, fault, |error| to_error(error, &self.options.tables)))
         };
         self.server.pool.run(run).await

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::WrongType;
 
 use super::options::DIALECT;
 use crate::sql::{Fault, Refusal, Tables};
@@ -10,11 +11,18 @@ use crate::{Cause, Error};
 
 pub(super) fn fault(error: &tokio_postgres::Error) -> Fault {
     match error.code() {
+        // A value or a row does not fit the table's columns.
+        None if is_of_columns(error) => Fault::Failed,
         // The driver could not read the reply, or the connection is closed.
         None => Fault::Lost,
         Some(state) if is_old_plan(state, error.as_db_error().and_then(|error| error.routine())) => Fault::Lost,
         Some(state) => fault_of(state),
     }
+}
+
+/// Whether a value or a row has another type than a column of the table.
+fn is_of_columns(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<WrongType>())
 }
 
 /// Whether what was prepared is not valid any more after a change of the table: "cached plan must

@@ -167,12 +167,11 @@ pub(super) fn store(naming: &Naming, set: &Set) -> Vec<Cmd> {
     std::iter::once(set_record(naming, set)).chain(note).collect()
 }
 
-/// Takes the replaced record from its owners' sessions, and then shortens its life. The last reply
-/// is 0 if the record is gone.
-pub(super) fn retire(naming: &Naming, set: &Set, old_key: &str) -> Vec<Cmd> {
+/// Shortens the life of the replaced record. The reply is 0 if the record is gone.
+pub(super) fn shorten(naming: &Naming, set: &Set, old_key: &str) -> Cmd {
     let mut shorten = eval(SHORTEN, naming.record(&set.name, old_key));
     shorten.arg(set.stale_ttl.as_secs());
-    unlist(naming, set, old_key).chain([shorten]).collect()
+    shorten
 }
 
 /// As [`store`], without scripts. The last replies are the `TTL` of each owner's set, and that of
@@ -191,23 +190,24 @@ pub(super) fn store_plainly(naming: &Naming, set: &Set) -> Vec<Cmd> {
     commands
 }
 
-/// As [`retire`], without scripts, after the replies to [`store_plainly`]. Also lets the owners'
-/// sets live as long as the new record.
-pub(super) fn retire_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
+/// As [`shorten`], without scripts, after the replies to [`store_plainly`]; the last reply is then
+/// 0 if the record is gone. Also lets the owners' sets live as long as the new record.
+pub(super) fn shorten_plainly(naming: &Naming, set: &Set, ttls: &[i64]) -> Vec<Cmd> {
     let prolong = set.owners.iter().zip(ttls).filter(|(_, left)| **left != FOREVER && !outlives(**left, set.ttl));
     let prolong = prolong.map(|(owner, _)| expire(naming.metadata(&set.name, owner), set.ttl));
     let mut commands: Vec<Cmd> = prolong.collect();
-    if let (Some(old_key), Some(left)) = (&set.old_key, ttls.get(set.owners.len())) {
-        commands.extend(unlist(naming, set, old_key));
-        if outlives(*left, set.stale_ttl) {
-            commands.push(expire(naming.record(&set.name, old_key), set.stale_ttl));
-        }
+    if let (Some(old_key), Some(left)) = (&set.old_key, ttls.get(set.owners.len()))
+        && outlives(*left, set.stale_ttl)
+    {
+        commands.push(expire(naming.record(&set.name, old_key), set.stale_ttl));
     }
     commands
 }
 
-fn unlist<'a>(naming: &'a Naming, set: &'a Set, old_key: &'a str) -> impl Iterator<Item = Cmd> + 'a {
-    set.owners.iter().map(|owner| remove(&naming.metadata(&set.name, owner), old_key))
+/// Takes the replaced record from its owners' sessions.
+pub(super) fn unlist(naming: &Naming, set: &Set) -> Vec<Cmd> {
+    let Some(old_key) = &set.old_key else { return Vec::new() };
+    set.owners.iter().map(|owner| remove(&naming.metadata(&set.name, owner), old_key)).collect()
 }
 
 /// Takes a session from an owner's set.

@@ -137,13 +137,23 @@ impl<C: Commands> RedisStorage<C> {
         Err(Error::Gone.into())
     }
 
-    /// Stores the record first and shortens the replaced one last, because the replaced record must
+    /// Stores the record first and then shortens the replaced one, because the replaced record must
     /// still work, and be listed, if anything before fails. Returns whether it was there.
     async fn set_in_steps(&self, set: &Set) -> Result<bool, Stopped> {
         self.all(commands::store(&self.naming, set)).await?;
         let Some(old_key) = &set.old_key else { return Ok(true) };
-        let replies = self.all(commands::retire(&self.naming, set, old_key)).await?;
-        Ok(replies.last() != Some(&Value::Int(0)))
+        let reply: Value = self.one(commands::shorten(&self.naming, set, old_key)).await?;
+        self.unlist(set).await?;
+        Ok(reply != Value::Int(0))
+    }
+
+    /// Takes a replaced record from its owners' sessions. If their server does not reply, they name a
+    /// record that ends soon, which does no harm.
+    async fn unlist(&self, set: &Set) -> Result<(), Stopped> {
+        match self.all(commands::unlist(&self.naming, set)).await {
+            Err(Stopped::Failed(Error::Lost(_) | Error::Timeout | Error::Unavailable(_) | Error::Connect(_))) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// As [`set_in_steps`](Self::set_in_steps), without scripts.
@@ -152,10 +162,11 @@ impl<C: Commands> RedisStorage<C> {
         let asked = set.owners.len() + usize::from(set.old_key.is_some());
         let ttls = stored.split_off(stored.len().saturating_sub(asked));
         let ttls = ttls.into_iter().map(converted).collect::<Result<Vec<i64>, _>>()?;
-        let retired = self.all(commands::retire_plainly(&self.naming, set, &ttls)).await?;
+        let replies = self.all(commands::shorten_plainly(&self.naming, set, &ttls)).await?;
+        self.unlist(set).await?;
         let Some(left) = ttls.get(set.owners.len()) else { return Ok(true) };
         let is_shortened = commands::outlives(*left, set.stale_ttl);
-        Ok(*left != commands::GONE && !(is_shortened && retired.last() == Some(&Value::Int(0))))
+        Ok(*left != commands::GONE && !(is_shortened && replies.last() == Some(&Value::Int(0))))
     }
 
     async fn update_with(&self, scripts: Scripts, update: &Update) -> Result<bool, Stopped> {

@@ -1,10 +1,10 @@
 //! Locks: one holder at a time, for as long as it was asked.
 
-use resty_session_testing::now;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use resty_session_core::storage::{Lock, Reply, Request, Storage, Unlock};
+use resty_session_testing::now;
 use tokio::time::{Instant, sleep};
 
 use super::{Contract, NAME, unique};

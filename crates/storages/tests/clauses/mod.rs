@@ -4,8 +4,6 @@
 mod locks;
 mod several;
 
-use resty_session_core::time::{Seconds, Timestamp};
-use resty_session_testing::now;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +12,8 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use resty_session_core::cookie::base64url;
 use resty_session_core::storage::{Delete, Error, Get, Owner, Reply, Request, Sessions, Set, Storage, Update};
+use resty_session_core::time::{Seconds, Timestamp};
+use resty_session_testing::now;
 
 const NAME: &str = "session";
 

@@ -1,11 +1,10 @@
 //! The servers that are made to fail, and what the faults need of each.
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use resty_session_core::settings::{self, Value};
+use resty_session_core::time::Seconds;
 use resty_session_storages::connections::Servers;
 use resty_session_storages::dshm::DshmOptions;
 use resty_session_storages::memcached::MemcachedOptions;
@@ -15,6 +14,7 @@ use resty_session_storages::redis::RedisOptions;
 use resty_session_storages::{Error, Get, Options, Set, Storage};
 use resty_session_testing::dshm_server::Dshm;
 use resty_session_testing::memcached_server::Memcached;
+use resty_session_testing::now;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::Server;
 use resty_session_testing::sql_servers::Database;

@@ -1,10 +1,11 @@
 //! A Cluster whose slots move, and of which one node hangs.
 
-use resty_session_testing::now;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use resty_session_core::storage::Sessions;
+use resty_session_testing::now;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::free_port;
 use serde_json::json;
@@ -75,6 +76,7 @@ fn a_cluster_moves_slots_and_has_a_node_that_hangs() {
         follows_slots(&nodes).await;
         reads_from_replicas(&nodes).await;
         one_node_hangs_alone(&nodes).await;
+        a_record_that_lives_on_is_listed(&nodes).await;
     });
 }
 
@@ -152,6 +154,26 @@ async fn one_node_hangs_alone(nodes: &[Redis; 3]) {
     futures_util::join!(hangs, goes_on);
     nodes[1].process.signal(Signal::SIGCONT);
     assert!(slowest < Duration::from_millis(400) && count > 100, "{slowest:?} {count}");
+}
+
+/// Otherwise nobody could end the session, which the browser still has.
+async fn a_record_that_lives_on_is_listed(nodes: &[Redis; 3]) {
+    let storage = alone(options(&nodes[..2]));
+    let listed = (0..).map(|number| Owner::new(b"shop", format!("u{number}").as_bytes(), false)).find(|owner| {
+        let name = format!("{NAME}:{}:{}", owner.audience, owner.subject);
+        nodes[0].ask::<u16>(&format!("CLUSTER KEYSLOT {name}")) < 8192
+    });
+    let owners = vec![listed.unwrap()];
+    let old = Set { owners: owners.clone(), ..record(&key_on(&nodes[0], false)) };
+    storage.set(&old).await.unwrap();
+    nodes[1].process.signal(Signal::SIGSTOP);
+    let new = Set { old_key: Some(old.key.clone()), owners: owners.clone(), ..record(&key_on(&nodes[0], true)) };
+    assert!(storage.set(&new).await.is_err());
+    nodes[1].process.signal(Signal::SIGCONT);
+    let sessions = Sessions { name: NAME.into(), owner: owners[0].clone(), current_time: now() };
+    let listed = storage.sessions(&sessions).await.unwrap();
+    assert!(listed.iter().any(|session| session.key == old.key));
+    assert_eq!(get(&*alone(options(&nodes[..2])), &old.key).await.unwrap(), Some(old.key.clone()));
 }
 
 #[test]

@@ -7,15 +7,15 @@ mod replicas;
 mod sentinel;
 mod single;
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use resty_session_core::settings::{self, Value};
+use resty_session_core::time::Seconds;
 use resty_session_storages::connections::Servers;
 use resty_session_storages::redis::RedisOptions;
 use resty_session_storages::{Delete, Error, Get, Options, Owner, Set, Storage};
+use resty_session_testing::now;
 use resty_session_testing::redis_servers::Redis;
 use resty_session_testing::server::wait_for;
 

@@ -1,11 +1,11 @@
 //! Servers that refuse scripts, and records that do not expire.
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::sync::Mutex;
 
+use resty_session_core::time::Seconds;
 use resty_session_storages::journal::{Journal, Level};
 use resty_session_storages::{Sessions, Update};
+use resty_session_testing::now;
 use resty_session_testing::redis_servers::Redis;
 use serde_json::json;
 

@@ -1,10 +1,10 @@
 //! Reading from replicas.
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::time::Duration;
 
+use resty_session_core::time::Seconds;
 use resty_session_storages::{Lock, Update};
+use resty_session_testing::now;
 use resty_session_testing::redis_servers::Redis;
 use serde_json::json;
 

@@ -179,3 +179,45 @@ fn replaced<const SIZE: usize>(piece: &[u8], from: &[u8; SIZE], to: &[u8; SIZE])
     }
     piece
 }
+
+/// Anybody may make a session of their own large.
+#[test]
+fn a_record_that_mysql_takes_no_packet_for_fails_alone() {
+    let database = Database::mariadb(&[]);
+    let limits = json!({ "max_packet_size": 20_000, "connect_timeout": 1000, "read_timeout": 1000 });
+    let small = storage("mysql", with(options(&database), limits));
+    let large = storage("mysql", options(&database));
+    run(async {
+        small.set(&record(1)).await.unwrap();
+        let too_large = |number| Set { value: vec![b'x'; 30_000], ..record(number) };
+        large.set(&too_large(2)).await.unwrap();
+        for _ in 0..3 {
+            let record = too_large(3);
+            let (saved, opened, other) = tokio::join!(small.set(&record), get(&*small, 2), get(&*small, 1));
+            for error in [saved.unwrap_err(), opened.unwrap_err()] {
+                assert!(error.to_string().contains("max_packet_size"), "{error}");
+            }
+            assert!(other.unwrap().is_some());
+        }
+        assert!(small.set(&record(4)).await.is_ok());
+    });
+}
+
+/// A table that a program made by itself may have columns of other types.
+#[test]
+fn columns_of_other_types_fail_alone_in_postgres() {
+    let database = Database::postgres(&[]);
+    database
+        .ask("CREATE TABLE odd (LIKE sessions INCLUDING ALL); ALTER TABLE odd ALTER COLUMN data TYPE bytea USING NULL");
+    let odd = storage("postgres", with(options(&database), json!({ "table_name": "odd" })));
+    let plain = storage("postgres", options(&database));
+    run(async {
+        plain.set(&record(1)).await.unwrap();
+        for _ in 0..3 {
+            let record = record(2);
+            let (odd, plain) = tokio::join!(odd.set(&record), get(&*plain, 1));
+            assert!(!odd.unwrap_err().to_string().contains("unavailable"));
+            assert!(plain.unwrap().is_some());
+        }
+    });
+}

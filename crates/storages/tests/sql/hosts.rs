@@ -1,12 +1,12 @@
 //! `host` names several servers: the one that takes writes is used, and found anew after a
 //! failover.
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::net::{IpAddr, Ipv4Addr};
 
 use resty_session_core::storage::{Delete, Lock, Set, Update};
+use resty_session_core::time::Seconds;
 use resty_session_storages::cleanup::LOCK;
+use resty_session_testing::now;
 use resty_session_testing::proxy::{Accept, Proxy, Silent};
 use tokio::time::{Instant, sleep};
 

@@ -6,18 +6,18 @@ mod connections;
 mod hosts;
 mod scans;
 
-use resty_session_core::time::Seconds;
-use resty_session_testing::now;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use resty_session_core::settings::{self, Value};
 use resty_session_core::storage::{Error, Get, Owner, Set, Storage};
+use resty_session_core::time::Seconds;
 use resty_session_storages::Options;
 use resty_session_storages::connections::Servers;
 use resty_session_storages::mysql::MySqlOptions;
 use resty_session_storages::postgres::PostgresOptions;
+use resty_session_testing::now;
 use resty_session_testing::sql_servers::Database;
 use serde_json::json;
 
