@@ -83,13 +83,19 @@ local function handle_of(profile)
   return storages.handle_of(profile)
 end
 
+-- How often acts have waited, or may have. If that is the same after an act as before, no other
+-- thread has run meanwhile.
+local waits = 0
+
 -- Does what an act needs until it is done, and returns its outcome: `OPENED`, `OPENED_SIGNED`,
 -- `OPENED_ENTRY`, `DONE` or `TOUCHED`, and their values. `Next` in the native module tells what the
 -- values after `todo` are.
 local function run_act(profile, todo, a, b, c, d)
   if todo <= TOUCHED then
     return todo, a, b, c, d
-  elseif todo == WAIT then
+  end
+  waits = waits + 1
+  if todo == WAIT then
     return run_act(profile, native.resume_ticket(a, waiting.wait(a, b, c)))
   elseif todo == GET then
     return run_act(profile, native.reply(a, profile.storage:get(b, c, d)))
@@ -150,6 +156,7 @@ local function open(self, act, audience, remember, given)
   local handle, reason = handle_of(profile)
   local cookies = given or http.cookies(profile)
   local sets_cookies = act ~= native.open or self.remember -- `open` sets some only if it opens a remember cookie
+  local before = waits
   local done, a, b, c, d = run_act(profile, act(
     handle, now, cookies, sets_cookies and http.unsendable() or nil, reason, audience, remember))
   local err, position
@@ -160,14 +167,13 @@ local function open(self, act, audience, remember, given)
   elseif done == OPENED_ENTRY then
     err, position = outcomes.apply_opened_entry(self, a), b
   else
-    local is_overtaken
-    err, is_overtaken = outcomes.apply(self, now, cookies, b, c, d)
-    err = err or a
-    if is_overtaken and not err and act == native.start then
-      err = outcomes.OVERTAKEN
-    elseif is_overtaken then -- whether it is open does not hang on that
-      notices.warn(outcomes.OVERTAKEN)
+    err = outcomes.apply(self, now, cookies, c, d) or a
+    if respond(b, d and d.warning, waits ~= before) then
+      return err
+    elseif act == native.start then
+      return err or outcomes.OVERTAKEN
     end
+    notices.warn(outcomes.OVERTAKEN) -- whether it is open does not hang on that
     return err
   end
   if not err then
@@ -194,7 +200,7 @@ end
 -- Runs an act of the native module on an instance. Returns the error, if there is one, and whether
 -- the session was saved all the same, but its cookies cannot be sent any more.
 local function perform(self, act, payload, info)
-  local profile, meta, now = self.profile, self.meta, time()
+  local profile, meta, now, before = self.profile, self.meta, time(), waits
   local handle, problem = handle_of(profile)
   local done, a, b, c, d = run_act(profile, act(
     handle, now, act ~= native.instance.touch and (self.hidden or http.any_cookies(profile)) or nil,
@@ -202,15 +208,15 @@ local function perform(self, act, payload, info)
     self.state == "open", self.remember, self.forget, meta.value, meta.ikm, meta.known_at, self.remember_meta or nil,
     payload, self.data_index, info))
   if done ~= TOUCHED then
-    local err, is_overtaken = outcomes.apply(self, now, false, b, c, d)
-    if err or a or not is_overtaken then
-      return err or a
+    local err = outcomes.apply(self, now, false, c, d) or a
+    if respond(b, d and d.warning, waits ~= before) or err then
+      return err
     end
     local saved = c ~= meta.value and c or nil
     return outcomes.overtaken(profile, saved, d), saved ~= nil
   end
   self.meta = metas.saved(meta.ikm, now, b, meta.known_at)
-  return not respond(a) and outcomes.OVERTAKEN or nil
+  return not respond(a, nil, waits ~= before) and outcomes.OVERTAKEN or nil
 end
 
 -- Runs an act that saves the data, without the info of the audience `leaving`. If the act may turn
@@ -529,9 +535,10 @@ end
 local function end_session(act, configuration)
   local profile = resolve(configuration)
   local handle, problem = handle_of(profile)
+  local before = waits
   local _, err, lines, cookie, rest = run_act(profile, act(
     handle, time(), http.cookies(profile), http.unsendable(), problem))
-  if not respond(lines, rest and rest.warning) then
+  if not respond(lines, rest and rest.warning, waits ~= before) then
     err = err or outcomes.overtaken(profile, cookie, rest)
   end
   return not err or nil, err, rest and rest.exists or false, not err

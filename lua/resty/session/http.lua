@@ -107,14 +107,15 @@ end
 --- Sets cookies, and logs a warning.
 ---@param lines string|string[]|nil Set-Cookie lines, one or an array
 ---@param warning string?
+---@param has_waited boolean whether other threads have run since `unsendable` was asked
 ---@return boolean sent false if another thread has sent the response header, so that the cookies are lost
-function http.respond(lines, warning)
+function http.respond(lines, warning, has_waited)
   if warning then
     notices.warn(warning)
   end
   if not lines then
     return true
-  elseif http.unsendable() then -- nginx would say nothing
+  elseif has_waited and http.unsendable() then
     return false
   end
   local present = header["Set-Cookie"]

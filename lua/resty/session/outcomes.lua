@@ -6,14 +6,12 @@
 -- @module resty.session.outcomes
 -- @license BSD-2-Clause
 
-local http = require "resty.session.http"
 local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local metas = require "resty.session.meta"
 
 local null = ngx.null
 local sub = string.sub
-local respond = http.respond
 local decode_part = json.decode_part
 
 local outcomes = {}
@@ -218,22 +216,19 @@ function outcomes.overtaken(profile, cookie, rest)
   return not is_ended and outcomes.OVERTAKEN or nil
 end
 
---- Applies the outcome of an act, except for the act's own error.
+--- Applies the outcome of an act to an instance, except for the act's own error.
 ---@param self resty.session.instance
 ---@param now integer when the act was started: seconds since the epoch
 ---@param cookies string|false|nil the Cookie header that an act which opens was given; false for other acts
----@param lines string|string[]|nil Set-Cookie lines
 ---@param cookie string? the value of the session's first cookie, if the act saved it
 ---@param rest resty.session.outcome?
 ---@return string? err
----@return boolean? is_overtaken whether there are lines that cannot be sent any more
-function outcomes.apply(self, now, cookies, lines, cookie, rest)
+function outcomes.apply(self, now, cookies, cookie, rest)
   local err = rest and apply_rest(self, now, cookies, rest)
-  local is_sent = respond(lines, rest and rest.warning)
   if cookie and not err then
     self.meta = metas.saved(self.profile.ikms[rest and rest.key or 1], now, cookie, rest and rest.known_at)
   end
-  return err or nil, not is_sent
+  return err or nil
 end
 
 return outcomes

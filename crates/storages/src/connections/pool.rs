@@ -166,8 +166,8 @@ impl<K: ExclusiveConnector> Pool<K> {
             if let Some(taken) = self.take_idle().await {
                 return Ok(taken);
             }
-            // A server that takes no further connection serves those that are open: wait for one, or
-            // until the server may have room again.
+            // A server that takes no further connection serves those that are open: wait for one,
+            // or until the server may have room again.
             match problem {
                 Some(error) if !matches!(error, Error::Lost(_)) || deadline.elapsed() > Duration::ZERO => {
                     return Err(error);

@@ -58,7 +58,8 @@ pub(super) fn fault(error: &MySqlError) -> Fault {
 }
 
 /// Whether the driver did not send a packet, or did not read one, because it is larger than the
-/// server or the program allows. The connection is of no use after that, but the server is not lost.
+/// server or the program allows. The connection is of no use after that, but the server is not
+/// lost.
 pub(super) fn is_too_large(error: &MySqlError) -> bool {
     let MySqlError::Io(IoError::Io(error)) = error else { return false };
     let inner = error.get_ref().and_then(|error| error.downcast_ref());

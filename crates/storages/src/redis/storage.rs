@@ -147,8 +147,8 @@ impl<C: Commands> RedisStorage<C> {
         Ok(reply != Value::Int(0))
     }
 
-    /// Takes a replaced record from its owners' sessions. If their server does not reply, they name a
-    /// record that ends soon, which does no harm.
+    /// Takes a replaced record from its owners' sessions. If their server does not reply, they name
+    /// a record that ends soon, which does no harm.
     async fn unlist(&self, set: &Set) -> Result<(), Stopped> {
         match self.all(commands::unlist(&self.naming, set)).await {
             Err(Stopped::Failed(Error::Lost(_) | Error::Timeout | Error::Unavailable(_) | Error::Connect(_))) => Ok(()),
