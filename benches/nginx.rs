@@ -100,9 +100,9 @@ fn main() {
         ratio("new + set + save, over an empty handler", save, Some(0.4)),
         ratio("open with a fresh table of 20 options", configured, None),
         ratio("start that touches", start, None),
-        cost("open in one process", 0, Some(5.0)),
-        cost("new + set + save in one process", 1, Some(6.0)),
-        cost("touch in one process", 2, Some(3.0)),
+        cost("open in one process", 0, Some(4.0)),
+        cost("new + set + save in one process", 1, Some(5.0)),
+        cost("touch in one process", 2, Some(2.0)),
         cost("open with a table of 20 options in one process", 3, None),
         growth,
     ];

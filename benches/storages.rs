@@ -53,7 +53,7 @@ fn storages() -> Vec<Storage> {
             name: "memcached",
             options: format!("port = {}", memcached.port),
             what: "open from memcached, over open from redis",
-            budget: Some(0.8),
+            budget: Some(0.9),
             server: Server::Other(Box::new(memcached)),
         },
         Storage {
@@ -67,7 +67,7 @@ fn storages() -> Vec<Storage> {
             name: "mysql",
             options: format!("{}, {CLEANUP}", mysql.options()),
             what: "open from mysql, over open from redis",
-            budget: Some(0.3),
+            budget: Some(0.4),
             server: Server::Database(mysql),
         },
     ]

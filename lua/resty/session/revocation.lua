@@ -44,7 +44,8 @@ end
 ---@param subject string|number|nil
 function revocation.set_subject(self, entry, subject)
   local sign_in = self.signing_in
-  if entry[5] and not (sign_in and sign_in.entry == entry) then
+  local was_saved = entry[5] or self.meta and self.meta.value
+  if was_saved and not (sign_in and sign_in.entry == entry) then
     self.signing_in = { entry = entry, subject = entry[3] }
   end
   entry[3] = subject
@@ -72,7 +73,7 @@ function revocation.begin_sign_in(self)
   if not entry or not entry[3] or entry[3] == sign_in.subject or not holds(self.data, entry) then
     return nil
   end
-  sign_in.id, entry[5] = entry[5], nil
+  sign_in.id, entry[5] = sign_in.id or entry[5], nil
   return sign_in
 end
 

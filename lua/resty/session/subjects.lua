@@ -6,6 +6,7 @@
 
 local native = require "resty.session.native"
 local http = require "resty.session.http"
+local info_table = require "resty.session.info"
 local json = require "resty.session.json"
 local outcomes = require "resty.session.outcomes"
 local profiles = require "resty.session.profiles"
@@ -115,9 +116,13 @@ function subjects.install(session, metatable, shim)
     self.forget = self.forget or self.remember and not remembers -- `meta` said so until now
     self.remember = remembers
     self.meta, self.remember_meta = {}, false
-    local current = self.data[self.data_index]
+    local current, info = self.data[self.data_index], self.info.data
     outcomes.retain(self, function(entry)
-      return entry[3] == current[3] and (not entry[4] or entry[4] == current[4])
+      local stays = (not entry[3] or entry[3] == current[3]) and (not entry[4] or entry[4] == current[4])
+      if info and not stays then
+        info[info_table.key_of(entry[2])] = nil
+      end
+      return stays
     end)
     return self:save()
   end

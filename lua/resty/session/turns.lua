@@ -160,6 +160,9 @@ local function ask(turn)
     return nil, tostring(ok)
   elseif ok then
     turn.place.expires = asked + LOCK_LIFE
+    if turn.place.expires <= now() then
+      return nil, "the lock's time was over when the storage replied"
+    end
     return true
   elseif ok == false and err == nil then
     return false

@@ -375,26 +375,25 @@ impl Context {
 
 impl Session {
     /// Gives a sign-in id to each audience of the data that has none, so that all cookies that come
-    /// from this save are known to belong together.
+    /// from this save are known to belong together. Returns the former payload if that changed it.
     ///
     /// # Errors
     ///
     /// The operating system has no randomness, or the data have not the form of a payload.
-    pub(super) fn begin_sign_in(&mut self, context: &Context) -> Result<(), Error> {
+    pub(super) fn begin_sign_in(&mut self, context: &Context) -> Result<Option<Secret>, Error> {
         if !context.marks_sessions() {
-            return Ok(());
+            return Ok(None);
         }
         let with_ids = audiences::with_sign_ins(&audiences::entries(&self.payload)?, |_| {
             let mut id = base64url::encode(&context.fresh_sid()?);
             id.truncate(sign_in::SIZE);
             Ok(id)
         })?;
-        if let Some(payload) = with_ids {
-            self.payload = payload;
+        Ok(with_ids.map(|payload| {
             self.sole = None;
             self.rewritten = true;
-        }
-        Ok(())
+            std::mem::replace(&mut self.payload, payload)
+        }))
     }
 
     /// Marks the sign-ins that a session comes from, as long as a copy of any cookie that comes

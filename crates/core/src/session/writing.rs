@@ -29,12 +29,26 @@ impl Session {
             return Err(Error::NoPayload);
         }
         let unnoted = if context.watches_lines() { Box::pin(self.continue_line(context, kind)).await? } else { None };
+        let was_rewritten = self.rewritten;
         let dropped = self.enforce_same_subject(context)?;
         // Marks of other audiences' subjects go by the time that the session has had.
         self.signs_in = self.signs_in && context.marks_sessions() && audiences::entries(&self.payload)?.len() == 1;
-        let result = self.write_all(context, kind).await;
-        if let (Err(_), Some((payload, index, info))) = (&result, dropped) {
-            (self.payload, self.index, self.info) = (payload, index, info);
+        let mut unsigned = None;
+        let result = match self.begin_sign_in(context) {
+            Ok(former) => {
+                unsigned = former;
+                self.write_all(context, kind).await
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.rewritten = was_rewritten;
+            if let Some(payload) = unsigned {
+                self.payload = payload;
+            }
+            if let Some((payload, index, info)) = dropped {
+                (self.payload, self.index, self.info) = (payload, index, info);
+            }
         }
         if result.is_ok() && context.watches_lines() {
             self.try_to_note_line(context, kind, unnoted).await;
@@ -43,7 +57,6 @@ impl Session {
     }
 
     async fn write_all(&mut self, context: &Context, kind: Kind) -> Result<(), Error> {
-        self.begin_sign_in(context)?;
         let (cookie, previous) = (context.cookie(kind), self.meta_of(kind));
         let sealed = self.seal(context, cookie, previous).await?;
         let attributes = cookie.attributes_at(sealed.header.creation_time());

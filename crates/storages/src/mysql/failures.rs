@@ -61,9 +61,16 @@ pub(super) fn fault(error: &MySqlError) -> Fault {
 /// server or the program allows. The connection is of no use after that, but the server is not
 /// lost.
 pub(super) fn is_too_large(error: &MySqlError) -> bool {
-    let MySqlError::Io(IoError::Io(error)) = error else { return false };
-    let inner = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(inner, Some(PacketCodecError::PacketTooLarge))
+    /// Whether a server says so, which it does before it closes the connection.
+    const NET_PACKET_TOO_LARGE: u16 = 1153;
+    match error {
+        MySqlError::Server(server) => server.code == NET_PACKET_TOO_LARGE,
+        MySqlError::Io(IoError::Io(error)) => {
+            let inner = error.get_ref().and_then(|error| error.downcast_ref());
+            matches!(inner, Some(PacketCodecError::PacketTooLarge))
+        }
+        _ => false,
+    }
 }
 
 fn fault_of(code: u16) -> Fault {

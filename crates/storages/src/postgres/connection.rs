@@ -62,6 +62,12 @@ impl Connection {
         cell.get_or_try_init(|| self.client.prepare(texts.text(kind))).await.cloned()
     }
 
+    /// Forgets a storage's statements, so that they are prepared anew.
+    pub fn forget(&self, texts: &Arc<Statements>) {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.retain(|one| *one.texts != **texts);
+    }
+
     fn statements(&self, texts: &Arc<Statements>) -> Arc<[OnceCell<Statement>; KINDS]> {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |one: &Prepared| Arc::ptr_eq(&one.texts, texts) || *one.texts == **texts;

@@ -21,7 +21,7 @@ pub(super) fn fault(error: &tokio_postgres::Error) -> Fault {
 }
 
 /// Whether a value or a row has another type than a column of the table.
-fn is_of_columns(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_of_columns(error: &tokio_postgres::Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<WrongType>())
 }
 

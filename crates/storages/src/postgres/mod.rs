@@ -23,7 +23,7 @@ use tokio_postgres::Row;
 pub use options::{DIALECT, PostgresOptions, ServerOptions, Transport};
 
 use self::connector::Connect;
-use self::failures::{failed, fault, to_error};
+use self::failures::{failed, fault, is_of_columns, to_error};
 use self::parameter::Parameter;
 use self::parameter::Parameter::{Optional, Text, Texts, Time};
 use self::server::{PostgresServer, Standby};
@@ -69,6 +69,10 @@ impl Postgres {
                 connection.client.query_raw(&statement, parameters).await?.try_collect().await
             };
             let result = running.await;
+            if result.as_ref().is_err_and(is_of_columns) {
+                // The table may be mended: what was prepared knows the columns' types.
+                connection.forget(&self.statements);
+            }
             if kind.is_write() {
                 self.note(&result);
             }

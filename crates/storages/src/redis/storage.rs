@@ -143,17 +143,14 @@ impl<C: Commands> RedisStorage<C> {
         self.all(commands::store(&self.naming, set)).await?;
         let Some(old_key) = &set.old_key else { return Ok(true) };
         let reply: Value = self.one(commands::shorten(&self.naming, set, old_key)).await?;
-        self.unlist(set).await?;
+        self.unlist(set).await;
         Ok(reply != Value::Int(0))
     }
 
-    /// Takes a replaced record from its owners' sessions. If their server does not reply, they name
-    /// a record that ends soon, which does no harm.
-    async fn unlist(&self, set: &Set) -> Result<(), Stopped> {
-        match self.all(commands::unlist(&self.naming, set)).await {
-            Err(Stopped::Failed(Error::Lost(_) | Error::Timeout | Error::Unavailable(_) | Error::Connect(_))) => Ok(()),
-            result => result.map(drop),
-        }
+    /// Takes a replaced record from its owners' sessions. A failure is none of the save's, whose
+    /// replaced record ends soon: it is listed until it would have ended by itself.
+    async fn unlist(&self, set: &Set) {
+        let _ = self.all(commands::unlist(&self.naming, set)).await;
     }
 
     /// As [`set_in_steps`](Self::set_in_steps), without scripts.
@@ -163,7 +160,7 @@ impl<C: Commands> RedisStorage<C> {
         let ttls = stored.split_off(stored.len().saturating_sub(asked));
         let ttls = ttls.into_iter().map(converted).collect::<Result<Vec<i64>, _>>()?;
         let replies = self.all(commands::shorten_plainly(&self.naming, set, &ttls)).await?;
-        self.unlist(set).await?;
+        self.unlist(set).await;
         let Some(left) = ttls.get(set.owners.len()) else { return Ok(true) };
         let is_shortened = commands::outlives(*left, set.stale_ttl);
         Ok(*left != commands::GONE && !(is_shortened && replies.last() == Some(&Value::Int(0))))
