@@ -582,7 +582,7 @@ impl Session {
     pub(super) fn drop_info_of_others(&mut self) -> Result<(), Error> {
         let Some(info) = &self.info else { return Ok(()) };
         let entries = audiences::entries(&self.payload)?;
-        self.info = audiences::retain_info(info, |key| audiences::has_info(&entries, key));
+        self.info = audiences::retain_info_of(info, &entries);
         Ok(())
     }
 }

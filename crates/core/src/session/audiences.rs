@@ -115,7 +115,7 @@ pub(super) fn position(entries: &[Entry<'_>], audience: &Name<'_>) -> Option<usi
 
 /// Whether one of the entries is the audience whose info has this key: its text, or for a number a
 /// NUL and the number as Lua prints it.
-pub(super) fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
+fn has_info(entries: &[Entry<'_>], key: &[u8]) -> bool {
     entries.iter().filter_map(|entry| entry.audience.as_ref()).any(|audience| match audience {
         Name::Text(text) => **text == *key,
         other => key.strip_prefix(b"\0").is_some_and(|key| *other.text() == *key),
@@ -192,6 +192,11 @@ fn array(texts: &[&[u8]]) -> Secret {
 pub fn owners(entries: &[Entry<'_>], hash_subject: bool) -> Vec<Owner> {
     let both = entries.iter().filter_map(|entry| Some((entry.audience.as_ref()?, entry.subject.as_ref()?)));
     both.map(|(audience, subject)| Owner::new(&audience.text(), &subject.text(), hash_subject)).collect()
+}
+
+/// The info of these entries' audiences only; see [`retain_info`].
+pub(super) fn retain_info_of(info: &[u8], entries: &[Entry<'_>]) -> Option<Vec<u8>> {
+    retain_info(info, |key| has_info(entries, key))
 }
 
 /// The info of some audiences only, or `None` if nothing is left, or if it is not info.

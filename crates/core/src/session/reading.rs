@@ -46,8 +46,7 @@ impl Opened {
         if entries.iter().all(|entry| entry.audience.is_none()) {
             return Err(Error::SessionRevoked);
         }
-        let has_info = |key: &[u8]| audiences::has_info(&entries, key);
-        self.info = self.info.and_then(|info| audiences::retain_info(&info, has_info));
+        self.info = self.info.and_then(|info| audiences::retain_info_of(&info, &entries));
         let place = |index: usize| index - ended.iter().filter(|place| **place < index).count();
         self.index = self.index.filter(|index| !ended.contains(index)).map(place);
         let payload = audiences::join(&entries);

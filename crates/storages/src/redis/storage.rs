@@ -147,8 +147,8 @@ impl<C: Commands> RedisStorage<C> {
         Ok(reply != Value::Int(0))
     }
 
-    /// Takes a replaced record from its owners' sessions. A failure is none of the save's, whose
-    /// replaced record ends soon: it is listed until it would have ended by itself.
+    /// Takes a replaced record from its owners' sessions. A failure does not fail the save: the
+    /// record ends soon, and is listed until it would have ended by itself.
     async fn unlist(&self, set: &Set) {
         let _ = self.all(commands::unlist(&self.naming, set)).await;
     }
